@@ -1,0 +1,231 @@
+//! The hub: frames each message once for each feed it belongs to, and gives every shard the same batches.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::connection::Subscriber;
+use super::framing::Framing;
+use super::log::{Batch, Windows};
+use super::policy::{Policy, policy_of};
+use super::shard::Input;
+use super::stats::Stats;
+use super::trie::Trie;
+use super::{Config, FeedId, Message, Namespace};
+
+/// The most messages one turn takes from the inbox.
+const TURN_MESSAGES: usize = 1024;
+/// The framed bytes at which a turn is sent off, though more messages wait.
+const TURN_BYTES: usize = 1024 * 1024;
+/// How often feeds without readers are looked for while no message comes.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What the hub and its shards share of a feed: the interned pair of what is subscribed to and how it is framed.
+#[derive(Debug)]
+pub(super) struct FeedHandle {
+    pub(super) id: FeedId,
+    pub(super) framing: &'static dyn Framing,
+    pub(super) policy: Policy,
+    namespace: Namespace,
+    /// Readers in all shards. Only the hub adds to it, so that the hub can tell for certain when it is zero.
+    readers: AtomicUsize,
+    retired: Arc<Mutex<Vec<FeedId>>>,
+}
+
+impl FeedHandle {
+    /// Takes one reader off; the last one asks the hub to forget the feed.
+    pub(super) fn leave(&self) {
+        if self.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
+        }
+    }
+}
+
+struct Feed {
+    handle: Arc<FeedHandle>,
+    /// The batch of the turn that is being framed.
+    bytes: Vec<u8>,
+    messages: u32,
+    windows: Windows,
+}
+
+/// Why the hub's loop woke.
+enum Wake {
+    Messages(usize),
+    Subscribers(usize),
+    Sweep,
+}
+
+pub(super) struct Hub {
+    config: Arc<Config>,
+    stats: Arc<Stats>,
+    shards: Vec<mpsc::Sender<Input>>,
+    next_shard: usize,
+    feeds: Slab<Feed>,
+    by_key: HashMap<(Namespace, &'static str), FeedId>,
+    trie: Trie<FeedId>,
+    retired: Arc<Mutex<Vec<FeedId>>>,
+    /// Feeds that the current turn has messages for.
+    touched: Vec<FeedId>,
+    turn_bytes: usize,
+}
+
+impl Hub {
+    pub(super) fn new(config: Arc<Config>, stats: Arc<Stats>, shards: Vec<mpsc::Sender<Input>>) -> Self {
+        Self {
+            config,
+            stats,
+            shards,
+            next_shard: 0,
+            feeds: Slab::new(),
+            by_key: HashMap::new(),
+            trie: Trie::new(),
+            retired: Arc::default(),
+            touched: Vec::new(),
+            turn_bytes: 0,
+        }
+    }
+
+    /// Serves until every sender of `inbox` is gone and all it held is sent; then ends the streams.
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>, mut joining: mpsc::Receiver<Subscriber>) {
+        let mut messages = Vec::with_capacity(TURN_MESSAGES);
+        let mut subscribers = Vec::new();
+        let mut sweep = interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut gateway_open = true;
+        loop {
+            let wake = tokio::select! {
+                // Who subscribed before a message was sent receives it, also when both wait.
+                biased;
+                count = joining.recv_many(&mut subscribers, TURN_MESSAGES), if gateway_open => Wake::Subscribers(count),
+                count = inbox.recv_many(&mut messages, TURN_MESSAGES) => Wake::Messages(count),
+                _ = sweep.tick() => Wake::Sweep,
+            };
+            match wake {
+                Wake::Messages(0) => break,
+                Wake::Subscribers(0) => gateway_open = false,
+                Wake::Subscribers(_) => {
+                    for subscriber in subscribers.drain(..) {
+                        self.attach(subscriber).await;
+                    }
+                    // A rush of subscribers must not keep the messages waiting.
+                    while messages.len() < TURN_MESSAGES
+                        && let Ok(message) = inbox.try_recv()
+                    {
+                        messages.push(message);
+                    }
+                }
+                Wake::Messages(_) | Wake::Sweep => {}
+            }
+            for message in messages.drain(..) {
+                self.frame(&message);
+                if self.turn_bytes >= TURN_BYTES {
+                    self.send_turn().await;
+                }
+            }
+            self.send_turn().await;
+            self.forget_retired();
+        }
+        let deadline = Instant::now() + self.config.close_limit;
+        for shard in &self.shards {
+            // A shard that is gone has no streams to end.
+            let _ = shard.send(Input::Close(deadline)).await;
+        }
+    }
+
+    /// Appends a message to the batch of each feed it belongs to.
+    fn frame(&mut self, message: &Message) {
+        self.stats.broadcast.add(1);
+        let Self { trie, feeds, touched, turn_bytes, .. } = self;
+        trie.visit(&message.namespace, |id| {
+            let feed = &mut feeds[id];
+            if feed.messages == 0 {
+                touched.push(id);
+            }
+            let before = feed.bytes.len();
+            feed.handle.framing.message(message, &mut feed.bytes);
+            *turn_bytes += feed.bytes.len() - before;
+            feed.messages += 1;
+            if feed.handle.policy == Policy::Merge {
+                feed.windows.absorb(message);
+            }
+        });
+    }
+
+    /// Gives the batches to every shard, and waits for those that are behind: their inboxes are short, so that under
+    /// load the messages gather here and the next batch is larger.
+    async fn send_turn(&mut self) {
+        let feeds = &mut self.feeds;
+        let batches: Arc<[(FeedId, Batch)]> = self
+            .touched
+            .drain(..)
+            .map(|id| {
+                let feed = &mut feeds[id];
+                let windows = std::mem::take(&mut feed.windows);
+                let batch = Batch {
+                    bytes: feed.handle.framing.finish(std::mem::take(&mut feed.bytes)),
+                    messages: std::mem::take(&mut feed.messages),
+                    windows: (feed.handle.policy == Policy::Merge).then(|| Arc::new(windows)),
+                };
+                (id, batch)
+            })
+            .collect();
+        self.turn_bytes = 0;
+        if batches.is_empty() {
+            return;
+        }
+        for shard in &self.shards {
+            // A shard ends only with the hub; should it not, its readers are gone and there is nobody to tell.
+            let _ = shard.send(Input::Turn(Arc::clone(&batches))).await;
+        }
+    }
+
+    /// Finds or makes the feed that the subscriber reads, and hands the subscriber to the next shard.
+    async fn attach(&mut self, subscriber: Subscriber) {
+        let handle = self.intern(&subscriber.info.namespace, subscriber.framing);
+        handle.readers.fetch_add(1, Ordering::AcqRel);
+        self.next_shard = (self.next_shard + 1) % self.shards.len();
+        // As above.
+        let _ = self.shards[self.next_shard].send(Input::Attach(Box::new((handle, subscriber)))).await;
+    }
+
+    fn intern(&mut self, namespace: &Namespace, framing: &'static dyn Framing) -> Arc<FeedHandle> {
+        if let Some(&id) = self.by_key.get(&(namespace.clone(), framing.name())) {
+            return Arc::clone(&self.feeds[id].handle);
+        }
+        let entry = self.feeds.vacant_entry();
+        let id = entry.key();
+        let handle = Arc::new(FeedHandle {
+            id,
+            framing,
+            policy: policy_of(&self.config.policies, namespace),
+            namespace: namespace.clone(),
+            readers: AtomicUsize::new(0),
+            retired: Arc::clone(&self.retired),
+        });
+        entry.insert(Feed { handle: Arc::clone(&handle), bytes: Vec::new(), messages: 0, windows: Windows::default() });
+        self.by_key.insert((namespace.clone(), framing.name()), id);
+        self.trie.insert(namespace, id);
+        self.stats.feeds.add(1);
+        handle
+    }
+
+    fn forget_retired(&mut self) {
+        let retired = std::mem::take(&mut *self.retired.lock().unwrap_or_else(PoisonError::into_inner));
+        for id in retired {
+            // It may have got a reader again, or be on the list twice.
+            if self.feeds.get(id).is_some_and(|feed| feed.handle.readers.load(Ordering::Acquire) == 0) {
+                let feed = self.feeds.remove(id);
+                let FeedHandle { namespace, framing, .. } = &*feed.handle;
+                self.trie.remove(namespace, id);
+                self.by_key.remove(&(namespace.clone(), framing.name()));
+                self.stats.feeds.subtract(1);
+            }
+        }
+    }
+}

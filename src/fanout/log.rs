@@ -1,0 +1,155 @@
+//! A feed's log: the newest batches, kept only as long as a reader still needs them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::message::{Data, Message, Tally};
+
+/// What one turn of the hub gives one feed: its messages framed for the wire, ready to be written to any number of
+/// connections.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    pub(super) bytes: Bytes,
+    /// How many messages `bytes` holds.
+    pub(super) messages: u32,
+    /// The same messages for merging; only for feeds whose policy is to merge.
+    pub(super) windows: Option<Arc<Windows>>,
+}
+
+/// Messages in a form that can be summed: tallies by where they belong, and how many messages could not be summed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Windows {
+    pub(super) tallies: Vec<Message>,
+    pub(super) skipped: u64,
+}
+
+impl Windows {
+    /// Takes in one message: a tally is added to the tally of the same namespace and event, text is counted as skipped.
+    pub(super) fn absorb(&mut self, message: &Message) {
+        let Data::Tally(tally) = &message.data else {
+            self.skipped += 1;
+            return;
+        };
+        let same = |kept: &&mut Message| kept.namespace == message.namespace && kept.event == message.event;
+        match self.tallies.iter_mut().find(same).map(|kept| &mut kept.data) {
+            Some(Data::Tally(sum)) => Arc::<Tally>::make_mut(sum).merge(tally),
+            _ => self.tallies.push(message.clone()),
+        }
+    }
+
+    /// Adds all of `other`.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.skipped += other.skipped;
+        other.tallies.iter().for_each(|message| self.absorb(message));
+    }
+
+    /// The number of keys in all tallies.
+    pub(super) fn keys(&self) -> usize {
+        self.tallies
+            .iter()
+            .map(|message| match &message.data {
+                Data::Tally(tally) => tally.len(),
+                Data::Text(_) => 0,
+            })
+            .sum()
+    }
+}
+
+/// The newest batches of a feed, numbered without gaps. A reader's place in it is the number of the batch it reads next.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    /// The number of the oldest batch kept.
+    base: u64,
+    batches: VecDeque<Batch>,
+    bytes: usize,
+}
+
+impl Log {
+    /// The number that the next batch will have.
+    pub(super) fn head(&self) -> u64 {
+        self.base + self.batches.len() as u64
+    }
+
+    /// The number of the oldest batch kept; the head if none is.
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// How many batches are kept.
+    pub(super) fn len(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// The bytes of all batches kept.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn push(&mut self, batch: Batch) {
+        self.bytes += batch.bytes.len();
+        self.batches.push_back(batch);
+    }
+
+    /// The batches from number `position` on, oldest first.
+    pub(super) fn since(&self, position: u64) -> impl Iterator<Item = &Batch> {
+        debug_assert!(position >= self.base, "a reader must not be behind its log");
+        let skipped = usize::try_from(position.saturating_sub(self.base)).unwrap_or(usize::MAX);
+        self.batches.range(skipped.min(self.batches.len())..)
+    }
+
+    /// Lets go of all batches before number `position`.
+    pub(super) fn release(&mut self, position: u64) {
+        while self.base < position {
+            let Some(batch) = self.batches.pop_front() else { return };
+            self.base += 1;
+            self.bytes -= batch.bytes.len();
+        }
+        if self.batches.is_empty() {
+            // An idle feed should cost nothing.
+            self.batches = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fanout::Namespace;
+
+    fn batch(text: &'static str) -> Batch {
+        Batch { bytes: Bytes::from_static(text.as_bytes()), messages: 1, windows: None }
+    }
+
+    #[test]
+    fn positions_stay_valid_when_old_batches_go() {
+        let mut log = Log::default();
+        for text in ["a", "bb", "ccc"] {
+            log.push(batch(text));
+        }
+        log.release(1);
+        assert_eq!((log.base(), log.head(), log.len(), log.bytes()), (1, 3, 2, 5));
+        let left: Vec<_> = log.since(2).map(|batch| batch.bytes.clone()).collect();
+        assert_eq!(left, ["ccc"]);
+        log.release(3);
+        assert_eq!((log.base(), log.head(), log.len(), log.bytes()), (3, 3, 0, 0));
+        log.push(batch("d"));
+        assert_eq!(log.since(3).count(), 1);
+    }
+
+    #[test]
+    fn tallies_of_different_namespaces_are_not_mixed() {
+        let tally = |namespace: &str, count| {
+            Message::tally(namespace.parse::<Namespace>().unwrap(), [("k".to_owned(), count)].into_iter().collect())
+        };
+        let mut windows = Windows::default();
+        windows.absorb(&tally("/eps", 1));
+        windows.absorb(&tally("/other", 10));
+        windows.absorb(&Message::text("/raw".parse().unwrap(), "x"));
+        let mut all = windows.clone();
+        all.merge(&windows);
+        assert_eq!(all.tallies, [tally("/eps", 2), tally("/other", 20)]);
+        assert_eq!((all.skipped, all.keys()), (2, 2));
+    }
+}

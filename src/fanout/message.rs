@@ -1,0 +1,129 @@
+//! What is sent: a message, and the tally that some messages carry instead of text.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::Namespace;
+
+/// One thing to broadcast: where it belongs, an optional event name, and the payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Readers of this namespace, and of each of its parents, receive the message.
+    pub namespace: Namespace,
+    /// The event's name, for transports that have one (SSE's `event` field).
+    pub event: Option<Arc<str>>,
+    /// The payload.
+    pub data: Data,
+}
+
+/// The payload of a [`Message`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Data {
+    /// Text, passed on as it is; it may have several lines.
+    Text(String),
+    /// Counts, sent as one JSON object. A reader that falls behind may be sent the sum of several (see
+    /// [`Policy::Merge`](super::Policy::Merge)).
+    Tally(Arc<Tally>),
+}
+
+impl Message {
+    /// A message of text without an event name.
+    pub fn text(namespace: Namespace, text: impl Into<String>) -> Self {
+        Self { namespace, event: None, data: Data::Text(text.into()) }
+    }
+
+    /// A message of counts without an event name.
+    pub fn tally(namespace: Namespace, tally: Tally) -> Self {
+        Self { namespace, event: None, data: Data::Tally(Arc::new(tally)) }
+    }
+
+    /// The payload as text: the text itself, or the tally's JSON.
+    pub fn payload(&self) -> Cow<'_, str> {
+        match &self.data {
+            Data::Text(text) => Cow::Borrowed(text),
+            Data::Tally(tally) => Cow::Owned(tally.to_json()),
+        }
+    }
+}
+
+/// How often each key was seen. Never negative, never lossy: merging two tallies adds them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Tally(HashMap<String, u64>);
+
+impl Tally {
+    /// Counts `key` once more.
+    pub fn count(&mut self, key: String) {
+        *self.0.entry(key).or_default() += 1;
+    }
+
+    /// Adds all of `other`'s counts to this tally.
+    pub fn merge(&mut self, other: &Self) {
+        for (key, count) in &other.0 {
+            match self.0.get_mut(key) {
+                Some(sum) => *sum += count,
+                None => {
+                    self.0.insert(key.clone(), *count);
+                }
+            }
+        }
+    }
+
+    /// The number of different keys.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The sum of all counts.
+    pub fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    /// A JSON object of key -> count, valid whatever the keys contain.
+    pub fn to_json(&self) -> String {
+        #[expect(clippy::expect_used, reason = "a map of strings to integers always serialises, and a String takes it")]
+        serde_json::to_string(self).expect("string keys and integer values")
+    }
+}
+
+impl FromIterator<(String, u64)> for Tally {
+    fn from_iter<I: IntoIterator<Item = (String, u64)>>(counts: I) -> Self {
+        let mut tally = Self::default();
+        for (key, count) in counts {
+            *tally.0.entry(key).or_default() += count;
+        }
+        tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_valid_whatever_the_key() {
+        let key = "a\"\\\n\u{0}\u{2028}😂";
+        let mut tally = Tally::default();
+        tally.count(key.to_owned());
+        tally.count(key.to_owned());
+        let parsed: HashMap<String, u64> = serde_json::from_str(&tally.to_json()).unwrap();
+        assert_eq!(parsed, HashMap::from([(key.to_owned(), 2)]));
+    }
+
+    #[test]
+    fn merging_adds() {
+        let mut left: Tally = [("a".to_owned(), 1), ("b".to_owned(), 2)].into_iter().collect();
+        let right: Tally = [("b".to_owned(), 3), ("c".to_owned(), 4)].into_iter().collect();
+        left.merge(&right);
+        assert_eq!(left, [("a".to_owned(), 1), ("b".to_owned(), 5), ("c".to_owned(), 4)].into_iter().collect());
+        assert_eq!(left.total(), 10);
+    }
+}

@@ -1,0 +1,189 @@
+//! The engine: messages in, bytes on every reader's socket out.
+//!
+//! ```text
+//! Message ─mpsc→ hub ─mpsc→ shard 0 ─write→ its connections
+//!                     └─mpsc→ shard 1 ─write→ ...
+//! ```
+//!
+//! The engine knows no protocol: a transport gives it a [`Framing`] and [`Subscriber`]s. Every connection reads exactly
+//! one *feed*, the pair of a namespace and a framing. A message is framed once for each feed it belongs to; a connection
+//! is only a position in its feed's short log of framed batches, so the memory a message takes does not depend on the
+//! number of its readers.
+
+mod connection;
+mod framing;
+mod hub;
+mod log;
+mod message;
+mod namespace;
+mod policy;
+mod ready;
+mod shard;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod trie;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinSet, unconstrained};
+
+pub use connection::{ConnectionInfo, Sink, Subscriber};
+pub use framing::Framing;
+pub use message::{Data, Message, Tally};
+pub use namespace::{MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Namespace, NamespaceError};
+pub use policy::{NamespacePolicy, Policy, PolicyError};
+pub use shard::ConnectionReport;
+pub use stats::{Counter, Stats};
+
+use hub::{FeedHandle, Hub};
+use shard::{Input, Shard};
+
+/// A feed's number in the hub. Free numbers are used again.
+type FeedId = usize;
+
+/// How many subscribers may wait for the hub.
+const JOINING: usize = 1024;
+/// How long a shard may take to tell of its connections.
+const REPORT_LIMIT: Duration = Duration::from_secs(2);
+
+/// What the engine may use, and when it gives up on a reader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Tasks that write to connections. Default: one for each core.
+    pub shards: usize,
+    /// Turns of the hub that may wait for a shard. Small, so that messages gather in larger batches before the hub and
+    /// not in many small ones behind it.
+    pub shard_inbox: usize,
+    /// Batches that a feed's log goes back, for readers that are behind.
+    pub log_batches: usize,
+    /// Bytes that a feed's log goes back.
+    pub log_bytes: usize,
+    /// Bytes of all logs of one shard together.
+    pub total_log_bytes: usize,
+    /// Keys that the tallies merged for one reader may have.
+    pub merged_keys: usize,
+    /// The policies for slow readers; a namespace that none contains has [`Policy::Disconnect`].
+    pub policies: Vec<NamespacePolicy>,
+    /// The silence on a connection after which a keep-alive is sent.
+    pub keep_alive: Duration,
+    /// How long a reader may take nothing at all while bytes wait for it.
+    pub stall_limit: Duration,
+    /// How long streams may take to end once the messages have ended.
+    pub close_limit: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            shards: std::thread::available_parallelism().map_or(1, usize::from),
+            shard_inbox: 2,
+            log_batches: 256,
+            log_bytes: 4 * 1024 * 1024,
+            total_log_bytes: 256 * 1024 * 1024,
+            merged_keys: 100_000,
+            policies: Vec::new(),
+            keep_alive: Duration::from_secs(15),
+            stall_limit: Duration::from_secs(60),
+            close_limit: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The running engine.
+#[derive(Debug)]
+pub struct Fanout {
+    gateway: Gateway,
+    tasks: JoinSet<()>,
+}
+
+/// Through which transports hand over their subscribers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    joining: mpsc::Sender<Subscriber>,
+    shards: Arc<[mpsc::Sender<Input>]>,
+    stats: Arc<Stats>,
+}
+
+/// The engine has ended, or did not answer in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the engine is shutting down or overloaded")]
+pub struct Unavailable;
+
+impl Fanout {
+    /// Starts the hub and its shards on the current runtime. They end when all senders of `inbox` are gone: what was
+    /// sent is still delivered, then every stream ends in good order.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(config: Config, inbox: mpsc::Receiver<Message>) -> Self {
+        let config = Arc::new(config);
+        let stats = Arc::<Stats>::default();
+        let (joining, joining_inbox) = mpsc::channel(JOINING);
+        let mut tasks = JoinSet::new();
+        let shards: Vec<_> = (0..config.shards.max(1))
+            .map(|_| {
+                let (shard, shard_inbox) = mpsc::channel(config.shard_inbox.max(1));
+                // A shard yields by itself. Tokio's own budget would make sockets look unready after 128 of them.
+                tasks.spawn(unconstrained(Shard::new(Arc::clone(&config), Arc::clone(&stats), shard_inbox).run()));
+                shard
+            })
+            .collect();
+        let gateway = Gateway { joining, shards: shards.clone().into(), stats: Arc::clone(&stats) };
+        tasks.spawn(Hub::new(config, stats, shards).run(inbox, joining_inbox));
+        Self { gateway, tasks }
+    }
+
+    /// Through which transports hand over their subscribers.
+    pub fn gateway(&self) -> Gateway {
+        self.gateway.clone()
+    }
+
+    /// Waits until every stream has ended, which is at most [`Config::close_limit`] after the last message's sender is
+    /// gone and all shards have taken what waited.
+    pub async fn ended(mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a task of the engine failed");
+            }
+        }
+    }
+}
+
+impl Gateway {
+    /// Hands a subscriber over. It receives every message that is sent to the engine after this has returned.
+    ///
+    /// # Errors
+    /// When the engine has ended; the subscriber is then dropped, and its connection with it.
+    pub async fn subscribe(&self, subscriber: Subscriber) -> Result<(), Unavailable> {
+        self.joining.send(subscriber).await.map_err(|_| Unavailable)
+    }
+
+    /// All connections, in no particular order.
+    ///
+    /// # Errors
+    /// When the engine has ended or a shard does not answer within two seconds.
+    pub async fn connections(&self) -> Result<Vec<ConnectionReport>, Unavailable> {
+        let all = async {
+            let mut answers = Vec::with_capacity(self.shards.len());
+            for shard in &*self.shards {
+                let (answer, report) = oneshot::channel();
+                shard.send(Input::Report(answer)).await.map_err(|_| Unavailable)?;
+                answers.push(report);
+            }
+            let mut connections = Vec::new();
+            for answer in answers {
+                connections.append(&mut answer.await.map_err(|_| Unavailable)?);
+            }
+            Ok(connections)
+        };
+        tokio::time::timeout(REPORT_LIMIT, all).await.unwrap_or(Err(Unavailable))
+    }
+
+    /// What the engine counts.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+}

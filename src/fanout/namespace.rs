@@ -1,0 +1,217 @@
+//! Namespaces: the paths that messages belong to and that readers subscribe to.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// The most bytes a namespace may have, separators included.
+pub const MAX_NAMESPACE_BYTES: usize = 512;
+/// The most segments a namespace may have.
+pub const MAX_NAMESPACE_DEPTH: usize = 16;
+
+/// A path of segments such as `/details/1F602`; the root is `/`. Cheap to clone.
+///
+/// A segment is not empty and holds neither `/` nor control characters, so that two namespaces are the same exactly
+/// when their texts are, and none can carry a line break onto the wire. At most [`MAX_NAMESPACE_BYTES`] bytes and
+/// [`MAX_NAMESPACE_DEPTH`] segments.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Namespace(Arc<str>);
+
+/// Why a text is not a [`Namespace`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NamespaceError {
+    /// It does not start with `/`.
+    #[error("a namespace starts with '/'")]
+    NotAbsolute,
+    /// Two separators follow each other.
+    #[error("a namespace has no empty segment ('//')")]
+    EmptySegment,
+    /// A segment holds a control character, or an encoded separator.
+    #[error("a namespace has no control characters and no encoded '/'")]
+    Forbidden,
+    /// A percent-encoding is broken, or does not decode to UTF-8.
+    #[error("percent-encoding must be '%' and two hexadecimal digits and decode to UTF-8")]
+    Encoding,
+    /// Longer than [`MAX_NAMESPACE_BYTES`].
+    #[error("a namespace has at most {MAX_NAMESPACE_BYTES} bytes")]
+    TooLong,
+    /// Deeper than [`MAX_NAMESPACE_DEPTH`].
+    #[error("a namespace has at most {MAX_NAMESPACE_DEPTH} segments")]
+    TooDeep,
+}
+
+impl Namespace {
+    /// The namespace that is the parent of all others: `/`.
+    pub fn root() -> Self {
+        Self(Arc::from("/"))
+    }
+
+    /// Joins `segments` below the root.
+    ///
+    /// # Errors
+    /// When a segment is empty, holds `/` or a control character, or the whole is too long or too deep.
+    pub fn from_segments<'a>(segments: impl IntoIterator<Item = &'a str>) -> Result<Self, NamespaceError> {
+        let mut path = String::new();
+        for (index, segment) in segments.into_iter().enumerate() {
+            if segment.is_empty() {
+                return Err(NamespaceError::EmptySegment);
+            }
+            if segment.contains(|c: char| c == '/' || c.is_control()) {
+                return Err(NamespaceError::Forbidden);
+            }
+            if index == MAX_NAMESPACE_DEPTH {
+                return Err(NamespaceError::TooDeep);
+            }
+            if path.len() + 1 + segment.len() > MAX_NAMESPACE_BYTES {
+                return Err(NamespaceError::TooLong);
+            }
+            path.push('/');
+            path.push_str(segment);
+        }
+        Ok(if path.is_empty() { Self::root() } else { Self(path.into()) })
+    }
+
+    /// Reads the path of a URL: percent-encoding is decoded once, segment by segment; one trailing `/` is ignored.
+    ///
+    /// # Errors
+    /// As [`Namespace::from_segments`], and when the encoding is broken. An encoded `/` (`%2F`) is refused, because
+    /// it could be taken for a separator.
+    pub fn from_url_path(path: &str) -> Result<Self, NamespaceError> {
+        let segments = split(path)?.map(decode).collect::<Result<Vec<_>, _>>()?;
+        Self::from_segments(segments.iter().map(String::as_str))
+    }
+
+    /// The segments, outermost first; none for the root.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/').filter(|segment| !segment.is_empty())
+    }
+
+    /// Whether a reader of this namespace receives what is sent to `other`: this is `other` or one of its parents.
+    pub fn contains(&self, other: &Self) -> bool {
+        let mut theirs = other.segments();
+        self.segments().all(|segment| theirs.next() == Some(segment))
+    }
+
+    /// The namespace as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Namespace {
+    type Err = NamespaceError;
+
+    /// Reads a namespace as written in configuration: no percent-encoding; one trailing `/` is ignored.
+    fn from_str(text: &str) -> Result<Self, NamespaceError> {
+        Self::from_segments(split(text)?)
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Namespace {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, formatter)
+    }
+}
+
+fn split(path: &str) -> Result<impl Iterator<Item = &str>, NamespaceError> {
+    let path = path.strip_prefix('/').ok_or(NamespaceError::NotAbsolute)?;
+    let path = match path.strip_suffix('/') {
+        Some("") => return Err(NamespaceError::EmptySegment),
+        Some(path) => path,
+        None => path,
+    };
+    // The root has no segments, though splitting an empty text gives one.
+    Ok(path.split('/').skip(usize::from(path.is_empty())))
+}
+
+fn decode(segment: &str) -> Result<String, NamespaceError> {
+    let bytes = segment.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((&byte, tail)) = rest.split_first() {
+        if byte != b'%' {
+            decoded.push(byte);
+            rest = tail;
+            continue;
+        }
+        let digit = |at: usize| tail.get(at).and_then(|&digit| char::from(digit).to_digit(16));
+        let (Some(high), Some(low)) = (digit(0), digit(1)) else {
+            return Err(NamespaceError::Encoding);
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "two hexadecimal digits are at most 255")]
+        decoded.push((high * 16 + low) as u8);
+        rest = &tail[2..];
+    }
+    String::from_utf8(decoded).map_err(|_| NamespaceError::Encoding)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ns(text: &str) -> Namespace {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn matching_is_by_whole_segments() {
+        assert!(ns("/details").contains(&ns("/details/26")));
+        assert!(ns("/details/26").contains(&ns("/details/26")));
+        assert!(!ns("/details/26").contains(&ns("/details/2665")));
+        assert!(!ns("/details/26").contains(&ns("/details")));
+        assert!(Namespace::root().contains(&ns("/raw")));
+    }
+
+    #[test]
+    fn one_trailing_slash_is_ignored() {
+        assert_eq!(ns("/details/"), ns("/details"));
+        assert_eq!(ns("/"), Namespace::root());
+        assert_eq!("//".parse::<Namespace>(), Err(NamespaceError::EmptySegment));
+        assert_eq!("/a//b".parse::<Namespace>(), Err(NamespaceError::EmptySegment));
+    }
+
+    #[test]
+    fn urls_are_decoded_once() {
+        assert_eq!(Namespace::from_url_path("/a%20b/%F0%9F%98%82").unwrap(), ns("/a b/😂"));
+        assert_eq!(Namespace::from_url_path("/%2541").unwrap(), ns("/%41"));
+        assert_eq!(Namespace::from_url_path("/a%2Fb"), Err(NamespaceError::Forbidden));
+        assert_eq!(Namespace::from_url_path("/a%0Ab"), Err(NamespaceError::Forbidden));
+        assert_eq!(Namespace::from_url_path("/a%"), Err(NamespaceError::Encoding));
+        assert_eq!(Namespace::from_url_path("/%zz"), Err(NamespaceError::Encoding));
+        assert_eq!(Namespace::from_url_path("/%ff"), Err(NamespaceError::Encoding));
+        assert_eq!(Namespace::from_url_path("raw"), Err(NamespaceError::NotAbsolute));
+    }
+
+    #[test]
+    fn bounds_hold() {
+        let deep = "/a".repeat(MAX_NAMESPACE_DEPTH);
+        assert!(deep.parse::<Namespace>().is_ok());
+        assert_eq!(format!("{deep}/a").parse::<Namespace>(), Err(NamespaceError::TooDeep));
+        let long = format!("/{}", "a".repeat(MAX_NAMESPACE_BYTES - 1));
+        assert!(long.parse::<Namespace>().is_ok());
+        assert_eq!(format!("{long}a").parse::<Namespace>(), Err(NamespaceError::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_is_written_back_the_same(path in "(/[^\\x00]{0,8}){0,6}") {
+            if let Ok(namespace) = path.parse::<Namespace>() {
+                prop_assert_eq!(namespace.as_str().parse::<Namespace>().unwrap(), namespace.clone());
+                prop_assert!(!namespace.as_str().contains(char::is_control));
+            }
+        }
+
+        #[test]
+        fn decoding_never_panics(path in "[/%0-9a-zA-Z\u{80}-\u{fff}]{0,40}") {
+            let _ = Namespace::from_url_path(&path);
+        }
+    }
+}

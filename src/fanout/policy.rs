@@ -1,0 +1,114 @@
+//! What happens to a reader that falls further behind than its feed's log goes back.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Namespace;
+
+/// What happens to a reader that falls further behind than its feed's log goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// The connection is closed; the client connects again and starts afresh.
+    #[default]
+    Disconnect,
+    /// The reader goes on from the newest batch, with a comment that tells how many messages it missed.
+    Skip,
+    /// Tallies that the reader missed are summed into one, so that its totals stay exact. Messages of text are skipped.
+    Merge,
+}
+
+/// Not a [`Policy`], or not a policy for a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// The policy's name is unknown.
+    #[error("unknown slow-reader policy {0:?}: expected disconnect, skip or merge")]
+    UnknownName(String),
+    /// There is no `=` between namespace and policy.
+    #[error("expected NAMESPACE=POLICY, such as /eps=merge, found {0:?}")]
+    NoPolicy(String),
+    /// The namespace is not valid.
+    #[error("{0:?} before '=': {1}")]
+    Namespace(String, super::NamespaceError),
+}
+
+impl FromStr for Policy {
+    type Err = PolicyError;
+
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        match text {
+            "disconnect" => Ok(Self::Disconnect),
+            "skip" => Ok(Self::Skip),
+            "merge" => Ok(Self::Merge),
+            _ => Err(PolicyError::UnknownName(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Disconnect => "disconnect",
+            Self::Skip => "skip",
+            Self::Merge => "merge",
+        })
+    }
+}
+
+/// The policy for the readers of one namespace and of those below it; written `/eps=merge`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespacePolicy {
+    /// Where the policy holds, unless a longer namespace has another.
+    pub namespace: Namespace,
+    /// The policy.
+    pub policy: Policy,
+}
+
+impl FromStr for NamespacePolicy {
+    type Err = PolicyError;
+
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        let (namespace, policy) = text.rsplit_once('=').ok_or_else(|| PolicyError::NoPolicy(text.to_owned()))?;
+        let namespace = namespace.parse().map_err(|error| PolicyError::Namespace(namespace.to_owned(), error))?;
+        Ok(Self { namespace, policy: policy.parse()? })
+    }
+}
+
+impl fmt::Display for NamespacePolicy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}={}", self.namespace, self.policy)
+    }
+}
+
+/// The policy of the longest namespace in `policies` that contains `namespace`; without one, the default policy.
+pub(super) fn policy_of(policies: &[NamespacePolicy], namespace: &Namespace) -> Policy {
+    policies
+        .iter()
+        .filter(|entry| entry.namespace.contains(namespace))
+        .max_by_key(|entry| entry.namespace.segments().count())
+        .map_or_else(Policy::default, |entry| entry.policy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_namespace_decides() {
+        let policies: Vec<NamespacePolicy> =
+            ["/=skip", "/eps=merge", "/eps/raw=disconnect"].iter().map(|text| text.parse().unwrap()).collect();
+        let of = |namespace: &str| policy_of(&policies, &namespace.parse().unwrap());
+        assert_eq!(of("/details/26"), Policy::Skip);
+        assert_eq!(of("/eps"), Policy::Merge);
+        assert_eq!(of("/eps/other"), Policy::Merge);
+        assert_eq!(of("/eps/raw"), Policy::Disconnect);
+        assert_eq!(policy_of(&[], &Namespace::root()), Policy::Disconnect);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let error = |text: &str| text.parse::<NamespacePolicy>().unwrap_err().to_string();
+        assert_eq!(error("/eps"), "expected NAMESPACE=POLICY, such as /eps=merge, found \"/eps\"");
+        assert_eq!(error("/eps=drop"), "unknown slow-reader policy \"drop\": expected disconnect, skip or merge");
+        assert_eq!(error("eps=skip"), "\"eps\" before '=': a namespace starts with '/'");
+    }
+}

@@ -1,0 +1,470 @@
+//! A shard: one task that owns a share of the connections and writes to them. No lock is taken on its hot path.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::connection::{Connection, ConnectionInfo, Flushed, Missed, Sent, Subscriber};
+use super::framing::Framing;
+use super::log::{Batch, Log, Windows};
+use super::policy::Policy;
+use super::ready::ReadyList;
+use super::stats::Stats;
+use super::{Config, FeedHandle, FeedId};
+
+/// How many connections are served before other tasks get a turn.
+const WRITES_PER_YIELD: usize = 256;
+/// How often silent and stalled connections are looked for.
+const TICK: Duration = Duration::from_secs(1);
+/// Room for bytes that clients send though nothing is expected of them.
+const SCRATCH_BYTES: usize = 4096;
+
+/// What the hub sends to its shards.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// One turn of the hub.
+    Turn(Arc<[(FeedId, Batch)]>),
+    /// A new reader.
+    Attach(Box<(Arc<FeedHandle>, Subscriber)>),
+    /// Asks for the connections.
+    Report(oneshot::Sender<Vec<ConnectionReport>>),
+    /// End every stream in good order; what is not written at the given moment is cut off.
+    Close(tokio::time::Instant),
+}
+
+/// One connection, for those who ask who is connected.
+#[derive(Debug, Clone)]
+pub struct ConnectionReport {
+    /// What was known when it was taken in.
+    pub info: Arc<ConnectionInfo>,
+    /// Messages written to it.
+    pub messages_sent: u64,
+}
+
+/// What a shard knows of a feed that it has readers of.
+struct LocalFeed {
+    handle: Arc<FeedHandle>,
+    log: Log,
+    readers: Vec<usize>,
+    blocked: Vec<usize>,
+    /// When the last batch came: a feed that is not silent has no silent readers.
+    last_batch: Instant,
+}
+
+/// Why the shard's loop woke.
+enum Wake {
+    Inbox(usize),
+    Ready,
+    Tick,
+}
+
+pub(super) struct Shard {
+    config: Arc<Config>,
+    stats: Arc<Stats>,
+    inbox: mpsc::Receiver<Input>,
+    ready: Arc<ReadyList>,
+    connections: Slab<Connection>,
+    feeds: HashMap<FeedId, LocalFeed>,
+    /// The bytes in all logs.
+    log_bytes: usize,
+    /// Nothing more is coming, so the logs' bounds, passed by no more than the closing bytes, cut nobody off.
+    closing: bool,
+    sent: Sent,
+}
+
+impl Shard {
+    pub(super) fn new(config: Arc<Config>, stats: Arc<Stats>, inbox: mpsc::Receiver<Input>) -> Self {
+        Self {
+            config,
+            stats,
+            inbox,
+            ready: Arc::default(),
+            connections: Slab::new(),
+            feeds: HashMap::new(),
+            log_bytes: 0,
+            closing: false,
+            sent: Sent::default(),
+        }
+    }
+
+    /// Serves until told to close, or until the hub is gone.
+    pub(super) async fn run(mut self) {
+        let mut inputs = Vec::new();
+        let mut ready = Vec::new();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let wake = tokio::select! {
+                count = self.inbox.recv_many(&mut inputs, self.config.shard_inbox) => Wake::Inbox(count),
+                () = self.ready.ready() => Wake::Ready,
+                _ = tick.tick() => Wake::Tick,
+            };
+            match wake {
+                Wake::Inbox(0) => return,
+                Wake::Inbox(_) => {
+                    if let Some(deadline) = self.take_inputs(&mut inputs).await {
+                        return self.close(deadline, &mut ready).await;
+                    }
+                }
+                Wake::Ready => self.serve_ready(&mut ready).await,
+                Wake::Tick => self.tick().await,
+            }
+            self.publish_sent();
+        }
+    }
+
+    /// Takes in what came, then writes to each feed that got something. Returns when to close, if told to.
+    async fn take_inputs(&mut self, inputs: &mut Vec<Input>) -> Option<tokio::time::Instant> {
+        let mut touched = Vec::new();
+        let mut close = None;
+        for input in inputs.drain(..) {
+            match input {
+                Input::Turn(batches) => {
+                    for (id, batch) in batches.iter() {
+                        let Some(feed) = self.feeds.get_mut(id) else { continue };
+                        touched.push(*id);
+                        self.log_bytes += batch.bytes.len();
+                        feed.log.push(batch.clone());
+                    }
+                }
+                Input::Attach(attach) => self.attach(*attach),
+                Input::Report(answer) => {
+                    // Who asked may have stopped waiting.
+                    let _ = answer.send(self.report());
+                }
+                Input::Close(deadline) => close = Some(deadline),
+            }
+        }
+        touched.sort_unstable();
+        touched.dedup();
+        for id in touched {
+            self.write_feed(id).await;
+        }
+        close
+    }
+
+    fn attach(&mut self, (handle, subscriber): (Arc<FeedHandle>, Subscriber)) {
+        let id = handle.id;
+        let feed = self.feeds.entry(id).or_insert_with(|| LocalFeed {
+            handle,
+            log: Log::default(),
+            readers: Vec::new(),
+            blocked: Vec::new(),
+            last_batch: Instant::now(),
+        });
+        let entry = self.connections.vacant_entry();
+        let key = entry.key();
+        let mut connection = Connection::new(subscriber, id, feed.log.head(), self.ready.waker(key));
+        connection.reader_slot = feed.readers.len();
+        feed.readers.push(key);
+        entry.insert(connection);
+        self.stats.connections.add(1);
+        self.stats.connected.add(1);
+        self.serve(key);
+    }
+
+    /// Gives every reader of a feed its new batches.
+    async fn write_feed(&mut self, id: FeedId) {
+        let now = Instant::now();
+        let mut closed = Vec::new();
+        let mut next = 0;
+        // The lists change only below, after the loop: this task is the only one that changes them.
+        while let Some(feed) = self.feeds.get_mut(&id) {
+            feed.last_batch = now;
+            let end = feed.readers.len().min(next + WRITES_PER_YIELD);
+            for &key in &feed.readers[next..end] {
+                let connection = &mut self.connections[key];
+                if connection.blocked.is_some() {
+                    continue;
+                }
+                match connection.flush(&feed.log, feed.handle.framing, &mut self.sent) {
+                    Flushed::Current => connection.last_write = now,
+                    Flushed::Blocked => {
+                        connection.blocked = Some((feed.blocked.len(), now));
+                        feed.blocked.push(key);
+                    }
+                    Flushed::Closed => closed.push(key),
+                }
+            }
+            if end == feed.readers.len() {
+                break;
+            }
+            next = end;
+            tokio::task::yield_now().await;
+        }
+        for key in closed {
+            self.remove(key);
+        }
+        self.trim(id);
+    }
+
+    /// Lets go of what no reader needs, and keeps the log within its bounds by the feed's policy.
+    fn trim(&mut self, id: FeedId) {
+        let Some(feed) = self.feeds.get_mut(&id) else { return };
+        let before = feed.log.bytes();
+        let slowest = feed.blocked.iter().map(|&key| self.connections[key].position).min();
+        feed.log.release(slowest.unwrap_or(feed.log.head()));
+        let others = self.log_bytes - before;
+        let mut closed = Vec::new();
+        let over = |log: &Log| {
+            log.len() > self.config.log_batches
+                || log.bytes() > self.config.log_bytes
+                || (log.len() > 0 && others + log.bytes() > self.config.total_log_bytes)
+        };
+        while !self.closing && over(&feed.log) {
+            let lapped = feed.log.base();
+            let head = feed.log.head();
+            let resume = match feed.handle.policy {
+                Policy::Disconnect | Policy::Merge => head,
+                // The newest batch is still to be read, unless it alone is past the bounds.
+                Policy::Skip => (head - 1).max(lapped + 1),
+            };
+            let mut sum = None;
+            for &key in &feed.blocked {
+                let connection = &mut self.connections[key];
+                if connection.position != lapped {
+                    continue;
+                }
+                match feed.handle.policy {
+                    Policy::Disconnect => {
+                        self.stats.slow_disconnected.add(1);
+                        closed.push(key);
+                    }
+                    Policy::Skip => {
+                        self.stats.slow_skipped.add(1);
+                        let kept: u64 = feed.log.since(resume).map(|batch| u64::from(batch.messages)).sum();
+                        let all: u64 = feed.log.since(lapped).map(|batch| u64::from(batch.messages)).sum();
+                        connection.missed.get_or_insert_default().skipped += all - kept;
+                    }
+                    Policy::Merge => {
+                        self.stats.slow_merged.add(1);
+                        let sum = sum.get_or_insert_with(|| sum_of(&feed.log));
+                        if !add_missed(connection.missed.get_or_insert_default(), sum, self.config.merged_keys) {
+                            self.stats.slow_disconnected.add(1);
+                            closed.push(key);
+                        }
+                    }
+                }
+                connection.position = resume;
+            }
+            let slowest = feed.blocked.iter().map(|&key| self.connections[key].position).min();
+            feed.log.release(slowest.unwrap_or(head).max(lapped + 1));
+        }
+        self.log_bytes = others + feed.log.bytes();
+        for key in closed {
+            self.connections[key].discard_unsent();
+            self.remove(key);
+        }
+    }
+
+    async fn serve_ready(&mut self, ready: &mut Vec<usize>) {
+        self.ready.take(ready);
+        for (served, key) in ready.drain(..).enumerate() {
+            if served % WRITES_PER_YIELD == WRITES_PER_YIELD - 1 {
+                tokio::task::yield_now().await;
+            }
+            self.serve(key);
+        }
+    }
+
+    /// Reads and writes what a connection's socket allows. A waker may outlive its connection, so `key` may be free, or
+    /// another connection's by now, which does no harm.
+    fn serve(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(feed) = self.feeds.get_mut(&connection.feed) else { return };
+        let mut scratch = [0; SCRATCH_BYTES];
+        if !connection.drain_client(&mut scratch) {
+            return self.remove(key);
+        }
+        let now = Instant::now();
+        let position = connection.position;
+        match connection.flush(&feed.log, feed.handle.framing, &mut self.sent) {
+            Flushed::Closed => self.remove(key),
+            Flushed::Current => {
+                connection.last_write = now;
+                if let Some((slot, _)) = connection.blocked.take() {
+                    unlist(&mut feed.blocked, slot, &mut self.connections, |moved, to| {
+                        if let Some((slot, _)) = &mut moved.blocked {
+                            *slot = to;
+                        }
+                    });
+                    let id = feed.handle.id;
+                    self.trim(id);
+                }
+            }
+            Flushed::Blocked => match &mut connection.blocked {
+                // Progress, however slow, is not a stall.
+                Some((_, since)) if connection.position > position => *since = now,
+                Some(_) => {}
+                None => {
+                    connection.blocked = Some((feed.blocked.len(), now));
+                    feed.blocked.push(key);
+                }
+            },
+        }
+    }
+
+    /// Sends keep-alives after silence, and ends what has stalled or gone.
+    async fn tick(&mut self) {
+        let now = Instant::now();
+        let silence = self.config.keep_alive;
+        let mut closed = Vec::new();
+        let mut silent = Vec::new();
+        for (key, connection) in &self.connections {
+            let Some(feed) = self.feeds.get(&connection.feed) else { continue };
+            let stalled =
+                connection.blocked.is_some_and(|(_, since)| now.duration_since(since) >= self.config.stall_limit);
+            if stalled {
+                self.stats.stalled.add(1);
+                connection.discard_unsent();
+            }
+            if stalled || !connection.is_open() {
+                closed.push(key);
+            } else if now.duration_since(feed.last_batch) >= silence && connection.is_silent(now, silence) {
+                silent.push(key);
+            }
+        }
+        for key in closed {
+            self.remove(key);
+        }
+        for (served, key) in silent.into_iter().enumerate() {
+            if served % WRITES_PER_YIELD == WRITES_PER_YIELD - 1 {
+                tokio::task::yield_now().await;
+            }
+            self.keep_alive(key);
+        }
+    }
+
+    fn keep_alive(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(feed) = self.feeds.get_mut(&connection.feed) else { return };
+        let framing: &dyn Framing = feed.handle.framing;
+        match connection.write_aside(framing.keep_alive(), &feed.log, framing, &mut self.sent) {
+            Flushed::Current => {}
+            Flushed::Blocked => {
+                connection.blocked = Some((feed.blocked.len(), Instant::now()));
+                feed.blocked.push(key);
+            }
+            Flushed::Closed => self.remove(key),
+        }
+    }
+
+    fn remove(&mut self, key: usize) {
+        let Some(connection) = self.connections.try_remove(key) else { return };
+        self.stats.connections.subtract(1);
+        let id = connection.feed;
+        let Some(feed) = self.feeds.get_mut(&id) else { return };
+        unlist(&mut feed.readers, connection.reader_slot, &mut self.connections, |moved, to| moved.reader_slot = to);
+        if let Some((slot, _)) = connection.blocked {
+            unlist(&mut feed.blocked, slot, &mut self.connections, |moved, to| {
+                if let Some((slot, _)) = &mut moved.blocked {
+                    *slot = to;
+                }
+            });
+        }
+        feed.handle.leave();
+        if feed.readers.is_empty() {
+            self.log_bytes -= feed.log.bytes();
+            self.feeds.remove(&id);
+        } else if connection.blocked.is_some() {
+            self.trim(id);
+        }
+    }
+
+    /// Ends every stream with its framing's closing bytes; those that cannot take them by `deadline` are cut off.
+    async fn close(mut self, deadline: tokio::time::Instant, ready: &mut Vec<usize>) {
+        self.closing = true;
+        let ids: Vec<FeedId> = self.feeds.keys().copied().collect();
+        for id in ids {
+            if let Some(feed) = self.feeds.get_mut(&id) {
+                let bytes = feed.handle.framing.closing();
+                self.log_bytes += bytes.len();
+                feed.log.push(Batch { bytes, messages: 0, windows: None });
+            }
+            self.write_feed(id).await;
+        }
+        self.drop_current();
+        while !self.connections.is_empty() {
+            if tokio::time::timeout_at(deadline, self.ready.ready()).await.is_err() {
+                tracing::warn!(connections = self.connections.len(), "streams cut off at the shutdown time limit");
+                break;
+            }
+            self.serve_ready(ready).await;
+            self.drop_current();
+        }
+        self.publish_sent();
+        self.stats.connections.subtract(self.connections.len() as u64);
+    }
+
+    /// Lets go of the connections that have got everything.
+    fn drop_current(&mut self) {
+        let current: Vec<usize> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.blocked.is_none())
+            .map(|(key, _)| key)
+            .collect();
+        for key in current {
+            self.remove(key);
+        }
+    }
+
+    fn report(&self) -> Vec<ConnectionReport> {
+        self.connections
+            .iter()
+            .map(|(_, connection)| ConnectionReport {
+                info: Arc::clone(&connection.info),
+                messages_sent: connection.messages_sent,
+            })
+            .collect()
+    }
+
+    fn publish_sent(&mut self) {
+        let Sent { messages, bytes } = std::mem::take(&mut self.sent);
+        self.stats.delivered.add(messages);
+        self.stats.bytes.add(bytes);
+    }
+}
+
+/// Takes place `slot` off `list`; `moved` is told the new place of the connection that fills the hole.
+fn unlist(
+    list: &mut Vec<usize>,
+    slot: usize,
+    connections: &mut Slab<Connection>,
+    moved: impl FnOnce(&mut Connection, usize),
+) {
+    list.swap_remove(slot);
+    if let Some(connection) = list.get(slot).and_then(|&key| connections.get_mut(key)) {
+        moved(connection, slot);
+    }
+}
+
+/// All that a log holds, for readers that stand at its very beginning.
+fn sum_of(log: &Log) -> Arc<Windows> {
+    let mut sum = Windows::default();
+    for batch in log.since(log.base()) {
+        if let Some(windows) = &batch.windows {
+            sum.merge(windows);
+        }
+    }
+    Arc::new(sum)
+}
+
+/// Adds `sum` to what a reader missed; `false` when that would be more than `limit` keys.
+fn add_missed(missed: &mut Missed, sum: &Arc<Windows>, limit: usize) -> bool {
+    let windows = match missed.windows.take() {
+        // Shared by all readers that fell behind at the same moment, until one falls behind again.
+        None => Arc::clone(sum),
+        Some(mut windows) => {
+            Arc::make_mut(&mut windows).merge(sum);
+            windows
+        }
+    };
+    let within = windows.keys() <= limit;
+    missed.windows = Some(windows);
+    within
+}

@@ -1,0 +1,12 @@
+//! tallycast takes events from a broker, gives each a namespace, tallies the hot ones, and fans everything out to
+//! browsers over Server-Sent Events.
+//!
+//! ```text
+//! Redis PSUBSCRIBE ─mpsc→ decode/namespace ─mpsc→ hub ─mpsc→ shard 0 ─write→ its connections
+//!                                └─mpsc→ tally (rate-limited) ─┘   └─mpsc→ shard 1 ─write→ ...
+//! ```
+//!
+
+
+// In the order of the flow.
+pub mod fanout;
