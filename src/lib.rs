@@ -6,7 +6,9 @@
 //!                                └─mpsc→ tally (rate-limited) ─┘   └─mpsc→ shard 1 ─write→ ...
 //! ```
 //!
-
+//! The stages are tasks that `main` joins by bounded channels. [`sse_server`] on [`fanout`] can be used without the
+//! rest: see `examples/clock.rs`.
 
 // In the order of the flow.
 pub mod fanout;
+pub mod sse_server;

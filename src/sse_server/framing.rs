@@ -1,0 +1,176 @@
+//! A message's bytes on the wire: the event stream format of the HTML standard, §9.2.5 and §9.2.6
+//! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>), and HTTP/1.1's chunked coding (RFC 9112, §7.1).
+
+use std::io::Write;
+
+use bytes::Bytes;
+
+use crate::fanout::{Framing, Message};
+
+/// Server-Sent Events, each batch as one chunk of HTTP/1.1's chunked coding.
+pub(super) static CHUNKED: EventStream = EventStream { name: "sse+chunked", chunked: true };
+/// Server-Sent Events as they are, for HTTP/1.0 and for layers that frame bodies themselves (HTTP/2).
+pub(super) static PLAIN: EventStream = EventStream { name: "sse", chunked: false };
+
+/// The comment that opens every stream, so that clients see the head before the first event.
+const OPENING: &[u8] = b": tallycast\n\n";
+const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
+/// RFC 9112, §7.1: the chunk of length zero that ends a chunked body, without trailers.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// The framing of event streams.
+#[derive(Debug)]
+pub(super) struct EventStream {
+    name: &'static str,
+    chunked: bool,
+}
+
+impl EventStream {
+    /// What is sent right after the response's head.
+    pub(super) fn opening(&self) -> Bytes {
+        self.finish(OPENING.to_vec())
+    }
+}
+
+impl Framing for EventStream {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn message(&self, message: &Message, batch: &mut Vec<u8>) {
+        if let Some(event) = message.event.as_deref().filter(|event| !event.is_empty()) {
+            batch.extend_from_slice(b"event:");
+            write_value(&event.replace(['\r', '\n'], " "), batch);
+        }
+        for line in lines(&message.payload()) {
+            batch.extend_from_slice(b"data:");
+            write_value(line, batch);
+        }
+        batch.push(b'\n');
+    }
+
+    fn skipped(&self, count: u64, batch: &mut Vec<u8>) {
+        batch.extend_from_slice(format!(": skipped {count}\n\n").as_bytes());
+    }
+
+    fn finish(&self, batch: Vec<u8>) -> Bytes {
+        if !self.chunked {
+            return batch.into();
+        }
+        let mut chunk = Vec::with_capacity(batch.len() + 20);
+        // Writing to a vector cannot fail.
+        let _ = write!(chunk, "{:x}\r\n", batch.len());
+        chunk.extend_from_slice(&batch);
+        chunk.extend_from_slice(b"\r\n");
+        chunk.into()
+    }
+
+    fn keep_alive(&self) -> Bytes {
+        self.finish(KEEP_ALIVE.to_vec())
+    }
+
+    fn closing(&self) -> Bytes {
+        Bytes::from_static(if self.chunked { LAST_CHUNK } else { b"" })
+    }
+}
+
+/// Ends the line of a field with its value. A parser takes one leading space away, so a value that begins with one is
+/// given another.
+fn write_value(value: &str, batch: &mut Vec<u8>) {
+    if value.starts_with(' ') {
+        batch.push(b' ');
+    }
+    batch.extend_from_slice(value.as_bytes());
+    batch.push(b'\n');
+}
+
+/// The lines of a text, ended by CR, LF or CRLF. A text that ends with a line end has an empty last line.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(end) = text.find(['\r', '\n']) else {
+            rest = None;
+            return Some(text);
+        };
+        let (line, tail) = text.split_at(end);
+        rest = Some(tail.strip_prefix("\r\n").unwrap_or(&tail[1..]));
+        Some(line)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::{StreamExt, stream};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fanout::{Namespace, Tally};
+
+    fn framed(event: Option<&str>, text: &str) -> String {
+        let mut message = Message::text(Namespace::root(), text);
+        message.event = event.map(Arc::from);
+        let mut batch = Vec::new();
+        PLAIN.message(&message, &mut batch);
+        String::from_utf8(PLAIN.finish(batch).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn exact_bytes() {
+        assert_eq!(framed(None, "1F602"), "data:1F602\n\n");
+        assert_eq!(framed(Some("stream.tweet_updates.26"), "{}"), "event:stream.tweet_updates.26\ndata:{}\n\n");
+        assert_eq!(framed(None, ""), "data:\n\n");
+        assert_eq!(framed(None, "a\rb\nc\r\nd\n\re"), "data:a\ndata:b\ndata:c\ndata:d\ndata:\ndata:e\n\n");
+        assert_eq!(framed(None, "a\n"), "data:a\ndata:\n\n");
+        assert_eq!(framed(None, " a"), "data:  a\n\n");
+        assert_eq!(framed(Some("a\r\nb"), "c"), "event:a  b\ndata:c\n\n");
+        assert_eq!(framed(Some(""), "c"), "data:c\n\n");
+    }
+
+    #[test]
+    fn exact_chunks() {
+        assert_eq!(CHUNKED.finish(b"data:1F602\n\n".to_vec()), "c\r\ndata:1F602\n\n\r\n");
+        assert_eq!(CHUNKED.keep_alive(), "e\r\n: keep-alive\n\n\r\n");
+        assert_eq!(CHUNKED.opening(), "d\r\n: tallycast\n\n\r\n");
+        assert_eq!(CHUNKED.closing(), "0\r\n\r\n");
+        assert_eq!(PLAIN.closing(), "");
+    }
+
+    #[test]
+    fn a_tally_is_one_line_of_json() {
+        let tally: Tally = [("1F602".to_owned(), 3)].into_iter().collect();
+        let mut batch = Vec::new();
+        PLAIN.message(&Message::tally(Namespace::root(), tally), &mut batch);
+        assert_eq!(batch, b"data:{\"1F602\":3}\n\n");
+    }
+
+    /// What a parser that is not ours makes of `bytes`: event name and data.
+    fn parse(bytes: Vec<u8>) -> Vec<(Option<String>, String)> {
+        let body = http_body_util::StreamBody::new(stream::iter([Ok::<_, std::convert::Infallible>(
+            hyper::body::Frame::data(Bytes::from(bytes)),
+        )]));
+        let events = sse_stream::SseStream::new(body).map(|event| event.unwrap());
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(events.filter(|event| std::future::ready(event.data.is_some())).collect::<Vec<_>>())
+            .into_iter()
+            .map(|event| (event.event, event.data.unwrap_or_default()))
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn an_independent_parser_reads_the_same(
+            event in proptest::option::of("[^\\x00]{1,12}"),
+            text in "([a-z :\u{80}-\u{ffff}]|\r|\n|\r\n){0,40}",
+        ) {
+            let parsed = parse(framed(event.as_deref(), &text).into_bytes());
+            // The standard joins the lines with LF, whatever ended them.
+            let expected = text.replace("\r\n", "\n").replace('\r', "\n");
+            prop_assert_eq!(parsed, vec![(event.map(|event| event.replace(['\r', '\n'], " ")), expected)]);
+        }
+    }
+}

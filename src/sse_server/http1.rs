@@ -1,0 +1,182 @@
+//! HTTP/1: hyper reads requests and answers them, until one asks for a stream. Then the socket is taken back from hyper
+//! and handed to the engine, and all that hyper held for the connection is freed.
+
+use std::convert::Infallible;
+use std::future::{Future, pending, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use hyper::header::HeaderMap;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Shared;
+use super::framing::{CHUNKED, EventStream, PLAIN};
+use super::http::{Answer, answer, stream_headers};
+use super::pages::Pages;
+use super::socket::Socket;
+use crate::fanout::{ConnectionInfo, Sink, Subscriber};
+
+/// The answer to a request whose head does not come (RFC 9110, §15.5.9).
+pub(super) const REQUEST_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n\
+    content-length: 41\r\nconnection: close\r\n\r\nthe request's head did not come in time.\n";
+/// The answer to a connection over the limit (RFC 9110, §15.6.4).
+pub(super) const SERVICE_UNAVAILABLE: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n\
+    retry-after: 5\r\naccess-control-allow-origin: *\r\ncontent-length: 45\r\nconnection: close\r\n\r\n\
+    too many connections; try again in a moment.\n";
+
+/// How long a client may take to read a last answer.
+const LINGER: Duration = Duration::from_secs(2);
+/// The bytes of a refused request that are read, so that closing does not reset the answer away.
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// A request for a stream, put aside while hyper still has the socket.
+type Stream = (ConnectionInfo, Version);
+
+/// How hyper's part ended.
+enum End {
+    Stream(Stream),
+    Closed,
+    HeadTimeout,
+}
+
+/// Serves one connection.
+pub(super) async fn serve<P: Pages>(
+    stream: TcpStream,
+    ahead: Bytes,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    shared: Arc<Shared<P>>,
+) {
+    let wanted = Arc::new(Mutex::new(None::<Stream>));
+    let flushed = Arc::new(AtomicBool::new(false));
+    let service = service_fn({
+        let (wanted, flushed, shared) = (Arc::clone(&wanted), Arc::clone(&flushed), Arc::clone(&shared));
+        move |request: Request<_>| {
+            let (wanted, flushed, shared) = (Arc::clone(&wanted), Arc::clone(&flushed), Arc::clone(&shared));
+            // Boxed, because hyper gives the socket back only of connections that can be moved.
+            Box::pin(async move {
+                let (request, _body): (_, hyper::body::Incoming) = request.into_parts();
+                match answer(&request, peer.ip(), &shared).await {
+                    Answer::Page(page) => Ok::<_, Infallible>(page),
+                    Answer::Stream(info) => {
+                        // What hyper wrote before must be on the socket before the stream is.
+                        flushed.store(false, Ordering::Release);
+                        *wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some((info, request.version));
+                        pending().await
+                    }
+                }
+            })
+        }
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(shared.config.head_timeout)
+        .max_buf_size(shared.config.max_head_bytes)
+        .serve_connection(TokioIo::new(Socket::new(stream, ahead, Arc::clone(&flushed))), service);
+    let end = {
+        let mut shutdown = pin!(shared.shutdown.cancelled());
+        let mut closing = false;
+        poll_fn(|context| {
+            if !closing && shutdown.as_mut().poll(context).is_ready() {
+                closing = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
+            let polled = connection.poll_without_shutdown(context);
+            if flushed.load(Ordering::Acquire)
+                && let Some(stream) = wanted.lock().unwrap_or_else(PoisonError::into_inner).take()
+            {
+                return Poll::Ready(End::Stream(stream));
+            }
+            polled.map(|done| match done {
+                Err(error) if error.is_timeout() => End::HeadTimeout,
+                // hyper has written the answer to a bad request.
+                Ok(()) | Err(_) => End::Closed,
+            })
+        })
+        .await
+    };
+    let stream = connection.into_parts().io.into_inner().stream;
+    match end {
+        End::Stream((info, version)) => {
+            let framing = if version == Version::HTTP_10 { &PLAIN } else { &CHUNKED };
+            let subscriber = Subscriber {
+                info,
+                framing,
+                sink: Sink::Socket(stream),
+                preamble: preamble(version, framing),
+                permit: Some(permit),
+            };
+            // An engine that has ended drops the connection, which is all there is to do.
+            let _ = shared.gateway.subscribe(subscriber).await;
+        }
+        End::HeadTimeout => {
+            shared.stats.head_timeouts.add(1);
+            answer_and_close(stream, REQUEST_TIMEOUT).await;
+        }
+        End::Closed => answer_and_close(stream, b"").await,
+    }
+}
+
+/// Writes a last answer, and gives the client a moment to read it.
+pub(super) async fn answer_and_close(mut stream: TcpStream, answer: &'static [u8]) {
+    let linger = async {
+        stream.write_all(answer).await?;
+        stream.shutdown().await?;
+        let mut rest = (&mut stream).take(LINGER_BYTES as u64);
+        let mut scratch = [0; 4096];
+        while rest.read(&mut scratch).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // A client that is gone, or does not read, gets no answer.
+    let _ = tokio::time::timeout(LINGER, linger).await;
+}
+
+/// The response's head and the stream's first comment (RFC 9112, §4).
+fn preamble(version: Version, framing: &EventStream) -> Bytes {
+    let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
+    let headers: HeaderMap = stream_headers(version);
+    for (name, value) in &headers {
+        write_header(&mut head, name.as_str(), value.as_bytes());
+    }
+    if version != Version::HTTP_10 {
+        write_header(&mut head, "transfer-encoding", b"chunked");
+    }
+    write_header(&mut head, "date", httpdate::fmt_http_date(SystemTime::now()).as_bytes());
+    head.extend_from_slice(b"\r\n");
+    head.extend_from_slice(&framing.opening());
+    head.into()
+}
+
+fn write_header(head: &mut Vec<u8>, name: &str, value: &[u8]) {
+    head.extend_from_slice(name.as_bytes());
+    head.extend_from_slice(b": ");
+    head.extend_from_slice(value);
+    head.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canned_answers_tell_their_true_length() {
+        for answer in [REQUEST_TIMEOUT, SERVICE_UNAVAILABLE] {
+            let text = std::str::from_utf8(answer).unwrap();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{text}");
+        }
+    }
+}

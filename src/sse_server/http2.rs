@@ -1,0 +1,95 @@
+//! HTTP/2 by prior knowledge (RFC 9113, §3.3): hyper frames the bodies, which read the same logs as the sockets do.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{Either, StreamBody};
+use hyper::body::Frame;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::PollSender;
+
+use super::Shared;
+use super::framing::PLAIN;
+use super::http::{Answer, answer, stream_headers};
+use super::pages::{Pages, text_page};
+use super::socket::Socket;
+use crate::fanout::{Sink, Subscriber};
+
+/// Batches between a shard and a body. The log holds what does not fit, so one is enough.
+const BODY_BATCHES: usize = 1;
+/// Bytes that hyper may hold of a stream that its client does not read.
+const SEND_BUFFER: usize = 64 * 1024;
+/// A connection without traffic is asked after this time whether it is alive, and given the same time to answer.
+const PING: Duration = Duration::from_secs(20);
+
+/// Serves one connection.
+pub(super) async fn serve<P: Pages>(
+    stream: TcpStream,
+    ahead: Bytes,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    shared: Arc<Shared<P>>,
+) {
+    let service = service_fn({
+        let shared = Arc::clone(&shared);
+        move |request: Request<hyper::body::Incoming>| {
+            let shared = Arc::clone(&shared);
+            async move {
+                let (request, _body) = request.into_parts();
+                let info = match answer(&request, peer.ip(), &shared).await {
+                    Answer::Page(page) => return Ok::<_, Infallible>(page.map(Either::Left)),
+                    Answer::Stream(info) => info,
+                };
+                let (sender, batches) = mpsc::channel(BODY_BATCHES);
+                let subscriber = Subscriber {
+                    info,
+                    framing: &PLAIN,
+                    sink: Sink::Body(PollSender::new(sender)),
+                    preamble: PLAIN.opening(),
+                    permit: None,
+                };
+                if let Err(error) = shared.gateway.subscribe(subscriber).await {
+                    return Ok(text_page(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).map(Either::Left));
+                }
+                let frames = ReceiverStream::new(batches).map(|batch| Ok::<_, Infallible>(Frame::data(batch)));
+                let mut response = Response::new(Either::Right(StreamBody::new(frames)));
+                *response.headers_mut() = stream_headers(request.version);
+                Ok(response)
+            }
+        }
+    });
+    let io = TokioIo::new(Socket::new(stream, ahead, Arc::new(AtomicBool::new(false))));
+    let mut connection = pin!(
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .max_concurrent_streams(shared.config.max_http2_streams)
+            .max_header_list_size(u32::try_from(shared.config.max_head_bytes).unwrap_or(u32::MAX))
+            .max_send_buf_size(SEND_BUFFER)
+            .serve_connection(io, service)
+    );
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = shared.shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, %peer, "an HTTP/2 connection failed");
+    }
+    drop(permit);
+}

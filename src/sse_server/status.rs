@@ -1,0 +1,29 @@
+//! What the server tells about itself.
+
+use std::io;
+
+use crate::fanout::Counter;
+
+/// What the server counts besides what the engine does. All only grow.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Connections refused because there were too many.
+    pub refused: Counter,
+    /// Failed attempts to accept a connection.
+    pub accept_errors: Counter,
+    /// Connections whose request head did not come in time.
+    pub head_timeouts: Counter,
+}
+
+impl Stats {
+    pub(super) fn accept_failed(&self, error: &io::Error) {
+        self.accept_errors.add(1);
+        // A full file table fails many times a second: say so at the first time and then at each power of two.
+        let failures = self.accept_errors.get();
+        if failures.is_power_of_two() {
+            tracing::warn!(%error, failures, "cannot accept a connection");
+        }
+    }
+}
