@@ -93,7 +93,7 @@ impl Log {
     }
 
     /// The batches from number `position` on, oldest first.
-    pub(super) fn since(&self, position: u64) -> impl Iterator<Item = &Batch> {
+    pub(super) fn since(&self, position: u64) -> impl ExactSizeIterator<Item = &Batch> {
         debug_assert!(position >= self.base, "a reader must not be behind its log");
         let skipped = usize::try_from(position.saturating_sub(self.base)).unwrap_or(usize::MAX);
         self.batches.range(skipped.min(self.batches.len())..)

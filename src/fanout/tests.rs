@@ -52,10 +52,7 @@ async fn subscribe(gateway: &Gateway, namespace: &str) -> mpsc::Receiver<Bytes> 
         user_agent: "".into(),
     };
     let sink = Sink::Body(PollSender::new(sender));
-    gateway
-        .subscribe(Subscriber { info, framing: &LINES, sink, preamble: Bytes::new(), permit: None })
-        .await
-        .unwrap();
+    gateway.subscribe(Subscriber { info, framing: &LINES, sink, preamble: Bytes::new(), permit: None }).await.unwrap();
     receiver
 }
 
@@ -88,8 +85,11 @@ async fn readers_get_what_their_namespace_contains_and_an_end() {
     let (messages, inbox) = mpsc::channel(16);
     let fanout = Fanout::start(Config::default(), inbox);
     let gateway = fanout.gateway();
-    let (root, details, one) =
-        (subscribe(&gateway, "/").await, subscribe(&gateway, "/details").await, subscribe(&gateway, "/details/26").await);
+    let (root, details, one) = (
+        subscribe(&gateway, "/").await,
+        subscribe(&gateway, "/details").await,
+        subscribe(&gateway, "/details/26").await,
+    );
     let all = tokio::spawn(async { (rest(root).await, rest(details).await, rest(one).await) });
     for namespace in ["/details/26", "/details/2665", "/raw"] {
         messages.send(Message::text(ns(namespace), "x")).await.unwrap();
