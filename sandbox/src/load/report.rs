@@ -1,0 +1,260 @@
+//! The figures for people, as a table, and for programs, as JSON. Both come from one list.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+use indicatif::HumanCount;
+use serde_json::{Map, Value, json};
+
+use super::{
+    LoadArgs,
+    figures::{Figures, LoadFigures},
+};
+
+/// A reading thread that is busier than this may have been the limit itself.
+const BUSY_CLIENT_CORES: f64 = 0.9;
+
+/// A publisher that reached less than this share of the asked rate has fallen behind.
+const HELD_RATE: f64 = 0.98;
+
+/// One line of the table, one member in JSON.
+struct Metric {
+    title: &'static str,
+    /// With the unit at its end.
+    key: &'static str,
+    unit: Unit,
+    /// Whether tallycast's figure divided by the baseline's says something.
+    has_ratio: bool,
+    /// `None` when it was not measured.
+    value: fn(&Figures) -> Option<f64>,
+}
+
+/// What the numbers are, and so how they are shown.
+#[derive(Clone, Copy)]
+enum Unit {
+    Microseconds,
+    Seconds,
+    Bytes,
+    Count,
+    Percent,
+    /// Small numbers of which the decimals matter.
+    Decimal,
+}
+
+fn load(figures: &Figures, value: impl Fn(&LoadFigures) -> f64) -> Option<f64> {
+    figures.load.as_ref().map(value).filter(|value| value.is_finite())
+}
+
+#[rustfmt::skip]
+const METRICS: &[Metric] = &[
+    Metric { title: "connect time", key: "connect_us", unit: Unit::Microseconds, has_ratio: true, value: |f| Some(f.idle.connect_time.as_secs_f64() * 1e6) },
+    Metric { title: "user memory per idle connection", key: "idle_user_bytes", unit: Unit::Bytes, has_ratio: false, value: |f| Some(f.idle.user_bytes) },
+    Metric { title: "resident memory per idle connection", key: "idle_resident_bytes", unit: Unit::Bytes, has_ratio: false, value: |f| Some(f.idle.resident_bytes) },
+    Metric { title: "peak resident memory", key: "peak_resident_bytes", unit: Unit::Bytes, has_ratio: true, value: |f| Some(f.peak_memory as f64) },
+    Metric { title: "connections lost", key: "connections_lost", unit: Unit::Count, has_ratio: false, value: |f| Some(f.lost as f64) },
+    Metric { title: "published per second", key: "published_per_second", unit: Unit::Count, has_ratio: false, value: |f| load(f, LoadFigures::publish_rate) },
+    Metric { title: "deliveries per second", key: "deliveries_per_second", unit: Unit::Count, has_ratio: true, value: |f| load(f, LoadFigures::delivery_rate) },
+    Metric { title: "delivered", key: "delivered_percent", unit: Unit::Percent, has_ratio: false, value: |f| load(f, |l| l.delivered_fraction() * 100.0) },
+    Metric { title: "missing (sequence gaps)", key: "missing_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.missing as f64) },
+    Metric { title: "duplicates", key: "duplicate_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.duplicates as f64) },
+    Metric { title: "unexpected events", key: "unexpected_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.unexpected as f64) },
+    Metric { title: "latency p50", key: "latency_p50_us", unit: Unit::Microseconds, has_ratio: true, value: |f| load(f, |l| l.latency_us(0.5)) },
+    Metric { title: "latency p99", key: "latency_p99_us", unit: Unit::Microseconds, has_ratio: true, value: |f| load(f, |l| l.latency_us(0.99)) },
+    Metric { title: "latency max", key: "latency_max_us", unit: Unit::Microseconds, has_ratio: true, value: |f| load(f, |l| l.received.latency.max() as f64) },
+    Metric { title: "server CPU", key: "server_cpu_seconds", unit: Unit::Seconds, has_ratio: true, value: |f| load(f, |l| l.server_cpu.total().as_secs_f64()) },
+    Metric { title: "server cores used", key: "server_cores", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.cores(l.server_cpu)) },
+    Metric { title: "server CPU per delivery (us)", key: "cpu_per_delivery_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.total())) },
+    Metric { title: "  of it user", key: "cpu_per_delivery_user_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.user)) },
+    Metric { title: "  of it system", key: "cpu_per_delivery_system_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.system)) },
+    Metric { title: "reading thread, cores used", key: "client_cores", unit: Unit::Decimal, has_ratio: false, value: |f| load(f, |l| l.cores(l.client_cpu)) },
+    Metric { title: "slow readers", key: "slow_readers", unit: Unit::Count, has_ratio: false, value: |f| f.slow.as_ref().map(|s| s.count as f64) },
+    Metric { title: "  closed by the server", key: "slow_readers_closed", unit: Unit::Count, has_ratio: false, value: |f| f.slow.as_ref().map(|s| s.closed as f64) },
+    Metric { title: "  messages in their sockets", key: "slow_readers_delivered", unit: Unit::Count, has_ratio: false, value: |f| f.slow.as_ref().map(|s| s.received.delivered as f64) },
+    Metric { title: "  missing (sequence gaps)", key: "slow_readers_missing", unit: Unit::Count, has_ratio: false, value: |f| f.slow.as_ref().map(|s| s.received.missing as f64) },
+];
+
+/// An aligned table, and below it what a reader of it should know.
+pub(super) fn table(args: &LoadArgs, figures: &[Figures]) -> String {
+    let mut lines = vec![heading(figures)];
+    for metric in METRICS {
+        let values: Vec<_> = figures.iter().map(metric.value).collect();
+        if values.iter().all(Option::is_none) {
+            continue;
+        }
+        let mut line = vec![metric.title.to_owned()];
+        line.extend(values.iter().map(|value| value.map_or("-".to_owned(), |value| metric.unit.show(value))));
+        if figures.len() > 1 {
+            line.push(ratio(metric, &values).map_or(String::new(), show_ratio));
+        }
+        lines.push(line);
+    }
+    let mut text = format!("{}\n\n", title(args));
+    text.push_str(&align(&lines));
+    for note in figures.iter().flat_map(|figures| notes(args, figures)) {
+        text.push_str("\nnote: ");
+        text.push_str(&note);
+    }
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
+/// The same as one JSON object.
+pub(super) fn json(args: &LoadArgs, figures: &[Figures]) -> Result<String> {
+    let mut subjects = Map::new();
+    for figures in figures {
+        let members =
+            METRICS.iter().filter_map(|metric| Some((metric.key.to_owned(), Value::from((metric.value)(figures)?))));
+        subjects.insert(figures.subject.name().replace(' ', "_"), Value::Object(members.collect()));
+    }
+    let ratios: Map<String, Value> = METRICS
+        .iter()
+        .filter_map(|metric| {
+            let values: Vec<_> = figures.iter().map(metric.value).collect();
+            Some((metric.key.to_owned(), Value::from(ratio(metric, &values)?)))
+        })
+        .collect();
+    let report = json!({
+        "connections": args.connections,
+        "slow_readers": args.slow_readers,
+        "rate": if args.idle { None } else { Some(args.rate) },
+        "seconds": args.seconds,
+        "payload_bytes": args.payload_bytes,
+        "path": args.path,
+        "subjects": subjects,
+        "ratios": ratios,
+        "notes": figures.iter().flat_map(|figures| notes(args, figures)).collect::<Vec<_>>(),
+    });
+    Ok(format!("{}\n", serde_json::to_string_pretty(&report)?))
+}
+
+fn title(args: &LoadArgs) -> String {
+    let connections = HumanCount(args.connections as u64);
+    if args.idle {
+        return format!("{connections} idle connections to {} for {} s", args.path, args.seconds);
+    }
+    format!(
+        "{connections} connections to {} x {} messages/s of {} bytes for {} s",
+        args.path,
+        HumanCount(args.rate.into()),
+        args.payload_bytes,
+        args.seconds
+    )
+}
+
+fn heading(figures: &[Figures]) -> Vec<String> {
+    let mut heading = vec![String::new()];
+    heading.extend(figures.iter().map(|figures| figures.subject.name().to_owned()));
+    if figures.len() > 1 {
+        heading.push("ratio".to_owned());
+    }
+    heading
+}
+
+/// The second subject's value divided by the first's.
+fn ratio(metric: &Metric, values: &[Option<f64>]) -> Option<f64> {
+    match values {
+        [Some(baseline), Some(value)] if metric.has_ratio && *baseline > 0.0 => Some(value / baseline),
+        _ => None,
+    }
+}
+
+/// Two decimals, or two digits where those would be zeros.
+fn show_ratio(ratio: f64) -> String {
+    if ratio < 0.1 { format!("{ratio:.4}") } else { format!("{ratio:.2}") }
+}
+
+/// What makes figures worth less than they look.
+fn notes(args: &LoadArgs, figures: &Figures) -> Vec<String> {
+    let name = figures.subject.name();
+    let mut notes = Vec::new();
+    if let Some(reason) = &figures.first_loss {
+        notes.push(format!("{name}: the first connection was lost because: {reason}"));
+    }
+    if let Some(load) = &figures.load {
+        if load.publish_rate() < f64::from(args.rate) * HELD_RATE {
+            notes.push(format!("{name}: the publisher did not reach the asked rate"));
+        }
+        let (client, server) = (load.cores(load.client_cpu), load.cores(load.server_cpu));
+        if client > BUSY_CLIENT_CORES && client > server {
+            notes.push(format!("{name}: the reading thread was busier than the server and may have been the limit"));
+        }
+        if load.received.delivered < load.expected {
+            notes.push(format!("{name}: not everything was delivered in time; the latencies are those of what was"));
+        }
+    }
+    notes
+}
+
+impl Unit {
+    fn show(self, value: f64) -> String {
+        match self {
+            Self::Microseconds if value < 1e3 => format!("{value:.0} us"),
+            Self::Microseconds if value < 1e6 => format!("{:.2} ms", value / 1e3),
+            Self::Microseconds => format!("{:.2} s", value / 1e6),
+            Self::Seconds => format!("{value:.2} s"),
+            Self::Bytes if value.abs() < 1e6 => format!("{value:.0} B"),
+            Self::Bytes => format!("{:.1} MB", value / 1e6),
+            Self::Count => HumanCount(value.round() as u64).to_string(),
+            // Rounded down: what lacks one delivery is not 100 %.
+            Self::Percent => format!("{:.2} %", (value * 100.0).floor() / 100.0),
+            Self::Decimal => format!("{value:.3}"),
+        }
+    }
+}
+
+/// The first column to the left, the others to the right.
+fn align(lines: &[Vec<String>]) -> String {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| lines.iter().filter_map(|line| line.get(column)).map(String::len).max().unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for line in lines {
+        let mut row = String::new();
+        for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            // Writing to a string cannot fail.
+            let _ = if column == 0 { write!(row, "{cell:width$}") } else { write!(row, "  {cell:>width$}") };
+        }
+        text.push_str(row.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned() {
+        let lines = [vec!["", "loop", "ratio"], vec!["latency", "1.50 ms", ""], vec!["delivered", "-"]];
+        let lines: Vec<Vec<String>> =
+            lines.iter().map(|line| line.iter().map(|cell| (*cell).to_owned()).collect()).collect();
+        assert_eq!(
+            align(&lines),
+            "              loop  ratio\n\
+             latency    1.50 ms\n\
+             delivered        -\n"
+        );
+    }
+
+    #[test]
+    fn numbers_are_shown_with_fitting_units() {
+        for (unit, value, expected) in [
+            (Unit::Microseconds, 412.4, "412 us"),
+            (Unit::Microseconds, 1_234.0, "1.23 ms"),
+            (Unit::Microseconds, 2_500_000.0, "2.50 s"),
+            (Unit::Bytes, 870.6, "871 B"),
+            (Unit::Bytes, 23_400_000.0, "23.4 MB"),
+            (Unit::Count, 4_999_999.6, "5,000,000"),
+            (Unit::Percent, 99.999, "99.99 %"),
+            (Unit::Percent, 100.0, "100.00 %"),
+            (Unit::Decimal, 0.1954, "0.195"),
+        ] {
+            assert_eq!(unit.show(value), expected);
+        }
+        assert_eq!([show_ratio(1.016), show_ratio(0.0478)], ["1.02", "0.0478"]);
+    }
+}

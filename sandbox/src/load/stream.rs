@@ -1,0 +1,340 @@
+//! Reads an event stream as it comes off the socket: response head, chunked transfer coding, Server-Sent Events.
+//!
+//! Bytes may be cut anywhere. What is whole in one read is parsed where it lies; only a line that is split over reads or
+//! chunks is copied.
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::stamp::Stamp;
+
+/// The longest response head that is read, in bytes.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// The longest line of an event that is read, in bytes.
+const MAX_LINE_BYTES: usize = 1024 * 1024;
+
+/// The most header fields that are read.
+const MAX_HEADERS: usize = 64;
+
+/// An event, as far as measuring needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Event {
+    /// What the first `data` line begins with.
+    pub(super) stamp: Option<Stamp>,
+    /// Bytes of data, with one for every line break between `data` lines.
+    pub(super) data_bytes: usize,
+}
+
+/// Where one response stands.
+#[derive(Debug, Default)]
+pub(super) struct StreamParser {
+    state: State,
+    head: Vec<u8>,
+    events: EventParser,
+}
+
+/// What the next byte belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Head,
+    /// A body without transfer coding: everything until the connection closes.
+    Identity,
+    ChunkSize(Option<u64>),
+    ChunkExtension(u64),
+    ChunkSizeLf(u64),
+    ChunkData(u64),
+    ChunkDataCr,
+    ChunkDataLf,
+    /// After the last chunk. Trailers are not looked at.
+    Ended,
+}
+
+impl StreamParser {
+    /// Takes the next bytes and gives every event that they complete to `sink`.
+    ///
+    /// # Errors
+    /// When the bytes are no `200` response, or break the transfer coding or a bound.
+    pub(super) fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
+        if self.state == State::Head {
+            bytes = self.feed_head(bytes)?;
+        }
+        while let Some((&byte, after)) = bytes.split_first() {
+            match self.state {
+                State::Head => break,
+                State::Identity => {
+                    self.events.feed(bytes, sink)?;
+                    break;
+                }
+                State::ChunkSize(value) => {
+                    self.state = match (char::from(byte).to_digit(16), value) {
+                        (Some(digit), value) => {
+                            let value = value.unwrap_or(0);
+                            ensure!(value >> 56 == 0, "a chunk size is out of range");
+                            State::ChunkSize(Some(value << 4 | u64::from(digit)))
+                        }
+                        (None, Some(size)) if byte == b'\r' => State::ChunkSizeLf(size),
+                        (None, Some(size)) if matches!(byte, b';' | b' ' | b'\t') => State::ChunkExtension(size),
+                        _ => bail!("byte {byte:#04x} where a chunk size should be"),
+                    };
+                    bytes = after;
+                }
+                State::ChunkExtension(size) => {
+                    if byte == b'\r' {
+                        self.state = State::ChunkSizeLf(size);
+                    }
+                    bytes = after;
+                }
+                State::ChunkSizeLf(size) => {
+                    ensure!(byte == b'\n', "no LF after a chunk size");
+                    self.state = if size == 0 { State::Ended } else { State::ChunkData(size) };
+                    bytes = after;
+                }
+                State::ChunkData(left) => {
+                    let here = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                    let (data, rest) = bytes.split_at(here);
+                    self.events.feed(data, sink)?;
+                    let left = left - here as u64;
+                    self.state = if left == 0 { State::ChunkDataCr } else { State::ChunkData(left) };
+                    bytes = rest;
+                }
+                State::ChunkDataCr => {
+                    ensure!(byte == b'\r', "a chunk is longer than its size says");
+                    self.state = State::ChunkDataLf;
+                    bytes = after;
+                }
+                State::ChunkDataLf => {
+                    ensure!(byte == b'\n', "no LF after a chunk");
+                    self.state = State::ChunkSize(None);
+                    bytes = after;
+                }
+                State::Ended => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the whole response head has come.
+    pub(super) fn has_head(&self) -> bool {
+        self.state != State::Head
+    }
+
+    /// Collects and reads the head; gives what follows it.
+    fn feed_head<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8]> {
+        let before = self.head.len();
+        self.head.extend_from_slice(bytes);
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        let httparse::Status::Complete(length) =
+            response.parse(&self.head).context("the answer is no HTTP response")?
+        else {
+            ensure!(self.head.len() <= MAX_HEAD_BYTES, "the response head is over {MAX_HEAD_BYTES} bytes");
+            return Ok(&[]);
+        };
+        if response.code != Some(200) {
+            bail!("the answer is {} {}", response.code.unwrap_or_default(), response.reason.unwrap_or_default());
+        }
+        let is_chunked = response.headers.iter().any(|header| {
+            header.name.eq_ignore_ascii_case("transfer-encoding") && header.value.eq_ignore_ascii_case(b"chunked")
+        });
+        self.state = if is_chunked { State::ChunkSize(None) } else { State::Identity };
+        self.head = Vec::new();
+        Ok(&bytes[length - before..])
+    }
+}
+
+/// Finds events in the lines of a body.
+#[derive(Debug, Default)]
+struct EventParser {
+    /// The start of a line whose end has not come.
+    partial: Vec<u8>,
+    /// The last byte was a CR; an LF now belongs to it.
+    after_cr: bool,
+    /// The data of the event that is not yet complete.
+    pending: Option<Event>,
+}
+
+impl EventParser {
+    fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
+        while !bytes.is_empty() {
+            if std::mem::take(&mut self.after_cr) && bytes[0] == b'\n' {
+                bytes = &bytes[1..];
+                continue;
+            }
+            let Some(end) = memchr::memchr2(b'\n', b'\r', bytes) else {
+                ensure!(self.partial.len() + bytes.len() <= MAX_LINE_BYTES, "a line is over {MAX_LINE_BYTES} bytes");
+                self.partial.extend_from_slice(bytes);
+                break;
+            };
+            self.after_cr = bytes[end] == b'\r';
+            if self.partial.is_empty() {
+                line(&mut self.pending, &bytes[..end], sink);
+            } else {
+                self.partial.extend_from_slice(&bytes[..end]);
+                line(&mut self.pending, &self.partial, sink);
+                self.partial.clear();
+            }
+            bytes = &bytes[end + 1..];
+        }
+        Ok(())
+    }
+}
+
+/// Takes one line, without its end. Comments and the fields `event`, `id` and `retry` change nothing here.
+fn line(pending: &mut Option<Event>, line: &[u8], sink: &mut impl FnMut(Event)) {
+    if line.is_empty() {
+        if let Some(event) = pending.take() {
+            sink(event);
+        }
+        return;
+    }
+    let data = match line.strip_prefix(b"data") {
+        Some([]) => &[],
+        Some([b':', b' ', data @ ..] | [b':', data @ ..]) => data,
+        _ => return,
+    };
+    match pending {
+        Some(event) => event.data_bytes += 1 + data.len(),
+        None => {
+            *pending = Some(Event { stamp: Stamp::parse(data), data_bytes: data.len() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::{collection::vec, prelude::*, sample::Index};
+
+    use super::*;
+
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+    /// The events of a whole body, read slowly and by the standard's words: one line after another out of a copy with
+    /// one kind of line end.
+    fn naive_events(body: &str) -> Vec<Event> {
+        let body = body.replace("\r\n", "\n").replace('\r', "\n");
+        let mut lines: Vec<&str> = body.split('\n').collect();
+        lines.pop();
+        let mut events = Vec::new();
+        let mut data: Option<String> = None;
+        for line in lines {
+            if line.is_empty() {
+                if let Some(data) = data.take() {
+                    events.push(Event { stamp: naive_stamp(&data), data_bytes: data.len() });
+                }
+                continue;
+            }
+            let (field, value) = line.split_once(':').unwrap_or((line, ""));
+            if field == "data" {
+                let value = value.strip_prefix(' ').unwrap_or(value);
+                data = Some(match data {
+                    Some(before) => format!("{before}\n{value}"),
+                    None => value.to_owned(),
+                });
+            }
+        }
+        events
+    }
+
+    fn naive_stamp(data: &str) -> Option<Stamp> {
+        let (sequence, rest) = data.split('\n').next()?.split_once(' ')?;
+        let time = rest.get(..16)?;
+        let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit());
+        (sequence.len() == 8 && digits(sequence) && digits(time))
+            .then_some(Stamp { sequence: sequence.parse().ok()?, published: Duration::from_nanos(time.parse().ok()?) })
+    }
+
+    /// `body` in chunks of these sizes (in turn), with some of what a chunk header may hold.
+    fn chunked(body: &[u8], sizes: &[usize], ends: bool) -> Vec<u8> {
+        let mut out = HEAD.as_bytes().to_vec();
+        let mut rest = body;
+        for (number, size) in sizes.iter().cycle().enumerate() {
+            if rest.is_empty() {
+                break;
+            }
+            let (chunk, after) = rest.split_at((*size).min(rest.len()));
+            let header = match number % 3 {
+                0 => format!("{:x}\r\n", chunk.len()),
+                1 => format!("{:04X}\r\n", chunk.len()),
+                _ => format!("{:x};name=value\r\n", chunk.len()),
+            };
+            out.extend_from_slice(header.as_bytes());
+            out.extend_from_slice(chunk);
+            out.extend_from_slice(b"\r\n");
+            rest = after;
+        }
+        if ends {
+            out.extend_from_slice(b"0\r\n\r\n");
+        }
+        out
+    }
+
+    fn parse(pieces: &[&[u8]]) -> Result<(StreamParser, Vec<Event>)> {
+        let mut parser = StreamParser::default();
+        let mut events = Vec::new();
+        for piece in pieces {
+            parser.feed(piece, &mut |event| events.push(event))?;
+        }
+        Ok((parser, events))
+    }
+
+    /// `bytes` cut at these places.
+    fn split<'b>(bytes: &'b [u8], cuts: &[Index]) -> Vec<&'b [u8]> {
+        let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        at.extend([0, bytes.len()]);
+        at.sort_unstable();
+        at.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
+    }
+
+    fn any_line() -> impl Strategy<Value = String> {
+        prop_oneof![
+            4 => Just(String::new()),
+            4 => (0..100_000_000_u64, 0..10_u64.pow(16), "[a-z.]{0,30}")
+                .prop_map(|(sequence, time, filler)| format!("data:{sequence:08} {time:016}{filler}")),
+            1 => "data: ?[ -~é]{0,40}",
+            1 => "data",
+            1 => "(:|event:|id: |datum:|dat)[ -~]{0,20}",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_a_naive_parser_reads_however_the_bytes_are_cut(
+            lines in vec((any_line(), prop_oneof![4 => Just("\n"), 1 => Just("\r\n"), 1 => Just("\r")]), 0..40),
+            sizes in vec(1..200_usize, 1..5),
+            cuts in vec(any::<Index>(), 0..30),
+            ends in any::<bool>(),
+        ) {
+            let body: String = lines.iter().flat_map(|(line, end)| [line.as_str(), end]).collect();
+            let expected = naive_events(&body);
+
+            let bytes = chunked(body.as_bytes(), &sizes, ends);
+            let (parser, events) = parse(&split(&bytes, &cuts)).map_err(|e| TestCaseError::fail(e.to_string()))?;
+            prop_assert!(parser.has_head());
+            prop_assert_eq!(parser.state == State::Ended, ends);
+            prop_assert_eq!(&events, &expected);
+
+            let plain = [HEAD.replace("chunked", "identity").as_bytes(), body.as_bytes()].concat();
+            let (_, events) = parse(&split(&plain, &cuts)).map_err(|e| TestCaseError::fail(e.to_string()))?;
+            prop_assert_eq!(&events, &expected);
+        }
+    }
+
+    #[test]
+    fn a_wrong_answer_is_an_error() {
+        for (bytes, expected) in [
+            ("HTTP/1.1 404 Not Found\r\n\r\n", "the answer is 404 Not Found"),
+            ("SSH-2.0-OpenSSH\r\n\r\n", "the answer is no HTTP response"),
+            (&format!("{HEAD}xyz\r\n"), "byte 0x78 where a chunk size should be"),
+            (&format!("{HEAD}\r\n"), "byte 0x0d where a chunk size should be"),
+            (&format!("{HEAD}3\r\nabcd\r\n"), "a chunk is longer than its size says"),
+            (&format!("{HEAD}3\rabc\r\n"), "no LF after a chunk size"),
+            (&format!("{HEAD}123456789abcdef01\r\n"), "a chunk size is out of range"),
+        ] {
+            let error = parse(&[bytes.as_bytes()]).err().map(|error| error.to_string());
+            assert_eq!(error.as_deref(), Some(expected), "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! `sandbox feed` as people run it: the built binary and a Redis server that each test starts.
+
+mod redis;
+
+use std::collections::HashMap;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use ::redis::{Commands, Connection};
+use rustix::process::{Pid, Signal, kill_process};
+use sandbox::{Generator, Update, catalogue};
+
+use self::redis::{LIMIT, POLL, Redis};
+
+const SCORES: &str = "emojitrack_score";
+
+/// What a run said and how it ended.
+#[derive(Debug)]
+struct Ended {
+    status: ExitStatus,
+    said: String,
+}
+
+/// A running feeder; dropping it kills it.
+struct Feeder(Child);
+
+impl Feeder {
+    fn start(arguments: &[&str]) -> Self {
+        Self::start_with(&[], arguments)
+    }
+
+    fn start_with(variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let child = Command::new(env!("CARGO_BIN_EXE_sandbox"))
+            .env_clear()
+            .envs(variables.iter().copied())
+            .arg("feed")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    /// Waits for its end. What it says fits into a pipe.
+    fn ended(mut self) -> Ended {
+        let deadline = Instant::now() + LIMIT;
+        let status = loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "the feeder does not end");
+            thread::sleep(POLL);
+        };
+        let read = |pipe: &mut dyn std::io::Read| std::io::read_to_string(pipe).unwrap();
+        assert_eq!(read(self.0.stdout.as_mut().unwrap()), "", "everything is said on standard error");
+        Ended { status, said: read(self.0.stderr.as_mut().unwrap()) }
+    }
+}
+
+impl Drop for Feeder {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn feed(arguments: &[&str]) -> Ended {
+    Feeder::start(arguments).ended()
+}
+
+/// Runs to a good end.
+fn feed_well(redis: &Redis, arguments: &[&str]) -> String {
+    let ended = feed(&[&["--redis", &redis.url()], arguments].concat());
+    assert!(ended.status.success(), "{ended:?}");
+    ended.said
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not so after {LIMIT:?}");
+        thread::sleep(POLL);
+    }
+}
+
+fn scores(connection: &mut Connection) -> HashMap<String, u64> {
+    connection.zrange_withscores(SCORES, 0, -1).unwrap()
+}
+
+fn total(connection: &mut Connection) -> u64 {
+    scores(connection).values().sum()
+}
+
+fn posts(connection: &mut Connection, id: &str) -> Vec<String> {
+    connection.lrange(format!("emojitrack_tweets_{id}"), 0, -1).unwrap()
+}
+
+/// Subscribes to all streams, and gives the first `count` messages: channels and payloads.
+fn listen(redis: &Redis, count: usize) -> JoinHandle<Vec<(String, String)>> {
+    let mut connection = redis.connect();
+    let (ready, is_ready) = mpsc::channel();
+    let listener = thread::spawn(move || {
+        let mut subscription = connection.as_pubsub();
+        subscription.psubscribe("stream.*").unwrap();
+        ready.send(()).unwrap();
+        let next = |_| {
+            let message = subscription.get_message().unwrap();
+            (message.get_channel_name().to_owned(), message.get_payload().unwrap())
+        };
+        (0..count).map(next).collect()
+    });
+    is_ready.recv_timeout(LIMIT).unwrap();
+    listener
+}
+
+/// What a feeder publishes for `updates`.
+fn messages(updates: impl Iterator<Item = Update>) -> Vec<(String, String)> {
+    updates
+        .flat_map(|Update { id, tweet }| {
+            [("stream.score_updates".to_owned(), id.to_string()), (format!("stream.tweet_updates.{id}"), tweet)]
+        })
+        .collect()
+}
+
+#[test]
+fn every_update_is_counted_listed_and_published_once() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    let expected: Vec<Update> = Generator::new(7).take(500).collect();
+    let mut scores_expected: HashMap<String, u64> =
+        Generator::new(7).standings().map(|(emoji, score)| (emoji.id.to_string(), score)).collect();
+
+    for _ in 0..2 {
+        let listener = listen(&redis, 1_000);
+        let said = feed_well(&redis, &["--count", "500", "--seed", "7", "--rate", "5000"]);
+        assert!(said.contains("\n500 updates published in "), "{said}");
+
+        assert_eq!(listener.join().unwrap(), messages(expected.iter().cloned()));
+        for update in &expected {
+            *scores_expected.get_mut(&*update.id).unwrap() += 1;
+        }
+        // The second run adds to the scores of the first.
+        assert_eq!(scores(&mut connection), scores_expected);
+        for emoji in catalogue() {
+            let posts = posts(&mut connection, &emoji.id);
+            let newest = expected.iter().rev().filter(|update| update.id == emoji.id).map(|update| &update.tweet);
+            assert_eq!(posts.len(), 10, "{emoji:?}");
+            assert!(newest.take(10).zip(&posts).all(|(expected, post)| expected == post), "{emoji:?}");
+        }
+    }
+}
+
+#[test]
+fn other_seeds_are_other_updates() {
+    let redis = Redis::start();
+    let listener = listen(&redis, 20);
+    feed_well(&redis, &["--count", "10", "--seed", "8"]);
+    let published = listener.join().unwrap();
+    assert_eq!(published, messages(Generator::new(8).take(10)));
+    assert_ne!(published, messages(Generator::new(7).take(10)));
+}
+
+#[test]
+fn scores_that_exist_are_left_as_they_are() {
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    let () = connection.zadd(SCORES, "1F4A9", 5).unwrap();
+    feed_well(&redis, &["--count", "100", "--rate", "5000"]);
+    let scores = scores(&mut connection);
+    assert_eq!(scores.values().sum::<u64>(), 105);
+    assert!(scores["1F4A9"] >= 5);
+    for id in scores.keys() {
+        assert!(posts(&mut connection, id).len() <= 10);
+    }
+}
+
+#[test]
+fn nobody_sees_a_score_without_its_publishes() {
+    const LOOKS: u32 = 50;
+    let redis = Redis::start();
+    let mut connection = redis.connect();
+    let calls = |connection: &mut Connection| -> HashMap<String, u64> {
+        let text: String = ::redis::cmd("INFO").arg("commandstats").query(connection).unwrap();
+        let calls = text.lines().filter_map(|line| {
+            let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            Some((name.to_owned(), figures.split(',').next()?.parse().ok()?))
+        });
+        calls.collect()
+    };
+    let feeder = Feeder::start(&["--redis", &redis.url(), "--rate", "1000000"]);
+    let (mut looks, mut last) = (0, 0);
+    wait_until("scores are seen to grow", || {
+        let calls = calls(&mut connection);
+        let [scores, publishes] = ["zincrby", "publish"].map(|name| calls.get(name).copied().unwrap_or(0));
+        assert_eq!(publishes, 2 * scores);
+        looks += u32::from(scores > last);
+        last = scores;
+        looks == LOOKS
+    });
+    feeder.signal(Signal::TERM);
+    assert!(feeder.ended().status.success());
+}
+
+#[test]
+fn signals_end_it_well() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let redis = Redis::start();
+        let mut connection = redis.connect();
+        let before: u64 = Generator::new(1).standings().map(|(_, score)| score).sum();
+        let feeder = Feeder::start_with(&[("REDIS_URL", &redis.url()), ("FEED_RATE", "1000")], &[]);
+        wait_until("something is published", || total(&mut connection) > before);
+        feeder.signal(signal);
+        let ended = feeder.ended();
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        let published = total(&mut connection) - before;
+        assert!(ended.said.contains(&format!("\n{published} updates published in ")), "{published}: {ended:?}");
+    }
+}
+
+#[test]
+fn a_signal_ends_it_also_when_redis_was_never_there() {
+    let mut redis = Redis::start();
+    let url = redis.url();
+    redis.kill();
+    let mut feeder = Feeder::start(&["--redis", &url]);
+    // It handles signals before it tries to connect, and says so when it cannot.
+    let mut said = [0; 1];
+    std::io::Read::read_exact(feeder.0.stderr.as_mut().unwrap(), &mut said).unwrap();
+    feeder.signal(Signal::TERM);
+    assert_eq!(feeder.ended().status.code(), Some(0));
+}
+
+#[test]
+fn it_goes_on_after_an_outage_and_counts_what_was_not_published() {
+    let mut redis = Redis::start();
+    let beginning: u64 = Generator::new(1).standings().map(|(_, score)| score).sum();
+    let feeder = Feeder::start(&["--redis", &redis.url(), "--rate", "2000"]);
+    let mut taken = 0;
+    for _ in 0..2 {
+        let mut connection = redis.connect();
+        wait_until("something is published", || total(&mut connection) > beginning);
+        // From here on the server takes nothing, so that what it has taken can be known.
+        let () =
+            ::redis::cmd("CLIENT").arg("PAUSE").arg(LIMIT.as_millis()).arg("WRITE").query(&mut connection).unwrap();
+        taken += total(&mut connection) - beginning;
+        redis.kill();
+        redis.restart();
+    }
+    let mut connection = redis.connect();
+    wait_until("something is published again", || total(&mut connection) > beginning);
+    feeder.signal(Signal::TERM);
+    let ended = feeder.ended();
+    assert!(ended.status.success(), "{ended:?}");
+
+    let lines = |part: &str| ended.said.lines().filter(|line| line.contains(part)).collect::<Vec<_>>();
+    let number = |line: &str, before: &str, after: &str| -> u64 {
+        let rest = line.split_once(before).unwrap_or_else(|| panic!("no {before:?} in {line:?}")).1;
+        rest.split_once(after).unwrap().0.replace(',', "").parse().unwrap()
+    };
+    // One line when it begins and one when it is over.
+    assert_eq!(lines(" is away: ").len(), 2, "{ended:?}");
+    let lost: Vec<u64> =
+        lines(" is back after ").iter().map(|line| number(line, " s; ", " updates were not published")).collect();
+    assert!(lost.len() == 2 && lost.iter().all(|lost| *lost > 0), "{ended:?}");
+    let last = ended.said.lines().last().unwrap();
+    let published = number(&format!("\n{last}"), "\n", " updates published (");
+    assert_eq!(number(last, " (", " were not)"), lost.iter().sum::<u64>(), "{ended:?}");
+
+    // Each server began empty: it was given the scores of the beginning, and since then every update until its end.
+    taken += total(&mut connection) - beginning;
+    assert_eq!(published, taken, "{ended:?}");
+    let made = usize::try_from(published + lost.iter().sum::<u64>()).unwrap();
+    let newest = Generator::new(1).nth(made - 1).unwrap();
+    assert_eq!(posts(&mut connection, &newest.id)[0], newest.tweet);
+}
+
+#[test]
+fn a_server_that_stays_away_is_given_up() {
+    let mut redis = Redis::start();
+    let url = redis.url();
+    redis.kill();
+    let ended = feed(&["--redis", &url, "--outage-limit", "1"]);
+    assert_eq!(ended.status.code(), Some(69), "{ended:?}");
+    assert!(ended.said.contains("was away for more than 1 s"), "{ended:?}");
+}
+
+#[test]
+fn what_redis_refuses_is_told_in_a_line() {
+    let redis = Redis::start();
+    let () = redis.connect().set(SCORES, "a string").unwrap();
+    let ended = feed(&["--redis", &redis.url()]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let last = ended.said.lines().last().unwrap();
+    assert!(last.contains("refuses: ") && last.contains("WRONGTYPE"), "{ended:?}");
+    assert_eq!(last.matches("WRONGTYPE").count(), 1, "{ended:?}");
+}
+
+#[test]
+fn passwords_are_used_and_not_shown() {
+    let redis = Redis::start_with(&["--requirepass", "open-sesame"]);
+    let url = |password: &str| redis.url().replace("://", &format!("://:{password}@"));
+    let ended = feed(&["--redis", &url("open-sesame"), "--count", "5"]);
+    assert!(ended.status.success() && !ended.said.contains("sesame"), "{ended:?}");
+    let ended = feed(&["--redis", &url("close-sesame"), "--count", "5"]);
+    assert!(ended.status.code() == Some(1) && !ended.said.contains("sesame"), "{ended:?}");
+}
+
+#[test]
+fn wrong_options_are_one_line_and_exit_code_64() {
+    let usage_error = |feeder: Feeder, expected: &str| {
+        let ended = feeder.ended();
+        assert_eq!(ended.status.code(), Some(64), "{ended:?}");
+        assert_eq!(ended.said.lines().count(), 1, "{ended:?}");
+        assert!(ended.said.contains(expected) && !ended.said.contains("sesame"), "{expected}: {ended:?}");
+    };
+    for url in [
+        "redis://example.org",
+        "redis://10.0.0.1:6379",
+        "redis://:open-sesame@redis.example:6379/1",
+        "redis://8.8.8.8",
+        "redis://134744072",
+    ] {
+        usage_error(Feeder::start(&["--redis", url]), "--yes-really");
+        usage_error(Feeder::start_with(&[("REDIS_URL", url)], &[]), "--yes-really");
+    }
+    usage_error(Feeder::start(&["--redis", "http://:open-sesame@localhost"]), "redis://");
+    usage_error(Feeder::start(&["--redis", "rediss://:open-sesame@localhost"]), "TLS");
+    usage_error(Feeder::start(&["--redis", "redis://:open-sesame@localhost:port"]), "not a Redis URL");
+    usage_error(Feeder::start(&["redis://:open-sesame@localhost"]), "unexpected argument");
+    usage_error(Feeder::start(&["--rate", "1000001"]), "--rate");
+    usage_error(Feeder::start(&["--count", "0"]), "--count");
+    usage_error(Feeder::start(&["--outage-limit", "0"]), "--outage-limit");
+    usage_error(Feeder::start_with(&[("FEED_SEED", "seven")], &[]), "FEED_SEED");
+    usage_error(Feeder::start_with(&[("FEED_YES_REALLY", "perhaps")], &[]), "FEED_YES_REALLY");
+}
