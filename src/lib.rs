@@ -10,5 +10,11 @@
 //! rest: see `examples/clock.rs`.
 
 // In the order of the flow.
+pub mod admin;
+pub mod config;
+pub mod decode;
 pub mod fanout;
+mod limited;
+pub mod source;
 pub mod sse_server;
+pub mod tally;

@@ -1,0 +1,454 @@
+//! Command line and environment -> the stages' own configs. Nothing else reads the environment.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::decode::{Route, Routes};
+use crate::fanout::NamespacePolicy;
+use crate::source::redis::RedisUrl;
+use crate::{fanout, source, sse_server, tally};
+
+/// The exit code for a wrong flag or variable (`EX_USAGE` of sysexits).
+pub const EXIT_USAGE: u8 = 64;
+/// The exit code when something that is needed to start is not there (`EX_UNAVAILABLE` of sysexits).
+pub const EXIT_UNAVAILABLE: u8 = 69;
+
+/// Broadcasts events from Redis pub/sub to any number of browsers over Server-Sent Events.
+///
+/// Without a subcommand it serves, as `tallycast serve` does. A flag wins over its environment variable. Durations are
+/// written like 17ms, 10s or 2m.
+#[derive(Debug, Parser)]
+#[command(name = "tallycast", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Subcommands>,
+    #[command(flatten)]
+    serve: ServeOptions,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    /// Serve what Redis publishes (the default)
+    Serve(Box<ServeOptions>),
+    /// Serve made-up traffic from inside the process: no Redis needed
+    Demo(Box<DemoOptions>),
+    /// Ask a running tallycast on this machine whether it is alive; exit 0 if it is, 1 if not
+    Healthcheck(HealthcheckOptions),
+}
+
+/// Options of `tallycast serve`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeOptions {
+    #[command(flatten)]
+    broker: BrokerOptions,
+    #[command(flatten)]
+    pipeline: PipelineOptions,
+}
+
+/// Options of `tallycast demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoOptions {
+    /// Made-up updates a second
+    #[arg(long, env = "TALLYCAST_DEMO_RATE", default_value = "250", value_name = "PER_SECOND")]
+    pub rate: NonZeroU32,
+    /// The same seed gives the same updates
+    #[arg(long, env = "TALLYCAST_DEMO_SEED", default_value_t = 1, value_name = "NUMBER")]
+    pub seed: u64,
+    #[command(flatten)]
+    pipeline: PipelineOptions,
+}
+
+/// Options of `tallycast healthcheck`.
+#[derive(Debug, Clone, Args)]
+pub struct HealthcheckOptions {
+    /// The port that the running tallycast listens on
+    #[arg(long, env = "PORT", default_value_t = 8001)]
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Redis")]
+struct BrokerOptions {
+    /// Where events come from: redis:// or rediss:// (TLS), with user, password and database where needed. Put
+    /// #insecure after a rediss:// URL to accept a certificate that nobody vouches for, as Heroku's Redis has
+    #[arg(
+        long,
+        env = "REDIS_URL",
+        default_value = "redis://localhost:6379",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    redis_url: RedisUrl,
+    /// Exit when Redis cannot be reached at the start, instead of trying on
+    #[arg(long, env = "TALLYCAST_REQUIRE_BROKER")]
+    require_broker: bool,
+    /// How long Redis may take to accept a connection or to answer
+    #[arg(long, env = "TALLYCAST_REDIS_TIMEOUT", default_value = "5s", value_name = "DURATION", value_parser = duration)]
+    redis_timeout: Duration,
+    /// Silence after which Redis is asked whether it is still there
+    #[arg(long, env = "TALLYCAST_REDIS_PING", default_value = "5s", value_name = "DURATION", value_parser = duration)]
+    redis_ping: Duration,
+    /// How often the status goes to the Redis hash admin_stream_status, in staging and production
+    #[arg(long, env = "TALLYCAST_STATUS_INTERVAL", default_value = "5s", value_name = "DURATION", value_parser = duration)]
+    status_interval: Duration,
+}
+
+#[derive(Debug, Clone, Args)]
+struct PipelineOptions {
+    /// The address to listen on
+    #[arg(long, env = "TALLYCAST_ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED), value_name = "IP")]
+    address: IpAddr,
+    /// The port to listen on; 0 takes any that is free
+    #[arg(long, env = "PORT", default_value_t = 8001)]
+    port: u16,
+    /// Where this runs: decides whether the status is reported to Redis, and stands in the node's name
+    #[arg(long, env = "APP_ENV", default_value = "development", value_enum, value_name = "NAME")]
+    app_env: AppEnv,
+    /// The name of this instance among others, the end of the node's name [default: the host's name]
+    #[arg(long, env = "DYNO", value_name = "NAME")]
+    instance: Option<String>,
+    /// What to log: error, warn, info, debug or trace, or tracing-subscriber directives
+    #[arg(long, env = "TALLYCAST_LOG", default_value = "info", value_name = "LEVEL")]
+    log: String,
+    /// Print the effective configuration, with secrets masked, and exit
+    #[arg(long, env = "TALLYCAST_PRINT_CONFIG")]
+    print_config: bool,
+    /// How long a shutdown may take before what is left is cut off
+    #[arg(long, env = "TALLYCAST_SHUTDOWN_LIMIT", default_value = "10s", value_name = "DURATION", value_parser = duration)]
+    shutdown_limit: Duration,
+    /// Events, keys or messages that may wait before each stage
+    #[arg(long, env = "TALLYCAST_INBOX", default_value_t = 16_384, value_name = "COUNT", value_parser = at_least_one)]
+    inbox: usize,
+
+    /// From which channels to which namespace. PATTERN is a channel, or the beginning of one and *. In NAMESPACE, *
+    /// stands for the rest as one segment and ** for the rest split at ':'. Then, each after a comma: event=channel or
+    /// event=NAME names the event, split=CHARS splits the rest at these, tally=NAMESPACE counts payloads there. May be
+    /// given several times (in the variable, separated by ';')
+    #[arg(
+        long = "route",
+        env = "TALLYCAST_ROUTES",
+        value_delimiter = ';',
+        default_values = Routes::DEFAULTS,
+        value_name = "PATTERN=NAMESPACE[,...]",
+        help_heading = "Routes and tallies"
+    )]
+    routes: Vec<Route>,
+    /// At most one tally is sent in this time
+    #[arg(
+        long,
+        env = "TALLYCAST_TALLY_PERIOD",
+        default_value = "17ms",
+        value_name = "DURATION",
+        value_parser = duration,
+        help_heading = "Routes and tallies"
+    )]
+    tally_period: Duration,
+    /// Different keys that a tally may hold before counting waits for it to be sent
+    #[arg(
+        long,
+        env = "TALLYCAST_TALLY_KEYS",
+        default_value_t = 65_536,
+        value_name = "COUNT",
+        value_parser = at_least_one,
+        help_heading = "Routes and tallies"
+    )]
+    tally_keys: usize,
+
+    #[command(flatten)]
+    readers: ReaderOptions,
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Readers")]
+struct ReaderOptions {
+    /// What happens to a reader that falls behind further than the log goes back: disconnect, skip (to the newest), or
+    /// merge (sum the tallies it missed). Holds for the namespace and those below it; elsewhere: disconnect. May be
+    /// given several times (in the variable, separated by ';')
+    #[arg(
+        long = "slow-reader",
+        env = "TALLYCAST_SLOW_READERS",
+        value_delimiter = ';',
+        default_value = "/eps=merge",
+        value_name = "NAMESPACE=POLICY"
+    )]
+    slow_readers: Vec<NamespacePolicy>,
+    /// Tasks that write to connections [default: one for each core]
+    #[arg(long, env = "TALLYCAST_SHARDS", value_name = "COUNT", value_parser = at_least_one)]
+    shards: Option<usize>,
+    /// Batches that a feed's log goes back
+    #[arg(long, env = "TALLYCAST_LOG_BATCHES", default_value_t = 256, value_name = "COUNT", value_parser = at_least_one)]
+    log_batches: usize,
+    /// Bytes that a feed's log goes back
+    #[arg(long, env = "TALLYCAST_LOG_BYTES", default_value_t = 4 << 20, value_name = "BYTES", value_parser = at_least_one)]
+    log_bytes: usize,
+    /// Bytes of all logs of one shard together
+    #[arg(long, env = "TALLYCAST_TOTAL_LOG_BYTES", default_value_t = 256 << 20, value_name = "BYTES", value_parser = at_least_one)]
+    total_log_bytes: usize,
+    /// Keys that the tallies merged for one reader may have before it is disconnected
+    #[arg(long, env = "TALLYCAST_MERGED_KEYS", default_value_t = 100_000, value_name = "COUNT", value_parser = at_least_one)]
+    merged_keys: usize,
+    /// Silence on a connection after which a comment is sent
+    #[arg(long, env = "TALLYCAST_KEEP_ALIVE", default_value = "15s", value_name = "DURATION", value_parser = duration)]
+    keep_alive: Duration,
+    /// How long a reader may take nothing at all before it is disconnected
+    #[arg(long, env = "TALLYCAST_STALL_LIMIT", default_value = "60s", value_name = "DURATION", value_parser = duration)]
+    stall_limit: Duration,
+    /// What the kernel may hold of what a client has not read
+    #[arg(long, env = "TALLYCAST_SEND_BUFFER", default_value_t = 256 << 10, value_name = "BYTES")]
+    send_buffer: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "HTTP")]
+struct ServerOptions {
+    /// Connections at the same time; more are answered with 503
+    #[arg(long, env = "TALLYCAST_MAX_CONNECTIONS", default_value_t = 50_000, value_name = "COUNT", value_parser = at_least_one)]
+    max_connections: usize,
+    /// How long a request's head may take to come
+    #[arg(long, env = "TALLYCAST_HEAD_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = duration)]
+    head_timeout: Duration,
+    /// Bytes that a request's head may have
+    #[arg(long, env = "TALLYCAST_MAX_HEAD_BYTES", default_value_t = 16 << 10, value_name = "BYTES", value_parser = head_bytes)]
+    max_head_bytes: usize,
+}
+
+/// Where the process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AppEnv {
+    /// On a developer's machine: no status reports.
+    Development,
+    /// Before production.
+    Staging,
+    /// For real.
+    Production,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// Run the pipeline.
+    Run(Box<Config>),
+    /// Print this and exit.
+    Print(String),
+    /// Ask the tallycast at this port whether it is alive.
+    Healthcheck(u16),
+}
+
+/// Where events come from.
+#[derive(Debug)]
+pub enum Source {
+    /// A Redis server.
+    Redis(Box<source::redis::Config>),
+    /// The sandbox's generator.
+    Demo(Box<DemoOptions>),
+}
+
+/// The stages' configs.
+#[derive(Debug)]
+pub struct Config {
+    /// Stage 1.
+    pub source: Source,
+    /// Stage 2.
+    pub routes: Routes,
+    /// Stage 3.
+    pub tally: tally::Config,
+    /// Stage 4.
+    pub fanout: fanout::Config,
+    /// The HTTP server.
+    pub server: sse_server::Config,
+    /// What the HTTP server listens on.
+    pub address: SocketAddr,
+    /// What the kernel may hold of what a client has not read, in bytes.
+    pub send_buffer: u32,
+    /// The room in each stage's inbox.
+    pub inbox: usize,
+    /// The node's name: `<platform>-<env>-<instance>`.
+    pub node: String,
+    /// How often the status goes to Redis, if it does.
+    pub status_interval: Option<Duration>,
+    /// How long a shutdown may take.
+    pub shutdown_limit: Duration,
+    /// What to log.
+    pub log: tracing_subscriber::EnvFilter,
+}
+
+/// Reads the command line and the environment.
+///
+/// # Errors
+/// The exit code, after the reason has been printed: 0 for `--help` and `--version`, [`EXIT_USAGE`] for a wrong value.
+pub fn from_args(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, ExitCode> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let command = Cli::command();
+    let matches =
+        command.clone().try_get_matches_from(&arguments).map_err(|error| explain(&error, &command, &arguments))?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| explain(&error, &command, &arguments))?;
+    let (name, chosen) = matches.subcommand().unwrap_or(("serve", &matches));
+    let (pipeline, source) = match cli.command {
+        Some(Subcommands::Healthcheck(options)) => return Ok(Command::Healthcheck(options.port)),
+        Some(Subcommands::Demo(options)) => (options.pipeline.clone(), Err(options)),
+        Some(Subcommands::Serve(options)) => (options.pipeline, Ok(options.broker)),
+        None => (cli.serve.pipeline, Ok(cli.serve.broker)),
+    };
+    if pipeline.print_config {
+        return Ok(Command::Print(effective(&command, name, chosen)));
+    }
+    compose(pipeline, source).map(|config| Command::Run(Box::new(config))).map_err(|error| {
+        complain(&error);
+        ExitCode::from(EXIT_USAGE)
+    })
+}
+
+fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOptions>>) -> Result<Config, String> {
+    let routes = Routes::new(pipeline.routes).map_err(|error| format!("--route: {error}"))?;
+    let log = pipeline
+        .log
+        .parse()
+        .map_err(|error| format!("--log {:?}: {error}; expected error, warn, info, debug or trace", pipeline.log))?;
+    let instance =
+        pipeline.instance.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+    let env = pipeline.app_env.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+    let mut status_interval = None;
+    let source = match source {
+        Ok(broker) => {
+            status_interval = (pipeline.app_env != AppEnv::Development).then_some(broker.status_interval);
+            let mut config = source::redis::Config::new(broker.redis_url, routes.patterns())
+                .map_err(|error| format!("--redis-url: {error}"))?;
+            config.require_broker = broker.require_broker;
+            config.connect_timeout = broker.redis_timeout;
+            config.ping_timeout = broker.redis_timeout;
+            config.ping_interval = broker.redis_ping;
+            Source::Redis(Box::new(config))
+        }
+        Err(demo) => Source::Demo(demo),
+    };
+    let readers = pipeline.readers;
+    Ok(Config {
+        source,
+        routes,
+        tally: tally::Config { period: pipeline.tally_period, max_keys: pipeline.tally_keys },
+        fanout: fanout::Config {
+            shards: readers.shards.unwrap_or(fanout::Config::default().shards),
+            log_batches: readers.log_batches,
+            log_bytes: readers.log_bytes,
+            total_log_bytes: readers.total_log_bytes,
+            merged_keys: readers.merged_keys,
+            policies: readers.slow_readers,
+            keep_alive: readers.keep_alive,
+            stall_limit: readers.stall_limit,
+            close_limit: pipeline.shutdown_limit,
+            ..fanout::Config::default()
+        },
+        server: sse_server::Config {
+            max_connections: pipeline.server.max_connections,
+            head_timeout: pipeline.server.head_timeout,
+            max_head_bytes: pipeline.server.max_head_bytes,
+            close_limit: pipeline.shutdown_limit,
+            ..sse_server::Config::default()
+        },
+        address: SocketAddr::new(pipeline.address, pipeline.port),
+        send_buffer: readers.send_buffer,
+        inbox: pipeline.inbox,
+        node: format!("rust-{env}-{instance}"),
+        status_interval,
+        shutdown_limit: pipeline.shutdown_limit,
+        log,
+    })
+}
+
+/// Prints what clap has to say: help as it is, an error as one line that tells where the wrong value came from.
+fn explain(error: &clap::Error, command: &clap::Command, arguments: &[OsString]) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // Whoever closed the pipe does not want the rest.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let rendered = error.render().to_string();
+    let mut line = rendered.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let argument = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => argument.as_str(),
+        _ => "",
+    };
+    if let (true, Some(ContextValue::String(url))) =
+        (argument.starts_with("--redis-url"), error.get(ContextKind::InvalidValue))
+    {
+        // It may hold a password, also where it is not a URL.
+        line = line.replace(url, "***");
+    }
+    if let Some(ContextValue::Strings(valid)) = error.get(ContextKind::ValidValue)
+        && !valid.is_empty()
+    {
+        line.push_str(&format!(": expected {}", valid.join(", ")));
+    }
+    let variable = variable_of(argument, command, arguments);
+    let origin = variable.map(|name| format!(" (from the environment variable {name})")).unwrap_or_default();
+    complain(&format!("{line}{origin}; see tallycast --help"));
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// The variable that `argument` (such as `--port <PORT>`) came from, if the command line does not have it.
+fn variable_of(argument: &str, command: &clap::Command, arguments: &[OsString]) -> Option<String> {
+    let flag = argument.split([' ', '=']).next()?;
+    if arguments.iter().any(|given| given.to_string_lossy().split('=').next() == Some(flag)) {
+        return None;
+    }
+    let long = flag.strip_prefix("--")?;
+    let commands = std::iter::once(command).chain(command.get_subcommands());
+    let found = commands.flat_map(clap::Command::get_arguments).find(|candidate| candidate.get_long() == Some(long))?;
+    Some(found.get_env()?.to_string_lossy().into_owned())
+}
+
+#[expect(clippy::print_stderr, reason = "before the log is set up, and for people")]
+fn complain(line: &str) {
+    eprintln!("tallycast: {line}");
+}
+
+/// Every option's value that is set, and where it came from, a line each.
+fn effective(command: &clap::Command, name: &str, matches: &ArgMatches) -> String {
+    let command = command.find_subcommand(name).unwrap_or(command);
+    let mut text = String::new();
+    for argument in command.get_arguments() {
+        let id = argument.get_id().as_str();
+        let (Some(long), Some(source)) = (argument.get_long(), matches.value_source(id)) else { continue };
+        let values: Vec<String> = match matches.try_get_many::<RedisUrl>(id) {
+            Ok(urls) => urls.into_iter().flatten().map(ToString::to_string).collect(),
+            Err(_) => matches.get_raw(id).into_iter().flatten().map(|raw| raw.to_string_lossy().into_owned()).collect(),
+        };
+        let origin = match source {
+            ValueSource::CommandLine => "flag".to_owned(),
+            ValueSource::EnvVariable => {
+                argument.get_env().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+            }
+            _ => "default".to_owned(),
+        };
+        text.push_str(&format!("{:<44} # {origin}\n", format!("{long} = {}", values.join(";"))));
+    }
+    text
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration >= Duration::from_millis(1) => Ok(duration),
+        Ok(_) => Err("at least 1ms is needed".to_owned()),
+        Err(_) => Err("expected a number with a unit, such as 17ms, 10s or 2m".to_owned()),
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&count| count > 0).ok_or_else(|| "expected a whole number of at least 1".to_owned())
+}
+
+fn head_bytes(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|&bytes| bytes >= 8192)
+        .ok_or_else(|| "expected a whole number of at least 8192".to_owned())
+}

@@ -1,0 +1,162 @@
+//! The pipeline: every channel, task and step of the shutdown, in the order of the flow.
+
+#![expect(clippy::print_stdout, reason = "what was asked for goes to standard output; the log goes to standard error")]
+
+mod healthcheck;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context;
+use sandbox::Generator;
+use tallycast::admin::{self, AdminPages, StatusSource};
+use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
+use tallycast::fanout::Fanout;
+use tallycast::source::{self, BrokerState};
+use tallycast::{decode, sse_server, tally};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Gives memory back after a rush of clients, which the system's allocator does not.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let config = match config::from_args(std::env::args_os()) {
+        Ok(Command::Run(config)) => config,
+        Ok(Command::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(Command::Healthcheck(port)) => return healthcheck::run(port),
+        Err(code) => return code,
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(config.log.clone())
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    match run(*config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(EXIT_UNAVAILABLE)
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(config: Config) -> anyhow::Result<()> {
+    raise_file_limit();
+    let listener = sse_server::listen(config.address, config.send_buffer)
+        .with_context(|| format!("cannot listen on {}", config.address))?;
+    let address = listener.local_addr().context("the listener has no address")?;
+    let shutdown = on_signal().context("cannot catch signals")?;
+
+    // The stages and what joins them, in the order of the flow.
+    let (events, decode_inbox) = mpsc::channel(config.inbox);
+    let (keys, tally_inbox) = mpsc::channel(config.inbox);
+    let (messages, hub_inbox) = mpsc::channel(config.inbox);
+    let (broker, broker_state) = watch::channel(BrokerState::Connecting);
+    let fanout = Fanout::start(config.fanout, hub_inbox);
+    let status = StatusSource {
+        node: config.node.into(),
+        started_at: SystemTime::now(),
+        broker: broker_state,
+        source: Arc::default(),
+        decode: Arc::default(),
+        tally: Arc::default(),
+        gateway: fanout.gateway(),
+        server: Arc::default(),
+    };
+    let mut reporter = JoinSet::new();
+    if let (Some(interval), Source::Redis(redis)) = (config.status_interval, &config.source) {
+        reporter.spawn(admin::report((**redis).clone(), interval, status.clone()));
+    }
+    let demo = matches!(config.source, Source::Demo(_));
+    let source = tokio::spawn({
+        let (stats, shutdown) = (Arc::clone(&status.source), shutdown.clone());
+        async move {
+            match config.source {
+                Source::Redis(redis) => source::redis::run(*redis, events, broker, stats, shutdown).await,
+                Source::Demo(demo) => {
+                    let updates = sandbox::paced(Generator::new(demo.seed), demo.rate);
+                    source::memory::run(source::memory::emojitracker(updates), events, broker, stats, shutdown).await;
+                    Ok(())
+                }
+            }
+        }
+    });
+    let decode =
+        tokio::spawn(decode::run(config.routes, decode_inbox, messages.clone(), keys, Arc::clone(&status.decode)));
+    let tally = tokio::spawn(tally::run(config.tally, tally_inbox, messages, Arc::clone(&status.tally)));
+    let server = tokio::spawn(sse_server::serve(
+        listener,
+        fanout.gateway(),
+        AdminPages(status.clone()),
+        config.server,
+        Arc::clone(&status.server),
+        shutdown.clone(),
+    ));
+    tracing::info!(%address, node = %status.node, "serving");
+    if demo {
+        println!(
+            "tallycast demo: curl http://localhost:{0}/subscribe/eps or open http://localhost:{0}/subscribe/details in a browser",
+            address.port()
+        );
+    }
+
+    // The source ends at a signal, or because the broker is required and absent. Each stage then ends when the one
+    // before it has and its inbox is empty, so that all that was taken in is sent out.
+    let outcome = source.await.context("the source failed")?.context("the broker is required");
+    shutdown.cancel();
+    let drain = async {
+        decode.await.context("the decode stage failed")?;
+        tally.await.context("the tally stage failed")?;
+        fanout.ended().await;
+        server.await.context("the server failed")
+    };
+    match tokio::time::timeout(config.shutdown_limit, drain).await {
+        Ok(drained) => drained?,
+        Err(_) => tracing::warn!("shut down at the time limit, with streams cut off"),
+    }
+    reporter.shutdown().await;
+    tracing::info!(counters = %status.counters(), "stopped");
+    outcome
+}
+
+/// A token that is cancelled by the first SIGTERM or SIGINT; the second ends the process at once.
+fn on_signal() -> std::io::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = CancellationToken::new();
+    let token = shutdown.clone();
+    tokio::spawn(async move {
+        for told_before in [false, true] {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if told_before {
+                tracing::warn!(signal = name, "ending at once");
+                std::process::exit(1);
+            }
+            tracing::info!(signal = name, "shutting down; once more ends at once");
+            token.cancel();
+        }
+    });
+    Ok(shutdown)
+}
+
+/// Lets the process have as many file descriptors as it may: every connection is one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, ?current, ?maximum, "cannot raise the limit of open files");
+    }
+}
