@@ -1,0 +1,189 @@
+//! A broker that is late, dies, freezes, refuses, or speaks TLS.
+
+use redis::Commands;
+
+use crate::support::{Certificate, Event, EventSource, RedisServer, Tallycast, command, eventually};
+
+#[test]
+fn a_redis_that_comes_late_is_waited_for_and_streams_opened_before_receive() {
+    let mut redis = RedisServer::absent();
+    let tallycast = Tallycast::start_unready(&redis.url(), &[]);
+    let raw = EventSource::open(&tallycast, "/subscribe/raw");
+    tallycast.wait_for_log("cannot subscribe yet; trying on");
+    redis.run();
+    tallycast.until_ready();
+    redis.publish_scores(["1F602"]);
+    assert_eq!(raw.next(), Event::message("1F602"));
+    // Said once, however often it was tried.
+    assert_eq!(tallycast.log().matches("cannot subscribe").count(), 1);
+    // What was not subscribed yet was no gap.
+    assert_eq!(tallycast.counter("/source/gaps"), 0);
+}
+
+#[test]
+fn clients_stay_connected_while_redis_is_killed_and_started_again() {
+    let mut redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let raw = EventSource::open(&tallycast, "/subscribe/raw");
+    let eps = EventSource::open_http2(&tallycast, "/subscribe/eps");
+    redis.publish_scores(["0"]);
+    assert_eq!(raw.next(), Event::message("0"));
+    for times in 1..=3 {
+        redis.kill();
+        eventually("the loss is noticed", || tallycast.get("/readyz").0 == 503);
+        redis.run();
+        tallycast.until_ready();
+        let id = times.to_string();
+        redis.publish_scores([&id]);
+        assert_eq!(raw.next(), Event::message(&id));
+        assert_eq!(tallycast.counter("/source/gaps"), times);
+        assert_eq!(tallycast.counter("/source/subscriptions"), times + 1);
+    }
+    assert!(tallycast.counter("/source/gap_milliseconds") > 0);
+    tallycast.wait_for_log("lost the subscription; what is published meanwhile is lost");
+    tallycast.wait_for_log("subscribed again");
+    assert_eq!(tallycast.counter("/hub/connected"), 2);
+    tallycast.until_counter("/tally/sent", 4);
+    tallycast.terminate();
+    assert_eq!(crate::contract::sum_windows(eps.rest().into_iter().map(|event| event.data)).len(), 4);
+}
+
+#[test]
+fn a_subscription_that_redis_ends_is_made_again() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let raw = EventSource::open(&tallycast, "/subscribe/raw");
+    let killed: u32 = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "pubsub"]).query(&mut redis.connect()).unwrap();
+    assert_eq!(killed, 1);
+    tallycast.until_counter("/source/gaps", 1);
+    redis.publish_scores(["1F602"]);
+    assert_eq!(raw.next(), Event::message("1F602"));
+}
+
+#[test]
+fn a_frozen_redis_is_noticed_though_its_connection_stands() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--redis-ping", "100ms", "--redis-timeout", "300ms"]);
+    let raw = EventSource::open(&tallycast, "/subscribe/raw");
+    redis.freeze();
+    eventually("the loss is noticed", || tallycast.get("/readyz").0 == 503);
+    assert_eq!(tallycast.json("/admin/status.json")["status"], "DEGRADED");
+    redis.thaw();
+    tallycast.until_ready();
+    tallycast.wait_for_log("no answer within 300ms");
+    redis.publish_scores(["1F602"]);
+    assert_eq!(raw.next(), Event::message("1F602"));
+    // A busy machine may make more than one of it.
+    assert!(tallycast.counter("/source/gaps") >= 1);
+}
+
+#[test]
+fn a_silent_redis_that_answers_is_not_given_up() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--redis-ping", "5ms"]);
+    // Redis tells how often it was asked.
+    eventually("many pings", || {
+        let statistics: String = redis::cmd("INFO").arg("commandstats").query(&mut redis.connect()).unwrap();
+        let calls = statistics.lines().find_map(|line| line.strip_prefix("cmdstat_ping:calls="));
+        calls.is_some_and(|calls| calls.split(',').next().unwrap().parse::<u32>().unwrap() > 20)
+    });
+    assert_eq!(tallycast.counter("/source/gaps"), 0);
+}
+
+#[test]
+fn a_required_broker_that_is_not_there_ends_the_process_with_one_line() {
+    let redis = RedisServer::absent();
+    let output = command()
+        .args(["--require-broker", "--port", "0", "--address", "127.0.0.1", "--log", "error", "--redis-url"])
+        .arg(redis.url_with_password(Some("hunter2")))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    let masked = redis.url_with_password(Some("***"));
+    assert!(stderr.contains(&format!("cannot subscribe at {masked}: ")), "{stderr}");
+    assert!(stderr.contains("refused"), "{stderr}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_required_broker_that_was_there_may_go_away() {
+    let mut redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--require-broker"]);
+    redis.kill();
+    eventually("the loss is noticed", || tallycast.get("/readyz").0 == 503);
+    redis.run();
+    tallycast.until_ready();
+}
+
+#[test]
+fn a_password_in_the_url_is_used() {
+    let redis = RedisServer::start_with_password("correct-horse");
+    let tallycast = Tallycast::start(&redis, &["--log", "trace", "--app-env", "staging", "--status-interval", "10ms"]);
+    let raw = EventSource::open(&tallycast, "/subscribe/raw");
+    redis.publish_scores(["1F602"]);
+    assert_eq!(raw.next(), Event::message("1F602"));
+    eventually("the report uses it too", || {
+        let reports: usize = redis.connect().hlen("admin_stream_status").unwrap();
+        reports == 1
+    });
+    let ended = tallycast.terminate();
+    assert!(!ended.log.contains("correct-horse"), "{}", ended.log);
+}
+
+#[test]
+fn a_wrong_password_is_told_but_never_printed() {
+    let redis = RedisServer::start_with_password("correct-horse");
+    let url = redis.url_with_password(Some("battery-staple"));
+    let tallycast = Tallycast::start_unready(&url, &["--log", "trace"]);
+    let line = tallycast.wait_for_log("cannot subscribe yet");
+    assert!(line.contains(&redis.url_with_password(Some("***"))), "{line}");
+    assert_eq!(tallycast.get("/readyz").0, 503);
+    let pages = ["/admin/status.json", "/admin/counters.json", "/readyz"].map(|path| tallycast.get(path).1);
+    let ended = tallycast.terminate();
+    for text in pages.iter().chain([&ended.log]) {
+        assert!(!text.contains("battery-staple"), "{text}");
+    }
+}
+
+#[test]
+fn a_database_and_a_user_in_the_url_are_used() {
+    let redis = RedisServer::start();
+    let () = redis::cmd("ACL")
+        .arg(&["SETUSER", "streamer", "on", ">secret", "~*", "&*", "+@all"])
+        .query(&mut redis.connect())
+        .unwrap();
+    let url = redis.url().replace("redis://", "redis://streamer:secret@") + "3";
+    let tallycast =
+        Tallycast::start_unready(&url, &["--app-env", "staging", "--instance", "a", "--status-interval", "10ms"]);
+    tallycast.until_ready();
+    let mut connection = redis.connect();
+    let () = redis::cmd("SELECT").arg(3).query(&mut connection).unwrap();
+    eventually("the report is in that database", || {
+        connection.hexists("admin_stream_status", "rust-staging-a").unwrap()
+    });
+    let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut connection).unwrap();
+    let subscriber = clients.lines().find(|line| line.contains("psub=2")).unwrap();
+    assert!(subscriber.contains("user=streamer"), "{subscriber}");
+}
+
+#[test]
+fn tls_with_a_self_signed_certificate_works_when_that_is_asked_for() {
+    let certificate = Certificate::self_signed();
+    let redis = RedisServer::start_with_tls(&certificate);
+    let tallycast = Tallycast::start(&redis, &[]);
+    let raw = EventSource::open(&tallycast, "/subscribe/raw");
+    redis.publish_scores(["1F602"]);
+    assert_eq!(raw.next(), Event::message("1F602"));
+}
+
+#[test]
+fn tls_with_a_self_signed_certificate_is_refused_otherwise() {
+    let certificate = Certificate::self_signed();
+    let redis = RedisServer::start_with_tls(&certificate);
+    let tallycast = Tallycast::start_unready(&redis.url().replace("#insecure", ""), &[]);
+    let line = tallycast.wait_for_log("cannot subscribe yet");
+    assert!(line.to_lowercase().contains("certificate"), "{line}");
+    assert_eq!(tallycast.get("/readyz").0, 503);
+}

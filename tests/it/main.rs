@@ -1,0 +1,21 @@
+//! The built binary against a real Redis and clients that are not ours. What a test states, users may rely on.
+//!
+//! No port is fixed, no duration is asserted, and no test knows of another: each starts the servers it needs and they
+//! end with it. Time limits only keep a test that fails from hanging.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test ends with a panic, and says why"
+)]
+
+mod broker;
+mod cli;
+mod contract;
+mod http;
+mod layers;
+mod shutdown;
+mod slow;
+mod status;
+mod support;

@@ -1,0 +1,170 @@
+//! The end: what was taken in is sent, every stream ends in good order, and nothing waits for ever.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::Signal;
+
+use crate::contract::sum_windows;
+use crate::support::{EventSource, Raw, RedisServer, Tallycast, eventually};
+
+/// Publishes score updates as fast as Redis takes them, until told to stop.
+fn publish_until(stop: &AtomicBool, redis: &RedisServer) {
+    let mut round = 0_usize;
+    while !stop.load(Ordering::Relaxed) {
+        redis.publish_scores((0..50).map(|key| format!("{:X}", 0x1F600 + (key * 7 + round) % 80)));
+        round += 1;
+    }
+}
+
+fn data_lines(body: &str) -> Vec<String> {
+    body.lines().filter_map(|line| line.strip_prefix("data:")).map(str::to_owned).collect()
+}
+
+#[test]
+fn sigterm_mid_stream_flushes_what_was_counted_and_completes_every_body() {
+    let redis = Arc::new(RedisServer::start());
+    let tallycast = Tallycast::start(&redis, &["--log-bytes", "100000000", "--log-batches", "1000000"]);
+    let mut eps = Raw::subscribe(&tallycast, "/subscribe/eps");
+    let mut raw = Raw::subscribe(&tallycast, "/subscribe/raw");
+    let by_http2 = EventSource::open_http2(&tallycast, "/subscribe/eps");
+    let by_reqwest = EventSource::open(&tallycast, "/subscribe/raw");
+    let stop = Arc::new(AtomicBool::new(false));
+    let publisher = std::thread::spawn({
+        let (stop, redis) = (Arc::clone(&stop), Arc::clone(&redis));
+        move || publish_until(&stop, &redis)
+    });
+    tallycast.until_counter("/tally/sent", 5000);
+    tallycast.signal(Signal::TERM);
+    // Both end with the last chunk and then the connection's end.
+    let eps = std::thread::spawn(move || eps.chunks_to_the_end());
+    let raw = raw.chunks_to_the_end();
+    let eps = eps.join().unwrap();
+    let ended = tallycast.wait();
+    stop.store(true, Ordering::Relaxed);
+    publisher.join().unwrap();
+
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    let counters = ended.counters();
+    let taken_in = counters["source"]["received"].as_u64().unwrap();
+    assert!(taken_in >= 5000, "{counters}");
+    assert_eq!(counters["source"]["overflowed"], 0, "{counters}");
+    assert_eq!(counters["decode"]["decoded"], taken_in, "{counters}");
+    assert_eq!(counters["tally"]["sent"], taken_in, "{counters}");
+    let sums = sum_windows(data_lines(&eps));
+    assert_eq!(sums.values().sum::<u64>(), taken_in);
+    assert_eq!(sum_windows(by_http2.rest().into_iter().map(|event| event.data)), sums);
+    let mut counted = std::collections::BTreeMap::<String, u64>::new();
+    for id in data_lines(&raw) {
+        *counted.entry(id).or_default() += 1;
+    }
+    assert_eq!(counted, sums);
+    assert_eq!(by_reqwest.rest().len() as u64, taken_in);
+}
+
+#[test]
+fn what_was_published_before_sigterm_is_sent_though_its_period_is_not_over() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--tally-period", "10m"]);
+    let eps = EventSource::open(&tallycast, "/subscribe/eps");
+    redis.publish_scores(["first"]);
+    tallycast.until_counter("/tally/sent", 1);
+    // This one has to wait for ten minutes, or for the end.
+    redis.publish_scores(["second", "second"]);
+    tallycast.until_counter("/tally/counted", 3);
+    assert_eq!(tallycast.counter("/tally/sent"), 1);
+    let ended = tallycast.terminate();
+    assert_eq!(ended.status.code(), Some(0));
+    let windows: Vec<String> = eps.rest().into_iter().map(|event| event.data).collect();
+    assert_eq!(windows, [r#"{"first":1}"#, r#"{"second":2}"#]);
+}
+
+#[test]
+fn an_idle_process_ends_with_code_0_on_both_signals() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let tallycast = Tallycast::start_unready("redis://127.0.0.1:1", &[]);
+        let mut stream = Raw::subscribe(&tallycast, "/subscribe/raw");
+        let mut kept_alive = Raw::request(&tallycast, "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        kept_alive.head();
+        kept_alive.expect("alive\n");
+        let silent = Raw::connect(&tallycast);
+        tallycast.signal(signal);
+        stream.expect("0\r\n\r\n");
+        assert_eq!(stream.read_to_the_end(), "");
+        assert_eq!(kept_alive.read_to_the_end(), "");
+        let ended = tallycast.wait();
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+        assert!(!ended.log.contains("cut off"), "{}", ended.log);
+        drop(silent);
+    }
+}
+
+/// A server that cannot end its streams in good order, because a client does not read.
+fn stuck(redis: &RedisServer, flags: &[&str]) -> (Tallycast, Raw) {
+    let tallycast = Tallycast::start(redis, &[&["--send-buffer", "4096"], flags].concat());
+    let never_reads = Raw::connect_with_small_buffer(&tallycast).subscribed("/subscribe/details/1");
+    let filler = "x".repeat(1 << 16);
+    redis.publish((0..32).map(|_| ("stream.tweet_updates.1", &filler)));
+    tallycast.until_counter("/hub/broadcast", 32);
+    (tallycast, never_reads)
+}
+
+#[test]
+fn new_connections_are_refused_while_old_ones_end() {
+    let redis = RedisServer::start();
+    let (mut tallycast, never_reads) = stuck(&redis, &["--shutdown-limit", "10m"]);
+    tallycast.signal(Signal::TERM);
+    eventually("a new connection is refused", || {
+        TcpStream::connect(tallycast.address).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    });
+    assert!(tallycast.is_running(), "{}", tallycast.log());
+    // It had only waited for this client.
+    drop(never_reads);
+    assert_eq!(tallycast.wait().status.code(), Some(0));
+}
+
+#[test]
+fn a_client_that_does_not_read_is_cut_off_at_the_limit() {
+    let redis = RedisServer::start();
+    let (tallycast, _never_reads) = stuck(&redis, &["--shutdown-limit", "100ms"]);
+    let ended = tallycast.terminate();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    assert!(ended.log.contains("cut off"), "{}", ended.log);
+}
+
+#[test]
+fn a_client_that_reads_again_during_the_shutdown_gets_all_and_a_complete_body() {
+    let redis = RedisServer::start();
+    let (tallycast, mut late) = stuck(&redis, &["--shutdown-limit", "10m"]);
+    tallycast.signal(Signal::TERM);
+    tallycast.wait_for_log("shutting down");
+    assert_eq!(data_lines(&late.chunks_to_the_end()).len(), 32);
+    let ended = tallycast.wait();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    assert!(!ended.log.contains("cut off"), "{}", ended.log);
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    let redis = RedisServer::start();
+    let (mut tallycast, _never_reads) = stuck(&redis, &["--shutdown-limit", "10m"]);
+    tallycast.signal(Signal::TERM);
+    tallycast.wait_for_log("once more ends at once");
+    assert!(tallycast.is_running());
+    tallycast.signal(Signal::INT);
+    let ended = tallycast.wait();
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
+    assert!(ended.log.contains("ending at once"), "{}", ended.log);
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_a_frozen_broker() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(
+        &redis,
+        &["--app-env", "staging", "--status-interval", "10ms", "--redis-timeout", "10m", "--shutdown-limit", "10m"],
+    );
+    redis.freeze();
+    assert_eq!(tallycast.terminate().status.code(), Some(0));
+}

@@ -1,0 +1,98 @@
+//! A client that is not ours: `reqwest` speaks HTTP, `sse-stream` reads the events.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use futures_util::StreamExt;
+use reqwest::header::HeaderMap;
+use sse_stream::SseStream;
+
+use super::{LIMIT, Tallycast, runtime};
+
+/// An event that a browser would dispatch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) name: Option<String>,
+    pub(crate) id: Option<String>,
+    pub(crate) data: String,
+}
+
+impl Event {
+    pub(crate) fn message(data: &str) -> Self {
+        Self { name: None, id: None, data: data.to_owned() }
+    }
+
+    pub(crate) fn named(name: &str, data: &str) -> Self {
+        Self { name: Some(name.to_owned()), id: None, data: data.to_owned() }
+    }
+}
+
+/// An open event stream; closed with its owner.
+pub(crate) struct EventSource {
+    pub(crate) version: reqwest::Version,
+    pub(crate) headers: HeaderMap,
+    events: Receiver<Result<Event, String>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl EventSource {
+    /// Opens `path`; every event published after this has returned is received.
+    pub(crate) fn open(tallycast: &Tallycast, path: &str) -> Self {
+        Self::open_with(reqwest::Client::builder(), tallycast, path)
+    }
+
+    /// The same by HTTP/2, without TLS and without asking first.
+    pub(crate) fn open_http2(tallycast: &Tallycast, path: &str) -> Self {
+        Self::open_with(reqwest::Client::builder().http2_prior_knowledge(), tallycast, path)
+    }
+
+    pub(crate) fn open_with(client: reqwest::ClientBuilder, tallycast: &Tallycast, path: &str) -> Self {
+        let url = tallycast.url(path);
+        let response = runtime().block_on(async {
+            let request = client.connect_timeout(LIMIT).build().unwrap().get(url).send();
+            tokio::time::timeout(LIMIT, request).await.expect("no answer").unwrap()
+        });
+        assert_eq!(response.status(), 200);
+        let (version, headers) = (response.version(), response.headers().clone());
+        let (sender, events) = sync_channel(4096);
+        let task = runtime().spawn(async move {
+            let mut stream = SseStream::from_bytes_stream(response.bytes_stream());
+            while let Some(event) = stream.next().await {
+                let event = match event {
+                    // A comment, which dispatches nothing.
+                    Ok(event) if event.data.is_none() => continue,
+                    Ok(event) => Ok(Event { name: event.event, id: event.id, data: event.data.unwrap_or_default() }),
+                    Err(error) => Err(format!("{error:?}")),
+                };
+                if sender.send(event).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { version, headers, events, task }
+    }
+
+    /// The next event.
+    #[track_caller]
+    pub(crate) fn next(&self) -> Event {
+        self.events.recv_timeout(LIMIT).expect("an event was to come").expect("a body without errors")
+    }
+
+    /// What is still to come until the server ends the stream in good order.
+    #[track_caller]
+    pub(crate) fn rest(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            match self.events.recv_timeout(LIMIT) {
+                Ok(event) => events.push(event.expect("a body without errors")),
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return events,
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("the stream did not end"),
+            }
+        }
+    }
+}
+
+impl Drop for EventSource {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,33 @@
+//! The servers and clients that the tests are made of.
+
+mod event_source;
+mod raw;
+mod redis;
+mod tallycast;
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+pub(crate) use event_source::{Event, EventSource};
+pub(crate) use raw::Raw;
+pub(crate) use redis::{Certificate, RedisServer};
+pub(crate) use tallycast::{Tallycast, command};
+
+/// How long anything may take before a test gives up: generous, because machines that run tests are busy.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "still not so: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The runtime that clients run on.
+pub(crate) fn runtime() -> &'static tokio::runtime::Runtime {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap())
+}

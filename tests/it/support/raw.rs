@@ -1,0 +1,131 @@
+//! A bare socket, for tests of every byte.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use super::{LIMIT, Tallycast, runtime};
+
+/// A connection on which a test writes and reads bytes.
+pub(crate) struct Raw {
+    stream: BufReader<TcpStream>,
+}
+
+impl Raw {
+    pub(crate) fn connect(tallycast: &Tallycast) -> Self {
+        Self::new(TcpStream::connect_timeout(&tallycast.address, LIMIT).unwrap())
+    }
+
+    /// A connection that can hold little of what its owner has not read.
+    pub(crate) fn connect_with_small_buffer(tallycast: &Tallycast) -> Self {
+        let address: SocketAddr = tallycast.address;
+        let stream = runtime().block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.set_recv_buffer_size(4096).unwrap();
+            socket.connect(address).await.unwrap().into_std().unwrap()
+        });
+        stream.set_nonblocking(false).unwrap();
+        Self::new(stream)
+    }
+
+    fn new(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.set_write_timeout(Some(LIMIT)).unwrap();
+        Self { stream: BufReader::with_capacity(64 * 1024, stream) }
+    }
+
+    /// A connection on which `request` was sent.
+    pub(crate) fn request(tallycast: &Tallycast, request: &str) -> Self {
+        let mut raw = Self::connect(tallycast);
+        raw.send(request);
+        raw
+    }
+
+    /// A stream whose head and first comment were read, so that what is published from now on is received.
+    pub(crate) fn subscribe(tallycast: &Tallycast, path: &str) -> Self {
+        Self::connect(tallycast).subscribed(path)
+    }
+
+    /// The same on this connection.
+    pub(crate) fn subscribed(mut self, path: &str) -> Self {
+        self.send(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
+        let head = self.head();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        self.expect("d\r\n: tallycast\n\n\r\n");
+        self
+    }
+
+    pub(crate) fn send(&mut self, bytes: &str) {
+        self.stream.get_mut().write_all(bytes.as_bytes()).unwrap();
+    }
+
+    /// Reads as many bytes as `expected` has, which must be these.
+    #[track_caller]
+    pub(crate) fn expect(&mut self, expected: &str) {
+        let mut read = vec![0; expected.len()];
+        self.stream.read_exact(&mut read).unwrap_or_else(|error| panic!("{error} instead of {expected:?}"));
+        assert_eq!(String::from_utf8_lossy(&read), expected);
+    }
+
+    /// Reads a line, with its end; empty at the end of the stream.
+    #[track_caller]
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// Reads a response's head, with the empty line that ends it.
+    #[track_caller]
+    pub(crate) fn head(&mut self) -> String {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            let line = self.line();
+            assert!(!line.is_empty(), "the connection ended within the head {head:?}");
+            head.push_str(&line);
+        }
+        head
+    }
+
+    /// Reads one chunk of a chunked body, which is empty for the last.
+    #[track_caller]
+    pub(crate) fn chunk(&mut self) -> String {
+        let size = self.line();
+        let size = usize::from_str_radix(size.trim_end_matches("\r\n"), 16)
+            .unwrap_or_else(|_| panic!("expected a chunk's size, found {size:?}"));
+        let mut chunk = vec![0; size];
+        self.stream.read_exact(&mut chunk).unwrap();
+        self.expect("\r\n");
+        String::from_utf8(chunk).unwrap()
+    }
+
+    /// Reads all chunks up to and with the last, and then the end of the connection.
+    #[track_caller]
+    pub(crate) fn chunks_to_the_end(&mut self) -> String {
+        let mut body = String::new();
+        loop {
+            let chunk = self.chunk();
+            if chunk.is_empty() {
+                break;
+            }
+            body.push_str(&chunk);
+        }
+        assert_eq!(self.read_to_the_end(), "", "after the last chunk");
+        body
+    }
+
+    /// Reads until the server closes the connection.
+    #[track_caller]
+    pub(crate) fn read_to_the_end(&mut self) -> String {
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).unwrap();
+        String::from_utf8(rest).unwrap()
+    }
+
+    /// Whether the connection ends, in good order or not, with no more than `limit` bytes before.
+    pub(crate) fn ends_within(&mut self, limit: u64) -> bool {
+        match std::io::copy(&mut (&mut self.stream).take(limit + 1), &mut std::io::sink()) {
+            Ok(read) => read <= limit,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! A `redis-server` of a test's own.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+
+use redis::{Client, Connection, IntoConnectionInfo};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::eventually;
+
+/// Ports below those that the kernel gives to clients, so that a port stays free while its server is down.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A directory that goes with its owner.
+pub(crate) struct TempDir(PathBuf);
+
+impl TempDir {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tallycast-it-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A self-signed certificate for `localhost`, and its key.
+pub(crate) struct Certificate {
+    directory: TempDir,
+}
+
+impl Certificate {
+    pub(crate) fn self_signed() -> Self {
+        let directory = TempDir::new();
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+            .args(["-subj", "/CN=localhost", "-days", "2", "-keyout", "key.pem", "-out", "cert.pem"])
+            .current_dir(directory.path())
+            .output()
+            .expect("openssl must be installed");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self { directory }
+    }
+
+    fn flags(&self) -> Vec<String> {
+        let file = |name: &str| self.directory.path().join(name).display().to_string();
+        ["--tls-cert-file", &file("cert.pem"), "--tls-key-file", &file("key.pem"), "--tls-auth-clients", "no"]
+            .map(str::to_owned)
+            .to_vec()
+    }
+}
+
+/// A `redis-server` without persistence, which ends with its owner.
+pub(crate) struct RedisServer {
+    port: u16,
+    flags: Vec<String>,
+    /// What a client needs beside the address.
+    scheme: &'static str,
+    password: Option<&'static str>,
+    fragment: &'static str,
+    child: Option<Child>,
+    directory: TempDir,
+}
+
+impl RedisServer {
+    pub(crate) fn start() -> Self {
+        Self::with(Vec::new(), None, false)
+    }
+
+    pub(crate) fn start_with_password(password: &'static str) -> Self {
+        Self::with(vec!["--requirepass".to_owned(), password.to_owned()], Some(password), false)
+    }
+
+    pub(crate) fn start_with_tls(certificate: &Certificate) -> Self {
+        Self::with(certificate.flags(), None, true)
+    }
+
+    /// A server that is not there yet; [`RedisServer::run`] starts it.
+    pub(crate) fn absent() -> Self {
+        let mut redis = Self::start();
+        redis.kill();
+        redis
+    }
+
+    fn with(flags: Vec<String>, password: Option<&'static str>, tls: bool) -> Self {
+        // Test processes that run at the same time begin at different ports.
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let first = std::process::id() * 31;
+        let (scheme, fragment) = if tls { ("rediss", "#insecure") } else { ("redis", "") };
+        let mut redis = Self { port: 0, flags, scheme, password, fragment, child: None, directory: TempDir::new() };
+        for _ in 0..100 {
+            let offset = (first + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) % PORTS.len() as u32;
+            redis.port = PORTS.start + u16::try_from(offset).unwrap();
+            // Taken by another, who would answer instead of ours.
+            if std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, redis.port)).is_ok() && redis.try_run() {
+                return redis;
+            }
+        }
+        panic!("no redis-server could be started");
+    }
+
+    /// Starts the server at its port; `false` if it ended at once.
+    fn try_run(&mut self) -> bool {
+        assert!(self.child.is_none(), "it runs already");
+        let port = self.port.to_string();
+        let ports = if self.scheme == "rediss" { ["0", &port] } else { [&*port, "0"] };
+        let mut child = Command::new("redis-server")
+            .args(["--port", ports[0], "--tls-port", ports[1], "--bind", "127.0.0.1", "--save", ""])
+            .args(["--appendonly", "no", "--loglevel", "warning", "--dir"])
+            .arg(self.directory.path())
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server must be installed");
+        let mut running = false;
+        eventually("redis-server answers or has ended", || {
+            // It could be another's that answers at this port.
+            running = self.try_connect().and_then(|mut connection| process_id(&mut connection)) == Some(child.id());
+            running || child.try_wait().unwrap().is_some()
+        });
+        if running {
+            self.child = Some(child);
+        }
+        running
+    }
+
+    /// Starts the server at the port it had before.
+    pub(crate) fn run(&mut self) {
+        assert!(self.try_run(), "redis-server did not start again at port {}", self.port);
+    }
+
+    /// What `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Stops the process without closing its connections, as a machine that hangs would.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.child.as_ref().expect("it runs").id();
+        kill_process(Pid::from_raw(i32::try_from(id).unwrap()).unwrap(), signal).unwrap();
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.url_with_password(self.password)
+    }
+
+    pub(crate) fn url_with_password(&self, password: Option<&str>) -> String {
+        let Self { scheme, port, fragment, .. } = self;
+        let credentials = password.map(|password| format!(":{password}@")).unwrap_or_default();
+        format!("{scheme}://{credentials}127.0.0.1:{port}/{fragment}")
+    }
+
+    fn try_connect(&self) -> Option<Connection> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let info = self.url().into_connection_info().unwrap();
+        Client::open(info).unwrap().get_connection().ok()
+    }
+
+    pub(crate) fn connect(&self) -> Connection {
+        self.try_connect().expect("redis-server runs")
+    }
+
+    /// Publishes all of `events`, channel and payload, in this order and in one go.
+    pub(crate) fn publish<C: AsRef<[u8]>, P: AsRef<[u8]>>(&self, events: impl IntoIterator<Item = (C, P)>) {
+        let mut pipeline = redis::pipe();
+        for (channel, payload) in events {
+            pipeline.cmd("PUBLISH").arg(channel.as_ref()).arg(payload.as_ref()).ignore();
+        }
+        let () = pipeline.query(&mut self.connect()).unwrap();
+    }
+
+    /// Publishes a score update for each of `ids`.
+    pub(crate) fn publish_scores<I: AsRef<[u8]>>(&self, ids: impl IntoIterator<Item = I>) {
+        self.publish(ids.into_iter().map(|id| ("stream.score_updates", id)));
+    }
+
+    /// Publishes a post with the emoji `id`.
+    pub(crate) fn publish_post(&self, id: &str, json: &str) {
+        self.publish([(format!("stream.tweet_updates.{id}"), json)]);
+    }
+}
+
+/// Which process answers; nothing while it does not.
+fn process_id(connection: &mut Connection) -> Option<u32> {
+    let info: String = redis::cmd("INFO").arg("server").query(connection).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("process_id:"))?.parse().ok()
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
