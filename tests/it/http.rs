@@ -98,7 +98,7 @@ fn a_head_that_is_too_large_is_answered_with_431() {
 #[test]
 fn a_head_that_does_not_come_is_answered_with_408() {
     let tallycast = without_broker(&["--head-timeout", "200ms"]);
-    // Nothing at all, the beginning of a head, what might become HTTP/2, and a second head that never comes.
+    // Nothing at all, the beginning of a head, and what might become HTTP/2.
     let beginnings = ["", "GET /subscribe/raw HTTP/1.1\r\nhost: x\r\n", "PRI * HTTP/2.0\r\n"];
     for beginning in beginnings {
         let answer = answer(&tallycast, beginning);
@@ -107,6 +107,19 @@ fn a_head_that_does_not_come_is_answered_with_408() {
         assert_eq!(one_line(&answer), "the request's head did not come in time.");
     }
     assert_eq!(tallycast.counter("/http/head_timeouts"), beginnings.len() as u64);
+}
+
+#[test]
+fn a_connection_on_which_no_further_request_comes_is_closed() {
+    let tallycast = without_broker(&["--head-timeout", "200ms"]);
+    for further in ["", "GET /hea"] {
+        let mut raw = Raw::request(&tallycast, "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        assert!(raw.head().starts_with("HTTP/1.1 200 OK\r\n"));
+        raw.expect("alive\n");
+        raw.send(further);
+        let end = raw.read_to_the_end();
+        assert!(end.is_empty() || end.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{end}");
+    }
 }
 
 #[test]

@@ -123,7 +123,6 @@ fn skipping_tells_exactly_how_many_messages_were_left_out() {
         // The newest message is never left out.
         while received.last() != Some(&last) {
             let chunk = slow.chunk();
-            eprintln!("CHUNK {} {:?}", chunk.len(), &chunk[..chunk.len().min(60)]);
             for line in chunk.lines() {
                 if let Some(count) = line.strip_prefix(": skipped ") {
                     skipped += count.parse::<usize>().unwrap();

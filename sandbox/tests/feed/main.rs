@@ -1,18 +1,20 @@
 //! `sandbox feed` as people run it: the built binary and a Redis server that each test starts.
 
+#![cfg(feature = "cli")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends with a panic, and says why")]
+
 mod redis;
 
 use std::collections::HashMap;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Instant;
 
-use ::redis::{Commands, Connection};
+use ::redis::cmd;
 use rustix::process::{Pid, Signal, kill_process};
 use sandbox::{Generator, Update, catalogue};
 
-use self::redis::{LIMIT, POLL, Redis};
+use self::redis::{Client, LIMIT, POLL, Redis};
 
 const SCORES: &str = "emojitrack_score";
 
@@ -92,34 +94,16 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn scores(connection: &mut Connection) -> HashMap<String, u64> {
-    connection.zrange_withscores(SCORES, 0, -1).unwrap()
+fn scores(client: &mut Client) -> HashMap<String, u64> {
+    client.ask(cmd("ZRANGE").arg(SCORES).arg(0).arg(-1).arg("WITHSCORES"))
 }
 
-fn total(connection: &mut Connection) -> u64 {
-    scores(connection).values().sum()
+fn total(client: &mut Client) -> u64 {
+    scores(client).values().sum()
 }
 
-fn posts(connection: &mut Connection, id: &str) -> Vec<String> {
-    connection.lrange(format!("emojitrack_tweets_{id}"), 0, -1).unwrap()
-}
-
-/// Subscribes to all streams, and gives the first `count` messages: channels and payloads.
-fn listen(redis: &Redis, count: usize) -> JoinHandle<Vec<(String, String)>> {
-    let mut connection = redis.connect();
-    let (ready, is_ready) = mpsc::channel();
-    let listener = thread::spawn(move || {
-        let mut subscription = connection.as_pubsub();
-        subscription.psubscribe("stream.*").unwrap();
-        ready.send(()).unwrap();
-        let next = |_| {
-            let message = subscription.get_message().unwrap();
-            (message.get_channel_name().to_owned(), message.get_payload().unwrap())
-        };
-        (0..count).map(next).collect()
-    });
-    is_ready.recv_timeout(LIMIT).unwrap();
-    listener
+fn posts(client: &mut Client, id: &str) -> Vec<String> {
+    client.ask(cmd("LRANGE").arg(format!("emojitrack_tweets_{id}")).arg(0).arg(-1))
 }
 
 /// What a feeder publishes for `updates`.
@@ -134,13 +118,13 @@ fn messages(updates: impl Iterator<Item = Update>) -> Vec<(String, String)> {
 #[test]
 fn every_update_is_counted_listed_and_published_once() {
     let redis = Redis::start();
-    let mut connection = redis.connect();
+    let mut client = redis.connect();
     let expected: Vec<Update> = Generator::new(7).take(500).collect();
     let mut scores_expected: HashMap<String, u64> =
         Generator::new(7).standings().map(|(emoji, score)| (emoji.id.to_string(), score)).collect();
 
     for _ in 0..2 {
-        let listener = listen(&redis, 1_000);
+        let listener = redis.listen(1_000);
         let said = feed_well(&redis, &["--count", "500", "--seed", "7", "--rate", "5000"]);
         assert!(said.contains("\n500 updates published in "), "{said}");
 
@@ -149,9 +133,9 @@ fn every_update_is_counted_listed_and_published_once() {
             *scores_expected.get_mut(&*update.id).unwrap() += 1;
         }
         // The second run adds to the scores of the first.
-        assert_eq!(scores(&mut connection), scores_expected);
+        assert_eq!(scores(&mut client), scores_expected);
         for emoji in catalogue() {
-            let posts = posts(&mut connection, &emoji.id);
+            let posts = posts(&mut client, &emoji.id);
             let newest = expected.iter().rev().filter(|update| update.id == emoji.id).map(|update| &update.tweet);
             assert_eq!(posts.len(), 10, "{emoji:?}");
             assert!(newest.take(10).zip(&posts).all(|(expected, post)| expected == post), "{emoji:?}");
@@ -162,7 +146,7 @@ fn every_update_is_counted_listed_and_published_once() {
 #[test]
 fn other_seeds_are_other_updates() {
     let redis = Redis::start();
-    let listener = listen(&redis, 20);
+    let listener = redis.listen(20);
     feed_well(&redis, &["--count", "10", "--seed", "8"]);
     let published = listener.join().unwrap();
     assert_eq!(published, messages(Generator::new(8).take(10)));
@@ -172,14 +156,14 @@ fn other_seeds_are_other_updates() {
 #[test]
 fn scores_that_exist_are_left_as_they_are() {
     let redis = Redis::start();
-    let mut connection = redis.connect();
-    let () = connection.zadd(SCORES, "1F4A9", 5).unwrap();
+    let mut client = redis.connect();
+    let () = client.ask(cmd("ZADD").arg(SCORES).arg(5).arg("1F4A9"));
     feed_well(&redis, &["--count", "100", "--rate", "5000"]);
-    let scores = scores(&mut connection);
+    let scores = scores(&mut client);
     assert_eq!(scores.values().sum::<u64>(), 105);
     assert!(scores["1F4A9"] >= 5);
     for id in scores.keys() {
-        assert!(posts(&mut connection, id).len() <= 10);
+        assert!(posts(&mut client, id).len() <= 10);
     }
 }
 
@@ -187,9 +171,9 @@ fn scores_that_exist_are_left_as_they_are() {
 fn nobody_sees_a_score_without_its_publishes() {
     const LOOKS: u32 = 50;
     let redis = Redis::start();
-    let mut connection = redis.connect();
-    let calls = |connection: &mut Connection| -> HashMap<String, u64> {
-        let text: String = ::redis::cmd("INFO").arg("commandstats").query(connection).unwrap();
+    let mut client = redis.connect();
+    let calls = |client: &mut Client| -> HashMap<String, u64> {
+        let text: String = client.ask(cmd("INFO").arg("commandstats"));
         let calls = text.lines().filter_map(|line| {
             let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
             Some((name.to_owned(), figures.split(',').next()?.parse().ok()?))
@@ -199,7 +183,7 @@ fn nobody_sees_a_score_without_its_publishes() {
     let feeder = Feeder::start(&["--redis", &redis.url(), "--rate", "1000000"]);
     let (mut looks, mut last) = (0, 0);
     wait_until("scores are seen to grow", || {
-        let calls = calls(&mut connection);
+        let calls = calls(&mut client);
         let [scores, publishes] = ["zincrby", "publish"].map(|name| calls.get(name).copied().unwrap_or(0));
         assert_eq!(publishes, 2 * scores);
         looks += u32::from(scores > last);
@@ -214,14 +198,14 @@ fn nobody_sees_a_score_without_its_publishes() {
 fn signals_end_it_well() {
     for signal in [Signal::INT, Signal::TERM] {
         let redis = Redis::start();
-        let mut connection = redis.connect();
+        let mut client = redis.connect();
         let before: u64 = Generator::new(1).standings().map(|(_, score)| score).sum();
         let feeder = Feeder::start_with(&[("REDIS_URL", &redis.url()), ("FEED_RATE", "1000")], &[]);
-        wait_until("something is published", || total(&mut connection) > before);
+        wait_until("something is published", || total(&mut client) > before);
         feeder.signal(signal);
         let ended = feeder.ended();
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-        let published = total(&mut connection) - before;
+        let published = total(&mut client) - before;
         assert!(ended.said.contains(&format!("\n{published} updates published in ")), "{published}: {ended:?}");
     }
 }
@@ -246,17 +230,16 @@ fn it_goes_on_after_an_outage_and_counts_what_was_not_published() {
     let feeder = Feeder::start(&["--redis", &redis.url(), "--rate", "2000"]);
     let mut taken = 0;
     for _ in 0..2 {
-        let mut connection = redis.connect();
-        wait_until("something is published", || total(&mut connection) > beginning);
-        // From here on the server takes nothing, so that what it has taken can be known.
-        let () =
-            ::redis::cmd("CLIENT").arg("PAUSE").arg(LIMIT.as_millis()).arg("WRITE").query(&mut connection).unwrap();
-        taken += total(&mut connection) - beginning;
+        let mut client = redis.connect();
+        wait_until("something is published", || total(&mut client) > beginning);
+        let () = client.ask(cmd("CLIENT").arg("PAUSE").arg(LIMIT.as_millis() as u64).arg("WRITE"));
+        let () = ::redis::cmd("CLIENT").arg("PAUSE").arg(LIMIT.as_millis()).arg("WRITE").query(&mut client).unwrap();
+        taken += total(&mut client) - beginning;
         redis.kill();
         redis.restart();
     }
-    let mut connection = redis.connect();
-    wait_until("something is published again", || total(&mut connection) > beginning);
+    let mut client = redis.connect();
+    wait_until("something is published again", || total(&mut client) > beginning);
     feeder.signal(Signal::TERM);
     let ended = feeder.ended();
     assert!(ended.status.success(), "{ended:?}");
@@ -276,11 +259,11 @@ fn it_goes_on_after_an_outage_and_counts_what_was_not_published() {
     assert_eq!(number(last, " (", " were not)"), lost.iter().sum::<u64>(), "{ended:?}");
 
     // Each server began empty: it was given the scores of the beginning, and since then every update until its end.
-    taken += total(&mut connection) - beginning;
+    taken += total(&mut client) - beginning;
     assert_eq!(published, taken, "{ended:?}");
     let made = usize::try_from(published + lost.iter().sum::<u64>()).unwrap();
     let newest = Generator::new(1).nth(made - 1).unwrap();
-    assert_eq!(posts(&mut connection, &newest.id)[0], newest.tweet);
+    assert_eq!(posts(&mut client, &newest.id)[0], newest.tweet);
 }
 
 #[test]
@@ -296,7 +279,7 @@ fn a_server_that_stays_away_is_given_up() {
 #[test]
 fn what_redis_refuses_is_told_in_a_line() {
     let redis = Redis::start();
-    let () = redis.connect().set(SCORES, "a string").unwrap();
+    let () = redis.connect().ask(cmd("SET").arg(SCORES).arg("a string"));
     let ended = feed(&["--redis", &redis.url()]);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     let last = ended.said.lines().last().unwrap();
@@ -306,11 +289,10 @@ fn what_redis_refuses_is_told_in_a_line() {
 
 #[test]
 fn passwords_are_used_and_not_shown() {
-    let redis = Redis::start_with(&["--requirepass", "open-sesame"]);
-    let url = |password: &str| redis.url().replace("://", &format!("://:{password}@"));
-    let ended = feed(&["--redis", &url("open-sesame"), "--count", "5"]);
-    assert!(ended.status.success() && !ended.said.contains("sesame"), "{ended:?}");
-    let ended = feed(&["--redis", &url("close-sesame"), "--count", "5"]);
+    let redis = Redis::start_with_password("open-sesame");
+    let said = feed_well(&redis, &["--count", "5"]);
+    assert!(!said.contains("sesame"), "{said}");
+    let ended = feed(&["--redis", &redis.url().replace("open", "close"), "--count", "5"]);
     assert!(ended.status.code() == Some(1) && !ended.said.contains("sesame"), "{ended:?}");
 }
 
