@@ -1,25 +1,24 @@
 # Two images from one build: `streamer` (the last stage, so the default) and `feeder`, the sandbox's made-up traffic.
 
-FROM rust:1.95-slim-bookworm AS build
-# For jemalloc; any version does, and none of it reaches the images.
+FROM rust:1.95-slim-bookworm AS tools
+# make is for jemalloc; any version does, and none of it reaches the images.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends make \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* \
+    && cargo install --locked cargo-chef@0.1.78
 WORKDIR /src
-# The dependencies first, with stand-ins for our own code: they change less often, so their layer is built once.
-COPY Cargo.toml Cargo.lock ./
-COPY .cargo .cargo
-COPY sandbox/Cargo.toml sandbox/
-RUN mkdir src sandbox/src \
-    && echo 'fn main() {}' > src/main.rs \
-    && cp src/main.rs sandbox/src/ \
-    && touch src/lib.rs sandbox/src/lib.rs \
-    && cargo build --locked --release --workspace --bins
+
+# What the dependencies are, apart from our own code, so that they are built anew only when they change.
+FROM tools AS recipe
 COPY . .
-# Cargo goes by modification times, and what was built from the stand-ins is newer than the code.
-RUN find src sandbox/src -name '*.rs' -exec touch {} + \
-    && cargo build --locked --release --workspace --bins
+RUN cargo chef prepare --recipe-path /recipe.json
+
+FROM tools AS build
+COPY --from=recipe /recipe.json /
+RUN cargo chef cook --locked --release --workspace --bins --recipe-path /recipe.json
+COPY . .
+RUN cargo build --locked --release --workspace --bins
 
 # glibc and libgcc, which is all that the programs link, and the certificates of public authorities for rediss://. No
 # shell, no package manager, and a user without rights.

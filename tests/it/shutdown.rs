@@ -1,20 +1,46 @@
 //! The end: what was taken in is sent, every stream ends in good order, and nothing waits for ever.
 
+use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::contract::sum_windows;
 use crate::support::{EventSource, Raw, RedisServer, Tallycast, eventually};
 
-/// Publishes score updates as fast as Redis takes them, until told to stop.
-fn publish_until(stop: &AtomicBool, redis: &RedisServer) {
-    let mut round = 0_usize;
-    while !stop.load(Ordering::Relaxed) {
-        redis.publish_scores((0..50).map(|key| format!("{:X}", 0x1F600 + (key * 7 + round) % 80)));
-        round += 1;
+/// Publishes score updates without an end, until it is dropped.
+struct Publisher {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Publisher {
+    fn start(redis: &Arc<RedisServer>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let (stop, redis) = (Arc::clone(&stop), Arc::clone(redis));
+            move || {
+                let mut round = 0_usize;
+                while !stop.load(Ordering::Relaxed) {
+                    redis.publish_scores((0..50).map(|key| format!("{:X}", 0x1F600 + (key * 7 + round) % 80)));
+                    round += 1;
+                    // No faster than a debug build on a busy machine can follow.
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -26,24 +52,20 @@ fn data_lines(body: &str) -> Vec<String> {
 fn sigterm_mid_stream_flushes_what_was_counted_and_completes_every_body() {
     let redis = Arc::new(RedisServer::start());
     let tallycast = Tallycast::start(&redis, &["--log-bytes", "100000000", "--log-batches", "1000000"]);
-    let mut eps = Raw::subscribe(&tallycast, "/subscribe/eps");
-    let mut raw = Raw::subscribe(&tallycast, "/subscribe/raw");
-    let by_http2 = EventSource::open_http2(&tallycast, "/subscribe/eps");
-    let by_reqwest = EventSource::open(&tallycast, "/subscribe/raw");
-    let stop = Arc::new(AtomicBool::new(false));
-    let publisher = std::thread::spawn({
-        let (stop, redis) = (Arc::clone(&stop), Arc::clone(&redis));
-        move || publish_until(&stop, &redis)
+    let [eps, raw] = ["/subscribe/eps", "/subscribe/raw"].map(|path| {
+        let mut stream = Raw::subscribe(&tallycast, path);
+        // Ends with the last chunk and then the connection's end.
+        std::thread::spawn(move || data_lines(&stream.chunks_to_the_end()))
     });
+    let [eps_by_http2, raw_by_http1] = [
+        EventSource::open_http2(&tallycast, "/subscribe/eps"),
+        EventSource::open(&tallycast, "/subscribe/raw"),
+    ]
+    .map(|client| std::thread::spawn(move || client.rest()));
+    let publisher = Publisher::start(&redis);
     tallycast.until_counter("/tally/sent", 5000);
-    tallycast.signal(Signal::TERM);
-    // Both end with the last chunk and then the connection's end.
-    let eps = std::thread::spawn(move || eps.chunks_to_the_end());
-    let raw = raw.chunks_to_the_end();
-    let eps = eps.join().unwrap();
-    let ended = tallycast.wait();
-    stop.store(true, Ordering::Relaxed);
-    publisher.join().unwrap();
+    let ended = tallycast.terminate();
+    drop(publisher);
 
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
     let counters = ended.counters();
@@ -52,15 +74,16 @@ fn sigterm_mid_stream_flushes_what_was_counted_and_completes_every_body() {
     assert_eq!(counters["source"]["overflowed"], 0, "{counters}");
     assert_eq!(counters["decode"]["decoded"], taken_in, "{counters}");
     assert_eq!(counters["tally"]["sent"], taken_in, "{counters}");
-    let sums = sum_windows(data_lines(&eps));
+    let sums = sum_windows(eps.join().unwrap());
     assert_eq!(sums.values().sum::<u64>(), taken_in);
-    assert_eq!(sum_windows(by_http2.rest().into_iter().map(|event| event.data)), sums);
-    let mut counted = std::collections::BTreeMap::<String, u64>::new();
-    for id in data_lines(&raw) {
+    let windows = eps_by_http2.join().unwrap().into_iter().map(|event| event.data);
+    assert_eq!(sum_windows(windows), sums);
+    let mut counted = BTreeMap::<String, u64>::new();
+    for id in raw.join().unwrap() {
         *counted.entry(id).or_default() += 1;
     }
     assert_eq!(counted, sums);
-    assert_eq!(by_reqwest.rest().len() as u64, taken_in);
+    assert_eq!(raw_by_http1.join().unwrap().len() as u64, taken_in);
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! A client that is not ours: `reqwest` speaks HTTP, `sse-stream` reads the events.
 
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use futures_util::StreamExt;
 use reqwest::header::HeaderMap;
 use sse_stream::SseStream;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use super::{LIMIT, Tallycast, runtime};
+use super::{LIMIT, Tallycast, block_on};
 
 /// An event that a browser would dispatch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,12 +28,16 @@ impl Event {
     }
 }
 
+/// Events that may wait for the test to take them. A test that publishes more before it reads is a slow reader.
+const UNREAD: usize = 4096;
+
 /// An open event stream; closed with its owner.
 pub(crate) struct EventSource {
     pub(crate) version: reqwest::Version,
     pub(crate) headers: HeaderMap,
     events: Receiver<Result<Event, String>>,
-    task: tokio::task::JoinHandle<()>,
+    /// Ends the client when it is dropped.
+    _owner: oneshot::Sender<()>,
 }
 
 impl EventSource {
@@ -47,28 +53,24 @@ impl EventSource {
 
     pub(crate) fn open_with(client: reqwest::ClientBuilder, tallycast: &Tallycast, path: &str) -> Self {
         let url = tallycast.url(path);
-        let response = runtime().block_on(async {
-            let request = client.connect_timeout(LIMIT).build().unwrap().get(url).send();
-            tokio::time::timeout(LIMIT, request).await.expect("no answer").unwrap()
-        });
-        assert_eq!(response.status(), 200);
-        let (version, headers) = (response.version(), response.headers().clone());
-        let (sender, events) = sync_channel(4096);
-        let task = runtime().spawn(async move {
-            let mut stream = SseStream::from_bytes_stream(response.bytes_stream());
-            while let Some(event) = stream.next().await {
-                let event = match event {
-                    // A comment, which dispatches nothing.
-                    Ok(event) if event.data.is_none() => continue,
-                    Ok(event) => Ok(Event { name: event.event, id: event.id, data: event.data.unwrap_or_default() }),
-                    Err(error) => Err(format!("{error:?}")),
-                };
-                if sender.send(event).is_err() {
-                    return;
+        let (opened, head) = sync_channel(1);
+        let (sender, events) = sync_channel(UNREAD);
+        let (owner, owner_gone) = oneshot::channel();
+        // A thread for each client, so that one that must wait for its test keeps no other waiting.
+        std::thread::spawn(move || {
+            block_on(async {
+                let request = client.connect_timeout(LIMIT).build().unwrap().get(url).send();
+                let response = timeout(LIMIT, request).await.expect("no answer").unwrap();
+                assert_eq!(response.status(), 200);
+                opened.send((response.version(), response.headers().clone())).unwrap();
+                tokio::select! {
+                    () = pass_on(response, sender) => {}
+                    _ = owner_gone => {}
                 }
-            }
+            });
         });
-        Self { version, headers, events, task }
+        let (version, headers) = head.recv().expect("a stream");
+        Self { version, headers, events, _owner: owner }
     }
 
     /// The next event.
@@ -91,8 +93,17 @@ impl EventSource {
     }
 }
 
-impl Drop for EventSource {
-    fn drop(&mut self) {
-        self.task.abort();
+async fn pass_on(response: reqwest::Response, events: SyncSender<Result<Event, String>>) {
+    let mut stream = SseStream::from_bytes_stream(response.bytes_stream());
+    while let Some(event) = stream.next().await {
+        let event = match event {
+            // A comment, which dispatches nothing.
+            Ok(event) if event.data.is_none() => continue,
+            Ok(event) => Ok(Event { name: event.event, id: event.id, data: event.data.unwrap_or_default() }),
+            Err(error) => Err(format!("{error:?}")),
+        };
+        if events.send(event).is_err() {
+            return;
+        }
     }
 }

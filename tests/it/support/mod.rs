@@ -5,7 +5,6 @@ mod raw;
 mod redis;
 mod tallycast;
 
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub(crate) use event_source::{Event, EventSource};
@@ -26,8 +25,7 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The runtime that clients run on.
-pub(crate) fn runtime() -> &'static tokio::runtime::Runtime {
-    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
-    RUNTIME.get_or_init(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap())
+/// Runs a client's work on the current thread.
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }

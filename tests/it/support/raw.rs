@@ -1,9 +1,11 @@
 //! A bare socket, for tests of every byte.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 
-use super::{LIMIT, Tallycast, runtime};
+use socket2::{Domain, Socket, Type};
+
+use super::{LIMIT, Tallycast};
 
 /// A connection on which a test writes and reads bytes.
 pub(crate) struct Raw {
@@ -17,14 +19,10 @@ impl Raw {
 
     /// A connection that can hold little of what its owner has not read.
     pub(crate) fn connect_with_small_buffer(tallycast: &Tallycast) -> Self {
-        let address: SocketAddr = tallycast.address;
-        let stream = runtime().block_on(async {
-            let socket = tokio::net::TcpSocket::new_v4().unwrap();
-            socket.set_recv_buffer_size(4096).unwrap();
-            socket.connect(address).await.unwrap().into_std().unwrap()
-        });
-        stream.set_nonblocking(false).unwrap();
-        Self::new(stream)
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&tallycast.address.into()).unwrap();
+        Self::new(socket.into())
     }
 
     fn new(stream: TcpStream) -> Self {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{LIMIT, RedisServer, eventually, runtime};
+use super::{LIMIT, RedisServer, block_on, eventually};
 
 /// The binary, with nothing of this process's environment.
 pub(crate) fn command() -> Command {
@@ -102,7 +102,7 @@ impl Tallycast {
     /// Status and body of an ordinary page.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let url = self.url(path);
-        runtime().block_on(async {
+        block_on(async {
             let client = reqwest::Client::builder().timeout(LIMIT).pool_max_idle_per_host(0).build().unwrap();
             let response = client.get(url).send().await.unwrap();
             (response.status().as_u16(), response.text().await.unwrap())
