@@ -2,7 +2,7 @@
 
 use redis::Commands;
 
-use crate::support::{Certificate, Event, EventSource, RedisServer, Tallycast, command, eventually};
+use crate::support::{Certificate, Event, EventSource, RedisServer, Tallycast, command, eventually, run};
 
 #[test]
 fn a_redis_that_comes_late_is_waited_for_and_streams_opened_before_receive() {
@@ -93,11 +93,9 @@ fn a_silent_redis_that_answers_is_not_given_up() {
 #[test]
 fn a_required_broker_that_is_not_there_ends_the_process_with_one_line() {
     let redis = RedisServer::absent();
-    let output = command()
+    let output = run(command()
         .args(["--require-broker", "--port", "0", "--address", "127.0.0.1", "--log", "error", "--redis-url"])
-        .arg(redis.url_with_password(Some("hunter2")))
-        .output()
-        .unwrap();
+        .arg(redis.url_with_password(Some("hunter2"))));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(69), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");

@@ -3,11 +3,7 @@
 use std::process::{Command, Output};
 
 use crate::contract::sum_windows;
-use crate::support::{EventSource, RedisServer, Tallycast, command, eventually};
-
-fn run(command: &mut Command) -> Output {
-    command.output().unwrap()
-}
+use crate::support::{EventSource, RedisServer, Tallycast, command, eventually, run};
 
 fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");

@@ -57,11 +57,9 @@ fn sigterm_mid_stream_flushes_what_was_counted_and_completes_every_body() {
         // Ends with the last chunk and then the connection's end.
         std::thread::spawn(move || data_lines(&stream.chunks_to_the_end()))
     });
-    let [eps_by_http2, raw_by_http1] = [
-        EventSource::open_http2(&tallycast, "/subscribe/eps"),
-        EventSource::open(&tallycast, "/subscribe/raw"),
-    ]
-    .map(|client| std::thread::spawn(move || client.rest()));
+    let [eps_by_http2, raw_by_http1] =
+        [EventSource::open_http2(&tallycast, "/subscribe/eps"), EventSource::open(&tallycast, "/subscribe/raw")]
+            .map(|client| std::thread::spawn(move || client.rest()));
     let publisher = Publisher::start(&redis);
     tallycast.until_counter("/tally/sent", 5000);
     let ended = tallycast.terminate();

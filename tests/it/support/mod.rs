@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 pub(crate) use event_source::{Event, EventSource};
 pub(crate) use raw::Raw;
 pub(crate) use redis::{Certificate, RedisServer};
-pub(crate) use tallycast::{Tallycast, command};
+pub(crate) use tallycast::{Tallycast, command, run};
 
 /// How long anything may take before a test gives up: generous, because machines that run tests are busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);

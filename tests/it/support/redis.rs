@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use redis::{Client, Connection, IntoConnectionInfo};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::eventually;
+use super::{LIMIT, eventually};
 
 /// Ports below those that the kernel gives to clients, so that a port stays free while its server is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -97,7 +97,7 @@ impl RedisServer {
     fn with(flags: Vec<String>, password: Option<&'static str>, tls: bool) -> Self {
         // Test processes that run at the same time begin at different ports.
         static NEXT: AtomicU16 = AtomicU16::new(0);
-        let first = std::process::id() * 31;
+        let first = std::process::id() * 101;
         let (scheme, fragment) = if tls { ("rediss", "#insecure") } else { ("redis", "") };
         let mut redis = Self { port: 0, flags, scheme, password, fragment, child: None, directory: TempDir::new() };
         for _ in 0..100 {
@@ -178,7 +178,10 @@ impl RedisServer {
     fn try_connect(&self) -> Option<Connection> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let info = self.url().into_connection_info().unwrap();
-        Client::open(info).unwrap().get_connection().ok()
+        let connection = Client::open(info).unwrap().get_connection_with_timeout(LIMIT).ok()?;
+        connection.set_read_timeout(Some(LIMIT)).unwrap();
+        connection.set_write_timeout(Some(LIMIT)).unwrap();
+        Some(connection)
     }
 
     pub(crate) fn connect(&self) -> Connection {
