@@ -62,7 +62,7 @@ impl Redis {
     /// Subscribes to all streams, and gives the first `count` messages: channels and payloads.
     pub(crate) fn listen(&self, count: usize) -> JoinHandle<Vec<(String, String)>> {
         let url = self.url();
-        let (ready, is_ready) = mpsc::channel();
+        let (ready, is_ready) = mpsc::sync_channel(1);
         let listen = async move {
             let mut subscription = redis::Client::open(url).unwrap().get_async_pubsub().await.unwrap();
             subscription.psubscribe("stream.*").await.unwrap();
@@ -162,7 +162,7 @@ fn start_at(port: u16, password: Option<&str>) -> Option<Child> {
         }
         thread::sleep(POLL);
     }
-    let _ = child.kill();
+    let _ = child.kill().and_then(|()| child.wait().map(drop));
     panic!("redis-server does not answer");
 }
 
