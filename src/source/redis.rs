@@ -1,7 +1,7 @@
 //! Events from Redis pub/sub: one connection, supervised here.
 //!
 //! The connection speaks RESP2, which every Redis version and every proxy before one understands, so that there is one
-//! way to subscribe. The client library gives events through a channel without bounds; [`Session::pump`] never waits
+//! way to subscribe. The client library gives events through a channel without bounds; `Session::pump` never waits
 //! for anything but that channel, so nothing can pile up in it.
 
 use std::fmt;
