@@ -87,13 +87,12 @@ async fn feed(args: &FeedArgs, target: &Target) -> Result<()> {
     let mut signalled = pin!(signalled().context("cannot handle signals")?);
     let mut progress = Progress::new(args.count.map(NonZeroU64::get))?;
     let generator = Generator::new(args.seed);
-    let server = Server::new(target, generator.clone())?;
-    let limit = seconds(args.outage_limit);
+    let server = Server::new(target, seconds(args.outage_limit), generator.clone())?;
 
     let started = tokio::select! {
         biased;
         () = &mut signalled => None,
-        publisher = Publisher::start(server, limit, progress.lines()) => Some(publisher?),
+        publisher = Publisher::start(server, progress.lines()) => Some(publisher?),
     };
     let Some(mut publisher) = started else { return Ok(()) };
     progress.start(&format!("publishing {} updates/s to {target}, seed {}", args.rate, args.seed));

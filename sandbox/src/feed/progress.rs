@@ -1,10 +1,11 @@
 //! How the feeder tells what it does: a bar on a terminal, elsewhere a line now and then. Everything goes to standard error.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 
 /// Between two lines where there is no terminal.
 const REPORT_PERIOD: Duration = Duration::from_secs(10);
@@ -92,10 +93,15 @@ impl Progress {
 
 fn bar(goal: Option<u64>) -> Result<ProgressBar> {
     let (bar, template) = match goal {
-        Some(goal) => (ProgressBar::new(goal), "{bar:30} {human_pos}/{human_len} updates, {per_sec}, {eta} left"),
-        None => (ProgressBar::no_length(), "{spinner} {human_pos} updates, {per_sec}, {elapsed}"),
+        Some(goal) => (ProgressBar::new(goal), "{bar:30} {human_pos}/{human_len} updates, {rate}/s, {eta} left"),
+        None => (ProgressBar::no_length(), "{spinner} {human_pos} updates, {rate}/s, {elapsed}"),
     };
-    Ok(bar.with_style(ProgressStyle::with_template(template).context("cannot show progress")?))
+    let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+        // A bar that cannot be drawn is none of the feeder's business.
+        let _ = write!(out, "{}", HumanCount(state.per_sec().round() as u64));
+    };
+    let style = ProgressStyle::with_template(template).context("cannot show progress")?;
+    Ok(bar.with_style(style.with_key("rate", rate)))
 }
 
 /// Updates a second.

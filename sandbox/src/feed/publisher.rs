@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
+use indicatif::HumanCount;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use redis::RedisError;
@@ -35,8 +36,6 @@ pub(crate) enum FeedError {
 /// Publishes to one server.
 pub(super) struct Publisher {
     server: Server,
-    /// How long Redis may be away.
-    limit: Duration,
     lines: Lines,
     link: Link,
     outage: Option<Outage>,
@@ -47,24 +46,25 @@ enum Link {
     Down(JoinHandle<Result<MultiplexedConnection, FeedError>>),
 }
 
-/// The time since Redis last took updates. It is over when Redis takes some again; that one can connect is not enough.
+/// The time in which Redis takes no updates. It is over when Redis takes some again; that one can connect is not enough.
 struct Outage {
     began: Instant,
     not_published: u64,
 }
 
 impl Publisher {
-    /// Connects to `server`, which may be away for `limit`, at the start and later. What happens to it goes to `lines`.
-    pub(super) async fn start(server: Server, limit: Duration, lines: Lines) -> Result<Self, FeedError> {
+    /// Connects to `server`. What happens to it, now and later, goes to `lines`.
+    pub(super) async fn start(server: Server, lines: Lines) -> Result<Self, FeedError> {
+        let began = Instant::now();
         let mut outage = None;
         let connection = match server.connect().await {
             Ok(connection) => connection,
             Err(error) => {
-                let outage = outage.insert(Outage::begin(&server, &error, limit, &lines)?);
-                reconnect(server.clone(), outage.began, limit).await?
+                outage = Some(Outage::begin(began, &server, &error, &lines)?);
+                reconnect(server.clone(), began).await?
             }
         };
-        Ok(Self { server, limit, lines, link: Link::Up(connection), outage })
+        Ok(Self { server, lines, link: Link::Up(connection), outage })
     }
 
     /// Tells whether `batch` was published: all of it or nothing. Does not wait for a Redis that is away.
@@ -76,11 +76,12 @@ impl Publisher {
         {
             self.link = Link::Up(connecting.await??);
         }
+        let began = Instant::now();
         let published = match &mut self.link {
             Link::Up(connection) => match server::publish(connection, batch).await {
                 Ok(()) => true,
                 Err(error) => {
-                    self.lost(&error)?;
+                    self.lost(began, &error)?;
                     false
                 }
             },
@@ -92,7 +93,7 @@ impl Publisher {
                     "Redis at {} is back after {:.1} s; {} updates were not published",
                     self.server.name(),
                     outage.began.elapsed().as_secs_f64(),
-                    outage.not_published
+                    HumanCount(outage.not_published)
                 ));
                 self.outage = None;
             }
@@ -102,50 +103,47 @@ impl Publisher {
         Ok(published)
     }
 
-    /// Begins to connect again.
-    fn lost(&mut self, error: &RedisError) -> Result<(), FeedError> {
+    /// Begins to connect again, since the publishing that `began` then has failed.
+    fn lost(&mut self, began: Instant, error: &RedisError) -> Result<(), FeedError> {
         let began = match &self.outage {
-            Some(outage) => {
-                check(&self.server, error, outage.began, self.limit)?;
-                outage.began
-            }
-            None => self.outage.insert(Outage::begin(&self.server, error, self.limit, &self.lines)?).began,
+            Some(outage) => outage.began,
+            None => self.outage.insert(Outage::begin(began, &self.server, error, &self.lines)?).began,
         };
-        self.link = Link::Down(tokio::spawn(reconnect(self.server.clone(), began, self.limit)));
+        check(&self.server, error, began)?;
+        self.link = Link::Down(tokio::spawn(reconnect(self.server.clone(), began)));
         Ok(())
     }
 }
 
 impl Outage {
-    fn begin(server: &Server, error: &RedisError, limit: Duration, lines: &Lines) -> Result<Self, FeedError> {
-        let began = Instant::now();
-        check(server, error, began, limit)?;
+    fn begin(began: Instant, server: &Server, error: &RedisError, lines: &Lines) -> Result<Self, FeedError> {
+        check(server, error, began)?;
         lines.say(&format!(
             "Redis at {} is away: {}; trying again for up to {} s",
             server.name(),
             server::reason(error),
-            limit.as_secs()
+            server.away_limit().as_secs()
         ));
         Ok(Self { began, not_published: 0 })
     }
 }
 
 /// Connects to a server that is away since `began`, however often it takes.
-async fn reconnect(server: Server, began: Instant, limit: Duration) -> Result<MultiplexedConnection, FeedError> {
+async fn reconnect(server: Server, began: Instant) -> Result<MultiplexedConnection, FeedError> {
     let mut pause = BACKOFF_MIN;
     loop {
         tokio::time::sleep(jittered(pause)).await;
         match server.connect().await {
             Ok(connection) => return Ok(connection),
-            Err(error) => check(&server, &error, began, limit)?,
+            Err(error) => check(&server, &error, began)?,
         }
         pause = (pause * 2).min(BACKOFF_MAX);
     }
 }
 
 /// Fails if trying again makes no sense.
-fn check(server: &Server, error: &RedisError, began: Instant, limit: Duration) -> Result<(), FeedError> {
-    let (name, reason) = (server.name().to_owned(), server::reason(error));
+fn check(server: &Server, error: &RedisError, began: Instant) -> Result<(), FeedError> {
+    let (name, limit, reason) = (server.name().to_owned(), server.away_limit(), server::reason(error));
     if !server::may_pass(error) {
         Err(FeedError::Refused { server: name, reason })
     } else if began.elapsed() >= limit {

@@ -28,20 +28,27 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 pub(super) struct Server {
     client: Client,
     name: String,
+    away_limit: Duration,
     beginning: Generator,
 }
 
 impl Server {
-    /// The server at `target`; where it has no scores, those before the first update of `beginning` are written.
-    pub(super) fn new(target: &Target, beginning: Generator) -> RedisResult<Self> {
+    /// The server at `target`, which may be away for `away_limit`. Where it has no scores, those before the first update of
+    /// `beginning` are written.
+    pub(super) fn new(target: &Target, away_limit: Duration, beginning: Generator) -> RedisResult<Self> {
         let settings = TcpSettings::default().set_nodelay(true);
         let client = Client::open(target.connection_info().clone().set_tcp_settings(settings))?;
-        Ok(Self { client, name: target.to_string(), beginning })
+        Ok(Self { client, name: target.to_string(), away_limit, beginning })
     }
 
     /// Where it is, without user and password.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How long it may take no updates, before there is no hope left.
+    pub(super) fn away_limit(&self) -> Duration {
+        self.away_limit
     }
 
     /// A connection to the server, which has scores by then.

@@ -136,8 +136,8 @@ fn url(port: u16, password: Option<&str>) -> String {
 fn next_port() -> u16 {
     static TAKEN: AtomicU16 = AtomicU16::new(0);
     let span = PORTS.end - PORTS.start;
-    // Test runs side by side begin at different places.
-    let first = (std::process::id() % u32::from(span)) as u16;
+    // Test runs side by side have process IDs side by side, and begin further apart than the servers of one are many.
+    let first = (std::process::id() * 31 % u32::from(span)) as u16;
     PORTS.start + (first + TAKEN.fetch_add(1, Ordering::Relaxed)) % span
 }
 
