@@ -71,6 +71,9 @@ pub enum RouteError {
     /// The namespace has `*` and the pattern has not.
     #[error("the namespace {0:?} has a *, but the pattern has none that it could stand for")]
     NothingToStandFor(String),
+    /// `split` is given and the namespace has no `*`.
+    #[error("split={0:?} has nothing to split: the namespace {1:?} has no *")]
+    NothingToSplit(String, String),
     /// An option that there is not.
     #[error("unknown option {0:?}; expected event=channel, event=NAME, split=CHARS or tally=NAMESPACE")]
     Option(String),
@@ -117,6 +120,9 @@ impl FromStr for Route {
                     return Err(RouteError::EventName(name.to_owned()));
                 }
                 Some(("event", name)) if !name.is_empty() => event = EventName::Fixed(name.into()),
+                Some(("split", characters)) if !template.contains(&Segment::Rest) => {
+                    return Err(RouteError::NothingToSplit(characters.to_owned(), namespace.to_owned()));
+                }
                 Some(("split", characters)) if !characters.is_empty() => split = characters.to_owned(),
                 Some(("tally", namespace)) => {
                     let parsed = namespace.parse();
@@ -423,6 +429,7 @@ mod tests {
         assert_eq!(error("a=/*"), "the namespace \"/*\" has a *, but the pattern has none that it could stand for");
         let options = "expected event=channel, event=NAME, split=CHARS or tally=NAMESPACE";
         assert_eq!(error("a=/x,evnt=b"), format!("unknown option \"evnt=b\"; {options}"));
+        assert_eq!(error("a*=/x,split=:"), "split=\":\" has nothing to split: the namespace \"/x\" has no *");
         assert_eq!(error("a=/x,tally=eps"), "the namespace \"eps\": a namespace starts with '/'");
     }
 
@@ -430,6 +437,19 @@ mod tests {
         #[test]
         fn reading_a_route_never_panics(text in "[a*=/,:.a-z]{0,30}") {
             let _ = text.parse::<Route>();
+        }
+
+        /// Whatever comes, nothing that is passed on could break a line of the protocol's own.
+        #[test]
+        fn decoding_never_panics_and_names_are_clean(
+            channel in "[ab][ab:./\\x00-\\x1f\\x7f\\u{80}-\\u{a0}]{0,6}",
+            payload: String,
+        ) {
+            let routes = routes(&["a*=/a/*,split=:.,event=channel", "b*=/b,event=channel,tally=/eps"]);
+            if let Ok(decoded) = routes.decode(event(&channel, &payload)) {
+                prop_assert!(!decoded.message.namespace.as_str().contains(char::is_control));
+                prop_assert!(!decoded.message.event.is_some_and(|name| name.contains(char::is_control)));
+            }
         }
 
         /// The table agrees with a naive reading of the patterns: of those that fit, the longest.

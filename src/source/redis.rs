@@ -1,8 +1,8 @@
 //! Events from Redis pub/sub: one connection, supervised here.
 //!
 //! The connection speaks RESP2, which every Redis version and every proxy before one understands, so that there is one
-//! way to subscribe. The client library gives events through a channel without bounds; `Session::pump` never waits
-//! for anything but that channel, so nothing can pile up in it.
+//! way to subscribe. The client library gives events through a channel without bounds; `Session::pump` reads that
+//! channel whatever else it waits for, so nothing can pile up in it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -101,9 +101,8 @@ impl FromStr for RedisUrl {
         if !["redis://", "rediss://", "redis+unix://", "unix://"].iter().any(|scheme| text.starts_with(scheme)) {
             return Err(UrlError::Scheme);
         }
-        let info = text.into_connection_info().map_err(|error| {
-            UrlError::Malformed(error.detail().map_or_else(|| error.category().to_owned(), str::to_owned))
-        })?;
+        // The library's detail is left out: it repeats a part of the URL.
+        let info = text.into_connection_info().map_err(|error| UrlError::Malformed(error.category().to_owned()))?;
         Ok(Self { info, masked: mask(text) })
     }
 }
@@ -120,13 +119,26 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// The URL with its password replaced by `***`.
+/// The URL with its password, and any query, replaced by `***`.
 fn mask(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return "***".to_owned() };
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return "***".to_owned();
+    };
+    // The URL of a socket has its password in the query. Elsewhere what looks like one may be part of the password.
+    let (rest, socket_query) = if scheme.ends_with("unix") { hide_from_query(rest) } else { (rest, "") };
     // What comes before the last '@' could be a password with a '/' in it, so that is hidden too.
-    let Some((credentials, host)) = rest.rsplit_once('@') else { return url.to_owned() };
-    let user = credentials.split(':').next().unwrap_or_default();
-    format!("{scheme}://{user}:***@{host}")
+    let Some((credentials, host)) = rest.rsplit_once('@') else {
+        let (rest, query) = hide_from_query(rest);
+        return format!("{scheme}://{rest}{query}{socket_query}");
+    };
+    let user = credentials.split([':', '/', '?', '#']).next().unwrap_or_default();
+    let (host, query) = hide_from_query(host);
+    format!("{scheme}://{user}:***@{host}{query}{socket_query}")
+}
+
+/// What comes before the query, and what to show in the query's place.
+fn hide_from_query(text: &str) -> (&str, &'static str) {
+    text.split_once('?').map_or((text, ""), |(before, _)| (before, "?***"))
 }
 
 impl Config {
@@ -165,6 +177,8 @@ pub async fn run(
     let mut session = Session { config, inbox, state, stats, log: LimitedLog::new(), lost_at: None };
     let mut pause = BACKOFF_MIN;
     let mut attempts = 0_u64;
+    // Why there is no subscription, as last told. The pauses bound how often it can be another reason.
+    let mut told = String::new();
     loop {
         let started = Instant::now();
         let subscribed_before = session.stats.subscriptions.get();
@@ -183,9 +197,17 @@ pub async fn run(
                 session.lost_at = Some(Instant::now());
                 session.state.send_replace(BrokerState::Lost);
                 tracing::warn!(%url, reason = %end, "lost the subscription; what is published meanwhile is lost");
+                told.clear();
             }
-            end if attempts == 0 => tracing::warn!(%url, reason = %end, "cannot subscribe yet; trying on"),
-            end => tracing::debug!(%url, reason = %end, attempts, "still cannot subscribe"),
+            end => {
+                let reason = end.to_string();
+                if reason == told {
+                    tracing::debug!(%url, reason, attempts, "still cannot subscribe");
+                } else {
+                    tracing::warn!(%url, reason, "cannot subscribe yet; trying on");
+                    told = reason;
+                }
+            }
         }
         attempts = if was_subscribed { 1 } else { attempts + 1 };
         if was_subscribed && started.elapsed() >= HEALTHY {
@@ -218,8 +240,15 @@ struct Session {
 /// What happened to a session.
 enum Happened {
     Event(redis::Msg),
-    Closed,
-    Silence,
+    /// The server answered a ping.
+    Answered,
+    Ended(SessionEnd),
+}
+
+impl From<Option<redis::Msg>> for Happened {
+    fn from(next: Option<redis::Msg>) -> Self {
+        next.map_or(Self::Ended(SessionEnd::Closed), Self::Event)
+    }
 }
 
 impl Session {
@@ -260,11 +289,21 @@ impl Session {
     /// Passes events on until the connection ends. A connection that is silent is asked whether it is alive: a server
     /// that froze, or a network that drops everything, would look just like one without news.
     async fn pump(&mut self, mut sink: PubSubSink, mut events: PubSubStream) -> SessionEnd {
+        let Config { ping_interval, ping_timeout, .. } = self.config;
         loop {
-            let happened = match timeout(self.config.ping_interval, events.next()).await {
-                Ok(Some(event)) => Happened::Event(event),
-                Ok(None) => Happened::Closed,
-                Err(_) => Happened::Silence,
+            let happened = match timeout(ping_interval, events.next()).await {
+                Ok(next) => next.into(),
+                Err(_) => tokio::select! {
+                    // First, because an event shows as well as an answer does that the server is there, even when this
+                    // process was the one that stood still. The answer that is then not waited for does no harm.
+                    biased;
+                    next = events.next() => next.into(),
+                    answer = timeout(ping_timeout, sink.ping::<redis::Value>()) => match answer {
+                        Ok(Ok(_)) => Happened::Answered,
+                        Ok(Err(error)) => Happened::Ended(SessionEnd::Refused(error)),
+                        Err(_) => Happened::Ended(SessionEnd::TimedOut(ping_timeout)),
+                    },
+                },
             };
             match happened {
                 Happened::Event(event) => {
@@ -276,12 +315,8 @@ impl Session {
                         return SessionEnd::Shutdown;
                     }
                 }
-                Happened::Closed => return SessionEnd::Closed,
-                Happened::Silence => match timeout(self.config.ping_timeout, sink.ping::<redis::Value>()).await {
-                    Ok(Ok(_)) => {}
-                    Ok(Err(error)) => return SessionEnd::Refused(error),
-                    Err(_) => return SessionEnd::TimedOut(self.config.ping_timeout),
-                },
+                Happened::Answered => {}
+                Happened::Ended(end) => return end,
             }
         }
     }
@@ -289,6 +324,12 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+    use std::process::{Child, Command, Stdio};
+    use std::sync::Mutex;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -301,16 +342,177 @@ mod tests {
     }
 
     #[test]
+    fn passwords_are_hidden_wherever_they_stand() {
+        let shown = |url: &str| url.parse::<RedisUrl>().unwrap().to_string();
+        assert_eq!(shown("redis+unix:///run/redis.sock"), "redis+unix:///run/redis.sock");
+        assert_eq!(shown("unix:///run/redis.sock?db=1&user=u&pass=secret"), "unix:///run/redis.sock?***");
+        for url in [
+            "redis+unix:///run/redis.sock?user=a&pass=sec@ret",
+            "unix://:secret@localhost/run/redis.sock?pass=secret",
+            "redis://localhost/?password=secret@there",
+            "redis://user:12?secret@host",
+        ] {
+            let shown = shown(url);
+            assert!(!shown.contains("sec") && !shown.contains("ret") && !shown.contains("12"), "{url} -> {shown}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_url_gives_its_password_away(
+            before in "rediss?://[a-z:@/?#&=]{0,12}|(redis\\+)?unix:///[a-z@?&=]{0,4}[?&]pass",
+            separator in "[:=]",
+            after in "[a-z0-9:@/?#&=]{0,6}",
+            end in "(@[a-z]{1,4}(/[0-9])?)?",
+        ) {
+            // In upper case, which no other part has.
+            let text = format!("{before}{separator}FIRST{after}LAST{end}");
+            let Ok(url) = text.parse::<RedisUrl>() else { return Ok(()) };
+            for secret in ["FIRST", "LAST"] {
+                if url.info.redis_settings().password().is_some_and(|password| password.contains(secret)) {
+                    prop_assert!(!url.to_string().contains(secret), "{} -> {}", text, url);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn mistakes_are_named_without_the_password() {
         let error = |url: &str| url.parse::<RedisUrl>().unwrap_err().to_string();
         assert_eq!(
             error("http://:secret@host"),
             "expected a URL that starts with redis://, rediss:// or redis+unix://"
         );
-        for url in ["redis://:secret@host:port", "redis://:secret@host/notanumber", "redis://"] {
+        for url in [
+            "redis://:secret@host:port",
+            "redis://:secret@host/notanumber",
+            "redis://",
+            "redis://a:1?protocol=secret@b",
+        ] {
             let error = error(url);
             assert!(error.contains("expected redis://") && !error.contains("secret"), "{error}");
         }
+    }
+
+    /// A `redis-server` at a socket of its own, so that no two tests can want the same port. Ends with its owner.
+    struct Server {
+        directory: PathBuf,
+        child: Option<Child>,
+    }
+
+    impl Server {
+        fn absent(name: &str) -> Self {
+            // A socket's path may have no more than about a hundred bytes, so a short one.
+            let directory = PathBuf::from(format!("/tmp/tallycast-source-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&directory).unwrap();
+            Self { directory, child: None }
+        }
+
+        fn run(&mut self, flags: &[&str]) {
+            let mut command = Command::new("redis-server");
+            command.args(["--port", "0", "--save", "", "--loglevel", "warning", "--unixsocket"]).arg(self.socket());
+            let command = command.args(flags).current_dir(&self.directory).stdin(Stdio::null()).stdout(Stdio::null());
+            self.child = Some(command.spawn().expect("redis-server must be installed"));
+        }
+
+        fn socket(&self) -> PathBuf {
+            self.directory.join("redis.sock")
+        }
+
+        fn url(&self) -> String {
+            format!("redis+unix://{}", self.socket().display())
+        }
+    }
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            if let Some(mut child) = self.child.take() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+
+    /// What is logged, kept.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Log {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Long enough for a busy machine; only a failure takes that long.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn no_event_is_lost_to_a_ping() {
+        const EVENTS: u32 = 2000;
+        let mut server = Server::absent("pings");
+        server.run(&[]);
+        let mut config = Config::new(server.url().parse().unwrap(), vec!["n".to_owned()]).unwrap();
+        // Hardly an event comes that does not meet a ping.
+        config.ping_interval = Duration::ZERO;
+        let client = config.client.clone();
+        let (inbox, mut events) = mpsc::channel(16);
+        let (state, mut states) = watch::channel(BrokerState::Connecting);
+        let (stats, shutdown) = (Arc::<SourceStats>::default(), CancellationToken::new());
+        let source = tokio::spawn(run(config, inbox, state, Arc::clone(&stats), shutdown.clone()));
+        timeout(PATIENCE, states.wait_for(|state| *state == BrokerState::Subscribed)).await.unwrap().unwrap();
+        let mut publisher = client.get_multiplexed_async_connection().await.unwrap();
+        for number in 0..EVENTS {
+            let _: u32 = redis::cmd("PUBLISH").arg("n").arg(number).query_async(&mut publisher).await.unwrap();
+            let event = timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+            assert_eq!(event, RawEvent { channel: "n".to_owned(), payload: number.to_string().into_bytes() });
+        }
+        shutdown.cancel();
+        source.await.unwrap().unwrap();
+        assert_eq!((stats.received.get(), stats.gaps.get()), (u64::from(EVENTS), 0));
+    }
+
+    #[tokio::test]
+    async fn each_reason_for_having_no_subscription_is_told_once() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let mut server = Server::absent("reasons");
+        let config = Config::new(server.url().parse().unwrap(), vec!["n".to_owned()]).unwrap();
+        let (inbox, _events) = mpsc::channel(16);
+        let (state, _states) = watch::channel(BrokerState::Connecting);
+        let shutdown = CancellationToken::new();
+        let source = tokio::spawn(run(config, inbox, state, Arc::default(), shutdown.clone()));
+        let logged = async |text: &str| {
+            let wait = async {
+                while !log.text().contains(text) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            assert!(timeout(PATIENCE, wait).await.is_ok(), "{text:?} is not in the log:\n{}", log.text());
+        };
+        logged("No such file").await;
+        // It comes, and wants a password that the URL has not: another reason, which nobody would guess from the first.
+        server.run(&["--requirepass", "secret"]);
+        logged("NOAUTH").await;
+        // Some more attempts.
+        tokio::time::sleep(BACKOFF_MAX * 2).await;
+        shutdown.cancel();
+        source.await.unwrap().unwrap();
+        let text = log.text();
+        assert_eq!([text.matches("No such file").count(), text.matches("NOAUTH").count()], [1, 1], "{text}");
     }
 
     #[test]

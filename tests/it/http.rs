@@ -187,6 +187,28 @@ fn a_stream_can_be_asked_for_before_the_page_was_answered() {
 }
 
 #[test]
+fn a_stream_does_not_overtake_pages_that_its_client_has_not_read() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--send-buffer", "4096"]);
+    for pages in [20, 21, 22, 23, 200] {
+        let mut raw = Raw::connect_with_small_buffer(&tallycast);
+        let page = "GET /admin/counters.json HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        raw.send(&(page.repeat(pages) + "GET /subscribe/raw HTTP/1.1\r\nhost: localhost\r\n\r\n"));
+        // By the time that another is answered, this one's answers wait for it to be read.
+        tallycast.get("/healthz");
+        for _ in 0..pages {
+            let head = raw.head();
+            let (_, length) = head.split_once("\r\ncontent-length: ").expect("the answer to a request for a page");
+            raw.read_exactly(length.split_once("\r\n").unwrap().0.parse().unwrap());
+        }
+        assert!(raw.head().contains("\r\ncontent-type: text/event-stream; charset=utf-8\r\n"));
+        raw.expect("d\r\n: tallycast\n\n\r\n");
+        redis.publish_scores(["1F602"]);
+        assert_eq!(raw.chunk(), "data:1F602\n\n");
+    }
+}
+
+#[test]
 fn a_request_may_come_byte_by_byte() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);

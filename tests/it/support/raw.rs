@@ -64,6 +64,14 @@ impl Raw {
         assert_eq!(String::from_utf8_lossy(&read), expected);
     }
 
+    /// Reads `count` bytes.
+    #[track_caller]
+    pub(crate) fn read_exactly(&mut self, count: usize) -> Vec<u8> {
+        let mut read = vec![0; count];
+        self.stream.read_exact(&mut read).unwrap();
+        read
+    }
+
     /// Reads a line, with its end; empty at the end of the stream.
     #[track_caller]
     pub(crate) fn line(&mut self) -> String {
