@@ -12,7 +12,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 
 use crate::decode::{Route, Routes};
 use crate::fanout::NamespacePolicy;
-use crate::source::redis::RedisUrl;
+use crate::source::redis::{RedisUrl, TotalsKey};
 use crate::{fanout, source, sse_server, tally};
 
 /// The exit code for a wrong flag or variable (`EX_USAGE` of sysexits).
@@ -160,6 +160,41 @@ struct PipelineOptions {
         help_heading = "Routes and tallies"
     )]
     tally_keys: usize,
+    /// Which sorted set in Redis has the totals of a namespace: what each member's tallies add up to. Readers may begin
+    /// with them (?snapshot=1), and are sent the difference after an outage. The first is what /v1/rankings shows. May
+    /// be given several times (in the variable, separated by ';')
+    #[arg(
+        long,
+        env = "TALLYCAST_TOTALS",
+        value_delimiter = ';',
+        default_value = "/eps=emojitrack_score",
+        value_name = "NAMESPACE=KEY",
+        help_heading = "Routes and tallies"
+    )]
+    totals: Vec<TotalsKey>,
+    /// Members that such a sorted set may have; with more there are no totals
+    #[arg(
+        long,
+        env = "TALLYCAST_MAX_TOTALS",
+        default_value_t = 100_000,
+        value_name = "COUNT",
+        value_parser = at_least_one,
+        help_heading = "Routes and tallies"
+    )]
+    max_totals: usize,
+    /// The longest time between two readings of the totals. They are read after each outage and each loss at once
+    #[arg(
+        long,
+        env = "TALLYCAST_TOTALS_INTERVAL",
+        default_value = "30s",
+        value_name = "DURATION",
+        value_parser = duration,
+        help_heading = "Routes and tallies"
+    )]
+    totals_interval: Duration,
+    /// Do not send readers the difference when their totals turn out to be wrong after an outage
+    #[arg(long, env = "TALLYCAST_NO_CORRECTIONS", help_heading = "Routes and tallies")]
+    no_corrections: bool,
 
     #[command(flatten)]
     readers: ReaderOptions,
@@ -261,6 +296,12 @@ pub struct Config {
     pub routes: Routes,
     /// Stage 3.
     pub tally: tally::Config,
+    /// Where the totals of namespaces are.
+    pub totals: Vec<TotalsKey>,
+    /// The sorted set that rankings are read from.
+    pub scores: String,
+    /// Members that each of them may have.
+    pub max_totals: usize,
     /// Stage 4.
     pub fanout: fanout::Config,
     /// The HTTP server.
@@ -326,6 +367,9 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             config.connect_timeout = broker.redis_timeout;
             config.ping_timeout = broker.redis_timeout;
             config.ping_interval = broker.redis_ping;
+            config.totals.clone_from(&pipeline.totals);
+            config.max_totals = pipeline.max_totals;
+            config.totals_interval = pipeline.totals_interval;
             Source::Redis(Box::new(config))
         }
         Err(demo) => Source::Demo(demo),
@@ -335,6 +379,7 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
         source,
         routes,
         tally: tally::Config { period: pipeline.tally_period, max_keys: pipeline.tally_keys },
+        max_totals: pipeline.max_totals,
         fanout: fanout::Config {
             shards: readers.shards.unwrap_or(fanout::Config::default().shards),
             log_batches: readers.log_batches,
@@ -342,6 +387,9 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             total_log_bytes: readers.total_log_bytes,
             merged_keys: readers.merged_keys,
             policies: readers.slow_readers,
+            totals: pipeline.totals.iter().map(|totals| totals.namespace.clone()).collect(),
+            max_totals: pipeline.max_totals,
+            corrections: !pipeline.no_corrections,
             keep_alive: readers.keep_alive,
             stall_limit: readers.stall_limit,
             close_limit: pipeline.shutdown_limit,
@@ -354,6 +402,8 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             close_limit: pipeline.shutdown_limit,
             ..sse_server::Config::default()
         },
+        scores: pipeline.totals.first().map_or_else(|| "emojitrack_score".to_owned(), |totals| totals.key.clone()),
+        totals: pipeline.totals,
         address: SocketAddr::new(pipeline.address, pipeline.port),
         send_buffer: readers.send_buffer,
         inbox: pipeline.inbox,

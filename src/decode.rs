@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 
 use crate::fanout::{Counter, Data, Message, Namespace, NamespaceError};
 use crate::limited::LimitedLog;
-use crate::source::RawEvent;
-use crate::tally::Key;
+use crate::source::{self, RawEvent};
+use crate::tally::{self, Key};
 
 /// The most bytes a payload may have.
 pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
@@ -286,8 +286,10 @@ impl Routes {
             EventName::Fixed(name) => Some(Arc::clone(name)),
         };
         let text = String::from_utf8(event.payload).map_err(|_| DecodeError::NotText)?;
-        let key = route.tally.as_ref().map(|namespace| Key { namespace: namespace.clone(), key: text.clone() });
-        Ok(Decoded { message: Message { namespace, event: name, data: Data::Text(text) }, key })
+        let received_at = event.received_at;
+        let key =
+            route.tally.as_ref().map(|namespace| Key { namespace: namespace.clone(), key: text.clone(), received_at });
+        Ok(Decoded { message: Message { namespace, event: name, data: Data::Text(text), received_at }, key })
     }
 }
 
@@ -317,15 +319,25 @@ pub struct Stats {
 /// Decodes what comes in `inbox` until that ends. Waits while a later stage has no room.
 pub async fn run(
     routes: Routes,
-    mut inbox: mpsc::Receiver<RawEvent>,
+    mut inbox: mpsc::Receiver<source::Item>,
     hub: mpsc::Sender<Message>,
-    tally: mpsc::Sender<Key>,
+    tally: mpsc::Sender<tally::Item>,
     stats: Arc<Stats>,
 ) {
-    let mut events = Vec::with_capacity(BATCH);
+    let mut items = Vec::with_capacity(BATCH);
     let mut log = LimitedLog::new();
-    while inbox.recv_many(&mut events, BATCH).await > 0 {
-        for event in events.drain(..) {
+    while inbox.recv_many(&mut items, BATCH).await > 0 {
+        for item in items.drain(..) {
+            let event = match item {
+                source::Item::Event(event) => event,
+                source::Item::Totals { namespace, totals } => {
+                    // Behind the keys that it counts already, before those that it does not.
+                    if tally.send(tally::Item::Totals { namespace, totals }).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
             // Kept for the log, where a long one would be a nuisance.
             let channel: String = event.channel.chars().take(64).collect();
             let Decoded { message, key } = match routes.decode(event) {
@@ -338,7 +350,7 @@ pub async fn run(
             };
             stats.decoded.add(1);
             if let Some(key) = key
-                && tally.send(key).await.is_err()
+                && tally.send(tally::Item::Key(key)).await.is_err()
             {
                 return;
             }
@@ -360,7 +372,7 @@ mod tests {
     }
 
     fn event(channel: &str, payload: &str) -> RawEvent {
-        RawEvent { channel: channel.to_owned(), payload: payload.as_bytes().to_vec() }
+        RawEvent::new(channel.to_owned(), payload.as_bytes().to_vec())
     }
 
     fn namespace(routes: &Routes, channel: &str) -> Result<String, DecodeError> {
@@ -372,7 +384,8 @@ mod tests {
         let routes = routes(&Routes::DEFAULTS);
         let score = routes.decode(event("stream.score_updates", "1F602")).unwrap();
         assert_eq!(score.message, Message::text("/raw".parse().unwrap(), "1F602"));
-        assert_eq!(score.key, Some(Key { namespace: "/eps".parse().unwrap(), key: "1F602".to_owned() }));
+        let key = score.key.unwrap();
+        assert_eq!((key.namespace.as_str(), &*key.key), ("/eps", "1F602"));
         let post = routes.decode(event("stream.tweet_updates.26", "{}")).unwrap();
         assert_eq!(post.message.namespace.as_str(), "/details/26");
         assert_eq!(post.message.event.as_deref(), Some("stream.tweet_updates.26"));
@@ -410,7 +423,7 @@ mod tests {
     #[test]
     fn events_that_are_not_valid_are_refused() {
         let routes = routes(&["a*=/x,event=channel"]);
-        let payload = |payload: Vec<u8>| routes.decode(RawEvent { channel: "a".to_owned(), payload });
+        let payload = |payload: Vec<u8>| routes.decode(RawEvent::new("a".to_owned(), payload));
         assert_eq!(payload(vec![0xff]), Err(DecodeError::NotText));
         assert_eq!(payload(vec![b'a'; MAX_PAYLOAD_BYTES + 1]), Err(DecodeError::TooLarge));
         assert!(payload(vec![b'a'; MAX_PAYLOAD_BYTES]).is_ok());

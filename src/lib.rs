@@ -13,8 +13,12 @@
 pub mod admin;
 pub mod config;
 pub mod decode;
+pub mod demo;
 pub mod fanout;
 mod limited;
+pub mod representation;
+pub mod site;
+pub mod snapshot;
 pub mod source;
 pub mod sse_server;
 pub mod tally;

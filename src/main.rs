@@ -5,15 +5,18 @@
 mod healthcheck;
 
 use std::io::IsTerminal;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
-use sandbox::Generator;
 use tallycast::admin::{self, AdminPages, StatusSource};
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
+use tallycast::demo::Demo;
 use tallycast::fanout::Fanout;
+use tallycast::site::Site;
+use tallycast::snapshot::{SnapshotPages, Store};
 use tallycast::source::{self, BrokerState};
 use tallycast::{decode, sse_server, tally};
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,6 +27,9 @@ use tokio_util::sync::CancellationToken;
 /// Gives memory back after a rush of clients, which the system's allocator does not.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Stage 1 at work.
+type Reading = Pin<Box<dyn Future<Output = Result<(), source::redis::SourceError>> + Send>>;
 
 fn main() -> ExitCode {
     let config = match config::from_args(std::env::args_os()) {
@@ -75,29 +81,37 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     let mut reporter = JoinSet::new();
     if let (Some(interval), Source::Redis(redis)) = (config.status_interval, &config.source) {
-        reporter.spawn(admin::report((**redis).clone(), interval, status.clone()));
+        reporter.spawn(admin::report(redis.commands(), interval, status.clone()));
     }
     let demo = matches!(config.source, Source::Demo(_));
-    let source = tokio::spawn({
-        let (stats, shutdown) = (Arc::clone(&status.source), shutdown.clone());
-        async move {
-            match config.source {
-                Source::Redis(redis) => source::redis::run(*redis, events, broker, stats, shutdown).await,
-                Source::Demo(demo) => {
-                    let updates = sandbox::paced(Generator::new(demo.seed), demo.rate);
-                    source::memory::run(source::memory::emojitracker(updates), events, broker, stats, shutdown).await;
-                    Ok(())
-                }
-            }
+    let namespaces: Vec<_> = config.totals.iter().map(|totals| totals.namespace.clone()).collect();
+    let (source_stats, source_shutdown) = (Arc::clone(&status.source), shutdown.clone());
+    let (reading, store): (Reading, Store) = match config.source {
+        Source::Redis(redis) => {
+            let store =
+                Store::Redis { commands: redis.commands(), scores: config.scores, max_scores: config.max_totals };
+            (Box::pin(source::redis::run(*redis, events, broker, source_stats, source_shutdown)), store)
         }
-    });
+        Source::Demo(options) => {
+            let demo = Demo::new(options.seed);
+            let store = Store::Memory(demo.memory());
+            let items = demo.items(options.rate, namespaces);
+            let reading = source::memory::run(items, events, broker, source_stats, source_shutdown);
+            let endless = async {
+                reading.await;
+                Ok(())
+            };
+            (Box::pin(endless), store)
+        }
+    };
+    let source = tokio::spawn(reading);
     let decode =
         tokio::spawn(decode::run(config.routes, decode_inbox, messages.clone(), keys, Arc::clone(&status.decode)));
     let tally = tokio::spawn(tally::run(config.tally, tally_inbox, messages, Arc::clone(&status.tally)));
     let server = tokio::spawn(sse_server::serve(
         listener,
         fanout.gateway(),
-        AdminPages(status.clone()),
+        Site { snapshot: SnapshotPages::new(store), admin: AdminPages(status.clone()) },
         config.server,
         Arc::clone(&status.server),
         shutdown.clone(),
@@ -105,7 +119,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(%address, node = %status.node, "serving");
     if demo {
         println!(
-            "tallycast demo: curl http://localhost:{0}/subscribe/eps or open http://localhost:{0}/subscribe/details in a browser",
+            "tallycast demo: open http://localhost:{0} or curl http://localhost:{0}/subscribe/eps",
             address.port()
         );
     }

@@ -13,5 +13,5 @@
 mod generator;
 mod pace;
 
-pub use self::generator::{Emoji, Generator, Update, catalogue};
+pub use self::generator::{Emoji, Generator, Update, catalogue, unified_id};
 pub use self::pace::{MAX_BATCH, MAX_RATE, paced};

@@ -10,11 +10,12 @@
 mod report;
 mod status;
 
+use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, StatusCode};
 
-use crate::sse_server::{Page, Pages, text_page};
+use crate::representation::refuse_other_methods;
+use crate::sse_server::{Page, Reply, text_page};
 
 pub use report::run as report;
 pub use status::{Status, StatusSource};
@@ -23,22 +24,22 @@ pub use status::{Status, StatusSource};
 #[derive(Debug, Clone)]
 pub struct AdminPages(pub StatusSource);
 
-impl Pages for AdminPages {
-    fn paths(&self) -> &'static [&'static str] {
+impl AdminPages {
+    /// The paths there are.
+    pub fn paths(&self) -> &'static [&'static str] {
         &["/healthz", "/readyz", "/admin/status.json", "/admin/counters.json"]
     }
 
-    async fn respond(&self, request: &Parts) -> Option<Page> {
+    /// Answers a request for one of them; nothing for another path.
+    pub async fn respond(&self, request: &Parts) -> Option<Reply> {
         let path = request.uri.path();
         if !self.paths().contains(&path) {
             return None;
         }
-        if request.method != Method::GET && request.method != Method::HEAD {
-            let mut page = text_page(StatusCode::METHOD_NOT_ALLOWED, format!("{path} is read with GET\n"));
-            page.headers_mut().insert(hyper::header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Some(page);
+        if let Some(refusal) = refuse_other_methods(request) {
+            return Some(refusal.into());
         }
-        Some(match path {
+        let page = match path {
             "/healthz" => text_page(StatusCode::OK, "alive\n"),
             "/readyz" if self.0.is_ready() => text_page(StatusCode::OK, "ready\n"),
             "/readyz" => text_page(StatusCode::SERVICE_UNAVAILABLE, "the broker is not subscribed\n"),
@@ -47,7 +48,8 @@ impl Pages for AdminPages {
                 Ok(status) => json(serde_json::to_string(&status)),
                 Err(error) => text_page(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
             },
-        })
+        };
+        Some(page.into())
     }
 }
 

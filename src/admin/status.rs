@@ -78,6 +78,7 @@ impl StatusSource {
                 "subscriptions": source.subscriptions.get(),
                 "gaps": source.gaps.get(),
                 "gap_milliseconds": source.gap_milliseconds.get(),
+                "cuts": source.cuts.get(),
             },
             "decode": { "decoded": decode.decoded.get(), "rejected": decode.rejected.get() },
             "tally": { "counted": tally.counted.get(), "sent": tally.sent.get(), "flushes": tally.flushes.get() },
@@ -92,6 +93,8 @@ impl StatusSource {
                 "slow_skipped": hub.slow_skipped.get(),
                 "slow_merged": hub.slow_merged.get(),
                 "stalled": hub.stalled.get(),
+                "corrections": hub.corrections.get(),
+                "without_totals": hub.without_totals.get(),
             },
             "http": {
                 "accepted": server.accepted.get(),

@@ -55,6 +55,10 @@ pub struct Subscriber {
     pub sink: Sink,
     /// Sent before anything else, ready for the wire.
     pub preamble: Bytes,
+    /// Whether it begins with the totals of its namespace: a message named `snapshot` with exactly what the tallies add up
+    /// to that it is not sent. Where the totals are not known, the subscriber is dropped; ask
+    /// [`Gateway::totals_known`](super::Gateway::totals_known) first.
+    pub snapshot: bool,
     /// Given back when the connection ends.
     pub permit: Option<OwnedSemaphorePermit>,
 }
@@ -77,9 +81,12 @@ pub(super) struct Sent {
     pub(super) bytes: u64,
 }
 
-/// What a reader missed because the log went on without it.
+/// What a reader is to be sent before it reads on in the log: the snapshot it begins with, and what it missed because the
+/// log went on without it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Missed {
+    /// Ready for the wire, and shared by all readers that came at the same moment.
+    pub(super) snapshot: Option<Bytes>,
     pub(super) skipped: u64,
     pub(super) windows: Option<Arc<Windows>>,
 }
@@ -106,7 +113,14 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(subscriber: Subscriber, feed: FeedId, position: u64, waker: Waker) -> Self {
+    pub(super) fn new(
+        subscriber: Subscriber,
+        snapshot: Option<Bytes>,
+        feed: FeedId,
+        position: u64,
+        waker: Waker,
+    ) -> Self {
+        let missed = snapshot.map(|snapshot| Box::new(Missed { snapshot: Some(snapshot), ..Missed::default() }));
         Self {
             sink: subscriber.sink,
             feed,
@@ -114,7 +128,7 @@ impl Connection {
             blocked: None,
             position,
             pending: subscriber.preamble,
-            missed: None,
+            missed,
             waker,
             last_write: Instant::now(),
             received: 0,
@@ -127,13 +141,13 @@ impl Connection {
     /// Writes what the reader has not got yet, as far as the sink takes it.
     pub(super) fn flush(&mut self, log: &Log, framing: &dyn Framing, sent: &mut Sent) -> Flushed {
         loop {
+            let before = self.messages_sent;
             if self.pending.is_empty() && self.missed.is_some() {
                 self.catch_up(log, framing);
             }
             if self.pending.is_empty() && self.position == log.head() {
                 return Flushed::Current;
             }
-            let before = self.messages_sent;
             let written = match &mut self.sink {
                 Sink::Socket(_) => self.write_socket(log),
                 Sink::Body(_) => self.write_body(log),
@@ -205,10 +219,17 @@ impl Connection {
         }
     }
 
-    /// Replaces what the reader missed, and for merging also what it could still read, by one batch.
+    /// Begins what is to be sent before the log: the snapshot, then one batch for what the reader missed, and for merging
+    /// also for what it could still read.
     fn catch_up(&mut self, log: &Log, framing: &dyn Framing) {
-        let Some(missed) = self.missed.take() else { return };
-        let Missed { mut skipped, windows } = *missed;
+        let Some(mut missed) = self.missed.take() else { return };
+        if let Some(snapshot) = missed.snapshot.take() {
+            self.pending = snapshot;
+            self.messages_sent += 1;
+            self.missed = (missed.skipped > 0 || missed.windows.is_some()).then_some(missed);
+            return;
+        }
+        let Missed { mut skipped, windows, .. } = *missed;
         let mut batch = Vec::new();
         let mut control = Vec::new();
         let mut merged = None;

@@ -15,8 +15,9 @@ use super::log::{Batch, Windows};
 use super::policy::{Policy, policy_of};
 use super::shard::Input;
 use super::stats::Stats;
+use super::totals::Totals;
 use super::trie::Trie;
-use super::{Config, FeedId, Message, Namespace};
+use super::{Config, Data, FeedId, Message, Namespace};
 
 /// The most messages one turn takes from the inbox.
 const TURN_MESSAGES: usize = 1024;
@@ -31,7 +32,7 @@ pub(super) struct FeedHandle {
     pub(super) id: FeedId,
     pub(super) framing: &'static dyn Framing,
     pub(super) policy: Policy,
-    namespace: Namespace,
+    pub(super) namespace: Namespace,
     /// Readers in all shards. Only the hub adds to it, so that the hub can tell for certain when it is zero.
     readers: AtomicUsize,
     retired: Arc<Mutex<Vec<FeedId>>>,
@@ -52,6 +53,8 @@ struct Feed {
     bytes: Vec<u8>,
     messages: u32,
     windows: Windows,
+    /// When the oldest of them came in.
+    received_at: Option<std::time::Instant>,
 }
 
 /// Why the hub's loop woke.
@@ -69,6 +72,7 @@ pub(super) struct Hub {
     feeds: Slab<Feed>,
     by_key: HashMap<(Namespace, &'static str), FeedId>,
     trie: Trie<FeedId>,
+    totals: Totals,
     retired: Arc<Mutex<Vec<FeedId>>>,
     /// Feeds that the current turn has messages for.
     touched: Vec<FeedId>,
@@ -76,7 +80,12 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    pub(super) fn new(config: Arc<Config>, stats: Arc<Stats>, shards: Vec<mpsc::Sender<Input>>) -> Self {
+    pub(super) fn new(
+        config: Arc<Config>,
+        stats: Arc<Stats>,
+        shards: Vec<mpsc::Sender<Input>>,
+        totals: Totals,
+    ) -> Self {
         Self {
             config,
             stats,
@@ -85,6 +94,7 @@ impl Hub {
             feeds: Slab::new(),
             by_key: HashMap::new(),
             trie: Trie::new(),
+            totals,
             retired: Arc::default(),
             touched: Vec::new(),
             turn_bytes: 0,
@@ -123,7 +133,7 @@ impl Hub {
                 Wake::Messages(_) | Wake::Sweep => {}
             }
             for message in messages.drain(..) {
-                self.frame(&message);
+                self.take_in(message);
                 if self.turn_bytes >= TURN_BYTES {
                     self.send_turn().await;
                 }
@@ -138,6 +148,17 @@ impl Hub {
         }
     }
 
+    /// Keeps the totals up to date with a message, and frames it.
+    fn take_in(&mut self, message: Message) {
+        let correction = matches!(message.data, Data::Totals(_));
+        let Some(message) = self.totals.take_in(message) else { return };
+        if correction {
+            self.stats.corrections.add(1);
+            tracing::info!(namespace = %message.namespace, "the totals are not what was sent; sending the difference");
+        }
+        self.frame(&message);
+    }
+
     /// Appends a message to the batch of each feed it belongs to.
     fn frame(&mut self, message: &Message) {
         self.stats.broadcast.add(1);
@@ -146,6 +167,7 @@ impl Hub {
             let feed = &mut feeds[id];
             if feed.messages == 0 {
                 touched.push(id);
+                feed.received_at = Some(message.received_at);
             }
             let before = feed.bytes.len();
             feed.handle.framing.message(message, &mut feed.bytes);
@@ -171,6 +193,7 @@ impl Hub {
                     bytes: feed.handle.framing.finish(std::mem::take(&mut feed.bytes)),
                     messages: std::mem::take(&mut feed.messages),
                     windows: (feed.handle.policy == Policy::Merge).then(|| Arc::new(windows)),
+                    received_at: feed.received_at.take(),
                 };
                 (id, batch)
             })
@@ -187,11 +210,20 @@ impl Hub {
 
     /// Finds or makes the feed that the subscriber reads, and hands the subscriber to the next shard.
     async fn attach(&mut self, subscriber: Subscriber) {
+        let mut snapshot = None;
+        if subscriber.snapshot {
+            // All that the totals hold was sent in turns before; all else comes after.
+            snapshot = self.totals.snapshot(&subscriber.info.namespace, subscriber.framing);
+            if snapshot.is_none() {
+                self.stats.without_totals.add(1);
+                return;
+            }
+        }
         let handle = self.intern(&subscriber.info.namespace, subscriber.framing);
         handle.readers.fetch_add(1, Ordering::AcqRel);
         self.next_shard = (self.next_shard + 1) % self.shards.len();
         // As above.
-        let _ = self.shards[self.next_shard].send(Input::Attach(Box::new((handle, subscriber)))).await;
+        let _ = self.shards[self.next_shard].send(Input::Attach(Box::new((handle, subscriber, snapshot)))).await;
     }
 
     fn intern(&mut self, namespace: &Namespace, framing: &'static dyn Framing) -> Arc<FeedHandle> {
@@ -208,7 +240,13 @@ impl Hub {
             readers: AtomicUsize::new(0),
             retired: Arc::clone(&self.retired),
         });
-        entry.insert(Feed { handle: Arc::clone(&handle), bytes: Vec::new(), messages: 0, windows: Windows::default() });
+        entry.insert(Feed {
+            handle: Arc::clone(&handle),
+            bytes: Vec::new(),
+            messages: 0,
+            windows: Windows::default(),
+            received_at: None,
+        });
         self.by_key.insert((namespace.clone(), framing.name()), id);
         self.trie.insert(namespace, id);
         self.stats.feeds.add(1);

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -16,6 +17,8 @@ pub(super) struct Batch {
     pub(super) messages: u32,
     /// The same messages for merging; only for feeds whose policy is to merge.
     pub(super) windows: Option<Arc<Windows>>,
+    /// When the oldest of the messages came in; none when there are no messages.
+    pub(super) received_at: Option<Instant>,
 }
 
 /// Messages in a form that can be summed: tallies by where they belong, and how many messages could not be summed.
@@ -51,7 +54,7 @@ impl Windows {
             .iter()
             .map(|message| match &message.data {
                 Data::Tally(tally) => tally.len(),
-                Data::Text(_) => 0,
+                Data::Text(_) | Data::Totals(_) => 0,
             })
             .sum()
     }
@@ -119,7 +122,7 @@ mod tests {
     use crate::fanout::Namespace;
 
     fn batch(text: &'static str) -> Batch {
-        Batch { bytes: Bytes::from_static(text.as_bytes()), messages: 1, windows: None }
+        Batch { bytes: Bytes::from_static(text.as_bytes()), messages: 1, windows: None, received_at: None }
     }
 
     #[test]

@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 
 use super::Namespace;
 
-/// One thing to broadcast: where it belongs, an optional event name, and the payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One thing to broadcast: where it belongs, an optional event name, and the payload. Two messages are equal when they
+/// would be sent alike, whenever they came in.
+#[derive(Debug, Clone)]
 pub struct Message {
     /// Readers of this namespace, and of each of its parents, receive the message.
     pub namespace: Namespace,
@@ -17,6 +19,8 @@ pub struct Message {
     pub event: Option<Arc<str>>,
     /// The payload.
     pub data: Data,
+    /// When the event came in; for a tally, the oldest of those it counts. From here to the write is the lag.
+    pub received_at: Instant,
 }
 
 /// The payload of a [`Message`].
@@ -27,32 +31,53 @@ pub enum Data {
     /// Counts, sent as one JSON object. A reader that falls behind may be sent the sum of several (see
     /// [`Policy::Merge`](super::Policy::Merge)).
     Tally(Arc<Tally>),
+    /// What the namespace's tallies add up to at this place among the messages, by a source that knows. Readers are sent
+    /// the difference from what they were sent before, if there is one, as a [`Tally`].
+    Totals(Arc<Tally>),
 }
+
+impl PartialEq for Message {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.namespace, &self.event, &self.data) == (&other.namespace, &other.event, &other.data)
+    }
+}
+
+impl Eq for Message {}
 
 impl Message {
     /// A message of text without an event name.
     pub fn text(namespace: Namespace, text: impl Into<String>) -> Self {
-        Self { namespace, event: None, data: Data::Text(text.into()) }
+        Self::new(namespace, Data::Text(text.into()))
     }
 
     /// A message of counts without an event name.
     pub fn tally(namespace: Namespace, tally: Tally) -> Self {
-        Self { namespace, event: None, data: Data::Tally(Arc::new(tally)) }
+        Self::new(namespace, Data::Tally(Arc::new(tally)))
+    }
+
+    /// What the tallies of `namespace` add up to.
+    pub fn totals(namespace: Namespace, totals: Tally) -> Self {
+        Self::new(namespace, Data::Totals(Arc::new(totals)))
+    }
+
+    fn new(namespace: Namespace, data: Data) -> Self {
+        Self { namespace, event: None, data, received_at: Instant::now() }
     }
 
     /// The payload as text: the text itself, or the tally's JSON.
     pub fn payload(&self) -> Cow<'_, str> {
         match &self.data {
             Data::Text(text) => Cow::Borrowed(text),
-            Data::Tally(tally) => Cow::Owned(tally.to_json()),
+            Data::Tally(tally) | Data::Totals(tally) => Cow::Owned(tally.to_json()),
         }
     }
 }
 
-/// How often each key was seen. Never negative, never lossy: merging two tallies adds them.
+/// How often each key was seen. Never lossy: merging two tallies adds them. Negative only where a total turned out to be
+/// less than what was counted before.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Tally(HashMap<String, u64>);
+pub struct Tally(HashMap<String, i64>);
 
 impl Tally {
     /// Counts `key` once more.
@@ -72,6 +97,28 @@ impl Tally {
         }
     }
 
+    /// Takes all of `other`'s counts off this tally.
+    pub fn subtract(&mut self, other: &Self) {
+        for (key, count) in &other.0 {
+            match self.0.get_mut(key) {
+                Some(left) => *left -= count,
+                None => {
+                    self.0.insert(key.clone(), -count);
+                }
+            }
+        }
+    }
+
+    /// Forgets the keys whose count is zero.
+    pub fn drop_zeros(&mut self) {
+        self.0.retain(|_, count| *count != 0);
+    }
+
+    /// All keys with their counts, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
+        self.0.iter().map(|(key, count)| (key.as_str(), *count))
+    }
+
     /// The number of different keys.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -83,7 +130,7 @@ impl Tally {
     }
 
     /// The sum of all counts.
-    pub fn total(&self) -> u64 {
+    pub fn total(&self) -> i64 {
         self.0.values().sum()
     }
 
@@ -94,8 +141,8 @@ impl Tally {
     }
 }
 
-impl FromIterator<(String, u64)> for Tally {
-    fn from_iter<I: IntoIterator<Item = (String, u64)>>(counts: I) -> Self {
+impl FromIterator<(String, i64)> for Tally {
+    fn from_iter<I: IntoIterator<Item = (String, i64)>>(counts: I) -> Self {
         let mut tally = Self::default();
         for (key, count) in counts {
             *tally.0.entry(key).or_default() += count;
@@ -125,5 +172,8 @@ mod tests {
         left.merge(&right);
         assert_eq!(left, [("a".to_owned(), 1), ("b".to_owned(), 5), ("c".to_owned(), 4)].into_iter().collect());
         assert_eq!(left.total(), 10);
+        left.subtract(&right);
+        left.drop_zeros();
+        assert_eq!(left, [("a".to_owned(), 1), ("b".to_owned(), 2)].into_iter().collect());
     }
 }

@@ -22,12 +22,14 @@ mod shard;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod trie;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, unconstrained};
 
 pub use connection::{ConnectionInfo, Sink, Subscriber};
@@ -35,11 +37,12 @@ pub use framing::Framing;
 pub use message::{Data, Message, Tally};
 pub use namespace::{MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Namespace, NamespaceError};
 pub use policy::{NamespacePolicy, Policy, PolicyError};
-pub use shard::ConnectionReport;
-pub use stats::{Counter, Stats};
+pub use shard::{ConnectionReport, FeedReport};
+pub use stats::{Counter, Histogram, Stats};
 
 use hub::{FeedHandle, Hub};
 use shard::{Input, Shard};
+use totals::Totals;
 
 /// A feed's number in the hub. Free numbers are used again.
 type FeedId = usize;
@@ -67,6 +70,12 @@ pub struct Config {
     pub merged_keys: usize,
     /// The policies for slow readers; a namespace that none contains has [`Policy::Disconnect`].
     pub policies: Vec<NamespacePolicy>,
+    /// The namespaces whose tallies are summed up, for readers that begin with totals.
+    pub totals: Vec<Namespace>,
+    /// Keys that the totals of one namespace may have; with more there are no snapshots.
+    pub max_totals: usize,
+    /// Whether readers are sent the difference when totals turn out to be other than what they were sent.
+    pub corrections: bool,
     /// The silence on a connection after which a keep-alive is sent.
     pub keep_alive: Duration,
     /// How long a reader may take nothing at all while bytes wait for it.
@@ -85,6 +94,9 @@ impl Default for Config {
             total_log_bytes: 256 * 1024 * 1024,
             merged_keys: 100_000,
             policies: Vec::new(),
+            totals: Vec::new(),
+            max_totals: 100_000,
+            corrections: true,
             keep_alive: Duration::from_secs(15),
             stall_limit: Duration::from_secs(60),
             close_limit: Duration::from_secs(5),
@@ -104,7 +116,19 @@ pub struct Fanout {
 pub struct Gateway {
     joining: mpsc::Sender<Subscriber>,
     shards: Arc<[mpsc::Sender<Input>]>,
+    totals_known: Arc<HashMap<Namespace, watch::Receiver<bool>>>,
     stats: Arc<Stats>,
+}
+
+/// Why a reader cannot begin with totals.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoTotals {
+    /// The namespace is none of [`Config::totals`].
+    #[error("there are no totals of {0}; there are some of {1}")]
+    NotKept(Namespace, String),
+    /// No source has told them within the time limit.
+    #[error("the totals of {0} are not known yet")]
+    NotKnown(Namespace),
 }
 
 /// The engine has ended, or did not answer in time.
@@ -131,8 +155,14 @@ impl Fanout {
                 shard
             })
             .collect();
-        let gateway = Gateway { joining, shards: shards.clone().into(), stats: Arc::clone(&stats) };
-        tasks.spawn(Hub::new(config, stats, shards).run(inbox, joining_inbox));
+        let (totals, totals_known) = Totals::new(&config);
+        let gateway = Gateway {
+            joining,
+            shards: shards.clone().into(),
+            totals_known: Arc::new(totals_known),
+            stats: Arc::clone(&stats),
+        };
+        tasks.spawn(Hub::new(config, stats, shards, totals).run(inbox, joining_inbox));
         Self { gateway, tasks }
     }
 
@@ -161,23 +191,64 @@ impl Gateway {
         self.joining.send(subscriber).await.map_err(|_| Unavailable)
     }
 
+    /// Waits until the totals of `namespace` are known, so that a [`Subscriber::snapshot`] of them can be had.
+    ///
+    /// # Errors
+    /// When they are not kept, or not known within `limit`.
+    pub async fn totals_known(&self, namespace: &Namespace, limit: Duration) -> Result<(), NoTotals> {
+        let Some(known) = self.totals_known.get(namespace) else {
+            let mut kept: Vec<&str> = self.totals_known.keys().map(Namespace::as_str).collect();
+            kept.sort_unstable();
+            let kept = if kept.is_empty() { "no namespace".to_owned() } else { kept.join(", ") };
+            return Err(NoTotals::NotKept(namespace.clone(), kept));
+        };
+        match tokio::time::timeout(limit, known.clone().wait_for(|known| *known)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(NoTotals::NotKnown(namespace.clone())),
+        }
+    }
+
     /// All connections, in no particular order.
     ///
     /// # Errors
     /// When the engine has ended or a shard does not answer within two seconds.
     pub async fn connections(&self) -> Result<Vec<ConnectionReport>, Unavailable> {
+        self.ask(Input::Report).await
+    }
+
+    /// All feeds, those with the most readers first.
+    ///
+    /// # Errors
+    /// As [`connections`](Self::connections).
+    pub async fn feeds(&self) -> Result<Vec<FeedReport>, Unavailable> {
+        let mut feeds: Vec<FeedReport> = Vec::new();
+        let mut by_key = HashMap::new();
+        for feed in self.ask(Input::Feeds).await? {
+            // Each shard has readers of its own.
+            let place = *by_key.entry((feed.namespace.clone(), feed.framing)).or_insert(feeds.len());
+            match feeds.get_mut(place) {
+                Some(same) => same.readers += feed.readers,
+                None => feeds.push(feed),
+            }
+        }
+        feeds.sort_by(|a, b| b.readers.cmp(&a.readers).then_with(|| a.namespace.as_str().cmp(b.namespace.as_str())));
+        Ok(feeds)
+    }
+
+    /// Asks every shard and joins the answers.
+    async fn ask<T>(&self, question: impl Fn(oneshot::Sender<Vec<T>>) -> Input) -> Result<Vec<T>, Unavailable> {
         let all = async {
             let mut answers = Vec::with_capacity(self.shards.len());
             for shard in &*self.shards {
                 let (answer, report) = oneshot::channel();
-                shard.send(Input::Report(answer)).await.map_err(|_| Unavailable)?;
+                shard.send(question(answer)).await.map_err(|_| Unavailable)?;
                 answers.push(report);
             }
-            let mut connections = Vec::new();
+            let mut joined = Vec::new();
             for answer in answers {
-                connections.append(&mut answer.await.map_err(|_| Unavailable)?);
+                joined.append(&mut answer.await.map_err(|_| Unavailable)?);
             }
-            Ok(connections)
+            Ok(joined)
         };
         tokio::time::timeout(REPORT_LIMIT, all).await.unwrap_or(Err(Unavailable))
     }

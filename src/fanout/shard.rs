@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
@@ -14,7 +15,7 @@ use super::log::{Batch, Log, Windows};
 use super::policy::Policy;
 use super::ready::ReadyList;
 use super::stats::Stats;
-use super::{Config, FeedHandle, FeedId};
+use super::{Config, FeedHandle, FeedId, Namespace};
 
 /// How many connections are served before other tasks get a turn.
 const WRITES_PER_YIELD: usize = 256;
@@ -28,10 +29,12 @@ const SCRATCH_BYTES: usize = 4096;
 pub(super) enum Input {
     /// One turn of the hub.
     Turn(Arc<[(FeedId, Batch)]>),
-    /// A new reader.
-    Attach(Box<(Arc<FeedHandle>, Subscriber)>),
+    /// A new reader, and the snapshot it begins with.
+    Attach(Box<(Arc<FeedHandle>, Subscriber, Option<Bytes>)>),
     /// Asks for the connections.
     Report(oneshot::Sender<Vec<ConnectionReport>>),
+    /// Asks for the feeds.
+    Feeds(oneshot::Sender<Vec<FeedReport>>),
     /// End every stream in good order; what is not written at the given moment is cut off.
     Close(tokio::time::Instant),
 }
@@ -43,6 +46,19 @@ pub struct ConnectionReport {
     pub info: Arc<ConnectionInfo>,
     /// Messages written to it.
     pub messages_sent: u64,
+}
+
+/// One feed, for those who ask what is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedReport {
+    /// What its readers subscribed to.
+    pub namespace: Namespace,
+    /// How messages become bytes for them.
+    pub framing: &'static str,
+    /// What happens to those that fall behind.
+    pub policy: Policy,
+    /// How many they are.
+    pub readers: usize,
 }
 
 /// What a shard knows of a feed that it has readers of.
@@ -120,6 +136,7 @@ impl Shard {
     /// Takes in what came, then writes to each feed that got something. Returns when to close, if told to.
     async fn take_inputs(&mut self, inputs: &mut Vec<Input>) -> Option<tokio::time::Instant> {
         let mut touched = Vec::new();
+        let mut received = Vec::new();
         let mut close = None;
         for input in inputs.drain(..) {
             match input {
@@ -127,6 +144,7 @@ impl Shard {
                     for (id, batch) in batches.iter() {
                         let Some(feed) = self.feeds.get_mut(id) else { continue };
                         touched.push(*id);
+                        received.extend(batch.received_at);
                         self.log_bytes += batch.bytes.len();
                         feed.log.push(batch.clone());
                     }
@@ -136,6 +154,10 @@ impl Shard {
                     // Who asked may have stopped waiting.
                     let _ = answer.send(self.report());
                 }
+                Input::Feeds(answer) => {
+                    // As above.
+                    let _ = answer.send(self.report_feeds());
+                }
                 Input::Close(deadline) => close = Some(deadline),
             }
         }
@@ -144,10 +166,14 @@ impl Shard {
         for id in touched {
             self.write_feed(id).await;
         }
+        let now = Instant::now();
+        for received_at in received {
+            self.stats.lag.observe(now.duration_since(received_at).as_secs_f64());
+        }
         close
     }
 
-    fn attach(&mut self, (handle, subscriber): (Arc<FeedHandle>, Subscriber)) {
+    fn attach(&mut self, (handle, subscriber, snapshot): (Arc<FeedHandle>, Subscriber, Option<Bytes>)) {
         let id = handle.id;
         let feed = self.feeds.entry(id).or_insert_with(|| LocalFeed {
             handle,
@@ -158,7 +184,7 @@ impl Shard {
         });
         let entry = self.connections.vacant_entry();
         let key = entry.key();
-        let mut connection = Connection::new(subscriber, id, feed.log.head(), self.ready.waker(key));
+        let mut connection = Connection::new(subscriber, snapshot, id, feed.log.head(), self.ready.waker(key));
         connection.reader_slot = feed.readers.len();
         feed.readers.push(key);
         entry.insert(connection);
@@ -383,7 +409,7 @@ impl Shard {
             if let Some(feed) = self.feeds.get_mut(&id) {
                 let bytes = feed.handle.framing.closing();
                 self.log_bytes += bytes.len();
-                feed.log.push(Batch { bytes, messages: 0, windows: None });
+                feed.log.push(Batch { bytes, messages: 0, windows: None, received_at: None });
             }
             self.write_feed(id).await;
         }
@@ -419,6 +445,18 @@ impl Shard {
             .map(|(_, connection)| ConnectionReport {
                 info: Arc::clone(&connection.info),
                 messages_sent: connection.messages_sent,
+            })
+            .collect()
+    }
+
+    fn report_feeds(&self) -> Vec<FeedReport> {
+        self.feeds
+            .values()
+            .map(|feed| FeedReport {
+                namespace: feed.handle.namespace.clone(),
+                framing: feed.handle.framing.name(),
+                policy: feed.handle.policy,
+                readers: feed.readers.len(),
             })
             .collect()
     }

@@ -47,4 +47,68 @@ pub struct Stats {
     pub slow_merged: Counter,
     /// Readers that were disconnected because they took nothing for longer than the limit.
     pub stalled: Counter,
+    /// Times that totals differed from what readers had been sent.
+    pub corrections: Counter,
+    /// Readers turned away because the totals they asked for are not known.
+    pub without_totals: Counter,
+    /// Seconds from when a message came in to when it had been written to all readers of a feed in a shard that could
+    /// take it; observed once for each batch, for its oldest message.
+    pub lag: Histogram,
+}
+
+/// How often values of each size were seen.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [f64],
+    buckets: Box<[Counter]>,
+    /// In millionths, so that it can be an integer.
+    sum: Counter,
+}
+
+impl Histogram {
+    /// Buckets for values up to each of `bounds`, which grow, and one for all above.
+    pub fn new(bounds: &'static [f64]) -> Self {
+        Self { bounds, buckets: (0..=bounds.len()).map(|_| Counter::default()).collect(), sum: Counter::default() }
+    }
+
+    /// Counts `value`, which is not negative.
+    pub fn observe(&self, value: f64) {
+        self.buckets[self.bounds.partition_point(|bound| *bound < value)].add(1);
+        self.sum.add((value * 1e6) as u64);
+    }
+
+    /// The upper bounds of the buckets with how many values lie in each; the last bucket has no bound.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
+        self.bounds.iter().copied().chain([f64::INFINITY]).zip(self.buckets.iter().map(Counter::get))
+    }
+
+    /// The sum of all values, to six decimals.
+    pub fn sum(&self) -> f64 {
+        self.sum.get() as f64 / 1e6
+    }
+}
+
+/// Bounds for times in seconds, from a tenth of a millisecond to ten seconds.
+impl Default for Histogram {
+    fn default() -> Self {
+        Self::new(&[
+            0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_fall_into_the_bucket_whose_bound_they_do_not_pass() {
+        let histogram = Histogram::new(&[1.0, 2.0]);
+        for value in [0.0, 1.0, 1.5, 2.0, 2.1] {
+            histogram.observe(value);
+        }
+        let buckets: Vec<_> = histogram.buckets().collect();
+        assert_eq!(buckets, [(1.0, 2), (2.0, 2), (f64::INFINITY, 1)]);
+        assert!((histogram.sum() - 6.6).abs() < 1e-6);
+    }
 }

@@ -43,6 +43,10 @@ fn ns(text: &str) -> Namespace {
 }
 
 async fn subscribe(gateway: &Gateway, namespace: &str) -> mpsc::Receiver<Bytes> {
+    subscribe_with(gateway, namespace, false).await
+}
+
+async fn subscribe_with(gateway: &Gateway, namespace: &str, snapshot: bool) -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(1);
     let info = ConnectionInfo {
         request_path: namespace.into(),
@@ -52,7 +56,8 @@ async fn subscribe(gateway: &Gateway, namespace: &str) -> mpsc::Receiver<Bytes> 
         user_agent: "".into(),
     };
     let sink = Sink::Body(PollSender::new(sender));
-    gateway.subscribe(Subscriber { info, framing: &LINES, sink, preamble: Bytes::new(), permit: None }).await.unwrap();
+    let preamble = Bytes::new();
+    gateway.subscribe(Subscriber { info, framing: &LINES, sink, preamble, snapshot, permit: None }).await.unwrap();
     receiver
 }
 
@@ -147,6 +152,83 @@ async fn a_reader_past_the_log_is_disconnected_and_the_others_lose_nothing() {
     assert!(rest(slow).await.len() < 50);
 }
 
+fn counts(counts: &[(&str, i64)]) -> Tally {
+    counts.iter().map(|(key, count)| ((*key).to_owned(), *count)).collect()
+}
+
+fn with_totals() -> Config {
+    Config { shards: 2, totals: vec![ns("/eps")], ..Config::default() }
+}
+
+#[tokio::test]
+async fn a_reader_begins_with_the_totals_and_goes_on_with_changes() {
+    let (messages, inbox) = mpsc::channel(16);
+    let fanout = Fanout::start(with_totals(), inbox);
+    let gateway = fanout.gateway();
+    let plain = subscribe(&gateway, "/eps").await;
+    messages.send(Message::tally(ns("/eps"), counts(&[("a", 1)]))).await.unwrap();
+    messages.send(Message::totals(ns("/eps"), counts(&[("a", 10)]))).await.unwrap();
+    messages.send(Message::tally(ns("/eps"), counts(&[("a", 1)]))).await.unwrap();
+    gateway.totals_known(&ns("/eps"), Duration::from_secs(60)).await.unwrap();
+    while gateway.stats().broadcast.get() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let late = subscribe_with(&gateway, "/eps", true).await;
+    // Two were counted while nobody was told, and one that had been told is not there any more.
+    while gateway.stats().connected.get() < 2 {
+        tokio::task::yield_now().await;
+    }
+    messages.send(Message::totals(ns("/eps"), counts(&[("a", 10), ("b", 2)]))).await.unwrap();
+    messages.send(Message::totals(ns("/eps"), counts(&[("a", 10), ("b", 2)]))).await.unwrap();
+    drop(messages);
+    let ended = tokio::spawn(fanout.ended());
+    let lines = rest(late).await;
+    let sums = sums(&lines);
+    assert_eq!(sums, HashMap::from([("a".to_owned(), 10), ("b".to_owned(), 2)]), "{lines}");
+    assert!(lines.starts_with("/eps {\"a\":11}\n"), "{lines}");
+    assert_eq!(rest(plain).await.lines().count(), 4);
+    ended.await.unwrap();
+    assert_eq!(gateway.stats().corrections.get(), 1);
+}
+
+#[tokio::test]
+async fn totals_that_are_not_there_are_named() {
+    let (_messages, inbox) = mpsc::channel(16);
+    let fanout = Fanout::start(with_totals(), inbox);
+    let gateway = fanout.gateway();
+    let error = gateway.totals_known(&ns("/raw"), Duration::ZERO).await.unwrap_err();
+    assert_eq!(error.to_string(), "there are no totals of /raw; there are some of /eps");
+    let error = gateway.totals_known(&ns("/eps"), Duration::ZERO).await.unwrap_err();
+    assert_eq!(error.to_string(), "the totals of /eps are not known yet");
+    assert_eq!(rest(subscribe_with(&gateway, "/eps", true).await).await, "");
+    assert_eq!(gateway.stats().without_totals.get(), 1);
+}
+
+#[tokio::test]
+async fn too_many_keys_are_not_summed_up() {
+    let (messages, inbox) = mpsc::channel(16);
+    let fanout = Fanout::start(Config { max_totals: 2, ..with_totals() }, inbox);
+    let gateway = fanout.gateway();
+    messages.send(Message::totals(ns("/eps"), counts(&[("a", 1), ("b", 1)]))).await.unwrap();
+    gateway.totals_known(&ns("/eps"), Duration::from_secs(60)).await.unwrap();
+    messages.send(Message::tally(ns("/eps"), counts(&[("c", 1)]))).await.unwrap();
+    while gateway.stats().broadcast.get() < 1 {
+        tokio::task::yield_now().await;
+    }
+    gateway.totals_known(&ns("/eps"), Duration::ZERO).await.unwrap_err();
+}
+
+/// What all tallies in `lines` add up to.
+fn sums(lines: &str) -> HashMap<String, i64> {
+    let mut sums = Tally::default();
+    for line in lines.strip_suffix("end\n").expect("an end").lines() {
+        let counts: HashMap<String, i64> = serde_json::from_str(line.strip_prefix("/eps ").unwrap()).unwrap();
+        sums.merge(&counts.into_iter().collect());
+    }
+    sums.drop_zeros();
+    sums.iter().map(|(key, count)| (key.to_owned(), count)).collect()
+}
+
 /// What the test does next: send so many messages, or let the slow reader take a batch.
 #[derive(Debug, Clone)]
 enum Step {
@@ -199,14 +281,47 @@ proptest! {
     fn merged_tallies_stay_exact(steps in steps()) {
         let tally = |sent| Message::tally(ns("/eps"), [(format!("k{}", sent % 3), 1)].into_iter().collect());
         let (received, sent) = run_steps(Policy::Merge, steps, tally);
-        let mut sums = HashMap::<String, u64>::new();
-        for line in received.strip_suffix("end\n").expect("an end").lines() {
-            let counts: HashMap<String, u64> = serde_json::from_str(line.strip_prefix("/eps ").unwrap()).unwrap();
-            counts.into_iter().for_each(|(key, count)| *sums.entry(key).or_default() += count);
-        }
-        let mut expected = HashMap::<String, u64>::new();
+        let mut expected = HashMap::<String, i64>::new();
         (0..sent).for_each(|sent| *expected.entry(format!("k{}", sent % 3)).or_default() += 1);
-        prop_assert_eq!(sums, expected);
+        prop_assert_eq!(sums(&received), expected);
+    }
+
+    /// Whenever a reader comes, and whatever is lost before: its totals are those of one that was there from the start.
+    #[test]
+    fn snapshot_and_changes_make_the_totals(steps in proptest::collection::vec(0..8_u8, 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (messages, inbox) = mpsc::channel(4);
+            let fanout = Fanout::start(with_totals(), inbox);
+            let gateway = fanout.gateway();
+            let mut truth = counts(&[("k0", 5)]);
+            messages.send(Message::totals(ns("/eps"), truth.clone())).await.unwrap();
+            gateway.totals_known(&ns("/eps"), Duration::from_secs(60)).await.unwrap();
+            let mut readers = Vec::new();
+            for (number, step) in steps.into_iter().enumerate() {
+                let change = counts(&[(["k0", "k1", "k2"][number % 3], 1)]);
+                match step {
+                    0 => readers.push(tokio::spawn(rest(subscribe_with(&gateway, "/eps", true).await))),
+                    // Counted, but lost on the way.
+                    1 => truth.merge(&change),
+                    2 => truth.subtract(&change),
+                    3 => messages.send(Message::totals(ns("/eps"), truth.clone())).await.unwrap(),
+                    4 => settle().await,
+                    _ => {
+                        truth.merge(&change);
+                        messages.send(Message::tally(ns("/eps"), change)).await.unwrap();
+                    }
+                }
+            }
+            messages.send(Message::totals(ns("/eps"), truth.clone())).await.unwrap();
+            drop(messages);
+            fanout.ended().await;
+            truth.drop_zeros();
+            let truth: HashMap<String, i64> = truth.iter().map(|(key, count)| (key.to_owned(), count)).collect();
+            for reader in readers {
+                assert_eq!(sums(&reader.await.unwrap()), truth);
+            }
+        });
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /subscribe/<namespace>` | the namespace's stream |
+//! | `GET /subscribe/<namespace>?snapshot=1` | the same, beginning with the totals |
 //! | `HEAD /subscribe/<namespace>` | the head of that stream |
 //! | `OPTIONS /subscribe/<namespace>` | 204, with what CORS allows (Fetch standard, §3.3.3) |
 //! | any other method there | 405 |
-//! | any other path | the embedder's page, or 404 |
+//! | any other path | the embedder's page or stream, or 404 |
 
 use std::net::IpAddr;
 use std::time::SystemTime;
@@ -14,14 +15,14 @@ use std::time::SystemTime;
 use http_body_util::Full;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode, Version};
 
-use super::pages::{Page, Pages, text_page};
+use super::pages::{Page, Pages, Reply, text_page};
 use super::{Config, Shared};
-use crate::fanout::{ConnectionInfo, Namespace};
+use crate::fanout::{ConnectionInfo, Gateway, Namespace, NoTotals};
 
 /// Streams are below this path.
 pub const PREFIX: &str = "/subscribe";
@@ -34,9 +35,17 @@ const MAX_USER_AGENT_BYTES: usize = 256;
 /// What a request gets.
 pub(super) enum Answer {
     /// A stream.
-    Stream(ConnectionInfo),
+    Stream(Stream),
     /// A whole response.
     Page(Page),
+}
+
+/// A stream that a request gets.
+pub(super) struct Stream {
+    pub(super) gateway: Gateway,
+    pub(super) info: ConnectionInfo,
+    /// Whether it begins with the totals.
+    pub(super) snapshot: bool,
 }
 
 /// Decides what a request gets.
@@ -47,39 +56,79 @@ pub(super) async fn answer<P: Pages>(request: &Parts, client_ip: IpAddr, shared:
     }
     let path = request.uri.path();
     match path.strip_prefix(PREFIX) {
-        Some(rest) if rest.is_empty() || rest.starts_with('/') => subscription(request, rest, client_ip),
-        _ => Answer::Page(match shared.pages.respond(request).await {
-            Some(page) => page,
-            None => not_found(path, shared.pages.paths()),
-        }),
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+            subscription(request, rest, client_ip, shared).await.unwrap_or_else(Answer::Page)
+        }
+        _ => match shared.pages.respond(request).await {
+            Some(Reply::Page(page)) => Answer::Page(page),
+            Some(Reply::Stream { gateway, namespace }) => {
+                let info = connection_info(request, namespace, client_ip);
+                stream_for(request, Stream { gateway, info, snapshot: false })
+            }
+            None => Answer::Page(not_found(path, &shared.pages.paths())),
+        },
     }
 }
 
-fn subscription(request: &Parts, rest: &str, client_ip: IpAddr) -> Answer {
+/// The stream of the namespace `rest`, or the page that says why there is none.
+async fn subscription<P: Pages>(
+    request: &Parts,
+    rest: &str,
+    client_ip: IpAddr,
+    shared: &Shared<P>,
+) -> Result<Answer, Page> {
     if request.method == Method::OPTIONS {
-        return Answer::Page(preflight());
+        return Err(preflight());
     }
     if request.method != Method::GET && request.method != Method::HEAD {
-        return Answer::Page(method_not_allowed(&request.method));
+        return Err(method_not_allowed(&request.method));
     }
-    let namespace = match Namespace::from_url_path(if rest.is_empty() { "/" } else { rest }) {
-        Ok(namespace) => namespace,
-        Err(error) => {
-            return Answer::Page(text_page(StatusCode::BAD_REQUEST, format!("bad path after {PREFIX}: {error}\n")));
-        }
-    };
-    if request.method == Method::HEAD {
-        let mut page = Response::new(Full::default());
-        *page.headers_mut() = stream_headers(request.version);
-        return Answer::Page(page);
+    let bad_request = |text| text_page(StatusCode::BAD_REQUEST, text);
+    let namespace = Namespace::from_url_path(if rest.is_empty() { "/" } else { rest })
+        .map_err(|error| bad_request(format!("bad path after {PREFIX}: {error}\n")))?;
+    let snapshot = wants_snapshot(request.uri.query().unwrap_or_default()).map_err(bad_request)?;
+    if snapshot && request.method == Method::GET {
+        shared.gateway.totals_known(&namespace, shared.config.snapshot_limit).await.map_err(|error| match error {
+            NoTotals::NotKept(..) => bad_request(format!("{error}\n")),
+            NoTotals::NotKnown(_) => {
+                let mut page = text_page(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
+                page.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
+                page
+            }
+        })?;
     }
-    Answer::Stream(ConnectionInfo {
+    let info = connection_info(request, namespace, client_ip);
+    Ok(stream_for(request, Stream { gateway: shared.gateway.clone(), info, snapshot }))
+}
+
+/// The stream, or only its head for a request that wants no more.
+fn stream_for(request: &Parts, stream: Stream) -> Answer {
+    if request.method != Method::HEAD {
+        return Answer::Stream(stream);
+    }
+    let mut page = Response::new(Full::default());
+    *page.headers_mut() = stream_headers(request.version);
+    Answer::Page(page)
+}
+
+/// Reads `snapshot=1` in a query, or `snapshot=0`. Other parameters are none of ours: proxies and caches add theirs.
+fn wants_snapshot(query: &str) -> Result<bool, String> {
+    let value = query.split('&').find_map(|parameter| parameter.strip_prefix("snapshot="));
+    match value {
+        None | Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(other) => Err(format!("bad query: snapshot={other}; expected snapshot=1 or snapshot=0\n")),
+    }
+}
+
+fn connection_info(request: &Parts, namespace: Namespace, client_ip: IpAddr) -> ConnectionInfo {
+    ConnectionInfo {
         request_path: request.uri.path().into(),
         namespace,
         created_at: SystemTime::now(),
         client_ip,
         user_agent: user_agent(&request.headers),
-    })
+    }
 }
 
 /// The headers of a stream, without those that only its framing needs.

@@ -22,10 +22,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
 use super::framing::{CHUNKED, EventStream, PLAIN};
-use super::http::{Answer, answer, stream_headers};
+use super::http::{Answer, Stream, answer, stream_headers};
 use super::pages::Pages;
 use super::socket::Socket;
-use crate::fanout::{ConnectionInfo, Sink, Subscriber};
+use crate::fanout::{Sink, Subscriber};
 
 /// The answer to a request whose head does not come (RFC 9110, §15.5.9).
 pub(super) const REQUEST_TIMEOUT: &[u8] =
@@ -43,11 +43,11 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
 
 /// A request for a stream, put aside while hyper still has the socket.
-type Stream = (ConnectionInfo, Version);
+type Wanted = (Stream, Version);
 
 /// How hyper's part ended.
 enum End {
-    Stream(Stream),
+    Stream(Wanted),
     Closed,
     HeadTimeout,
 }
@@ -60,7 +60,7 @@ pub(super) async fn serve<P: Pages>(
     permit: OwnedSemaphorePermit,
     shared: Arc<Shared<P>>,
 ) {
-    let wanted = Arc::new(Mutex::new(None::<Stream>));
+    let wanted = Arc::new(Mutex::new(None::<Wanted>));
     let flushed = Arc::new(AtomicBool::new(false));
     let service = service_fn({
         let (wanted, flushed, shared) = (Arc::clone(&wanted), Arc::clone(&flushed), Arc::clone(&shared));
@@ -71,10 +71,10 @@ pub(super) async fn serve<P: Pages>(
                 let (request, _body): (_, hyper::body::Incoming) = request.into_parts();
                 match answer(&request, peer.ip(), &shared).await {
                     Answer::Page(page) => Ok::<_, Infallible>(page),
-                    Answer::Stream(info) => {
+                    Answer::Stream(stream) => {
                         // What hyper wrote before must be on the socket before the stream is.
                         flushed.store(false, Ordering::Release);
-                        *wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some((info, request.version));
+                        *wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some((stream, request.version));
                         pending().await
                     }
                 }
@@ -96,9 +96,9 @@ pub(super) async fn serve<P: Pages>(
             }
             let polled = connection.poll_without_shutdown(context);
             if flushed.load(Ordering::Acquire)
-                && let Some(stream) = wanted.lock().unwrap_or_else(PoisonError::into_inner).take()
+                && let Some(wanted) = wanted.lock().unwrap_or_else(PoisonError::into_inner).take()
             {
-                return Poll::Ready(End::Stream(stream));
+                return Poll::Ready(End::Stream(wanted));
             }
             polled.map(|done| match done {
                 Err(error) if error.is_timeout() => End::HeadTimeout,
@@ -108,25 +108,26 @@ pub(super) async fn serve<P: Pages>(
         })
         .await
     };
-    let stream = connection.into_parts().io.into_inner().stream;
+    let socket = connection.into_parts().io.into_inner().stream;
     match end {
-        End::Stream((info, version)) => {
+        End::Stream((Stream { gateway, info, snapshot }, version)) => {
             let framing = if version == Version::HTTP_10 { &PLAIN } else { &CHUNKED };
             let subscriber = Subscriber {
                 info,
                 framing,
-                sink: Sink::Socket(stream),
+                sink: Sink::Socket(socket),
                 preamble: preamble(version, framing),
+                snapshot,
                 permit: Some(permit),
             };
             // An engine that has ended drops the connection, which is all there is to do.
-            let _ = shared.gateway.subscribe(subscriber).await;
+            let _ = gateway.subscribe(subscriber).await;
         }
         End::HeadTimeout => {
             shared.stats.head_timeouts.add(1);
-            answer_and_close(stream, REQUEST_TIMEOUT).await;
+            answer_and_close(socket, REQUEST_TIMEOUT).await;
         }
-        End::Closed => answer_and_close(stream, b"").await,
+        End::Closed => answer_and_close(socket, b"").await,
     }
 }
 

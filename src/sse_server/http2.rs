@@ -22,7 +22,7 @@ use tokio_util::sync::PollSender;
 
 use super::Shared;
 use super::framing::PLAIN;
-use super::http::{Answer, answer, stream_headers};
+use super::http::{Answer, Stream, answer, stream_headers};
 use super::pages::{Pages, text_page};
 use super::socket::Socket;
 use crate::fanout::{Sink, Subscriber};
@@ -48,9 +48,9 @@ pub(super) async fn serve<P: Pages>(
             let shared = Arc::clone(&shared);
             async move {
                 let (request, _body) = request.into_parts();
-                let info = match answer(&request, peer.ip(), &shared).await {
+                let Stream { gateway, info, snapshot } = match answer(&request, peer.ip(), &shared).await {
                     Answer::Page(page) => return Ok::<_, Infallible>(page.map(Either::Left)),
-                    Answer::Stream(info) => info,
+                    Answer::Stream(stream) => stream,
                 };
                 let (sender, batches) = mpsc::channel(BODY_BATCHES);
                 let subscriber = Subscriber {
@@ -58,9 +58,10 @@ pub(super) async fn serve<P: Pages>(
                     framing: &PLAIN,
                     sink: Sink::Body(PollSender::new(sender)),
                     preamble: PLAIN.opening(),
+                    snapshot,
                     permit: None,
                 };
-                if let Err(error) = shared.gateway.subscribe(subscriber).await {
+                if let Err(error) = gateway.subscribe(subscriber).await {
                     return Ok(text_page(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).map(Either::Left));
                 }
                 let frames = ReceiverStream::new(batches).map(|batch| Ok::<_, Infallible>(Frame::data(batch)));

@@ -27,7 +27,7 @@ use crate::fanout::Gateway;
 
 pub use http::PREFIX;
 pub use listener::listen;
-pub use pages::{NoPages, Page, Pages, text_page};
+pub use pages::{NoPages, Page, Pages, Reply, text_page};
 pub use status::Stats;
 
 /// Connections over the limit that are told so at the same time; further ones are closed without a word.
@@ -44,6 +44,8 @@ pub struct Config {
     pub max_head_bytes: usize,
     /// Bytes of a request's target; a longer one is answered with 414.
     pub max_target_bytes: usize,
+    /// How long a request for a stream that begins with totals waits for them to be known.
+    pub snapshot_limit: Duration,
     /// Streams at the same time on one HTTP/2 connection.
     pub max_http2_streams: u32,
     /// How long connections may take to end at shutdown.
@@ -57,6 +59,7 @@ impl Default for Config {
             head_timeout: Duration::from_secs(10),
             max_head_bytes: 16 * 1024,
             max_target_bytes: 4096,
+            snapshot_limit: Duration::from_secs(5),
             max_http2_streams: 128,
             close_limit: Duration::from_secs(10),
         }

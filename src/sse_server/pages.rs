@@ -8,16 +8,38 @@ use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, He
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 
+use crate::fanout::{Gateway, Namespace};
+
 /// A whole response.
 pub type Page = Response<Full<Bytes>>;
 
-/// The pages that an embedder serves beside the streams.
+/// What an embedder answers to a request.
+#[derive(Debug)]
+pub enum Reply {
+    /// A whole response.
+    Page(Page),
+    /// A stream of `namespace` from an engine of the embedder's choice, at a path of the embedder's choice.
+    Stream {
+        /// The engine that sends it.
+        gateway: Gateway,
+        /// What is sent.
+        namespace: Namespace,
+    },
+}
+
+impl From<Page> for Reply {
+    fn from(page: Page) -> Self {
+        Self::Page(page)
+    }
+}
+
+/// What an embedder serves beside the streams below [`PREFIX`](super::PREFIX).
 pub trait Pages: Send + Sync + 'static {
     /// The paths there are, for the answer to a client that asks for another.
-    fn paths(&self) -> &'static [&'static str];
+    fn paths(&self) -> Vec<&'static str>;
 
     /// Answers a request whose path is not below [`PREFIX`](super::PREFIX); `None` if there is no such page.
-    fn respond(&self, request: &Parts) -> impl Future<Output = Option<Page>> + Send;
+    fn respond(&self, request: &Parts) -> impl Future<Output = Option<Reply>> + Send;
 }
 
 /// No pages: only streams are served.
@@ -25,11 +47,11 @@ pub trait Pages: Send + Sync + 'static {
 pub struct NoPages;
 
 impl Pages for NoPages {
-    fn paths(&self) -> &'static [&'static str] {
-        &[]
+    fn paths(&self) -> Vec<&'static str> {
+        Vec::new()
     }
 
-    async fn respond(&self, _request: &Parts) -> Option<Page> {
+    async fn respond(&self, _request: &Parts) -> Option<Reply> {
         None
     }
 }

@@ -17,8 +17,13 @@ const MAY_IMPORT: &[(&str, Option<&[&str]>)] = &[
     ("source", Some(&["fanout", "limited"])),
     ("decode", Some(&["fanout", "limited", "source", "tally"])),
     ("tally", Some(&["fanout"])),
+    // Pages know what they show.
+    ("representation", Some(&["sse_server"])),
+    ("snapshot", Some(&["representation", "source", "sse_server"])),
+    ("demo", Some(&["fanout", "snapshot", "source"])),
+    ("site", Some(&["admin", "snapshot", "sse_server"])),
     // Operators are told of everything.
-    ("admin", Some(&["decode", "fanout", "source", "sse_server", "tally"])),
+    ("admin", Some(&["decode", "fanout", "representation", "source", "sse_server", "tally"])),
     ("limited", Some(&[])),
 ];
 

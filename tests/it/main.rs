@@ -17,5 +17,6 @@ mod http;
 mod layers;
 mod shutdown;
 mod slow;
+mod snapshot;
 mod status;
 mod support;

@@ -45,7 +45,8 @@ pub fn catalogue() -> &'static [Emoji] {
     &CATALOGUE
 }
 
-fn unified_id(glyph: &str) -> String {
+/// The ID of an emoji in Emojitracker: its code points in upper-case hexadecimal, joined by `-`, without U+FE0F.
+pub fn unified_id(glyph: &str) -> String {
     let points: Vec<String> = glyph
         .chars()
         .filter(|&point| point != VARIATION_SELECTOR_16)

@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use self::catalogue::FAMOUS_COUNT;
-pub use self::catalogue::{Emoji, catalogue};
+pub use self::catalogue::{Emoji, catalogue, unified_id};
 
 /// The score that the most popular emoji has before the first update.
 const TOP_SCORE: u64 = 3_000_000_000;

@@ -79,6 +79,12 @@ impl EventSource {
         self.events.recv_timeout(LIMIT).expect("an event was to come").expect("a body without errors")
     }
 
+    /// What has come and was not taken yet.
+    #[track_caller]
+    pub(crate) fn received(&self) -> Vec<Event> {
+        self.events.try_iter().map(|event| event.expect("a body without errors")).collect()
+    }
+
     /// What is still to come until the server ends the stream in good order.
     #[track_caller]
     pub(crate) fn rest(&self) -> Vec<Event> {

@@ -1,6 +1,7 @@
 //! The servers and clients that the tests are made of.
 
 mod event_source;
+mod http;
 mod raw;
 mod redis;
 mod tallycast;
@@ -8,6 +9,7 @@ mod tallycast;
 use std::time::{Duration, Instant};
 
 pub(crate) use event_source::{Event, EventSource};
+pub(crate) use http::get;
 pub(crate) use raw::Raw;
 pub(crate) use redis::{Certificate, RedisServer};
 pub(crate) use tallycast::{Tallycast, command, run};

@@ -1,0 +1,30 @@
+//! Everything that is served beside the streams, put together.
+
+use hyper::http::request::Parts;
+
+use crate::admin::AdminPages;
+use crate::snapshot::{self, SnapshotPages};
+use crate::sse_server::{Pages, Reply};
+
+/// All pages of the binary.
+pub struct Site {
+    /// Rankings and details.
+    pub snapshot: SnapshotPages,
+    /// What operators ask for.
+    pub admin: AdminPages,
+}
+
+impl Pages for Site {
+    fn paths(&self) -> Vec<&'static str> {
+        let mut paths = snapshot::PATHS.to_vec();
+        paths.extend(self.admin.paths());
+        paths
+    }
+
+    async fn respond(&self, request: &Parts) -> Option<Reply> {
+        if let Some(page) = self.snapshot.respond(request).await {
+            return Some(page.into());
+        }
+        self.admin.respond(request).await
+    }
+}

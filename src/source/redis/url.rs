@@ -1,0 +1,140 @@
+//! The URL of a Redis server, which is shown without its password.
+
+use std::fmt;
+use std::str::FromStr;
+
+use redis::{ConnectionInfo, IntoConnectionInfo};
+
+/// A Redis URL that was found to be valid. Its [`Display`](fmt::Display) hides the password.
+#[derive(Clone)]
+pub struct RedisUrl {
+    pub(super) info: ConnectionInfo,
+    masked: String,
+}
+
+/// Not a URL of a Redis server. Does not repeat the URL, which may hold a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// Another scheme, or none.
+    #[error("expected a URL that starts with redis://, rediss:// or redis+unix://")]
+    Scheme,
+    /// The client library refuses it.
+    #[error("not a Redis URL ({0}); expected redis://[user:password@]host[:port][/database]")]
+    Malformed(String),
+}
+
+impl FromStr for RedisUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        if !["redis://", "rediss://", "redis+unix://", "unix://"].iter().any(|scheme| text.starts_with(scheme)) {
+            return Err(UrlError::Scheme);
+        }
+        // The library's detail is left out: it repeats a part of the URL.
+        let info = text.into_connection_info().map_err(|error| UrlError::Malformed(error.category().to_owned()))?;
+        Ok(Self { info, masked: mask(text) })
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.masked)
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.masked)
+    }
+}
+
+/// The URL with its password, and any query, replaced by `***`.
+fn mask(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return "***".to_owned();
+    };
+    // The URL of a socket has its password in the query. Elsewhere what looks like one may be part of the password.
+    let (rest, socket_query) = if scheme.ends_with("unix") { hide_from_query(rest) } else { (rest, "") };
+    // What comes before the last '@' could be a password with a '/' in it, so that is hidden too.
+    let Some((credentials, host)) = rest.rsplit_once('@') else {
+        let (rest, query) = hide_from_query(rest);
+        return format!("{scheme}://{rest}{query}{socket_query}");
+    };
+    let user = credentials.split([':', '/', '?', '#']).next().unwrap_or_default();
+    let (host, query) = hide_from_query(host);
+    format!("{scheme}://{user}:***@{host}{query}{socket_query}")
+}
+
+/// What comes before the query, and what to show in the query's place.
+fn hide_from_query(text: &str) -> (&str, &'static str) {
+    text.split_once('?').map_or((text, ""), |(before, _)| (before, "?***"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn passwords_are_hidden() {
+        let shown = |url: &str| url.parse::<RedisUrl>().unwrap().to_string();
+        assert_eq!(shown("redis://user:secret@host:6379/1"), "redis://user:***@host:6379/1");
+        assert_eq!(shown("rediss://:se%2Fcret@host/#insecure"), "rediss://:***@host/#insecure");
+        assert_eq!(shown("redis://localhost"), "redis://localhost");
+        assert!(!format!("{:?}", "redis://:secret@host".parse::<RedisUrl>().unwrap()).contains("secret"));
+    }
+
+    #[test]
+    fn passwords_are_hidden_wherever_they_stand() {
+        let shown = |url: &str| url.parse::<RedisUrl>().unwrap().to_string();
+        assert_eq!(shown("redis+unix:///run/redis.sock"), "redis+unix:///run/redis.sock");
+        assert_eq!(shown("unix:///run/redis.sock?db=1&user=u&pass=secret"), "unix:///run/redis.sock?***");
+        for url in [
+            "redis+unix:///run/redis.sock?user=a&pass=sec@ret",
+            "unix://:secret@localhost/run/redis.sock?pass=secret",
+            "redis://localhost/?password=secret@there",
+            "redis://user:12?secret@host",
+        ] {
+            let shown = shown(url);
+            assert!(!shown.contains("sec") && !shown.contains("ret") && !shown.contains("12"), "{url} -> {shown}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_url_gives_its_password_away(
+            before in "rediss?://[a-z:@/?#&=]{0,12}|(redis\\+)?unix:///[a-z@?&=]{0,4}[?&]pass",
+            separator in "[:=]",
+            after in "[a-z0-9:@/?#&=]{0,6}",
+            end in "(@[a-z]{1,4}(/[0-9])?)?",
+        ) {
+            // In upper case, which no other part has.
+            let text = format!("{before}{separator}FIRST{after}LAST{end}");
+            let Ok(url) = text.parse::<RedisUrl>() else { return Ok(()) };
+            for secret in ["FIRST", "LAST"] {
+                if url.info.redis_settings().password().is_some_and(|password| password.contains(secret)) {
+                    prop_assert!(!url.to_string().contains(secret), "{} -> {}", text, url);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named_without_the_password() {
+        let error = |url: &str| url.parse::<RedisUrl>().unwrap_err().to_string();
+        assert_eq!(
+            error("http://:secret@host"),
+            "expected a URL that starts with redis://, rediss:// or redis+unix://"
+        );
+        for url in [
+            "redis://:secret@host:port",
+            "redis://:secret@host/notanumber",
+            "redis://",
+            "redis://a:1?protocol=secret@b",
+        ] {
+            let error = error(url);
+            assert!(error.contains("expected redis://") && !error.contains("secret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! Totals: on the stream, where they must agree with the changes that follow, and by the REST API.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use redis::Commands;
+use serde_json::{Value, json};
+
+use crate::support::{Event, EventSource, RedisServer, Tallycast, command, eventually, get};
+
+const SCORES: &str = "emojitrack_score";
+
+/// A reader's totals.
+struct Reader {
+    source: EventSource,
+    totals: Option<BTreeMap<String, i64>>,
+}
+
+impl Reader {
+    fn open(tallycast: &Tallycast) -> Self {
+        Self { source: EventSource::open(tallycast, "/subscribe/eps?snapshot=1"), totals: None }
+    }
+
+    fn take_in(&mut self, event: &Event) {
+        let counts: BTreeMap<String, i64> = serde_json::from_str(&event.data).unwrap();
+        match (&mut self.totals, event.name.as_deref()) {
+            (totals @ None, Some("snapshot")) => *totals = Some(counts),
+            (Some(totals), None) => counts.into_iter().for_each(|(id, count)| *totals.entry(id).or_default() += count),
+            _ => panic!("one snapshot first, then changes; found {event:?}"),
+        }
+    }
+
+    /// The totals now, without zeros.
+    fn totals(&mut self) -> BTreeMap<String, i64> {
+        for event in self.source.received() {
+            self.take_in(&event);
+        }
+        self.totals.clone().unwrap_or_default().into_iter().filter(|(_, total)| *total != 0).collect()
+    }
+}
+
+/// What the sorted set has.
+fn scores(redis: &RedisServer) -> BTreeMap<String, i64> {
+    let scores: Vec<(String, f64)> = redis.connect().zrange_withscores(SCORES, 0, -1).unwrap();
+    scores.into_iter().map(|(id, score)| (id, score as i64)).collect()
+}
+
+/// What a feeder does for each of `ids`: count and publish in one atomic step.
+fn update(connection: &mut redis::Connection, ids: &[&str]) -> redis::RedisResult<()> {
+    let mut transaction = redis::pipe();
+    transaction.atomic();
+    for id in ids {
+        transaction.zincr(SCORES, id, 1).ignore().publish("stream.score_updates", id).ignore();
+    }
+    transaction.query(connection)
+}
+
+#[test]
+fn totals_and_changes_are_the_scores_whenever_a_client_comes_and_whatever_happens_to_redis() {
+    const WRITERS: usize = 4;
+    let mut redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let url = redis.url();
+    let (ended, mut readers) = (AtomicBool::new(false), Vec::new());
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (ended, url) = (&ended, url.as_str());
+            scope.spawn(move || {
+                let client = redis::Client::open(url).unwrap();
+                let mut connection = None;
+                let ids: Vec<String> = (0..40).map(|number| format!("ID-{}", number * (writer + 1))).collect();
+                for number in 0.. {
+                    if ended.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let batch: Vec<&str> =
+                        (0..number % 5 + 1).map(|offset| &*ids[(number + offset) % ids.len()]).collect();
+                    connection = connection.or_else(|| client.get_connection().ok());
+                    if connection.as_mut().is_none_or(|connection| update(connection, &batch).is_err()) {
+                        connection = None;
+                    }
+                    std::thread::sleep(std::time::Duration::from_micros(500));
+                }
+            });
+        }
+        for outage in 0..3 {
+            for number in 0..8 {
+                readers.push(Reader::open(&tallycast));
+                // Read meanwhile, so that no reader is a slow one.
+                readers.iter_mut().for_each(|reader| drop(reader.totals()));
+                let sent = tallycast.counter("/tally/sent");
+                tallycast.until_counter("/tally/sent", sent + 100 + number);
+            }
+            if outage < 2 {
+                redis.kill();
+                readers.push(Reader::open(&tallycast));
+                redis.run();
+                tallycast.until_ready();
+            }
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    let expected = scores(&redis);
+    assert!(expected.values().sum::<i64>() > 100);
+    for (number, reader) in readers.iter_mut().enumerate() {
+        let mut last = BTreeMap::new();
+        eventually(&format!("reader {number} has the scores"), || {
+            last = reader.totals();
+            last == expected
+        });
+    }
+    assert!(tallycast.counter("/hub/corrections") > 0, "the outages lost nothing, so nothing was shown");
+    // One that comes now is told the same.
+    assert_eq!(
+        EventSource::open_http2(&tallycast, "/subscribe/eps?snapshot=1").next().name.as_deref(),
+        Some("snapshot")
+    );
+}
+
+#[test]
+fn a_sorted_set_that_changes_by_another_hand_is_followed() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--totals-interval", "1s"]);
+    let mut reader = Reader::open(&tallycast);
+    let plain = EventSource::open(&tallycast, "/subscribe/eps");
+    let mut connection = redis.connect();
+    let () = connection.zadd(SCORES, "2665", 1000).unwrap();
+    eventually("the score is told", || reader.totals() == [("2665".to_owned(), 1000)].into());
+    assert_eq!(plain.next(), Event::message(r#"{"2665":1000}"#));
+    let () = connection.zadd(SCORES, "2665", 900).unwrap();
+    eventually("the score is told", || reader.totals() == [("2665".to_owned(), 900)].into());
+    let () = connection.del(SCORES).unwrap();
+    eventually("the score is told", || reader.totals().is_empty());
+}
+
+#[test]
+fn corrections_can_be_turned_off() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--totals-interval", "1s", "--no-corrections"]);
+    let mut reader = Reader::open(&tallycast);
+    let () = redis.connect().zadd(SCORES, "2665", 1000).unwrap();
+    eventually("a new reader is told", || Reader::open(&tallycast).source.next().data == r#"{"2665":1000}"#);
+    assert_eq!(reader.totals(), BTreeMap::new());
+}
+
+#[test]
+fn without_a_sorted_set_totals_are_counted_from_the_start_and_survive_an_outage() {
+    let mut redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--totals-interval", "1s"]);
+    let mut reader = Reader::open(&tallycast);
+    redis.publish_scores(["26", "26"]);
+    eventually("it is counted", || reader.totals() == [("26".to_owned(), 2)].into());
+    redis.kill();
+    redis.run();
+    tallycast.until_ready();
+    redis.publish_scores(["26"]);
+    eventually("it is counted", || reader.totals() == [("26".to_owned(), 3)].into());
+    let mut late = Reader::open(&tallycast);
+    eventually("it is told", || late.totals() == [("26".to_owned(), 3)].into());
+    assert_eq!(tallycast.counter("/hub/corrections"), 0);
+}
+
+#[test]
+fn a_snapshot_that_is_not_to_be_had_is_refused_with_the_reason() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let answer = |path: &str| tallycast.get(path);
+    assert_eq!(
+        answer("/subscribe/raw?snapshot=1"),
+        (400, "there are no totals of /raw; there are some of /eps\n".to_owned())
+    );
+    assert_eq!(
+        answer("/subscribe/eps?a=b&snapshot=yes"),
+        (400, "bad query: snapshot=yes; expected snapshot=1 or snapshot=0\n".to_owned())
+    );
+    let alone = Tallycast::start_unready("redis://127.0.0.1:1", &[]);
+    let (status, body) = alone.get("/subscribe/eps?snapshot=1");
+    assert_eq!((status, &*body), (503, "the totals of /eps are not known yet\n"));
+}
+
+#[test]
+fn a_user_who_may_not_run_scripts_still_gets_the_events() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connect();
+    let rights = [
+        "SETUSER",
+        "narrow",
+        "on",
+        ">secret",
+        "~*",
+        "&stream.score_updates",
+        "&stream.tweet_updates.*",
+        "+@all",
+        "-eval",
+    ];
+    let () = redis::cmd("ACL").arg(&rights).query(&mut connection).unwrap();
+    let url = redis.url().replace("redis://", "redis://narrow:secret@");
+    let tallycast = Tallycast::start_unready(&url, &[]);
+    tallycast.until_ready();
+    tallycast.wait_for_log("Redis does not let this user subscribe to the channel");
+    tallycast.wait_for_log("cannot read the totals; trying on");
+    let raw = EventSource::open(&tallycast, "/subscribe/raw");
+    redis.publish_scores(["26"]);
+    assert_eq!(raw.next(), Event::message("26"));
+}
+
+/// Scores and posts as a feeder writes them.
+fn with_scores() -> RedisServer {
+    let redis = RedisServer::start();
+    let mut connection = redis.connect();
+    let scores = [(3, "2764"), (10, "1F602"), (1, "ANZ.ASX")];
+    let () = connection.zadd_multiple(SCORES, &scores).unwrap();
+    for post in [r#"{"id":"1","text":"<b>"}"#, "no json", r#"{"id":"3"}"#] {
+        let () = connection.lpush("emojitrack_tweets_2764", post).unwrap();
+    }
+    redis
+}
+
+#[test]
+fn rankings_are_ranked_and_named() {
+    let redis = with_scores();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let expected = json!([
+        {"char": "😂", "id": "1F602", "name": "FACE WITH TEARS OF JOY", "score": 10},
+        {"char": "❤️", "id": "2764", "name": "RED HEART", "score": 3},
+        {"char": "ANZ.ASX", "id": "ANZ.ASX", "name": "ANZ.ASX", "score": 1},
+    ]);
+    assert_eq!(tallycast.json("/v1/rankings"), expected);
+    let response = get(&tallycast, "/v1/rankings", &[]);
+    assert_eq!(response.header("content-type"), "application/json; charset=utf-8");
+    assert_eq!(response.header("cache-control"), "public, max-age=1");
+    assert_eq!(response.header("access-control-allow-origin"), "*");
+}
+
+#[test]
+fn details_have_rank_and_newest_posts_first() {
+    let redis = with_scores();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let expected = json!({
+        "char": "❤️", "id": "2764", "name": "RED HEART", "score": 3, "popularity_rank": 2,
+        "details": {"variations": ["2764-FE0F"], "short_name": "heart", "short_names": ["heart"], "text": null},
+        "recent_tweets": [{"id": "3"}, "no json", {"id": "1", "text": "<b>"}],
+    });
+    assert_eq!(tallycast.json("/v1/details/2764"), expected);
+    let unseen = tallycast.json("/v1/details/1F62D");
+    assert_eq!((&unseen["score"], &unseen["popularity_rank"]), (&json!(0), &Value::Null));
+    let (status, body) = tallycast.get("/v1/details/nothing");
+    assert_eq!(status, 404);
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), json!({"error": "no such emoji: nothing"}));
+    let (status, body) = tallycast.get("/v1/ranking");
+    assert_eq!(status, 404);
+    assert!(body.contains("there are /v1/rankings"), "{body}");
+}
+
+#[test]
+fn copies_are_compressed_and_validated_on_request() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connect();
+    for number in 0..200 {
+        let () = connection.zadd(SCORES, format!("ID-{number}"), number).unwrap();
+    }
+    let tallycast = Tallycast::start(&redis, &[]);
+    let plain = get(&tallycast, "/v1/rankings", &[]);
+    assert_eq!(plain.header("vary"), "accept-encoding");
+    for coding in ["gzip", "zstd"] {
+        let response = get(&tallycast, "/v1/rankings", &[("accept-encoding", coding)]);
+        assert_eq!(response.header("content-encoding"), coding);
+        assert!(response.body.len() < plain.body.len() / 2);
+        let decoded = match coding {
+            "gzip" => std::io::read_to_string(flate2::read::GzDecoder::new(&*response.body)).unwrap().into_bytes(),
+            _ => zstd::stream::decode_all(&*response.body).unwrap(),
+        };
+        assert_eq!(decoded, plain.body);
+        let validator = response.header("etag");
+        let again = get(&tallycast, "/v1/rankings", &[("accept-encoding", coding), ("if-none-match", validator)]);
+        assert_eq!((again.status, again.body.len()), (304, 0));
+    }
+}
+
+#[test]
+fn an_old_copy_is_better_than_none_while_redis_is_away() {
+    let mut redis = with_scores();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let fresh = get(&tallycast, "/v1/rankings", &[]);
+    assert_eq!(fresh.header("age"), "");
+    assert_eq!(tallycast.json("/v1/status"), json!({"ok": true}));
+    redis.kill();
+    eventually("the copy is known to be old", || {
+        let stale = get(&tallycast, "/v1/rankings", &[]);
+        assert_eq!((stale.status, stale.body), (200, fresh.body.clone()));
+        stale.headers.contains_key("age")
+    });
+    eventually("the status says so", || tallycast.get("/v1/status").0 == 503);
+    let nothing = get(&tallycast, "/v1/details/1F602", &[]);
+    assert_eq!((nothing.status, nothing.header("retry-after")), (503, "2"));
+    let error: Value = serde_json::from_slice(&nothing.body).unwrap();
+    assert!(error["error"].as_str().unwrap().starts_with("the store cannot be read"), "{error}");
+    redis.run();
+    eventually("it is back", || tallycast.get("/v1/status").0 == 200);
+}
+
+#[test]
+fn the_demo_has_totals_and_posts_of_its_own() {
+    let mut arguments = command();
+    arguments.args(["demo", "--rate", "50"]);
+    let demo = Tallycast::spawn(arguments);
+    let mut reader = Reader::open(&demo);
+    eventually("a snapshot", || reader.totals().len() > 800);
+    let rankings = demo.json("/v1/rankings");
+    assert_eq!(rankings.as_array().unwrap().len(), reader.totals().len());
+    assert_eq!(rankings[0]["id"], "1F602");
+    assert_eq!(demo.json("/v1/details/1F602")["recent_tweets"].as_array().unwrap().len(), 10);
+}
