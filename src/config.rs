@@ -10,6 +10,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::admin::Token;
 use crate::decode::{Route, Routes};
 use crate::fanout::NamespacePolicy;
 use crate::source::redis::{RedisUrl, TotalsKey};
@@ -254,6 +255,13 @@ struct ServerOptions {
     /// Bytes that a request's head may have
     #[arg(long, env = "TALLYCAST_MAX_HEAD_BYTES", default_value_t = 16 << 10, value_name = "BYTES", value_parser = head_bytes)]
     max_head_bytes: usize,
+    /// What clients must have to see /admin and /metrics: as Bearer, or in browsers as the password of any user
+    /// [default: none, so that everybody sees them]
+    #[arg(long, env = "TALLYCAST_ADMIN_TOKEN", value_name = "SECRET", hide_env_values = true)]
+    admin_token: Option<Token>,
+    /// Serve neither /admin nor /metrics
+    #[arg(long, env = "TALLYCAST_NO_ADMIN")]
+    no_admin: bool,
 }
 
 /// Where the process runs.
@@ -306,6 +314,10 @@ pub struct Config {
     pub fanout: fanout::Config,
     /// The HTTP server.
     pub server: sse_server::Config,
+    /// Whether there are pages for operators.
+    pub admin: bool,
+    /// What clients must have to see them.
+    pub admin_token: Option<Token>,
     /// What the HTTP server listens on.
     pub address: SocketAddr,
     /// What the kernel may hold of what a client has not read, in bytes.
@@ -350,6 +362,11 @@ pub fn from_args(arguments: impl IntoIterator<Item = OsString>) -> Result<Comman
 
 fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOptions>>) -> Result<Config, String> {
     let routes = Routes::new(pipeline.routes).map_err(|error| format!("--route: {error}"))?;
+    if pipeline.server.admin_token.as_ref().is_some_and(Token::is_empty) {
+        return Err(
+            "--admin-token: it is empty; expected a secret (leave it out to let everybody see /admin)".to_owned()
+        );
+    }
     let log = pipeline
         .log
         .parse()
@@ -402,6 +419,8 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             close_limit: pipeline.shutdown_limit,
             ..sse_server::Config::default()
         },
+        admin: !pipeline.server.no_admin,
+        admin_token: pipeline.server.admin_token,
         scores: pipeline.totals.first().map_or_else(|| "emojitrack_score".to_owned(), |totals| totals.key.clone()),
         totals: pipeline.totals,
         address: SocketAddr::new(pipeline.address, pipeline.port),
@@ -468,9 +487,11 @@ fn effective(command: &clap::Command, name: &str, matches: &ArgMatches) -> Strin
     for argument in command.get_arguments() {
         let id = argument.get_id().as_str();
         let (Some(long), Some(source)) = (argument.get_long(), matches.value_source(id)) else { continue };
-        let values: Vec<String> = match matches.try_get_many::<RedisUrl>(id) {
-            Ok(urls) => urls.into_iter().flatten().map(ToString::to_string).collect(),
-            Err(_) => matches.get_raw(id).into_iter().flatten().map(|raw| raw.to_string_lossy().into_owned()).collect(),
+        // Those that hold secrets show themselves without.
+        let values: Vec<String> = match (matches.try_get_one::<RedisUrl>(id), matches.try_get_one::<Token>(id)) {
+            (Ok(url), _) => url.map(ToString::to_string).into_iter().collect(),
+            (_, Ok(token)) => token.map(ToString::to_string).into_iter().collect(),
+            _ => matches.get_raw(id).into_iter().flatten().map(|raw| raw.to_string_lossy().into_owned()).collect(),
         };
         let origin = match source {
             ValueSource::CommandLine => "flag".to_owned(),

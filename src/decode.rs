@@ -230,6 +230,8 @@ pub struct Decoded {
     pub message: Message,
     /// What is counted, if anything is.
     pub key: Option<Key>,
+    /// The place in the table of the route that decided.
+    pub route: usize,
 }
 
 impl Routes {
@@ -268,10 +270,11 @@ impl Routes {
     /// # Errors
     /// When no route fits, or channel or payload are not valid.
     pub fn decode(&self, event: RawEvent) -> Result<Decoded, DecodeError> {
-        let (route, rest) = self
+        let (place, route, rest) = self
             .0
             .iter()
-            .find_map(|route| Some((route, route.pattern.rest(&event.channel)?)))
+            .enumerate()
+            .find_map(|(place, route)| Some((place, route, route.pattern.rest(&event.channel)?)))
             .ok_or(DecodeError::NoRoute)?;
         if event.payload.len() > MAX_PAYLOAD_BYTES {
             return Err(DecodeError::TooLarge);
@@ -289,7 +292,8 @@ impl Routes {
         let received_at = event.received_at;
         let key =
             route.tally.as_ref().map(|namespace| Key { namespace: namespace.clone(), key: text.clone(), received_at });
-        Ok(Decoded { message: Message { namespace, event: name, data: Data::Text(text), received_at }, key })
+        let message = Message { namespace, event: name, data: Data::Text(text), received_at };
+        Ok(Decoded { message, key, route: place })
     }
 }
 
@@ -308,12 +312,25 @@ impl Route {
 }
 
 /// What the stage counts. All only grow.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Stats {
-    /// Events that became messages.
-    pub decoded: Counter,
+    /// Events that became messages, by the pattern of their route.
+    pub routes: Vec<(String, Counter)>,
     /// Events that did not.
     pub rejected: Counter,
+}
+
+impl Stats {
+    /// Counts for `routes`, from zero.
+    pub fn new(routes: &Routes) -> Self {
+        let routes = routes.0.iter().map(|route| (route.pattern.to_string(), Counter::default())).collect();
+        Self { routes, rejected: Counter::default() }
+    }
+
+    /// Events that became messages.
+    pub fn decoded(&self) -> u64 {
+        self.routes.iter().map(|(_, count)| count.get()).sum()
+    }
 }
 
 /// Decodes what comes in `inbox` until that ends. Waits while a later stage has no room.
@@ -340,7 +357,7 @@ pub async fn run(
             };
             // Kept for the log, where a long one would be a nuisance.
             let channel: String = event.channel.chars().take(64).collect();
-            let Decoded { message, key } = match routes.decode(event) {
+            let Decoded { message, key, route } = match routes.decode(event) {
                 Ok(decoded) => decoded,
                 Err(error) => {
                     stats.rejected.add(1);
@@ -348,7 +365,8 @@ pub async fn run(
                     continue;
                 }
             };
-            stats.decoded.add(1);
+            // As many as there are routes.
+            stats.routes[route].1.add(1);
             if let Some(key) = key
                 && tally.send(tally::Item::Key(key)).await.is_err()
             {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
-use tallycast::admin::{self, AdminPages, StatusSource};
+use tallycast::admin::{self, AdminPages, Inboxes, Live, StatusSource};
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
 use tallycast::demo::Demo;
 use tallycast::fanout::Fanout;
@@ -30,6 +30,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Stage 1 at work.
 type Reading = Pin<Box<dyn Future<Output = Result<(), source::redis::SourceError>> + Send>>;
+
+/// The end of the live view.
+type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 fn main() -> ExitCode {
     let config = match config::from_args(std::env::args_os()) {
@@ -74,11 +77,23 @@ async fn run(config: Config) -> anyhow::Result<()> {
         started_at: SystemTime::now(),
         broker: broker_state,
         source: Arc::default(),
-        decode: Arc::default(),
+        decode: Arc::new(decode::Stats::new(&config.routes)),
         tally: Arc::default(),
         gateway: fanout.gateway(),
         server: Arc::default(),
+        inboxes: Inboxes {
+            decode: events.downgrade(),
+            tally: keys.downgrade(),
+            hub: messages.downgrade(),
+            capacity: config.inbox,
+        },
     };
+    let mut live_ended: Option<Ended> = None;
+    let live = config.admin.then(|| {
+        let (live, ended) = Live::start(status.clone(), config.shutdown_limit, shutdown.clone());
+        live_ended = Some(Box::pin(ended));
+        live
+    });
     let mut reporter = JoinSet::new();
     if let (Some(interval), Source::Redis(redis)) = (config.status_interval, &config.source) {
         reporter.spawn(admin::report(redis.commands(), interval, status.clone()));
@@ -111,7 +126,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let server = tokio::spawn(sse_server::serve(
         listener,
         fanout.gateway(),
-        Site { snapshot: SnapshotPages::new(store), admin: AdminPages(status.clone()) },
+        Site {
+            snapshot: SnapshotPages::new(store),
+            admin: AdminPages { status: status.clone(), live, token: config.admin_token },
+        },
         config.server,
         Arc::clone(&status.server),
         shutdown.clone(),
@@ -132,6 +150,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
         decode.await.context("the decode stage failed")?;
         tally.await.context("the tally stage failed")?;
         fanout.ended().await;
+        if let Some(ended) = live_ended {
+            ended.await;
+        }
         server.await.context("the server failed")
     };
     match tokio::time::timeout(config.shutdown_limit, drain).await {

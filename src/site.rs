@@ -22,6 +22,12 @@ impl Pages for Site {
     }
 
     async fn respond(&self, request: &Parts) -> Option<Reply> {
+        let path = request.uri.path();
+        if AdminPages::is_protected(path)
+            && let Some(refusal) = self.admin.refuse(request)
+        {
+            return Some(refusal.into());
+        }
         if let Some(page) = self.snapshot.respond(request).await {
             return Some(page.into());
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::StatusSource;
+use super::{Query, StatusSource};
 use crate::source::redis::Commands;
 
 /// The hash that nodes report to: node name -> status.
@@ -42,6 +42,6 @@ pub async fn run(broker: Commands, period: Duration, status: StatusSource) {
 }
 
 async fn report(broker: &Commands, status: &StatusSource) -> Result<(), ReportError> {
-    let text = serde_json::to_string(&status.status().await?)?;
+    let text = serde_json::to_string(&status.status(&Query::default()).await?)?;
     Ok(broker.query(redis::cmd("HSET").arg(HASH).arg(&*status.node).arg(text)).await?)
 }

@@ -1,16 +1,18 @@
 //! What the process tells about itself, in the form of the Emojitracker Streaming API's admin status.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::mpsc::WeakSender;
 use tokio::sync::watch;
 
-use crate::fanout::{ConnectionReport, Gateway, Unavailable};
+use crate::fanout::{ConnectionReport, Gateway, Message, Namespace, NamespaceError, Unavailable};
 use crate::source::{BrokerState, SourceStats};
-use crate::{decode, sse_server, tally};
+use crate::{decode, source, sse_server, tally};
 
 /// The answer of `GET /admin/status.json`. Times are seconds since the Unix epoch.
 #[derive(Debug, Serialize)]
@@ -25,8 +27,130 @@ pub struct Status {
     pub startup_time: u64,
     /// Messages that reached the hub since then.
     pub msgs_broadcast: u64,
-    /// Who is connected.
+    /// How many connections there are.
+    pub connections_total: usize,
+    /// How many of them were asked for.
+    pub connections_matched: usize,
+    /// Who is connected: of those asked for, the page asked for.
     pub connections: Vec<Connection>,
+}
+
+/// Which connections are asked for: the query of `GET /admin/status.json`. By default all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query {
+    limit: Option<usize>,
+    offset: usize,
+    namespace: Option<Namespace>,
+    /// In no particular order if nothing is said.
+    sort: Option<Sort>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    Oldest,
+    Newest,
+}
+
+/// Why a query is not understood.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// Not a number.
+    #[error("bad query: {0}={1}; expected a whole number")]
+    Number(&'static str, String),
+    /// No namespace.
+    #[error("bad query: namespace={0}: {1}")]
+    Namespace(String, NamespaceError),
+    /// No order.
+    #[error("bad query: sort={0}; expected sort=oldest or sort=newest")]
+    Sort(String),
+}
+
+impl FromStr for Query {
+    type Err = QueryError;
+
+    fn from_str(text: &str) -> Result<Self, QueryError> {
+        let mut query = Self::default();
+        let number = |name, value: &str| value.parse().map_err(|_| QueryError::Number(name, value.to_owned()));
+        for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+            match &*name {
+                "limit" => query.limit = Some(number("limit", &value)?),
+                "offset" => query.offset = number("offset", &value)?,
+                "namespace" if value.is_empty() => query.namespace = None,
+                "namespace" => {
+                    let parsed = value.parse();
+                    query.namespace = Some(parsed.map_err(|error| QueryError::Namespace(value.into_owned(), error))?);
+                }
+                "sort" => {
+                    query.sort = Some(match &*value {
+                        "oldest" => Sort::Oldest,
+                        "newest" => Sort::Newest,
+                        _ => return Err(QueryError::Sort(value.into_owned())),
+                    });
+                }
+                // Those of caches and proxies.
+                _ => {}
+            }
+        }
+        Ok(query)
+    }
+}
+
+impl Query {
+    /// The connections asked for out of `all`, and how many there would be without limit and offset.
+    fn select(&self, mut all: Vec<ConnectionReport>) -> (Vec<ConnectionReport>, usize) {
+        if let Some(namespace) = &self.namespace {
+            all.retain(|report| namespace.contains(&report.info.namespace));
+        }
+        match self.sort {
+            None => {}
+            Some(Sort::Oldest) => all.sort_by_key(|report| report.info.created_at),
+            Some(Sort::Newest) => all.sort_by_key(|report| std::cmp::Reverse(report.info.created_at)),
+        }
+        let matched = all.len();
+        let page = all.into_iter().skip(self.offset).take(self.limit.unwrap_or(usize::MAX)).collect();
+        (page, matched)
+    }
+}
+
+/// What waits before each stage.
+#[derive(Debug, Clone)]
+pub struct Inboxes {
+    /// Before stage 2.
+    pub decode: WeakSender<source::Item>,
+    /// Before stage 3.
+    pub tally: WeakSender<tally::Item>,
+    /// Before stage 4.
+    pub hub: WeakSender<Message>,
+    /// What may wait before each.
+    pub capacity: usize,
+}
+
+/// How much waits before each stage.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Depths {
+    /// Before stage 2.
+    pub decode: usize,
+    /// Before stage 3.
+    pub tally: usize,
+    /// Before stage 4.
+    pub hub: usize,
+    /// What may wait before each.
+    pub capacity: usize,
+}
+
+impl Inboxes {
+    /// How much waits now; nothing does before a stage that has ended.
+    pub fn depths(&self) -> Depths {
+        fn depth<T>(inbox: &WeakSender<T>) -> usize {
+            inbox.upgrade().map_or(0, |inbox| inbox.max_capacity() - inbox.capacity())
+        }
+        Depths {
+            decode: depth(&self.decode),
+            tally: depth(&self.tally),
+            hub: depth(&self.hub),
+            capacity: self.capacity,
+        }
+    }
 }
 
 /// One connection in [`Status`].
@@ -59,12 +183,28 @@ pub struct StatusSource {
     pub gateway: Gateway,
     /// The HTTP server.
     pub server: Arc<sse_server::Stats>,
+    /// What joins the stages.
+    pub inboxes: Inboxes,
 }
 
 impl StatusSource {
     /// Whether events can come in.
     pub fn is_ready(&self) -> bool {
         *self.broker.borrow() == BrokerState::Subscribed
+    }
+
+    /// How the process is, in a word.
+    pub(super) fn word(&self) -> &'static str {
+        if self.is_ready() { "OK" } else { "DEGRADED" }
+    }
+
+    /// How the broker is, in a word.
+    pub(super) fn broker_word(&self) -> &'static str {
+        match *self.broker.borrow() {
+            BrokerState::Connecting => "connecting",
+            BrokerState::Subscribed => "subscribed",
+            BrokerState::Lost => "lost",
+        }
     }
 
     /// What every stage counts since the start, in the order of the flow: the answer of `GET /admin/counters.json`.
@@ -80,7 +220,7 @@ impl StatusSource {
                 "gap_milliseconds": source.gap_milliseconds.get(),
                 "cuts": source.cuts.get(),
             },
-            "decode": { "decoded": decode.decoded.get(), "rejected": decode.rejected.get() },
+            "decode": { "decoded": decode.decoded(), "rejected": decode.rejected.get() },
             "tally": { "counted": tally.counted.get(), "sent": tally.sent.get(), "flushes": tally.flushes.get() },
             "hub": {
                 "broadcast": hub.broadcast.get(),
@@ -105,18 +245,22 @@ impl StatusSource {
         })
     }
 
-    /// The status now.
+    /// The status now, with the connections that `query` asks for.
     ///
     /// # Errors
     /// When the engine has ended or is too busy to tell of its connections.
-    pub async fn status(&self) -> Result<Status, Unavailable> {
-        let connections = self.gateway.connections().await?;
+    pub async fn status(&self, query: &Query) -> Result<Status, Unavailable> {
+        let all = self.gateway.connections().await?;
+        let connections_total = all.len();
+        let (connections, connections_matched) = query.select(all);
         Ok(Status {
             node: self.node.to_string(),
-            status: if self.is_ready() { "OK" } else { "DEGRADED" },
+            status: self.word(),
             reported_at: unix_seconds(SystemTime::now()),
             startup_time: unix_seconds(self.started_at),
             msgs_broadcast: self.gateway.stats().broadcast.get(),
+            connections_total,
+            connections_matched,
             connections: connections.into_iter().map(Connection::from).collect(),
         })
     }
@@ -136,7 +280,47 @@ impl From<ConnectionReport> for Connection {
     }
 }
 
-fn unix_seconds(time: SystemTime) -> u64 {
+pub(super) fn unix_seconds(time: SystemTime) -> u64 {
     // A clock before 1970 is not worth failing for.
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::fanout::ConnectionInfo;
+
+    #[test]
+    fn a_page_of_those_asked_for_is_given() {
+        let report = |seconds: u64, namespace: &str| ConnectionReport {
+            info: Arc::new(ConnectionInfo {
+                request_path: format!("{seconds}").into(),
+                namespace: namespace.parse().unwrap(),
+                created_at: UNIX_EPOCH + Duration::from_secs(seconds),
+                client_ip: Ipv4Addr::LOCALHOST.into(),
+                user_agent: "".into(),
+            }),
+            messages_sent: 0,
+        };
+        let all = vec![report(2, "/eps"), report(3, "/details/26"), report(1, "/details/27"), report(4, "/details/2")];
+        let ask = |query: &str| {
+            let (page, matched) = query.parse::<Query>().unwrap().select(all.clone());
+            (page.iter().map(|report| report.info.request_path.to_string()).collect::<Vec<_>>().join(" "), matched)
+        };
+        assert_eq!(ask(""), ("2 3 1 4".to_owned(), 4));
+        assert_eq!(ask("sort=oldest&limit=2&offset=1"), ("2 3".to_owned(), 4));
+        assert_eq!(ask("namespace=%2Fdetails&sort=newest&limit=2"), ("4 3".to_owned(), 3));
+        assert_eq!(ask("offset=9&other=1&namespace="), (String::new(), 4));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let error = |query: &str| query.parse::<Query>().unwrap_err().to_string();
+        assert_eq!(error("limit=-1"), "bad query: limit=-1; expected a whole number");
+        assert_eq!(error("sort=age"), "bad query: sort=age; expected sort=oldest or sort=newest");
+        assert_eq!(error("namespace=eps"), "bad query: namespace=eps: a namespace starts with '/'");
+    }
 }

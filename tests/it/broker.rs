@@ -21,6 +21,21 @@ fn a_redis_that_comes_late_is_waited_for_and_streams_opened_before_receive() {
 }
 
 #[test]
+fn each_reason_for_having_no_subscription_is_told_once() {
+    let mut redis = RedisServer::absent();
+    let tallycast = Tallycast::start_unready(&redis.url(), &[]);
+    tallycast.wait_for_log("Connection refused");
+    // It comes, and wants a password that the URL has not: another reason, which nobody would guess from the first.
+    redis.require_password("secret");
+    redis.run();
+    tallycast.wait_for_log("NOAUTH");
+    // Some more attempts, each at most 0.8 s after the one before.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let log = tallycast.log();
+    assert_eq!([log.matches("Connection refused").count(), log.matches("NOAUTH").count()], [1, 1], "{log}");
+}
+
+#[test]
 fn clients_stay_connected_while_redis_is_killed_and_started_again() {
     let mut redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);

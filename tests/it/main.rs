@@ -10,6 +10,7 @@
     reason = "a test ends with a panic, and says why"
 )]
 
+mod admin;
 mod broker;
 mod cli;
 mod contract;

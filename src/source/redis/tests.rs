@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 
 use super::*;
 
@@ -20,10 +19,10 @@ impl Server {
         Self { directory, child: None }
     }
 
-    fn run(&mut self, flags: &[&str]) {
+    fn run(&mut self) {
         let mut command = Command::new("redis-server");
         command.args(["--port", "0", "--save", "", "--loglevel", "warning", "--unixsocket"]).arg(self.socket());
-        let command = command.args(flags).current_dir(&self.directory).stdin(Stdio::null()).stdout(Stdio::null());
+        let command = command.current_dir(&self.directory).stdin(Stdio::null()).stdout(Stdio::null());
         self.child = Some(command.spawn().expect("redis-server must be installed"));
     }
 
@@ -46,27 +45,6 @@ impl Drop for Server {
     }
 }
 
-/// What is logged, kept.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Long enough for a busy machine; only a failure takes that long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -74,7 +52,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 async fn no_event_is_lost_to_a_ping() {
     const EVENTS: u32 = 2000;
     let mut server = Server::absent("pings");
-    server.run(&[]);
+    server.run();
     let mut config = Config::new(server.url().parse().unwrap(), vec!["n".to_owned()]).unwrap();
     // Hardly an event comes that does not meet a ping.
     config.ping_interval = Duration::ZERO;
@@ -94,38 +72,6 @@ async fn no_event_is_lost_to_a_ping() {
     shutdown.cancel();
     source.await.unwrap().unwrap();
     assert_eq!((stats.received.get(), stats.gaps.get()), (u64::from(EVENTS), 0));
-}
-
-#[tokio::test]
-async fn each_reason_for_having_no_subscription_is_told_once() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-    let mut server = Server::absent("reasons");
-    let config = Config::new(server.url().parse().unwrap(), vec!["n".to_owned()]).unwrap();
-    let (inbox, _events) = mpsc::channel(16);
-    let (state, _states) = watch::channel(BrokerState::Connecting);
-    let shutdown = CancellationToken::new();
-    let source = tokio::spawn(run(config, inbox, state, Arc::default(), shutdown.clone()));
-    let logged = async |text: &str| {
-        let wait = async {
-            while !log.text().contains(text) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        assert!(timeout(PATIENCE, wait).await.is_ok(), "{text:?} is not in the log:\n{}", log.text());
-    };
-    logged("No such file").await;
-    // It comes, and wants a password that the URL has not: another reason, which nobody would guess from the first.
-    server.run(&["--requirepass", "secret"]);
-    logged("NOAUTH").await;
-    // Some more attempts.
-    tokio::time::sleep(BACKOFF_MAX * 2).await;
-    shutdown.cancel();
-    source.await.unwrap().unwrap();
-    let text = log.text();
-    assert_eq!([text.matches("No such file").count(), text.matches("NOAUTH").count()], [1, 1], "{text}");
 }
 
 #[test]

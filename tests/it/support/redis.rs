@@ -143,6 +143,12 @@ impl RedisServer {
         assert!(self.try_run(), "redis-server did not start again at port {}", self.port);
     }
 
+    /// From its next start on the server wants `password`.
+    pub(crate) fn require_password(&mut self, password: &'static str) {
+        self.flags.extend(["--requirepass".to_owned(), password.to_owned()]);
+        self.password = Some(password);
+    }
+
     /// What `kill -9` does.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
