@@ -11,6 +11,7 @@
 
 // In the order of the flow.
 pub mod admin;
+pub mod assets;
 pub mod config;
 pub mod decode;
 pub mod demo;

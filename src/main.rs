@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use tallycast::admin::{self, AdminPages, Inboxes, Live, StatusSource};
+use tallycast::assets::Assets;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
 use tallycast::demo::Demo;
 use tallycast::fanout::Fanout;
@@ -127,6 +128,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         listener,
         fanout.gateway(),
         Site {
+            assets: Assets::new(config.admin),
             snapshot: SnapshotPages::new(store),
             admin: AdminPages { status: status.clone(), live, token: config.admin_token },
         },

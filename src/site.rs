@@ -3,11 +3,14 @@
 use hyper::http::request::Parts;
 
 use crate::admin::AdminPages;
+use crate::assets::Assets;
 use crate::snapshot::{self, SnapshotPages};
 use crate::sse_server::{Pages, Reply};
 
 /// All pages of the binary.
 pub struct Site {
+    /// The board, and the page for operators.
+    pub assets: Assets,
     /// Rankings and details.
     pub snapshot: SnapshotPages,
     /// What operators ask for.
@@ -16,7 +19,8 @@ pub struct Site {
 
 impl Pages for Site {
     fn paths(&self) -> Vec<&'static str> {
-        let mut paths = snapshot::PATHS.to_vec();
+        let mut paths: Vec<_> = self.assets.paths().collect();
+        paths.extend(snapshot::PATHS);
         paths.extend(self.admin.paths());
         paths
     }
@@ -27,6 +31,9 @@ impl Pages for Site {
             && let Some(refusal) = self.admin.refuse(request)
         {
             return Some(refusal.into());
+        }
+        if let Some(page) = self.assets.respond(request) {
+            return Some(page.into());
         }
         if let Some(page) = self.snapshot.respond(request).await {
             return Some(page.into());

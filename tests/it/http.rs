@@ -26,14 +26,14 @@ fn one_line(answer: &str) -> &str {
 #[test]
 fn an_unknown_path_is_answered_with_the_paths_that_there_are() {
     let tallycast = without_broker(&[]);
-    for path in ["/subscribed/raw", "/Subscribe/raw", "/admin"] {
+    for path in ["/subscribed/raw", "/Subscribe/raw", "/Admin"] {
         let answer =
             answer(&tallycast, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"));
         assert!(answer.starts_with("HTTP/1.1 404 Not Found\r\n"), "{answer}");
         assert_eq!(
             one_line(&answer),
             format!(
-                "no such path: {path}; there are /subscribe/<namespace>, /v1/rankings, /v1/details/<ID>, /v1/status, \
+                "no such path: {path}; there are /subscribe/<namespace>, /, /admin/, /v1/rankings, /v1/details/<ID>, /v1/status, \
                  /healthz, /readyz, /admin/status.json, \
                  /admin/counters.json, /admin/history.json, /admin/events, /metrics"
             )

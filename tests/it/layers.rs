@@ -18,10 +18,11 @@ const MAY_IMPORT: &[(&str, Option<&[&str]>)] = &[
     ("decode", Some(&["fanout", "limited", "source", "tally"])),
     ("tally", Some(&["fanout"])),
     // Pages know what they show.
+    ("assets", Some(&["representation", "sse_server"])),
     ("representation", Some(&["sse_server"])),
     ("snapshot", Some(&["representation", "source", "sse_server"])),
     ("demo", Some(&["fanout", "snapshot", "source"])),
-    ("site", Some(&["admin", "snapshot", "sse_server"])),
+    ("site", Some(&["admin", "assets", "snapshot", "sse_server"])),
     // Operators are told of everything.
     ("admin", Some(&["decode", "fanout", "representation", "source", "sse_server", "tally"])),
     ("limited", Some(&[])),

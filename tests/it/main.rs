@@ -16,6 +16,7 @@ mod cli;
 mod contract;
 mod http;
 mod layers;
+mod pages;
 mod shutdown;
 mod slow;
 mod snapshot;

@@ -21,7 +21,8 @@ impl Answer {
 /// Gets `path` with `headers`.
 pub(crate) fn get(tallycast: &Tallycast, path: &str, headers: &[(&str, &str)]) -> Answer {
     block_on(async {
-        let client = reqwest::Client::builder().timeout(LIMIT).pool_max_idle_per_host(0).build().unwrap();
+        let client = reqwest::Client::builder().timeout(LIMIT).redirect(reqwest::redirect::Policy::none());
+        let client = client.pool_max_idle_per_host(0).build().unwrap();
         let request = client.get(tallycast.url(path));
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let response = request.send().await.unwrap();

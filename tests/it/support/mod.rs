@@ -1,5 +1,6 @@
 //! The servers and clients that the tests are made of.
 
+mod browser;
 mod event_source;
 mod http;
 mod raw;
@@ -8,6 +9,7 @@ mod tallycast;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use browser::Browser;
 pub(crate) use event_source::{Event, EventSource};
 pub(crate) use http::get;
 pub(crate) use raw::Raw;

@@ -70,8 +70,13 @@ impl Tallycast {
     }
 
     /// Runs `command` on a free port of loopback.
-    pub(crate) fn spawn(mut command: Command) -> Self {
-        command.env("TALLYCAST_ADDRESS", "127.0.0.1").env("PORT", "0").env("TALLYCAST_SHARDS", "2");
+    pub(crate) fn spawn(command: Command) -> Self {
+        Self::spawn_at(command, 0)
+    }
+
+    /// Runs `command` at `port` of loopback.
+    pub(crate) fn spawn_at(mut command: Command, port: u16) -> Self {
+        command.env("TALLYCAST_ADDRESS", "127.0.0.1").env("PORT", port.to_string()).env("TALLYCAST_SHARDS", "2");
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::<Log>::default();
         let stderr = BufReader::new(child.stderr.take().unwrap());

@@ -1,0 +1,185 @@
+//! The pages, in a real browser.
+
+use redis::Commands;
+use serde_json::Value;
+
+use crate::support::{Browser, RedisServer, Tallycast, command, eventually, get};
+
+const SCORES: &str = "emojitrack_score";
+const STATE: &str = "document.documentElement.dataset.connection";
+
+/// Counts and publishes, as a feeder does.
+fn update(redis: &RedisServer, ids: &[&str]) {
+    let mut transaction = redis::pipe();
+    transaction.atomic();
+    for id in ids {
+        transaction.zincr(SCORES, id, 1).ignore().publish("stream.score_updates", id).ignore();
+    }
+    let () = transaction.query(&mut redis.connect()).unwrap();
+}
+
+/// All totals that the board shows, as Redis has them: ID and score, in order of the IDs.
+const SHOWN: &str = "[...document.querySelectorAll('[data-id]')].map(cell => cell.dataset.id + '=' + \
+     (cell.matches('[data-total]') ? cell : cell.querySelector('[data-total]')).dataset.total).sort().join(' ')";
+
+fn scores(redis: &RedisServer) -> String {
+    let scores: Vec<(String, f64)> = redis.connect().zrange_withscores(SCORES, 0, -1).unwrap();
+    let mut scores: Vec<String> = scores.into_iter().map(|(id, score)| format!("{id}={score}")).collect();
+    scores.sort();
+    scores.join(" ")
+}
+
+fn post(text: &str) -> String {
+    let post = serde_json::json!({
+        "id": "1", "text": text, "screen_name": "bob", "name": "Bob", "links": [],
+        "profile_image_url": "http://example.com/a.png", "created_at": "2026-11-20T10:00:00+00:00",
+    });
+    post.to_string()
+}
+
+#[test]
+fn the_board_counts_up_and_is_exact_again_after_an_outage() {
+    let mut redis = RedisServer::start();
+    let () = redis.connect().zadd_multiple(SCORES, &[(1234, "1F602"), (99, "2764"), (5, "ANZ.ASX")]).unwrap();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let browser = Browser::start();
+    browser.open(&tallycast, "/");
+    browser.until(STATE, "live");
+    browser.until(SHOWN, scores(&redis));
+    update(&redis, &["1F602", "1F602", "2764", "1F525"]);
+    browser.until(SHOWN, scores(&redis));
+    browser.until("document.querySelector('[data-id=\"1F602\"]').textContent.includes('1,236')", true);
+    // Without persistence: what comes back is empty, and its scores are lower than those shown.
+    redis.kill();
+    update_soon(&mut redis, &["2764", "2764", "26"]);
+    tallycast.until_ready();
+    // Emoji that are gone are shown with zero.
+    browser.until(&format!("{SHOWN}.split(' ').filter(cell => !cell.endsWith('=0')).join(' ')"), scores(&redis));
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+fn update_soon(redis: &mut RedisServer, ids: &[&str]) {
+    redis.run();
+    update(redis, ids);
+}
+
+#[test]
+fn the_board_tells_when_it_is_cut_off_and_comes_back() {
+    let redis = RedisServer::start();
+    update(&redis, &["1F602"]);
+    let tallycast = Tallycast::start(&redis, &[]);
+    let address = tallycast.address;
+    let browser = Browser::start();
+    browser.open(&tallycast, "/");
+    browser.until(STATE, "live");
+    tallycast.terminate();
+    browser.until(STATE, "reconnecting");
+    update(&redis, &["1F602", "2764"]);
+    let mut again = command();
+    again.arg("serve").env("REDIS_URL", redis.url());
+    let _again = Tallycast::spawn_at(again, address.port());
+    browser.until(STATE, "live");
+    browser.until(SHOWN, scores(&redis));
+}
+
+#[test]
+fn the_panel_shows_posts_as_text() {
+    let redis = RedisServer::start();
+    update(&redis, &["1F602", "2764"]);
+    let text = "<script>document.title = 'hit'</script><img src=x onerror=alert(1)> & so on 😂";
+    let () = redis.connect().lpush("emojitrack_tweets_1F602", post("an older one")).unwrap();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let browser = Browser::start();
+    browser.open(&tallycast, "/");
+    browser.until(STATE, "live");
+    browser.click("[data-id='1F602']");
+    browser.until("document.querySelectorAll('#panel .post').length", 1);
+    tallycast.until_counter("/hub/connections", 2);
+    redis.publish_post("1F602", &post(text));
+    browser.until("document.querySelectorAll('#panel .post').length", 2);
+    // The newest first.
+    assert_eq!(browser.eval(&format!("document.querySelector('#panel .post').textContent.includes({text:?})")), true);
+    assert_ne!(browser.eval("document.title"), "hit");
+    assert_eq!(browser.eval("document.querySelectorAll('#panel .post script, #panel .post img').length"), 0);
+    // Paused, it shows nothing new.
+    browser.click("#pause");
+    redis.publish_post("1F602", &post("a third"));
+    tallycast.until_counter("/hub/broadcast", 2);
+    browser.until("document.querySelector('#panel').textContent.includes('1')", true);
+    assert_eq!(browser.eval("document.querySelectorAll('#panel .post').length"), 2);
+    browser.click("#pause");
+    browser.until("document.querySelectorAll('#panel .post').length", 3);
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[test]
+fn the_board_is_searched() {
+    let mut demo = command();
+    demo.args(["demo", "--rate", "100"]);
+    let demo = Tallycast::spawn(demo);
+    let browser = Browser::start();
+    browser.open(&demo, "/");
+    browser.until("document.querySelectorAll('[data-id]').length > 800", true);
+    let visible = "[...document.querySelectorAll('[data-id]')].filter(cell => cell.checkVisibility()).length";
+    browser.write("#search", "heart");
+    eventually("only hearts are shown", || (1..60).contains(&browser.eval(visible).as_u64().unwrap()));
+}
+
+#[test]
+fn the_admin_page_shows_its_own_readers() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--admin-token", "secret"]);
+    let board = Browser::start();
+    board.open(&tallycast, "/");
+    board.until(STATE, "live");
+    let browser = Browser::start();
+    browser.open_url(&tallycast.url("/admin/").replace("://", "://operator:secret@"));
+    browser.until(STATE, "live");
+    browser.until("document.querySelectorAll('[data-connection-path=\"/subscribe/eps\"]').length", 1);
+    browser.until("document.querySelector('#connections').textContent.trim() !== ''", true);
+    browser.write("#filter", "/raw");
+    browser.until("document.querySelectorAll('[data-connection-path]').length", 0);
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[test]
+fn pages_come_under_a_strict_policy_and_are_validated() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &[]);
+    for path in ["/", "/admin/", "/assets/board.js", "/assets/style.css"] {
+        let answer = get(&tallycast, path, &[("accept-encoding", "gzip")]);
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(
+            answer.header("content-security-policy").starts_with("default-src 'none'; script-src 'self'"),
+            "{path}"
+        );
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+        let again = get(&tallycast, path, &[("accept-encoding", "gzip"), ("if-none-match", answer.header("etag"))]);
+        assert_eq!(again.status, 304, "{path}");
+    }
+    assert_eq!(get(&tallycast, "/assets/../Cargo.toml", &[]).status, 404);
+    assert_eq!(get(&tallycast, "/admin", &[]).header("location"), "/admin/");
+}
+
+/// Pictures for those who look: both pages, in both themes, on a desktop and on a phone.
+#[test]
+fn pages_fit_desktops_and_phones_in_both_themes() {
+    let mut demo = command();
+    demo.args(["demo", "--rate", "500"]);
+    let demo = Tallycast::spawn(demo);
+    for (width, dark) in [(1280, false), (1280, true), (360, false), (360, true)] {
+        let browser = Browser::start_with(width, dark);
+        for (name, path) in [("board", "/"), ("admin", "/admin/")] {
+            browser.open(&demo, path);
+            browser.until(STATE, "live");
+            browser.until("matchMedia('(prefers-color-scheme: dark)').matches", dark);
+            let overflow = browser.eval("document.documentElement.scrollWidth - document.documentElement.clientWidth");
+            assert_eq!(overflow, Value::from(0), "{path} is wider than {width} pixels");
+            let figure = if name == "board" { "#rate" } else { "#messages-out" };
+            let figure = format!("parseInt(document.querySelector('{figure}').textContent) || 0");
+            eventually("something is counted", || browser.eval(&figure).as_u64() > Some(0));
+            browser.screenshot(&format!("{name}-{}-{width}", if dark { "dark" } else { "light" }));
+        }
+        assert_eq!(browser.complaints(), [""; 0]);
+    }
+}
