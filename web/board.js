@@ -22,6 +22,8 @@ const RANK_EVERY_MS = 2000;
 /** A cell that was hit again sooner goes on with the flash it has. */
 const FLASH_MS = 450;
 const SPARKLINE_SECONDS = 60;
+/** After this time without an event the source is asked for, and again. */
+const SILENCE_MS = 3000;
 /** Names of new emoji are asked for at most this often. */
 const NAMES_EVERY_MS = 5000;
 
@@ -43,6 +45,7 @@ let frame = 0;
 let sum = 0;
 let eventsThisSecond = 0;
 let lastEventAt = 0;
+let sourceAskedAt = 0;
 let retryAt = 0;
 const rates = Array(SPARKLINE_SECONDS).fill(0);
 
@@ -138,10 +141,10 @@ function show() {
 /** @param {string} data */
 function takeChange(data) {
   lastEventAt = Date.now();
+  document.documentElement.dataset.source = "there";
   for (const [id, count] of Object.entries(JSON.parse(data))) {
     changes.set(id, (changes.get(id) ?? 0) + count);
-    // A correction is no event.
-    if (count > 0 && count < 1000) eventsThisSecond += count;
+    eventsThisSecond += Math.max(0, count);
   }
   frame ||= requestAnimationFrame(show);
 }
@@ -178,24 +181,32 @@ function filter(cell) {
   cell.button.hidden = !cell.search.includes(wanted);
 }
 
+/** A source that is silent may be away: the stream stands, but nothing comes. Asked only then. */
+async function askSource() {
+  if (Date.now() - Math.max(lastEventAt, sourceAskedAt) < SILENCE_MS) return;
+  sourceAskedAt = Date.now();
+  const response = await get("/v1/status");
+  if (response) document.documentElement.dataset.source = response.ok ? "there" : "away";
+}
+
+/** What there is to say of the stream beside its state. */
+function news() {
+  const { connection, source } = document.documentElement.dataset;
+  const seconds = (/** @type {number} */ time) => Math.max(0, Math.round(time / 1000));
+  if (connection === "reconnecting") return `next try in ${seconds(retryAt - Date.now())} s`;
+  if (connection === "connecting") return "";
+  const age = lastEventAt ? `last event ${seconds(Date.now() - lastEventAt)} s ago` : "no event yet";
+  return source === "away" ? `the source is away, ${age}` : age;
+}
+
 function everySecond() {
   rates.push(eventsThisSecond);
   rates.shift();
   byId("rate", HTMLElement).textContent = numbers.format(eventsThisSecond);
   eventsThisSecond = 0;
   draw(byId("sparkline", HTMLCanvasElement), rates);
-  const age = byId("age", HTMLElement);
-  const seconds = (/** @type {number} */ time) => Math.max(0, Math.round(time / 1000));
-  switch (document.documentElement.dataset.connection) {
-    case "live":
-      age.textContent = lastEventAt ? `last event ${seconds(Date.now() - lastEventAt)} s ago` : "no event yet";
-      break;
-    case "reconnecting":
-      age.textContent = `next try in ${seconds(retryAt - Date.now())} s`;
-      break;
-    default:
-      age.textContent = "";
-  }
+  byId("age", HTMLElement).textContent = news();
+  void askSource();
 }
 
 search.addEventListener("input", () => {

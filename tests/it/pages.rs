@@ -51,16 +51,15 @@ fn the_board_counts_up_and_is_exact_again_after_an_outage() {
     browser.until("document.querySelector('[data-id=\"1F602\"]').textContent.includes('1,236')", true);
     // Without persistence: what comes back is empty, and its scores are lower than those shown.
     redis.kill();
-    update_soon(&mut redis, &["2764", "2764", "26"]);
+    browser.until("document.documentElement.dataset.source", "away");
+    browser.until("document.querySelector('#age').textContent.startsWith('the source is away')", true);
+    redis.run();
+    update(&redis, &["2764", "2764", "26"]);
     tallycast.until_ready();
+    browser.until("document.documentElement.dataset.source", "there");
     // Emoji that are gone are shown with zero.
     browser.until(&format!("{SHOWN}.split(' ').filter(cell => !cell.endsWith('=0')).join(' ')"), scores(&redis));
     assert_eq!(browser.complaints(), [""; 0]);
-}
-
-fn update_soon(redis: &mut RedisServer, ids: &[&str]) {
-    redis.run();
-    update(redis, ids);
 }
 
 #[test]
