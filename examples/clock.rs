@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tallycast::fanout::{self, Fanout, Message, Namespace};
 use tallycast::sse_server::{self, NoPages};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let fanout = Fanout::start(fanout::Config::default(), inbox);
     let listener = sse_server::listen("127.0.0.1:8002".parse()?, 64 * 1024)?;
     let shutdown = CancellationToken::new();
-    let (config, stats) = (sse_server::Config::default(), Arc::default());
+    let (config, stats) = (watch::channel(sse_server::Config::default()).1, Arc::default());
     tokio::spawn(sse_server::serve(listener, fanout.gateway(), NoPages, config, stats, shutdown.clone()));
 
     let clock: Namespace = "/clock".parse()?;

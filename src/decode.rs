@@ -3,9 +3,9 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::fanout::{Counter, Data, Message, Namespace, NamespaceError};
 use crate::limited::LimitedLog;
@@ -312,30 +312,41 @@ impl Route {
 }
 
 /// What the stage counts. All only grow.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Stats {
-    /// Events that became messages, by the pattern of their route.
-    pub routes: Vec<(String, Counter)>,
+    /// Events that became messages.
+    pub decoded: Counter,
     /// Events that did not.
     pub rejected: Counter,
+    /// Events that became messages, by the pattern of their route. Those of routes that are gone stay.
+    by_route: Mutex<Vec<(String, Arc<Counter>)>>,
 }
 
 impl Stats {
-    /// Counts for `routes`, from zero.
-    pub fn new(routes: &Routes) -> Self {
-        let routes = routes.0.iter().map(|route| (route.pattern.to_string(), Counter::default())).collect();
-        Self { routes, rejected: Counter::default() }
+    /// Events that became messages, by the pattern of their route.
+    pub fn by_route(&self) -> Vec<(String, u64)> {
+        let by_route = self.by_route.lock().unwrap_or_else(PoisonError::into_inner);
+        by_route.iter().map(|(pattern, count)| (pattern.clone(), count.get())).collect()
     }
 
-    /// Events that became messages.
-    pub fn decoded(&self) -> u64 {
-        self.routes.iter().map(|(_, count)| count.get()).sum()
+    /// The counts of `routes`, in their order.
+    fn of(&self, routes: &Routes) -> Vec<Arc<Counter>> {
+        let mut by_route = self.by_route.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut of_pattern = |pattern: String| match by_route.iter().find(|(known, _)| *known == pattern) {
+            Some((_, count)) => Arc::clone(count),
+            None => {
+                let count = Arc::<Counter>::default();
+                by_route.push((pattern, Arc::clone(&count)));
+                count
+            }
+        };
+        routes.0.iter().map(|route| of_pattern(route.pattern.to_string())).collect()
     }
 }
 
-/// Decodes what comes in `inbox` until that ends. Waits while a later stage has no room.
+/// Decodes what comes in `inbox` until that ends. Waits while a later stage has no room. The routes may change meanwhile.
 pub async fn run(
-    routes: Routes,
+    mut routes: watch::Receiver<Routes>,
     mut inbox: mpsc::Receiver<source::Item>,
     hub: mpsc::Sender<Message>,
     tally: mpsc::Sender<tally::Item>,
@@ -343,7 +354,14 @@ pub async fn run(
 ) {
     let mut items = Vec::with_capacity(BATCH);
     let mut log = LimitedLog::new();
+    let mut table = routes.borrow_and_update().clone();
+    let mut counts = stats.of(&table);
     while inbox.recv_many(&mut items, BATCH).await > 0 {
+        // Whoever could change them may be gone.
+        if routes.has_changed().unwrap_or(false) {
+            table = routes.borrow_and_update().clone();
+            counts = stats.of(&table);
+        }
         for item in items.drain(..) {
             let event = match item {
                 source::Item::Event(event) => event,
@@ -357,7 +375,7 @@ pub async fn run(
             };
             // Kept for the log, where a long one would be a nuisance.
             let channel: String = event.channel.chars().take(64).collect();
-            let Decoded { message, key, route } = match routes.decode(event) {
+            let Decoded { message, key, route } = match table.decode(event) {
                 Ok(decoded) => decoded,
                 Err(error) => {
                     stats.rejected.add(1);
@@ -365,8 +383,9 @@ pub async fn run(
                     continue;
                 }
             };
+            stats.decoded.add(1);
             // As many as there are routes.
-            stats.routes[route].1.add(1);
+            counts[route].add(1);
             if let Some(key) = key
                 && tally.send(tally::Item::Key(key)).await.is_err()
             {

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "what was asked for goes to standard output; the log goes to standard error")]
 
 mod healthcheck;
+mod reload;
 
 use std::io::IsTerminal;
 use std::pin::Pin;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
+use reload::{Reload, SetLog};
 use tallycast::admin::{self, AdminPages, Inboxes, Live, StatusSource};
 use tallycast::assets::Assets;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
@@ -36,21 +38,23 @@ type Reading = Pin<Box<dyn Future<Output = Result<(), source::redis::SourceError
 type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 fn main() -> ExitCode {
-    let config = match config::from_args(std::env::args_os()) {
+    let config = match config::read(std::env::args_os()) {
         Ok(Command::Run(config)) => config,
         Ok(Command::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
         Ok(Command::Healthcheck(port)) => return healthcheck::run(port),
-        Err(code) => return code,
+        Err(refusal) => return refusal.print(),
     };
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(config.log.clone())
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    match run(*config) {
+        .with_filter_reloading();
+    let handle = log.reload_handle();
+    log.init();
+    match run(*config, Box::new(move |filter| Ok(handle.reload(filter)?))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -60,12 +64,19 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
     raise_file_limit();
     let listener = sse_server::listen(config.address, config.send_buffer)
         .with_context(|| format!("cannot listen on {}", config.address))?;
     let address = listener.local_addr().context("the listener has no address")?;
     let shutdown = on_signal().context("cannot catch signals")?;
+    let hangups = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+
+    // What may change while the process runs.
+    let (patterns, patterns_now) = watch::channel(config.routes.patterns());
+    let (routes, routes_now) = watch::channel(config.routes);
+    let (server, server_now) = watch::channel(config.server);
+    tokio::spawn(Reload { options: config.options, routes, patterns, server, log }.run(hangups));
 
     // The stages and what joins them, in the order of the flow.
     let (events, decode_inbox) = mpsc::channel(config.inbox);
@@ -78,7 +89,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         started_at: SystemTime::now(),
         broker: broker_state,
         source: Arc::default(),
-        decode: Arc::new(decode::Stats::new(&config.routes)),
+        decode: Arc::default(),
         tally: Arc::default(),
         gateway: fanout.gateway(),
         server: Arc::default(),
@@ -106,7 +117,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         Source::Redis(redis) => {
             let store =
                 Store::Redis { commands: redis.commands(), scores: config.scores, max_scores: config.max_totals };
-            (Box::pin(source::redis::run(*redis, events, broker, source_stats, source_shutdown)), store)
+            (Box::pin(source::redis::run(*redis, patterns_now, events, broker, source_stats, source_shutdown)), store)
         }
         Source::Demo(options) => {
             let demo = Demo::new(options.seed);
@@ -122,7 +133,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     let source = tokio::spawn(reading);
     let decode =
-        tokio::spawn(decode::run(config.routes, decode_inbox, messages.clone(), keys, Arc::clone(&status.decode)));
+        tokio::spawn(decode::run(routes_now, decode_inbox, messages.clone(), keys, Arc::clone(&status.decode)));
     let tally = tokio::spawn(tally::run(config.tally, tally_inbox, messages, Arc::clone(&status.tally)));
     let server = tokio::spawn(sse_server::serve(
         listener,
@@ -132,7 +143,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
             snapshot: SnapshotPages::new(store),
             admin: AdminPages { status: status.clone(), live, token: config.admin_token },
         },
-        config.server,
+        server_now,
         Arc::clone(&status.server),
         shutdown.clone(),
     ));

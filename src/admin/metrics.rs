@@ -71,7 +71,8 @@ impl Collector for Scrape {
         let up = f64::from(u8::from(self.status.is_ready()));
         to.gauge("source_up", "Whether the broker is subscribed: 1 if it is.", up)?;
 
-        let routes: Vec<_> = decode.routes.iter().map(|(route, count)| ([("route", &**route)], count.get())).collect();
+        let routes = decode.by_route();
+        let routes: Vec<_> = routes.iter().map(|(route, count)| ([("route", &**route)], *count)).collect();
         to.counters("decode_events", "Events decoded, by route.", routes.iter().map(|(labels, n)| (&labels[..], *n)))?;
         to.counter("decode_rejected", "Events that fit no route or are not valid.", decode.rejected.get())?;
 

@@ -220,7 +220,7 @@ impl StatusSource {
                 "gap_milliseconds": source.gap_milliseconds.get(),
                 "cuts": source.cuts.get(),
             },
-            "decode": { "decoded": decode.decoded(), "rejected": decode.rejected.get() },
+            "decode": { "decoded": decode.decoded.get(), "rejected": decode.rejected.get() },
             "tally": { "counted": tally.counted.get(), "sent": tally.sent.get(), "flushes": tally.flushes.get() },
             "hub": {
                 "broadcast": hub.broadcast.get(),

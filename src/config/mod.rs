@@ -1,8 +1,14 @@
-//! Command line and environment -> the stages' own configs. Nothing else reads the environment.
+//! Command line, environment and configuration file -> the stages' own configs. Nothing else reads the environment.
+//!
+//! A flag wins over its variable, and both over the file.
+
+mod file;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,6 +21,7 @@ use crate::decode::{Route, Routes};
 use crate::fanout::NamespacePolicy;
 use crate::source::redis::{RedisUrl, TotalsKey};
 use crate::{fanout, source, sse_server, tally};
+use file::File;
 
 /// The exit code for a wrong flag or variable (`EX_USAGE` of sysexits).
 pub const EXIT_USAGE: u8 = 64;
@@ -23,8 +30,8 @@ pub const EXIT_UNAVAILABLE: u8 = 69;
 
 /// Broadcasts events from Redis pub/sub to any number of browsers over Server-Sent Events.
 ///
-/// Without a subcommand it serves, as `tallycast serve` does. A flag wins over its environment variable. Durations are
-/// written like 17ms, 10s or 2m.
+/// Without a subcommand it serves, as `tallycast serve` does. A flag wins over its environment variable, and both over
+/// the configuration file, whose keys are the flags' names without the dashes. Durations are written like 17ms, 10s or 2m.
 #[derive(Debug, Parser)]
 #[command(name = "tallycast", version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -40,6 +47,8 @@ enum Subcommands {
     Serve(Box<ServeOptions>),
     /// Serve made-up traffic from inside the process: no Redis needed
     Demo(Box<DemoOptions>),
+    /// Say what is effective, with secrets masked, and where each value comes from; exit 0 if all is right, 64 if not
+    Check(Box<ServeOptions>),
     /// Ask a running tallycast on this machine whether it is alive; exit 0 if it is, 1 if not
     Healthcheck(HealthcheckOptions),
 }
@@ -103,6 +112,9 @@ struct BrokerOptions {
 
 #[derive(Debug, Clone, Args)]
 struct PipelineOptions {
+    /// A TOML file with values for the flags below, such as port = 8001. SIGHUP reads it again [default: none]
+    #[arg(long, env = "TALLYCAST_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The address to listen on
     #[arg(long, env = "TALLYCAST_ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED), value_name = "IP")]
     address: IpAddr,
@@ -332,32 +344,80 @@ pub struct Config {
     pub shutdown_limit: Duration,
     /// What to log.
     pub log: tracing_subscriber::EnvFilter,
+    /// All of it as it was given, for those who compare.
+    pub options: Vec<EffectiveOption>,
 }
 
-/// Reads the command line and the environment.
+/// Why there is no [`Command`].
+#[derive(Debug)]
+pub enum Refusal {
+    /// `--help` or `--version` was asked for; the text to print.
+    Help(Box<clap::Error>),
+    /// A value is wrong, in one line.
+    Mistake(String),
+}
+
+impl Refusal {
+    /// Prints it where it belongs. Returns the exit code: 0 for help, [`EXIT_USAGE`] for a mistake.
+    #[expect(clippy::print_stderr, reason = "before the log is set up, and for people")]
+    pub fn print(&self) -> ExitCode {
+        match self {
+            Self::Help(help) => {
+                // Whoever closed the pipe does not want the rest.
+                let _ = help.print();
+                ExitCode::SUCCESS
+            }
+            Self::Mistake(line) => {
+                eprintln!("tallycast: {line}");
+                ExitCode::from(EXIT_USAGE)
+            }
+        }
+    }
+}
+
+/// Reads the command line, the environment, and the file that they name.
 ///
 /// # Errors
-/// The exit code, after the reason has been printed: 0 for `--help` and `--version`, [`EXIT_USAGE`] for a wrong value.
-pub fn from_args(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, ExitCode> {
+/// When help is asked for, or a value is wrong.
+pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Refusal> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let command = Cli::command();
-    let matches =
-        command.clone().try_get_matches_from(&arguments).map_err(|error| explain(&error, &command, &arguments))?;
-    let cli = Cli::from_arg_matches(&matches).map_err(|error| explain(&error, &command, &arguments))?;
+    let file = match file_named(&command, &arguments) {
+        Some(path) => File::read(&path, &command).map_err(|error| Refusal::Mistake(error.to_string()))?,
+        None => File::default(),
+    };
+    let command = file.apply(command);
+    let explain = |error| explain(error, &command, &arguments, &file);
+    let matches = command.clone().try_get_matches_from(&arguments).map_err(explain)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(explain)?;
     let (name, chosen) = matches.subcommand().unwrap_or(("serve", &matches));
+    let mut check = false;
     let (pipeline, source) = match cli.command {
         Some(Subcommands::Healthcheck(options)) => return Ok(Command::Healthcheck(options.port)),
         Some(Subcommands::Demo(options)) => (options.pipeline.clone(), Err(options)),
+        Some(Subcommands::Check(options)) => {
+            check = true;
+            (options.pipeline, Ok(options.broker))
+        }
         Some(Subcommands::Serve(options)) => (options.pipeline, Ok(options.broker)),
         None => (cli.serve.pipeline, Ok(cli.serve.broker)),
     };
-    if pipeline.print_config {
-        return Ok(Command::Print(effective(&command, name, chosen)));
+    let print = check || pipeline.print_config;
+    let options = effective(&command, name, chosen, &file);
+    let mut config = compose(pipeline, source).map_err(Refusal::Mistake)?;
+    if print {
+        let text = options.iter().map(|option| format!("{option}\n")).collect();
+        return Ok(Command::Print(text));
     }
-    compose(pipeline, source).map(|config| Command::Run(Box::new(config))).map_err(|error| {
-        complain(&error);
-        ExitCode::from(EXIT_USAGE)
-    })
+    config.options = options;
+    Ok(Command::Run(Box::new(config)))
+}
+
+/// The file that a flag or the variable names. Whatever else is wrong is found later.
+fn file_named(command: &clap::Command, arguments: &[OsString]) -> Option<PathBuf> {
+    let matches = command.clone().ignore_errors(true).try_get_matches_from(arguments).ok()?;
+    let (_, chosen) = matches.subcommand().unwrap_or(("", &matches));
+    chosen.try_get_one::<PathBuf>("config").ok().flatten().cloned()
 }
 
 fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOptions>>) -> Result<Config, String> {
@@ -378,8 +438,8 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
     let source = match source {
         Ok(broker) => {
             status_interval = (pipeline.app_env != AppEnv::Development).then_some(broker.status_interval);
-            let mut config = source::redis::Config::new(broker.redis_url, routes.patterns())
-                .map_err(|error| format!("--redis-url: {error}"))?;
+            let mut config =
+                source::redis::Config::new(broker.redis_url).map_err(|error| format!("--redis-url: {error}"))?;
             config.require_broker = broker.require_broker;
             config.connect_timeout = broker.redis_timeout;
             config.ping_timeout = broker.redis_timeout;
@@ -430,15 +490,14 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
         status_interval,
         shutdown_limit: pipeline.shutdown_limit,
         log,
+        options: Vec::new(),
     })
 }
 
-/// Prints what clap has to say: help as it is, an error as one line that tells where the wrong value came from.
-fn explain(error: &clap::Error, command: &clap::Command, arguments: &[OsString]) -> ExitCode {
+/// What clap has to say: help as it is, an error as one line that tells where the wrong value came from.
+fn explain(error: clap::Error, command: &clap::Command, arguments: &[OsString], file: &File) -> Refusal {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // Whoever closed the pipe does not want the rest.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+        return Refusal::Help(Box::new(error));
     }
     let rendered = error.render().to_string();
     let mut line = rendered.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
@@ -457,33 +516,75 @@ fn explain(error: &clap::Error, command: &clap::Command, arguments: &[OsString])
     {
         line.push_str(&format!(": expected {}", valid.join(", ")));
     }
-    let variable = variable_of(argument, command, arguments);
-    let origin = variable.map(|name| format!(" (from the environment variable {name})")).unwrap_or_default();
-    complain(&format!("{line}{origin}; see tallycast --help"));
-    ExitCode::from(EXIT_USAGE)
+    let flag = argument.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default();
+    let origin = match origin_of(flag, command, arguments) {
+        Origin::Arguments => String::new(),
+        Origin::Variable(name) => format!(" (from the environment variable {name})"),
+        Origin::Default => file.place_of(flag).map(|place| format!(" (from {place})")).unwrap_or_default(),
+    };
+    Refusal::Mistake(format!("{line}{origin}; see tallycast --help"))
 }
 
-/// The variable that `argument` (such as `--port <PORT>`) came from, if the command line does not have it.
-fn variable_of(argument: &str, command: &clap::Command, arguments: &[OsString]) -> Option<String> {
-    let flag = argument.split([' ', '=']).next()?;
-    if arguments.iter().any(|given| given.to_string_lossy().split('=').next() == Some(flag)) {
-        return None;
+/// Where a flag's value is from.
+enum Origin {
+    Arguments,
+    Variable(String),
+    Default,
+}
+
+#[expect(clippy::disallowed_methods, reason = "only tells where a value that clap has refused came from")]
+fn origin_of(flag: &str, command: &clap::Command, arguments: &[OsString]) -> Origin {
+    let written = format!("--{flag}");
+    if arguments.iter().any(|given| given.to_string_lossy().split('=').next() == Some(&written)) {
+        return Origin::Arguments;
     }
-    let long = flag.strip_prefix("--")?;
     let commands = std::iter::once(command).chain(command.get_subcommands());
-    let found = commands.flat_map(clap::Command::get_arguments).find(|candidate| candidate.get_long() == Some(long))?;
-    Some(found.get_env()?.to_string_lossy().into_owned())
+    let mut candidates = commands.flat_map(clap::Command::get_arguments);
+    let variable = candidates.find(|candidate| candidate.get_long() == Some(flag)).and_then(clap::Arg::get_env);
+    match variable {
+        Some(name) if std::env::var_os(name).is_some() => Origin::Variable(name.to_string_lossy().into_owned()),
+        _ => Origin::Default,
+    }
 }
 
-#[expect(clippy::print_stderr, reason = "before the log is set up, and for people")]
-fn complain(line: &str) {
-    eprintln!("tallycast: {line}");
+/// An option's effective value, with secrets masked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EffectiveOption {
+    /// The flag's name without the dashes.
+    pub name: String,
+    /// The value; several are separated by `;`.
+    pub value: String,
+    /// Where it is from.
+    pub origin: String,
 }
 
-/// Every option's value that is set, and where it came from, a line each.
-fn effective(command: &clap::Command, name: &str, matches: &ArgMatches) -> String {
+impl fmt::Display for EffectiveOption {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, value, origin } = self;
+        write!(formatter, "{:<44} # {origin}", format!("{name} = {value}"))
+    }
+}
+
+/// The options that SIGHUP changes without dropping a connection.
+const RELOADABLE: [&str; 5] = ["route", "log", "max-connections", "head-timeout", "max-head-bytes"];
+
+/// Which options differ between two configurations: those that can change while the process runs, and those that need a
+/// restart.
+pub fn changed(before: &[EffectiveOption], after: &[EffectiveOption]) -> (Vec<String>, Vec<String>) {
+    let value = |options: &[EffectiveOption], name: &str| {
+        options.iter().find(|option| option.name == name).map(|option| option.value.clone())
+    };
+    let mut names: Vec<String> = before.iter().chain(after).map(|option| option.name.clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.retain(|name| value(before, name) != value(after, name));
+    names.into_iter().partition(|name| RELOADABLE.contains(&name.as_str()))
+}
+
+/// Every option that is set.
+fn effective(command: &clap::Command, name: &str, matches: &ArgMatches, file: &File) -> Vec<EffectiveOption> {
     let command = command.find_subcommand(name).unwrap_or(command);
-    let mut text = String::new();
+    let mut options = Vec::new();
     for argument in command.get_arguments() {
         let id = argument.get_id().as_str();
         let (Some(long), Some(source)) = (argument.get_long(), matches.value_source(id)) else { continue };
@@ -498,11 +599,12 @@ fn effective(command: &clap::Command, name: &str, matches: &ArgMatches) -> Strin
             ValueSource::EnvVariable => {
                 argument.get_env().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
             }
+            _ if file.place_of(long).is_some() => file.path().display().to_string(),
             _ => "default".to_owned(),
         };
-        text.push_str(&format!("{:<44} # {origin}\n", format!("{long} = {}", values.join(";"))));
+        options.push(EffectiveOption { name: long.to_owned(), value: values.join(";"), origin });
     }
-    text
+    options
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -20,8 +20,8 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode, Version};
 
+use super::Shared;
 use super::pages::{Page, Pages, Reply, text_page};
-use super::{Config, Shared};
 use crate::fanout::{ConnectionInfo, Gateway, Namespace, NoTotals};
 
 /// Streams are below this path.
@@ -51,7 +51,7 @@ pub(super) struct Stream {
 /// Decides what a request gets.
 pub(super) async fn answer<P: Pages>(request: &Parts, client_ip: IpAddr, shared: &Shared<P>) -> Answer {
     let target_bytes = request.uri.path_and_query().map_or(0, |target| target.as_str().len());
-    if let Some(page) = too_long(target_bytes, &shared.config) {
+    if let Some(page) = too_long(target_bytes, shared.config.borrow().max_target_bytes) {
         return Answer::Page(page);
     }
     let path = request.uri.path();
@@ -88,7 +88,7 @@ async fn subscription<P: Pages>(
         .map_err(|error| bad_request(format!("bad path after {PREFIX}: {error}\n")))?;
     let snapshot = wants_snapshot(request.uri.query().unwrap_or_default()).map_err(bad_request)?;
     if snapshot && request.method == Method::GET {
-        shared.gateway.totals_known(&namespace, shared.config.snapshot_limit).await.map_err(|error| match error {
+        shared.gateway.totals_known(&namespace, shared.config().snapshot_limit).await.map_err(|error| match error {
             NoTotals::NotKept(..) => bad_request(format!("{error}\n")),
             NoTotals::NotKnown(_) => {
                 let mut page = text_page(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
@@ -169,8 +169,7 @@ fn method_not_allowed(method: &Method) -> Page {
     page
 }
 
-fn too_long(bytes: usize, config: &Config) -> Option<Page> {
-    let limit = config.max_target_bytes;
+fn too_long(bytes: usize, limit: usize) -> Option<Page> {
     (bytes > limit).then(|| {
         text_page(StatusCode::URI_TOO_LONG, format!("the request's target has {bytes} bytes, the limit is {limit}\n"))
     })

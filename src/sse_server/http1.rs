@@ -81,10 +81,11 @@ pub(super) async fn serve<P: Pages>(
             })
         }
     });
+    let config = shared.config();
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(shared.config.head_timeout)
-        .max_buf_size(shared.config.max_head_bytes)
+        .header_read_timeout(config.head_timeout)
+        .max_buf_size(config.max_head_bytes)
         .serve_connection(TokioIo::new(Socket::new(stream, ahead, Arc::clone(&flushed))), service);
     let end = {
         let mut shutdown = pin!(shared.shutdown.cancelled());

@@ -72,13 +72,14 @@ pub(super) async fn serve<P: Pages>(
         }
     });
     let io = TokioIo::new(Socket::new(stream, ahead, Arc::new(AtomicBool::new(false))));
+    let config = shared.config();
     let mut connection = pin!(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING)
-            .max_concurrent_streams(shared.config.max_http2_streams)
-            .max_header_list_size(u32::try_from(shared.config.max_head_bytes).unwrap_or(u32::MAX))
+            .max_concurrent_streams(config.max_http2_streams)
+            .max_header_list_size(u32::try_from(config.max_head_bytes).unwrap_or(u32::MAX))
             .max_send_buf_size(SEND_BUFFER)
             .serve_connection(io, service)
     );

@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -70,25 +70,34 @@ impl Default for Config {
 struct Shared<P> {
     gateway: Gateway,
     pages: P,
-    config: Config,
+    config: watch::Receiver<Config>,
     stats: Arc<Stats>,
     shutdown: CancellationToken,
 }
 
+impl<P> Shared<P> {
+    /// The config as it is now.
+    fn config(&self) -> Config {
+        self.config.borrow().clone()
+    }
+}
+
 /// Serves `listener` until `shutdown` is cancelled, then lets the connections end within [`Config::close_limit`].
 ///
-/// Streams end when the engine behind `gateway` does, so at shutdown end that too.
+/// Streams end when the engine behind `gateway` does, so at shutdown end that too. A config that changes holds for what
+/// comes after.
 pub async fn serve<P: Pages>(
     listener: TcpListener,
     gateway: Gateway,
     pages: P,
-    config: Config,
+    config: watch::Receiver<Config>,
     stats: Arc<Stats>,
     shutdown: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+    // More than can be, so that the limit may change: what is taken is counted.
+    let permits = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
     let refusals = Arc::new(Semaphore::new(REFUSALS));
-    let close_limit = config.close_limit;
+    let close_limit = config.borrow().close_limit;
     let shared = Arc::new(Shared { gateway, pages, config, stats, shutdown: shutdown.clone() });
     let connections = TaskTracker::new();
     loop {
@@ -98,11 +107,13 @@ pub async fn serve<P: Pages>(
         };
         let (stream, peer) = accepted;
         shared.stats.accepted.add(1);
+        let taken = Semaphore::MAX_PERMITS - permits.available_permits();
+        let full = taken >= shared.config.borrow().max_connections;
         match Arc::clone(&permits).try_acquire_owned() {
-            Ok(permit) => {
+            Ok(permit) if !full => {
                 connections.spawn(connection(stream, peer, permit, Arc::clone(&shared)));
             }
-            Err(_) => {
+            Ok(_) | Err(_) => {
                 shared.stats.refused.add(1);
                 if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
                     connections.spawn(async move {
@@ -128,7 +139,7 @@ async fn connection<P: Pages>(
     permit: OwnedSemaphorePermit,
     shared: Arc<Shared<P>>,
 ) {
-    let first = tokio::time::timeout(shared.config.head_timeout, first_bytes(&mut stream));
+    let first = tokio::time::timeout(shared.config().head_timeout, first_bytes(&mut stream));
     let first = tokio::select! {
         first = first => first,
         () = shared.shutdown.cancelled() => return,

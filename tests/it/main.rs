@@ -13,6 +13,7 @@
 mod admin;
 mod broker;
 mod cli;
+mod config;
 mod contract;
 mod http;
 mod layers;

@@ -44,8 +44,6 @@ pub struct Config {
     pub client: Client,
     /// The server's URL without its password, for the log.
     pub url: RedisUrl,
-    /// The patterns to subscribe to.
-    pub patterns: Vec<String>,
     /// Where the totals of namespaces are.
     pub totals: Vec<TotalsKey>,
     /// Members that each of them may have.
@@ -93,11 +91,11 @@ pub enum SessionEnd {
 }
 
 impl Config {
-    /// The defaults for a server and patterns.
+    /// The defaults for a server.
     ///
     /// # Errors
     /// When TLS is asked for and its set-up fails.
-    pub fn new(url: RedisUrl, patterns: Vec<String>) -> Result<Self, RedisError> {
+    pub fn new(url: RedisUrl) -> Result<Self, RedisError> {
         // Only the first call in a process can succeed, and it is enough.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let keep_alive = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
@@ -105,7 +103,6 @@ impl Config {
         Ok(Self {
             client: Client::open(url.info.clone().set_tcp_settings(tcp))?,
             url,
-            patterns,
             totals: Vec::new(),
             max_totals: 100_000,
             totals_interval: Duration::from_secs(30),
@@ -122,12 +119,14 @@ impl Config {
     }
 }
 
-/// Passes on what Redis publishes, until `shutdown` is cancelled. Reconnects by itself.
+/// Passes on what Redis publishes on channels that `patterns` fit, which may change, until `shutdown` is cancelled.
+/// Reconnects by itself.
 ///
 /// # Errors
 /// Only when [`Config::require_broker`] is set and the first connection fails.
 pub async fn run(
     config: Config,
+    patterns: watch::Receiver<Vec<String>>,
     inbox: mpsc::Sender<Item>,
     state: watch::Sender<BrokerState>,
     stats: Arc<SourceStats>,
@@ -141,7 +140,17 @@ pub async fn run(
         tasks.spawn(cutter.clone().run(Arc::clone(&cut_wanted)));
     }
     let outlet = Outlet::new(inbox);
-    let mut session = Session { config, outlet, cutter, cut_wanted, state, stats, lost_at: None };
+    let mut session = Session {
+        config,
+        outlet,
+        cutter,
+        cut_wanted,
+        patterns,
+        subscribed_to: Vec::new(),
+        state,
+        stats,
+        lost_at: None,
+    };
     let mut pause = BACKOFF_MIN;
     let mut attempts = 0_u64;
     // Why there is no subscription, as last told. The pauses bound how often it can be another reason.
@@ -201,6 +210,10 @@ struct Session {
     cutter: Cutter,
     /// Told whenever the totals may be others than what was counted.
     cut_wanted: Arc<Notify>,
+    /// The patterns that are wanted.
+    patterns: watch::Receiver<Vec<String>>,
+    /// Those that the subscription has.
+    subscribed_to: Vec<String>,
     state: watch::Sender<BrokerState>,
     stats: Arc<SourceStats>,
     lost_at: Option<Instant>,
@@ -211,6 +224,8 @@ enum Happened {
     Event(redis::Msg),
     /// The server answered a ping.
     Answered,
+    /// Other patterns are wanted.
+    Patterns,
     Ended(SessionEnd),
 }
 
@@ -232,12 +247,14 @@ impl Session {
         }
     }
 
-    async fn subscribe(&self) -> Result<(PubSubSink, PubSubStream), SessionEnd> {
+    async fn subscribe(&mut self) -> Result<(PubSubSink, PubSubStream), SessionEnd> {
         let limit = self.config.connect_timeout;
         let in_time = |_| SessionEnd::TimedOut(limit);
         let connection = timeout(limit, self.config.client.get_async_pubsub()).await.map_err(in_time)??;
         let (mut sink, events) = connection.split();
-        timeout(limit, sink.psubscribe(&self.config.patterns)).await.map_err(in_time)??;
+        let patterns = self.patterns.borrow_and_update().clone();
+        timeout(limit, sink.psubscribe(&patterns)).await.map_err(in_time)??;
+        self.subscribed_to = patterns;
         if !self.config.totals.is_empty() {
             match timeout(limit, sink.subscribe(self.cutter.channel())).await.map_err(in_time)? {
                 Ok(()) => {}
@@ -262,7 +279,7 @@ impl Session {
                 self.stats.gap_milliseconds.add(u64::try_from(gap.as_millis()).unwrap_or(u64::MAX));
                 tracing::warn!(%url, ?gap, "subscribed again");
             }
-            None => tracing::info!(%url, patterns = ?self.config.patterns, "subscribed"),
+            None => tracing::info!(%url, patterns = ?self.subscribed_to, "subscribed"),
         }
         self.cut_wanted.notify_one();
     }
@@ -272,19 +289,24 @@ impl Session {
     async fn pump(&mut self, mut sink: PubSubSink, mut events: PubSubStream) -> SessionEnd {
         let Config { ping_interval, ping_timeout, .. } = self.config;
         loop {
-            let happened = match timeout(ping_interval, events.next()).await {
-                Ok(next) => next.into(),
-                Err(_) => tokio::select! {
-                    // First, because an event shows as well as an answer does that the server is there, even when this
-                    // process was the one that stood still. The answer that is then not waited for does no harm.
-                    biased;
-                    next = events.next() => next.into(),
-                    answer = timeout(ping_timeout, sink.ping::<redis::Value>()) => match answer {
-                        Ok(Ok(_)) => Happened::Answered,
-                        Ok(Err(error)) => Happened::Ended(SessionEnd::Refused(error)),
-                        Err(_) => Happened::Ended(SessionEnd::TimedOut(ping_timeout)),
+            let happened = tokio::select! {
+                biased;
+                next = timeout(ping_interval, events.next()) => match next {
+                    Ok(next) => next.into(),
+                    Err(_) => tokio::select! {
+                        // First, because an event shows as well as an answer does that the server is there, even when
+                        // this process was the one that stood still. The answer that is then not waited for does no harm.
+                        biased;
+                        next = events.next() => next.into(),
+                        answer = timeout(ping_timeout, sink.ping::<redis::Value>()) => match answer {
+                            Ok(Ok(_)) => Happened::Answered,
+                            Ok(Err(error)) => Happened::Ended(SessionEnd::Refused(error)),
+                            Err(_) => Happened::Ended(SessionEnd::TimedOut(ping_timeout)),
+                        },
                     },
                 },
+                // Who could change them may be gone, and then nobody does.
+                Ok(()) = self.patterns.changed() => Happened::Patterns,
             };
             match happened {
                 Happened::Event(event) => match self.pass(&event) {
@@ -293,7 +315,42 @@ impl Session {
                     Passed::Ended => return SessionEnd::Shutdown,
                 },
                 Happened::Answered => {}
+                Happened::Patterns => {
+                    if let Err(end) = self.change_patterns(&mut sink, &mut events).await {
+                        return end;
+                    }
+                }
                 Happened::Ended(end) => return end,
+            }
+        }
+    }
+
+    /// Subscribes to the patterns that are wanted, then leaves those that are not, and passes events on meanwhile.
+    async fn change_patterns(&mut self, sink: &mut PubSubSink, events: &mut PubSubStream) -> Result<(), SessionEnd> {
+        let limit = self.config.connect_timeout;
+        let wanted = self.patterns.borrow_and_update().clone();
+        let before = std::mem::replace(&mut self.subscribed_to, wanted.clone());
+        let without = |all: &[String], others: &[String]| -> Vec<String> {
+            all.iter().filter(|pattern| !others.contains(pattern)).cloned().collect()
+        };
+        let (added, removed) = (without(&wanted, &before), without(&before, &wanted));
+        tracing::info!(?added, ?removed, "other patterns");
+        let mut change = std::pin::pin!(timeout(limit, async {
+            if !added.is_empty() {
+                sink.psubscribe(&added).await?;
+            }
+            if !removed.is_empty() {
+                sink.punsubscribe(&removed).await?;
+            }
+            Ok::<_, RedisError>(())
+        }));
+        loop {
+            let event = tokio::select! {
+                changed = &mut change => return Ok(changed.map_err(|_| SessionEnd::TimedOut(limit))??),
+                event = events.next() => event.ok_or(SessionEnd::Closed)?,
+            };
+            if self.pass(&event) == Passed::Ended {
+                return Err(SessionEnd::Shutdown);
             }
         }
     }

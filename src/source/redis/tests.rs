@@ -53,14 +53,15 @@ async fn no_event_is_lost_to_a_ping() {
     const EVENTS: u32 = 2000;
     let mut server = Server::absent("pings");
     server.run();
-    let mut config = Config::new(server.url().parse().unwrap(), vec!["n".to_owned()]).unwrap();
+    let mut config = Config::new(server.url().parse().unwrap()).unwrap();
+    let (_patterns, patterns) = watch::channel(vec!["n".to_owned()]);
     // Hardly an event comes that does not meet a ping.
     config.ping_interval = Duration::ZERO;
     let client = config.client.clone();
     let (inbox, mut events) = mpsc::channel(16);
     let (state, mut states) = watch::channel(BrokerState::Connecting);
     let (stats, shutdown) = (Arc::<SourceStats>::default(), CancellationToken::new());
-    let source = tokio::spawn(run(config, inbox, state, Arc::clone(&stats), shutdown.clone()));
+    let source = tokio::spawn(run(config, patterns, inbox, state, Arc::clone(&stats), shutdown.clone()));
     timeout(PATIENCE, states.wait_for(|state| *state == BrokerState::Subscribed)).await.unwrap().unwrap();
     let mut publisher = client.get_multiplexed_async_connection().await.unwrap();
     for number in 0..EVENTS {

@@ -13,7 +13,7 @@ pub(crate) use browser::Browser;
 pub(crate) use event_source::{Event, EventSource};
 pub(crate) use http::get;
 pub(crate) use raw::Raw;
-pub(crate) use redis::{Certificate, RedisServer};
+pub(crate) use redis::{Certificate, RedisServer, TempDir};
 pub(crate) use tallycast::{Tallycast, command, run};
 
 /// How long anything may take before a test gives up: generous, because machines that run tests are busy.

@@ -1,0 +1,166 @@
+//! The configuration file: what it says, what is wrong with it, and what SIGHUP changes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::support::{Event, EventSource, RedisServer, Tallycast, TempDir, command, eventually, run};
+
+/// A file that goes with its owner.
+struct File {
+    directory: TempDir,
+}
+
+impl File {
+    fn new(text: &str) -> Self {
+        let file = Self { directory: TempDir::new() };
+        file.write(text);
+        file
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("tallycast.toml")
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(self.path(), text).unwrap();
+    }
+}
+
+/// What `tallycast check` prints: value and origin by key.
+fn check(command: &mut Command) -> BTreeMap<String, (String, String)> {
+    let output = run(command);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| {
+            let (key, rest) = line.split_once(" = ").unwrap();
+            let (value, origin) = rest.rsplit_once(" # ").unwrap();
+            (key.to_owned(), (value.trim_end().to_owned(), origin.to_owned()))
+        })
+        .collect()
+}
+
+/// The one line that a refusal is.
+fn refused(command: &mut Command) -> String {
+    let output = run(command);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    stderr.trim_end().to_owned()
+}
+
+#[test]
+fn flags_win_over_variables_and_both_over_the_file() {
+    let file = File::new("port = 1001\nkeep-alive = \"1s\"\ninbox = 7\nredis-url = \"redis://:hunter2@host\"\n");
+    let path = file.path().display().to_string();
+    let effective =
+        check(command().args(["check", "--config", &path, "--port", "3"]).env("TALLYCAST_KEEP_ALIVE", "2s"));
+    let of = |key: &str| {
+        let (value, origin) = &effective[key];
+        (value.as_str(), origin.as_str())
+    };
+    assert_eq!(of("port"), ("3", "flag"));
+    assert_eq!(of("keep-alive"), ("2s", "TALLYCAST_KEEP_ALIVE"));
+    assert_eq!(of("inbox"), ("7", path.as_str()));
+    assert_eq!(of("stall-limit"), ("60s", "default"));
+    assert_eq!(of("redis-url"), ("redis://:***@host", path.as_str()));
+    // The variable that names the file does as well.
+    assert_eq!(check(command().arg("check").env("TALLYCAST_CONFIG", &path))["inbox"].0, "7");
+}
+
+#[test]
+fn what_is_wrong_is_told_in_one_line_with_its_place() {
+    let file = File::new("");
+    let path = file.path().display().to_string();
+    for (text, expected) in [
+        ("# a\nprot = 80\n", "line 2 (prot = 80): unknown key \"prot\", did you mean \"port\"?"),
+        ("port = 99999\n", "invalid value '99999' for '--port <PORT>'"),
+        ("port = 99999\n", "line 1 (port = 99999)"),
+        ("route = [\"a\"]\n", "expected PATTERN=NAMESPACE"),
+        ("log = \"tallycast=loud\"\n", "--log"),
+        ("port = \n", "not TOML"),
+        ("admin-token = 1.5\n", "line 1: admin-token: expected a string"),
+    ] {
+        file.write(text);
+        for arguments in [["check", "--config", &path], ["serve", "--config", &path]] {
+            let line = refused(command().args(arguments));
+            assert!(line.contains(expected), "{text}: {line}");
+        }
+    }
+    file.write("redis-url = \"http://:hunter2@host\"\n");
+    let line = refused(command().args(["check", "--config", &path]));
+    assert!(!line.contains("hunter2") && line.contains("tallycast.toml line 1"), "{line}");
+    let line = refused(command().args(["check", "--config", "/nowhere/t.toml"]));
+    assert!(line.contains("cannot read the configuration file /nowhere/t.toml: No such file"), "{line}");
+}
+
+#[test]
+fn the_annotated_example_has_every_option_with_its_default() {
+    let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/tallycast.toml")).unwrap();
+    let is_option = |line: &&str| {
+        let key = line.strip_prefix("# ").and_then(|line| line.split_once(" = ")).map_or("", |(key, _)| key);
+        !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+    };
+    let options: Vec<&str> = example.lines().filter(is_option).map(|line| &line[2..]).collect();
+    let file = File::new(&options.join("\n"));
+    let path = file.path().display().to_string();
+    let defaults = check(command().arg("check"));
+    let with_file = check(command().args(["check", "--config", &path]));
+    for (key, (value, _)) in &defaults {
+        assert_eq!(with_file.get(key).map(|(value, _)| value), Some(value), "{key}");
+    }
+    // Those without a default.
+    let without: Vec<&str> = with_file.keys().filter(|key| !defaults.contains_key(*key)).map(String::as_str).collect();
+    assert_eq!(without, ["admin-token", "config", "instance", "shards"]);
+    let help = String::from_utf8(run(command().args(["serve", "--help"])).stdout).unwrap();
+    for flag in help.split_whitespace().filter_map(|word| word.strip_prefix("--")) {
+        let flag = flag.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+        let other = ["config", "print-config", "help"].contains(&flag);
+        assert!(other || with_file.contains_key(flag), "docs/tallycast.toml says nothing of {flag}");
+    }
+}
+
+#[test]
+fn hangup_changes_routes_limits_and_log_without_dropping_a_connection() {
+    let redis = RedisServer::start();
+    let file = File::new("");
+    let path = file.path().display().to_string();
+    let tallycast = Tallycast::start(&redis, &["--config", &path]);
+    let root = EventSource::open(&tallycast, "/subscribe/");
+    redis.publish([("news.a", "lost")]);
+    file.write("route = [\"news.*=/news/*\"]\nmax-connections = 2\nlog = \"debug\"\ninbox = 5\n");
+    tallycast.signal(Signal::HUP);
+    tallycast.wait_for_log("read the configuration again options=\"log, max-connections, route\"");
+    tallycast.wait_for_log("these changed too, but need a restart options=\"inbox\"");
+    eventually("the new route is subscribed", || {
+        redis.publish([("news.a", "one"), ("stream.score_updates", "26")]);
+        tallycast.counter("/hub/broadcast") > 0
+    });
+    assert_eq!(root.next(), Event::message("one"));
+    assert!(tallycast.counter("/source/subscriptions") == 1 && tallycast.counter("/source/gaps") == 0);
+    // The limit holds for the next connection: this one is the second, with the stream that is open.
+    let _second = EventSource::open(&tallycast, "/subscribe/news");
+    let third = std::net::TcpStream::connect(tallycast.address).unwrap();
+    third.set_read_timeout(Some(crate::support::LIMIT)).unwrap();
+    let answer = std::io::read_to_string(third).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+}
+
+#[test]
+fn a_file_that_is_wrong_changes_nothing() {
+    let redis = RedisServer::start();
+    let file = File::new("");
+    let path = file.path().display().to_string();
+    let tallycast = Tallycast::start(&redis, &["--config", &path]);
+    let raw = EventSource::open(&tallycast, "/subscribe/raw");
+    file.write("rout = []\n");
+    tallycast.signal(Signal::HUP);
+    let line = tallycast.wait_for_log("the configuration stays as it was");
+    assert!(line.contains("did you mean"), "{line}");
+    redis.publish_scores(["26"]);
+    assert_eq!(raw.next(), Event::message("26"));
+}
