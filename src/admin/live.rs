@@ -118,8 +118,8 @@ fn event(status: &StatusSource, usage: process::Usage, feeds: Vec<FeedReport>) -
     let feeds: Vec<Value> = feeds
         .into_iter()
         .take(MAX_FEEDS)
-        .map(|FeedReport { namespace, framing, policy, readers }| {
-            json!({"namespace": namespace.as_str(), "framing": framing, "policy": policy.to_string(), "readers": readers})
+        .map(|FeedReport { topics, framing, policy, readers }| {
+            json!({"namespace": topics.to_string(), "framing": framing, "policy": policy.to_string(), "readers": readers})
         })
         .collect();
     json!({

@@ -99,7 +99,7 @@ impl Query {
     /// The connections asked for out of `all`, and how many there would be without limit and offset.
     fn select(&self, mut all: Vec<ConnectionReport>) -> (Vec<ConnectionReport>, usize) {
         if let Some(namespace) = &self.namespace {
-            all.retain(|report| namespace.contains(&report.info.namespace));
+            all.retain(|report| report.info.topics.iter().any(|topic| namespace.contains(&topic.within())));
         }
         match self.sort {
             None => {}
@@ -271,7 +271,7 @@ impl From<ConnectionReport> for Connection {
         let info = report.info;
         Self {
             request_path: info.request_path.to_string(),
-            namespace: info.namespace.to_string(),
+            namespace: info.topics.to_string(),
             created_at: unix_seconds(info.created_at),
             client_ip: info.client_ip,
             user_agent: info.user_agent.to_string(),
@@ -298,7 +298,7 @@ mod tests {
         let report = |seconds: u64, namespace: &str| ConnectionReport {
             info: Arc::new(ConnectionInfo {
                 request_path: format!("{seconds}").into(),
-                namespace: namespace.parse().unwrap(),
+                topics: namespace.parse::<Namespace>().unwrap().into(),
                 created_at: UNIX_EPOCH + Duration::from_secs(seconds),
                 client_ip: Ipv4Addr::LOCALHOST.into(),
                 user_agent: "".into(),

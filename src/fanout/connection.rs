@@ -13,7 +13,7 @@ use tokio_util::sync::PollSender;
 
 use super::framing::Framing;
 use super::log::{Log, Windows};
-use super::{FeedId, Namespace};
+use super::{FeedId, Topics};
 
 /// The most slices that one vectored write takes.
 const MAX_SLICES: usize = 64;
@@ -35,7 +35,7 @@ pub struct ConnectionInfo {
     /// The path as the client asked for it.
     pub request_path: Box<str>,
     /// What the connection reads.
-    pub namespace: Namespace,
+    pub topics: Topics,
     /// When it was taken in.
     pub created_at: SystemTime,
     /// The client's address.
@@ -47,7 +47,7 @@ pub struct ConnectionInfo {
 /// A reader that a transport hands to the engine.
 #[derive(Debug)]
 pub struct Subscriber {
-    /// What is known of the connection; its `namespace` is what it reads.
+    /// What is known of the connection; its `topics` are what it reads.
     pub info: ConnectionInfo,
     /// How messages become bytes for it.
     pub framing: &'static dyn Framing,
@@ -55,7 +55,7 @@ pub struct Subscriber {
     pub sink: Sink,
     /// Sent before anything else, ready for the wire.
     pub preamble: Bytes,
-    /// Whether it begins with the totals of its namespace: a message named `snapshot` with exactly what the tallies add up
+    /// Whether it begins with the totals of the one namespace that it reads: a message named `snapshot` with exactly what the tallies add up
     /// to that it is not sent. Where the totals are not known, the subscriber is dropped; ask
     /// [`Gateway::totals_known`](super::Gateway::totals_known) first.
     pub snapshot: bool,

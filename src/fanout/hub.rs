@@ -17,7 +17,7 @@ use super::shard::Input;
 use super::stats::Stats;
 use super::totals::Totals;
 use super::trie::Trie;
-use super::{Config, Data, FeedId, Message, Namespace};
+use super::{Config, Data, FeedId, Message, Topics};
 
 /// The most messages one turn takes from the inbox.
 const TURN_MESSAGES: usize = 1024;
@@ -32,7 +32,7 @@ pub(super) struct FeedHandle {
     pub(super) id: FeedId,
     pub(super) framing: &'static dyn Framing,
     pub(super) policy: Policy,
-    pub(super) namespace: Namespace,
+    pub(super) topics: Topics,
     /// Readers in all shards. Only the hub adds to it, so that the hub can tell for certain when it is zero.
     readers: AtomicUsize,
     retired: Arc<Mutex<Vec<FeedId>>>,
@@ -55,6 +55,8 @@ struct Feed {
     windows: Windows,
     /// When the oldest of them came in.
     received_at: Option<std::time::Instant>,
+    /// The number of the last message, so that topics that overlap do not bring it twice.
+    last: u64,
 }
 
 /// Why the hub's loop woke.
@@ -70,10 +72,12 @@ pub(super) struct Hub {
     shards: Vec<mpsc::Sender<Input>>,
     next_shard: usize,
     feeds: Slab<Feed>,
-    by_key: HashMap<(Namespace, &'static str), FeedId>,
+    by_key: HashMap<(Topics, &'static str), FeedId>,
     trie: Trie<FeedId>,
     totals: Totals,
     retired: Arc<Mutex<Vec<FeedId>>>,
+    /// How many messages were framed.
+    framed: u64,
     /// Feeds that the current turn has messages for.
     touched: Vec<FeedId>,
     turn_bytes: usize,
@@ -96,6 +100,7 @@ impl Hub {
             trie: Trie::new(),
             totals,
             retired: Arc::default(),
+            framed: 0,
             touched: Vec::new(),
             turn_bytes: 0,
         }
@@ -162,9 +167,13 @@ impl Hub {
     /// Appends a message to the batch of each feed it belongs to.
     fn frame(&mut self, message: &Message) {
         self.stats.broadcast.add(1);
-        let Self { trie, feeds, touched, turn_bytes, .. } = self;
+        self.framed += 1;
+        let Self { trie, feeds, touched, turn_bytes, framed, .. } = self;
         trie.visit(&message.namespace, |id| {
             let feed = &mut feeds[id];
+            if std::mem::replace(&mut feed.last, *framed) == *framed {
+                return;
+            }
             if feed.messages == 0 {
                 touched.push(id);
                 feed.received_at = Some(message.received_at);
@@ -213,21 +222,22 @@ impl Hub {
         let mut snapshot = None;
         if subscriber.snapshot {
             // All that the totals hold was sent in turns before; all else comes after.
-            snapshot = self.totals.snapshot(&subscriber.info.namespace, subscriber.framing);
+            let namespace = subscriber.info.topics.as_namespace();
+            snapshot = namespace.and_then(|namespace| self.totals.snapshot(namespace, subscriber.framing));
             if snapshot.is_none() {
                 self.stats.without_totals.add(1);
                 return;
             }
         }
-        let handle = self.intern(&subscriber.info.namespace, subscriber.framing);
+        let handle = self.intern(&subscriber.info.topics, subscriber.framing);
         handle.readers.fetch_add(1, Ordering::AcqRel);
         self.next_shard = (self.next_shard + 1) % self.shards.len();
         // As above.
         let _ = self.shards[self.next_shard].send(Input::Attach(Box::new((handle, subscriber, snapshot)))).await;
     }
 
-    fn intern(&mut self, namespace: &Namespace, framing: &'static dyn Framing) -> Arc<FeedHandle> {
-        if let Some(&id) = self.by_key.get(&(namespace.clone(), framing.name())) {
+    fn intern(&mut self, topics: &Topics, framing: &'static dyn Framing) -> Arc<FeedHandle> {
+        if let Some(&id) = self.by_key.get(&(topics.clone(), framing.name())) {
             return Arc::clone(&self.feeds[id].handle);
         }
         let entry = self.feeds.vacant_entry();
@@ -235,8 +245,8 @@ impl Hub {
         let handle = Arc::new(FeedHandle {
             id,
             framing,
-            policy: policy_of(&self.config.policies, namespace),
-            namespace: namespace.clone(),
+            policy: policy_of(&self.config.policies, topics),
+            topics: topics.clone(),
             readers: AtomicUsize::new(0),
             retired: Arc::clone(&self.retired),
         });
@@ -246,9 +256,12 @@ impl Hub {
             messages: 0,
             windows: Windows::default(),
             received_at: None,
+            last: 0,
         });
-        self.by_key.insert((namespace.clone(), framing.name()), id);
-        self.trie.insert(namespace, id);
+        self.by_key.insert((topics.clone(), framing.name()), id);
+        for topic in topics.iter() {
+            self.trie.insert(topic, id);
+        }
         self.stats.feeds.add(1);
         handle
     }
@@ -259,9 +272,11 @@ impl Hub {
             // It may have got a reader again, or be on the list twice.
             if self.feeds.get(id).is_some_and(|feed| feed.handle.readers.load(Ordering::Acquire) == 0) {
                 let feed = self.feeds.remove(id);
-                let FeedHandle { namespace, framing, .. } = &*feed.handle;
-                self.trie.remove(namespace, id);
-                self.by_key.remove(&(namespace.clone(), framing.name()));
+                let FeedHandle { topics, framing, .. } = &*feed.handle;
+                for topic in topics.iter() {
+                    self.trie.remove(topic, id);
+                }
+                self.by_key.remove(&(topics.clone(), framing.name()));
                 self.stats.feeds.subtract(1);
             }
         }

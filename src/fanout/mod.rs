@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The engine knows no protocol: a transport gives it a [`Framing`] and [`Subscriber`]s. Every connection reads exactly
-//! one *feed*, the pair of a namespace and a framing. A message is framed once for each feed it belongs to; a connection
+//! one *feed*, the pair of a set of topics and a framing. A message is framed once for each feed it belongs to; a connection
 //! is only a position in its feed's short log of framed batches, so the memory a message takes does not depend on the
 //! number of its readers.
 
@@ -22,6 +22,7 @@ mod shard;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod topic;
 mod totals;
 mod trie;
 
@@ -39,6 +40,7 @@ pub use namespace::{MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Namespace, Namespa
 pub use policy::{NamespacePolicy, Policy, PolicyError};
 pub use shard::{ConnectionReport, FeedReport};
 pub use stats::{Counter, Histogram, Stats};
+pub use topic::{MAX_TOPICS, MAX_WILDCARDS, Topic, TopicError, Topics};
 
 use hub::{FeedHandle, Hub};
 use shard::{Input, Shard};
@@ -225,13 +227,13 @@ impl Gateway {
         let mut by_key = HashMap::new();
         for feed in self.ask(Input::Feeds).await? {
             // Each shard has readers of its own.
-            let place = *by_key.entry((feed.namespace.clone(), feed.framing)).or_insert(feeds.len());
+            let place = *by_key.entry((feed.topics.clone(), feed.framing)).or_insert(feeds.len());
             match feeds.get_mut(place) {
                 Some(same) => same.readers += feed.readers,
                 None => feeds.push(feed),
             }
         }
-        feeds.sort_by(|a, b| b.readers.cmp(&a.readers).then_with(|| a.namespace.as_str().cmp(b.namespace.as_str())));
+        feeds.sort_by_cached_key(|feed| (std::cmp::Reverse(feed.readers), feed.topics.to_string()));
         Ok(feeds)
     }
 

@@ -71,16 +71,6 @@ impl Namespace {
         Ok(if path.is_empty() { Self::root() } else { Self(path.into()) })
     }
 
-    /// Reads the path of a URL: percent-encoding is decoded once, segment by segment; one trailing `/` is ignored.
-    ///
-    /// # Errors
-    /// As [`Namespace::from_segments`], and when the encoding is broken. An encoded `/` (`%2F`) is refused, because
-    /// it could be taken for a separator.
-    pub fn from_url_path(path: &str) -> Result<Self, NamespaceError> {
-        let segments = split(path)?.map(decode).collect::<Result<Vec<_>, _>>()?;
-        Self::from_segments(segments.iter().map(String::as_str))
-    }
-
     /// The segments, outermost first; none for the root.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.0.split('/').filter(|segment| !segment.is_empty())
@@ -119,7 +109,8 @@ impl fmt::Debug for Namespace {
     }
 }
 
-fn split(path: &str) -> Result<impl Iterator<Item = &str>, NamespaceError> {
+/// The segments of a path that begins with `/`; one `/` at its end is ignored.
+pub(super) fn split(path: &str) -> Result<impl Iterator<Item = &str>, NamespaceError> {
     let path = path.strip_prefix('/').ok_or(NamespaceError::NotAbsolute)?;
     let path = match path.strip_suffix('/') {
         Some("") => return Err(NamespaceError::EmptySegment),
@@ -130,7 +121,8 @@ fn split(path: &str) -> Result<impl Iterator<Item = &str>, NamespaceError> {
     Ok(path.split('/').skip(usize::from(path.is_empty())))
 }
 
-fn decode(segment: &str) -> Result<String, NamespaceError> {
+/// Decodes percent-encoding (RFC 3986, §2.1), once.
+pub(super) fn decode(segment: &str) -> Result<String, NamespaceError> {
     let bytes = segment.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
@@ -179,18 +171,6 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_decoded_once() {
-        assert_eq!(Namespace::from_url_path("/a%20b/%F0%9F%98%82").unwrap(), ns("/a b/😂"));
-        assert_eq!(Namespace::from_url_path("/%2541").unwrap(), ns("/%41"));
-        assert_eq!(Namespace::from_url_path("/a%2Fb"), Err(NamespaceError::Forbidden));
-        assert_eq!(Namespace::from_url_path("/a%0Ab"), Err(NamespaceError::Forbidden));
-        assert_eq!(Namespace::from_url_path("/a%"), Err(NamespaceError::Encoding));
-        assert_eq!(Namespace::from_url_path("/%zz"), Err(NamespaceError::Encoding));
-        assert_eq!(Namespace::from_url_path("/%ff"), Err(NamespaceError::Encoding));
-        assert_eq!(Namespace::from_url_path("raw"), Err(NamespaceError::NotAbsolute));
-    }
-
-    #[test]
     fn bounds_hold() {
         let deep = "/a".repeat(MAX_NAMESPACE_DEPTH);
         assert!(deep.parse::<Namespace>().is_ok());
@@ -207,11 +187,6 @@ mod tests {
                 prop_assert_eq!(namespace.as_str().parse::<Namespace>().unwrap(), namespace.clone());
                 prop_assert!(!namespace.as_str().contains(char::is_control));
             }
-        }
-
-        #[test]
-        fn decoding_never_panics(path in "[/%0-9a-zA-Z\u{80}-\u{fff}]{0,40}") {
-            let _ = Namespace::from_url_path(&path);
         }
     }
 }

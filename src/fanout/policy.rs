@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Namespace;
+use super::{Namespace, Topic, Topics};
 
 /// What happens to a reader that falls further behind than its feed's log goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,13 +79,20 @@ impl fmt::Display for NamespacePolicy {
     }
 }
 
-/// The policy of the longest namespace in `policies` that contains `namespace`; without one, the default policy.
-pub(super) fn policy_of(policies: &[NamespacePolicy], namespace: &Namespace) -> Policy {
-    policies
-        .iter()
-        .filter(|entry| entry.namespace.contains(namespace))
-        .max_by_key(|entry| entry.namespace.segments().count())
-        .map_or_else(Policy::default, |entry| entry.policy)
+/// The policy for readers of `topics`: for each topic that of the longest namespace in `policies` that holds all of it,
+/// without one the default policy; the default policy, too, where topics disagree.
+pub(super) fn policy_of(policies: &[NamespacePolicy], topics: &Topics) -> Policy {
+    let of = |topic: &Topic| {
+        let within = topic.within();
+        policies
+            .iter()
+            .filter(|entry| entry.namespace.contains(&within))
+            .max_by_key(|entry| entry.namespace.segments().count())
+            .map_or_else(Policy::default, |entry| entry.policy)
+    };
+    let mut all = topics.iter().map(of);
+    let first = all.next().unwrap_or_default();
+    if all.all(|policy| policy == first) { first } else { Policy::default() }
 }
 
 #[cfg(test)]
@@ -96,12 +103,17 @@ mod tests {
     fn the_longest_namespace_decides() {
         let policies: Vec<NamespacePolicy> =
             ["/=skip", "/eps=merge", "/eps/raw=disconnect"].iter().map(|text| text.parse().unwrap()).collect();
-        let of = |namespace: &str| policy_of(&policies, &namespace.parse().unwrap());
+        let of = |texts: &str| {
+            policy_of(&policies, &Topics::new(texts.split(',').map(|text| text.parse().unwrap()).collect()).unwrap())
+        };
         assert_eq!(of("/details/26"), Policy::Skip);
         assert_eq!(of("/eps"), Policy::Merge);
         assert_eq!(of("/eps/other"), Policy::Merge);
         assert_eq!(of("/eps/raw"), Policy::Disconnect);
-        assert_eq!(policy_of(&[], &Namespace::root()), Policy::Disconnect);
+        assert_eq!(of("/eps/*"), Policy::Merge);
+        assert_eq!(of("/details/26,/raw"), Policy::Skip);
+        assert_eq!(of("/details/26,/eps"), Policy::Disconnect);
+        assert_eq!(policy_of(&[], &Namespace::root().into()), Policy::Disconnect);
     }
 
     #[test]

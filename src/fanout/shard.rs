@@ -15,7 +15,7 @@ use super::log::{Batch, Log, Windows};
 use super::policy::Policy;
 use super::ready::ReadyList;
 use super::stats::Stats;
-use super::{Config, FeedHandle, FeedId, Namespace};
+use super::{Config, FeedHandle, FeedId, Topics};
 
 /// How many connections are served before other tasks get a turn.
 const WRITES_PER_YIELD: usize = 256;
@@ -52,7 +52,7 @@ pub struct ConnectionReport {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeedReport {
     /// What its readers subscribed to.
-    pub namespace: Namespace,
+    pub topics: Topics,
     /// How messages become bytes for them.
     pub framing: &'static str,
     /// What happens to those that fall behind.
@@ -453,7 +453,7 @@ impl Shard {
         self.feeds
             .values()
             .map(|feed| FeedReport {
-                namespace: feed.handle.namespace.clone(),
+                topics: feed.handle.topics.clone(),
                 framing: feed.handle.framing.name(),
                 policy: feed.handle.policy,
                 readers: feed.readers.len(),

@@ -46,11 +46,12 @@ async fn subscribe(gateway: &Gateway, namespace: &str) -> mpsc::Receiver<Bytes> 
     subscribe_with(gateway, namespace, false).await
 }
 
-async fn subscribe_with(gateway: &Gateway, namespace: &str, snapshot: bool) -> mpsc::Receiver<Bytes> {
+/// Subscribes to topics that are separated by commas.
+async fn subscribe_with(gateway: &Gateway, topics: &str, snapshot: bool) -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(1);
     let info = ConnectionInfo {
-        request_path: namespace.into(),
-        namespace: ns(namespace),
+        request_path: topics.into(),
+        topics: Topics::new(topics.split(',').map(|topic| topic.parse().unwrap()).collect()).unwrap(),
         created_at: SystemTime::now(),
         client_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
         user_agent: "".into(),
@@ -110,6 +111,26 @@ async fn readers_get_what_their_namespace_contains_and_an_end() {
     assert_eq!(details, "/details/26 x\n/details/2665 x\nend\n");
     assert_eq!(one, "/details/26 x\nend\n");
     assert_eq!((gateway.stats().connections.get(), gateway.stats().delivered.get()), (0, 6));
+}
+
+#[tokio::test]
+async fn topics_that_overlap_bring_a_message_once_and_in_order() {
+    let (messages, inbox) = mpsc::channel(16);
+    let fanout = Fanout::start(Config::default(), inbox);
+    let gateway = fanout.gateway();
+    let reader = tokio::spawn(rest(subscribe(&gateway, "/a/*,/a,/*/b/**,/c").await));
+    let other = tokio::spawn(rest(subscribe(&gateway, "/c,/*/b/**,/a/*,/a").await));
+    for (number, namespace) in ["/a/b", "/c", "/x", "/c/d/e", "/a", "/x/b/y", "/x/c/b"].iter().enumerate() {
+        messages.send(Message::text(ns(namespace), number.to_string())).await.unwrap();
+    }
+    while gateway.stats().connected.get() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(gateway.feeds().await.unwrap().len(), 1);
+    drop(messages);
+    fanout.ended().await;
+    let expected = "/a/b 0\n/c 1\n/c/d/e 3\n/a 4\n/x/b/y 5\nend\n";
+    assert_eq!((reader.await.unwrap(), other.await.unwrap()), (expected.to_owned(), expected.to_owned()));
 }
 
 #[tokio::test]

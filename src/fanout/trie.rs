@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use super::Namespace;
+use super::topic::{Segment, Topic};
 
-/// Values filed under namespaces. Looking up a namespace visits the values of it and of each of its parents, at a cost
-/// that depends on its depth and on the values found, not on how many are filed.
+/// Values filed under topics. Looking up a namespace visits the values of all topics that contain it, at a cost that depends
+/// on its depth, on how many `*` fit it and on the values found, not on how many are filed.
 #[derive(Debug)]
 pub(super) struct Trie<T> {
     root: Node<T>,
@@ -14,12 +15,17 @@ pub(super) struct Trie<T> {
 #[derive(Debug)]
 struct Node<T> {
     children: HashMap<Box<str>, Self>,
-    values: Vec<T>,
+    /// What is below `*`.
+    any: Option<Box<Self>>,
+    /// Values of topics that end here.
+    here: Vec<T>,
+    /// Values of topics that end here and contain what is below, too.
+    below: Vec<T>,
 }
 
 impl<T> Default for Node<T> {
     fn default() -> Self {
-        Self { children: HashMap::new(), values: Vec::new() }
+        Self { children: HashMap::new(), any: None, here: Vec::new(), below: Vec::new() }
     }
 }
 
@@ -28,44 +34,84 @@ impl<T: Copy + PartialEq> Trie<T> {
         Self { root: Node::default() }
     }
 
-    pub(super) fn insert(&mut self, namespace: &Namespace, value: T) {
+    pub(super) fn insert(&mut self, topic: &Topic, value: T) {
         let mut node = &mut self.root;
-        for segment in namespace.segments() {
-            if !node.children.contains_key(segment) {
-                node.children.insert(segment.into(), Node::default());
-            }
-            let Some(child) = node.children.get_mut(segment) else { return };
-            node = child;
+        for segment in topic.segments() {
+            node = match segment {
+                Segment::Any => node.any.get_or_insert_default(),
+                // Looked up by the borrowed text first, so that only a new node copies it.
+                Segment::Literal(text) if node.children.contains_key(text) => match node.children.get_mut(text) {
+                    Some(child) => child,
+                    None => return,
+                },
+                Segment::Literal(text) => node.children.entry(text.into()).or_default(),
+            };
         }
-        node.values.push(value);
+        let values = if topic.has_below() { &mut node.below } else { &mut node.here };
+        values.push(value);
     }
 
     /// Removes `value`, and every node that holds nothing without it.
-    pub(super) fn remove(&mut self, namespace: &Namespace, value: T) {
-        remove_below(&mut self.root, &mut namespace.segments(), value);
+    pub(super) fn remove(&mut self, topic: &Topic, value: T) {
+        remove_below(&mut self.root, &mut topic.segments(), topic.has_below(), value);
     }
 
-    /// Calls `visit` with each value filed under `namespace` or one of its parents, the outermost first.
+    /// Calls `visit` with each value filed under a topic that contains `namespace`: once for each such topic.
     pub(super) fn visit(&self, namespace: &Namespace, mut visit: impl FnMut(T)) {
-        let mut node = &self.root;
-        node.values.iter().copied().for_each(&mut visit);
-        for segment in namespace.segments() {
-            let Some(child) = node.children.get(segment) else { return };
-            node = child;
-            node.values.iter().copied().for_each(&mut visit);
-        }
+        self.root.visit(namespace.as_str().trim_start_matches('/'), &mut visit);
     }
 }
 
-fn remove_below<'a, T: PartialEq>(node: &mut Node<T>, segments: &mut impl Iterator<Item = &'a str>, value: T) {
-    let Some(segment) = segments.next() else {
-        node.values.retain(|filed| *filed != value);
-        return;
-    };
-    if let Some(child) = node.children.get_mut(segment) {
-        remove_below(child, segments, value);
-        if child.values.is_empty() && child.children.is_empty() {
-            node.children.remove(segment);
+impl<T: Copy> Node<T> {
+    /// `path` is what is left of the namespace, without the separator before it; empty at its end.
+    fn visit(&self, path: &str, visit: &mut impl FnMut(T)) {
+        self.below.iter().copied().for_each(&mut *visit);
+        if path.is_empty() {
+            self.here.iter().copied().for_each(visit);
+            return;
+        }
+        let (segment, rest) = path.split_once('/').unwrap_or((path, ""));
+        if let Some(child) = self.children.get(segment) {
+            child.visit(rest, visit);
+        }
+        if let Some(child) = &self.any {
+            child.visit(rest, visit);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.children.is_empty() && self.any.is_none() && self.here.is_empty() && self.below.is_empty()
+    }
+}
+
+fn remove_below<'a, T: PartialEq + Copy>(
+    node: &mut Node<T>,
+    segments: &mut impl Iterator<Item = Segment<'a>>,
+    below: bool,
+    value: T,
+) {
+    match segments.next() {
+        None => {
+            let values = if below { &mut node.below } else { &mut node.here };
+            if let Some(place) = values.iter().position(|other| *other == value) {
+                values.swap_remove(place);
+            }
+        }
+        Some(Segment::Any) => {
+            if let Some(child) = &mut node.any {
+                remove_below(child, segments, below, value);
+                if child.is_empty() {
+                    node.any = None;
+                }
+            }
+        }
+        Some(Segment::Literal(segment)) => {
+            if let Some(child) = node.children.get_mut(segment) {
+                remove_below(child, segments, below, value);
+                if child.is_empty() {
+                    node.children.remove(segment);
+                }
+            }
         }
     }
 }
@@ -76,6 +122,12 @@ mod tests {
 
     use super::*;
 
+    fn topics() -> impl Strategy<Value = Vec<Topic>> {
+        proptest::collection::vec("(/[ab*]|/ab){0,4}(/\\*\\*)?", 0..12).prop_map(|paths| {
+            paths.iter().map(|path| format!("/{}", path.trim_start_matches('/')).parse().unwrap()).collect()
+        })
+    }
+
     fn namespaces() -> impl Strategy<Value = Vec<Namespace>> {
         proptest::collection::vec("(/[ab]{1,2}){0,4}", 0..12).prop_map(|paths| {
             paths.iter().map(|path| format!("/{}", path.trim_start_matches('/')).parse().unwrap()).collect()
@@ -83,17 +135,17 @@ mod tests {
     }
 
     proptest! {
-        /// The trie agrees with asking every namespace in turn.
+        /// The trie agrees with asking every topic in turn.
         #[test]
-        fn visits_what_contains_the_namespace(filed in namespaces(), gone in namespaces(), asked in namespaces()) {
+        fn visits_what_contains_the_namespace(filed in topics(), gone in topics(), asked in namespaces()) {
             let mut trie = Trie::new();
-            for (index, namespace) in filed.iter().enumerate() {
-                trie.insert(namespace, index);
+            for (index, topic) in filed.iter().enumerate() {
+                trie.insert(topic, index);
             }
             let kept: Vec<usize> = (0..filed.len()).filter(|&index| !gone.contains(&filed[index])).collect();
-            for (index, namespace) in filed.iter().enumerate() {
+            for (index, topic) in filed.iter().enumerate() {
                 if !kept.contains(&index) {
-                    trie.remove(namespace, index);
+                    trie.remove(topic, index);
                 }
             }
             for namespace in &asked {
@@ -109,9 +161,11 @@ mod tests {
     #[test]
     fn removing_leaves_nothing_behind() {
         let mut trie = Trie::new();
-        let namespace: Namespace = "/a/b/c".parse().unwrap();
-        trie.insert(&namespace, 1);
-        trie.remove(&namespace, 1);
-        assert!(trie.root.children.is_empty());
+        for text in ["/a/b/c", "/a/*/c/**", "/", "/*"] {
+            let topic: Topic = text.parse().unwrap();
+            trie.insert(&topic, 1);
+            trie.remove(&topic, 1);
+            assert!(trie.root.is_empty(), "{text}");
+        }
     }
 }

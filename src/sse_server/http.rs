@@ -3,7 +3,9 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /subscribe/<namespace>` | the namespace's stream |
-//! | `GET /subscribe/<namespace>?snapshot=1` | the same, beginning with the totals |
+//! | `GET /subscribe/<topic>,<topic>` | the streams of several topics as one |
+//! | `GET /subscribe?topic=<topic>&topic=<topic>` | the same |
+//! | `GET /subscribe/<namespace>?snapshot=1` | a namespace's stream, beginning with its totals |
 //! | `HEAD /subscribe/<namespace>` | the head of that stream |
 //! | `OPTIONS /subscribe/<namespace>` | 204, with what CORS allows (Fetch standard, §3.3.3) |
 //! | any other method there | 405 |
@@ -22,7 +24,8 @@ use hyper::{Method, Response, StatusCode, Version};
 
 use super::Shared;
 use super::pages::{Page, Pages, Reply, text_page};
-use crate::fanout::{ConnectionInfo, Gateway, Namespace, NoTotals};
+use super::topics::topics;
+use crate::fanout::{ConnectionInfo, Gateway, NoTotals, Topics};
 
 /// Streams are below this path.
 pub const PREFIX: &str = "/subscribe";
@@ -62,7 +65,7 @@ pub(super) async fn answer<P: Pages>(request: &Parts, client_ip: IpAddr, shared:
         _ => match shared.pages.respond(request).await {
             Some(Reply::Page(page)) => Answer::Page(page),
             Some(Reply::Stream { gateway, namespace }) => {
-                let info = connection_info(request, namespace, client_ip);
+                let info = connection_info(request, namespace.into(), client_ip);
                 stream_for(request, Stream { gateway, info, snapshot: false })
             }
             None => Answer::Page(not_found(path, &shared.pages.paths())),
@@ -84,11 +87,15 @@ async fn subscription<P: Pages>(
         return Err(method_not_allowed(&request.method));
     }
     let bad_request = |text| text_page(StatusCode::BAD_REQUEST, text);
-    let namespace = Namespace::from_url_path(if rest.is_empty() { "/" } else { rest })
-        .map_err(|error| bad_request(format!("bad path after {PREFIX}: {error}\n")))?;
-    let snapshot = wants_snapshot(request.uri.query().unwrap_or_default()).map_err(bad_request)?;
+    let query = request.uri.query().unwrap_or_default();
+    let topics = topics(rest, query).map_err(|error| bad_request(format!("{error}\n")))?;
+    let snapshot = wants_snapshot(query).map_err(bad_request)?;
     if snapshot && request.method == Method::GET {
-        shared.gateway.totals_known(&namespace, shared.config().snapshot_limit).await.map_err(|error| match error {
+        let Some(namespace) = topics.as_namespace() else {
+            let text = "snapshot=1 goes with one namespace, without wildcards\n".to_owned();
+            return Err(bad_request(text));
+        };
+        shared.gateway.totals_known(namespace, shared.config().snapshot_limit).await.map_err(|error| match error {
             NoTotals::NotKept(..) => bad_request(format!("{error}\n")),
             NoTotals::NotKnown(_) => {
                 let mut page = text_page(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
@@ -97,7 +104,7 @@ async fn subscription<P: Pages>(
             }
         })?;
     }
-    let info = connection_info(request, namespace, client_ip);
+    let info = connection_info(request, topics, client_ip);
     Ok(stream_for(request, Stream { gateway: shared.gateway.clone(), info, snapshot }))
 }
 
@@ -121,10 +128,10 @@ fn wants_snapshot(query: &str) -> Result<bool, String> {
     }
 }
 
-fn connection_info(request: &Parts, namespace: Namespace, client_ip: IpAddr) -> ConnectionInfo {
+fn connection_info(request: &Parts, topics: Topics, client_ip: IpAddr) -> ConnectionInfo {
     ConnectionInfo {
         request_path: request.uri.path().into(),
-        namespace,
+        topics,
         created_at: SystemTime::now(),
         client_ip,
         user_agent: user_agent(&request.headers),

@@ -11,6 +11,7 @@ mod listener;
 mod pages;
 mod socket;
 mod status;
+mod topics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -23,3 +23,4 @@ mod slow;
 mod snapshot;
 mod status;
 mod support;
+mod topics;

@@ -1,0 +1,99 @@
+//! What a message costs when it reaches one feed of few, and one feed of many: `cargo bench --bench feeds`.
+//!
+//! The cost is to depend on the feeds that a message reaches, not on how many there are. Prints the time for each message,
+//! with 10 and with 100,000 feeds, in turn, and the ratio; best of several rounds, because other programs run too.
+
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and ends with a panic")]
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use tallycast::fanout::{Config, ConnectionInfo, Fanout, Framing, Message, Namespace, Sink, Subscriber};
+use tokio::sync::mpsc;
+use tokio_util::sync::PollSender;
+
+const FEEDS: [usize; 2] = [10, 100_000];
+const MESSAGES: u32 = 50_000;
+const ROUNDS: usize = 5;
+
+#[derive(Debug)]
+struct Plain;
+
+impl Framing for Plain {
+    fn name(&self) -> &'static str {
+        "plain"
+    }
+    fn message(&self, message: &Message, batch: &mut Vec<u8>) {
+        batch.extend_from_slice(message.payload().as_bytes());
+    }
+    fn skipped(&self, _: u64, _: &mut Vec<u8>) {}
+    fn finish(&self, batch: Vec<u8>) -> Bytes {
+        batch.into()
+    }
+    fn keep_alive(&self) -> Bytes {
+        Bytes::from_static(b".")
+    }
+    fn closing(&self) -> Bytes {
+        Bytes::new()
+    }
+}
+
+fn subscriber(topic: &str) -> (Subscriber, mpsc::Receiver<Bytes>) {
+    let (sender, receiver) = mpsc::channel(1);
+    let info = ConnectionInfo {
+        request_path: "".into(),
+        topics: topic.parse::<Namespace>().unwrap().into(),
+        created_at: SystemTime::now(),
+        client_ip: Ipv4Addr::LOCALHOST.into(),
+        user_agent: "".into(),
+    };
+    let sink = Sink::Body(PollSender::new(sender));
+    (Subscriber { info, framing: &Plain, sink, preamble: Bytes::new(), snapshot: false, permit: None }, receiver)
+}
+
+/// The time of a message that reaches one feed of `feeds`.
+async fn measure(feeds: usize) -> Duration {
+    let (messages, inbox) = mpsc::channel(1024);
+    let fanout = Fanout::start(Config::default(), inbox);
+    let gateway = fanout.gateway();
+    let mut idle = Vec::with_capacity(feeds);
+    for number in 1..feeds {
+        let (subscriber, receiver) = subscriber(&format!("/details/{}/{number}", number % 1000));
+        gateway.subscribe(subscriber).await.unwrap();
+        idle.push(receiver);
+    }
+    let (subscriber, mut reader) = subscriber("/details/0/read");
+    gateway.subscribe(subscriber).await.unwrap();
+    while gateway.stats().feeds.get() < feeds as u64 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let namespace: Namespace = "/details/0/read".parse().unwrap();
+    let started = Instant::now();
+    let sending = tokio::spawn(async move {
+        for _ in 0..MESSAGES {
+            messages.send(Message::text(namespace.clone(), "x")).await.unwrap();
+        }
+    });
+    let mut received = 0;
+    while received < MESSAGES as usize {
+        received += reader.recv().await.unwrap().len();
+    }
+    let taken = started.elapsed();
+    sending.await.unwrap();
+    taken / MESSAGES
+}
+
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut best = [Duration::MAX; 2];
+    for _ in 0..ROUNDS {
+        for (place, feeds) in FEEDS.into_iter().enumerate() {
+            best[place] = best[place].min(runtime.block_on(measure(feeds)));
+        }
+    }
+    for (feeds, time) in FEEDS.into_iter().zip(best) {
+        println!("{feeds:>7} feeds: {:.2} us a message", time.as_secs_f64() * 1e6);
+    }
+    println!("ratio: {:.2}", best[1].as_secs_f64() / best[0].as_secs_f64());
+}

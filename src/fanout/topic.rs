@@ -1,0 +1,280 @@
+//! What readers subscribe to: topics, which are namespaces with wildcards, and sets of them.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::namespace::{decode, split};
+use super::{Namespace, NamespaceError};
+
+/// The most topics that one reader may have.
+pub const MAX_TOPICS: usize = 64;
+/// The most `*` that a topic may have: each may double the places that are looked at for a message.
+pub const MAX_WILDCARDS: usize = 4;
+
+/// What a reader subscribes to.
+///
+/// - `/price` is the namespace and all below it.
+/// - `/price/*` is every namespace one segment below `/price`, and nothing deeper. At most [`MAX_WILDCARDS`] segments may be `*`.
+/// - `/*/asx/**` is every namespace of two segments whose second is `asx`, and all below. `**` stands only at the end.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Topic {
+    /// Literal segments, and `*`; a literal never holds `*`.
+    path: Namespace,
+    /// Whether what is below belongs to it too.
+    below: bool,
+}
+
+/// Why a text is not a [`Topic`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TopicError {
+    /// It is no namespace either.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// `*` is part of a segment, or encoded.
+    #[error("* stands for a whole segment, and ** for the rest, at the end")]
+    Wildcard,
+    /// More than [`MAX_WILDCARDS`].
+    #[error("a topic has at most {MAX_WILDCARDS} wildcards")]
+    TooManyWildcards,
+    /// In a URL's path, a segment that others could take for another one.
+    #[error("a path has no segments . and .., and commas only between topics; ?topic= takes a comma as it is")]
+    Ambiguous,
+    /// None, or more than [`MAX_TOPICS`].
+    #[error("expected 1 to {MAX_TOPICS} topics, found {0}")]
+    Count(usize),
+}
+
+/// How a topic's segment reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Segment<'a> {
+    Literal(&'a str),
+    Any,
+}
+
+impl Topic {
+    /// Reads the path of a URL: percent-encoding is decoded once, segment by segment; one trailing `/` is ignored.
+    ///
+    /// # Errors
+    /// As for text, when the encoding is broken, and for whatever could be taken for another topic: an encoded `/`, `,` or
+    /// `*`, and the segments `.` and `..`.
+    pub fn from_url_path(path: &str) -> Result<Self, TopicError> {
+        let mut segments = Vec::new();
+        for raw in split(path)? {
+            let segment = decode(raw)?;
+            if !matches!(raw, "*" | "**") && (matches!(&*segment, "." | "..") || segment.contains(',')) {
+                return Err(TopicError::Ambiguous);
+            }
+            if segment.contains('*') && !matches!(raw, "*" | "**") {
+                return Err(TopicError::Wildcard);
+            }
+            segments.push(segment);
+        }
+        Self::from_segments(&segments)
+    }
+
+    fn from_segments(segments: &[impl AsRef<str>]) -> Result<Self, TopicError> {
+        let mut segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
+        let rest = segments.last() == Some(&"**");
+        if rest {
+            segments.pop();
+        }
+        let wildcards = segments.iter().filter(|segment| **segment == "*").count();
+        if segments.iter().any(|segment| *segment != "*" && segment.contains('*')) {
+            return Err(TopicError::Wildcard);
+        }
+        if wildcards > MAX_WILDCARDS {
+            return Err(TopicError::TooManyWildcards);
+        }
+        Ok(Self { path: Namespace::from_segments(segments)?, below: rest || wildcards == 0 })
+    }
+
+    pub(super) fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
+        self.path.segments().map(|segment| if segment == "*" { Segment::Any } else { Segment::Literal(segment) })
+    }
+
+    /// Whether what is below belongs to it too.
+    pub(super) fn has_below(&self) -> bool {
+        self.below
+    }
+
+    /// The namespace that it is, if it has no wildcards.
+    pub fn as_namespace(&self) -> Option<&Namespace> {
+        let plain = self.segments().all(|segment| segment != Segment::Any);
+        plain.then_some(&self.path)
+    }
+
+    /// The longest namespace that holds all of it.
+    pub fn within(&self) -> Namespace {
+        let literal = self.path.segments().take_while(|segment| *segment != "*");
+        // It is the beginning of one that is valid.
+        Namespace::from_segments(literal).unwrap_or_else(|_| Namespace::root())
+    }
+
+    /// Whether a reader of this topic receives what is sent to `namespace`.
+    pub fn contains(&self, namespace: &Namespace) -> bool {
+        let mut theirs = namespace.segments();
+        let fits = self.segments().all(|segment| match (segment, theirs.next()) {
+            (Segment::Any, Some(_)) => true,
+            (Segment::Literal(ours), Some(theirs)) => ours == theirs,
+            (_, None) => false,
+        });
+        fits && (self.below || theirs.next().is_none())
+    }
+}
+
+impl From<Namespace> for Topic {
+    /// The namespace and all below it. A segment `*` of a namespace reads as a wildcard here.
+    fn from(path: Namespace) -> Self {
+        Self { path, below: true }
+    }
+}
+
+impl FromStr for Topic {
+    type Err = TopicError;
+
+    /// Reads a topic as it is: no percent-encoding; one trailing `/` is ignored.
+    fn from_str(text: &str) -> Result<Self, TopicError> {
+        Self::from_segments(&split(text)?.collect::<Vec<_>>())
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let root = self.path == Namespace::root();
+        let rest = self.below && self.as_namespace().is_none();
+        write!(formatter, "{}{}", self.path, if rest && !root { "/**" } else { "" })
+    }
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.to_string(), formatter)
+    }
+}
+
+/// The topics of one reader: at least one, at most [`MAX_TOPICS`], none twice, in an order that does not depend on how they
+/// were given. A message that several of them contain is sent once. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Topics(Arc<[Topic]>);
+
+impl Topics {
+    /// A set of topics.
+    ///
+    /// # Errors
+    /// When there are none or too many.
+    pub fn new(mut topics: Vec<Topic>) -> Result<Self, TopicError> {
+        topics.sort_unstable();
+        topics.dedup();
+        if topics.is_empty() || topics.len() > MAX_TOPICS {
+            return Err(TopicError::Count(topics.len()));
+        }
+        Ok(Self(topics.into()))
+    }
+
+    /// The topics.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Topic> {
+        self.0.iter()
+    }
+
+    /// The namespace that it is, if it is only one and has no wildcards.
+    pub fn as_namespace(&self) -> Option<&Namespace> {
+        match &*self.0 {
+            [one] => one.as_namespace(),
+            _ => None,
+        }
+    }
+}
+
+impl From<Namespace> for Topics {
+    fn from(namespace: Namespace) -> Self {
+        Self(Arc::new([namespace.into()]))
+    }
+}
+
+impl fmt::Display for Topics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, topic) in self.0.iter().enumerate() {
+            write!(formatter, "{}{topic}", if place > 0 { "," } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Topics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.to_string(), formatter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn topic(text: &str) -> Topic {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn wildcards_stand_for_segments() {
+        let contains = |topic: &str, namespace: &str| self::topic(topic).contains(&namespace.parse().unwrap());
+        assert!(contains("/price", "/price") && contains("/price", "/price/A/1"));
+        assert!(
+            contains("/price/*", "/price/A") && !contains("/price/*", "/price/A/1") && !contains("/price/*", "/price")
+        );
+        assert!(contains("/*/asx/**", "/price/asx") && contains("/*/asx/**", "/price/asx/A/1"));
+        assert!(!contains("/*/asx/**", "/price/nyse/A"));
+        assert!(contains("/**", "/raw") && contains("/", "/raw") && contains("/**", "/"));
+        assert_eq!(topic("/price/**"), topic("/price"));
+        assert_eq!(topic("/*/a/**").to_string(), "/*/a/**");
+        assert_eq!((topic("/a/*/b").within().as_str(), topic("/*").within().as_str()), ("/a", "/"));
+    }
+
+    #[test]
+    fn what_could_be_taken_for_another_topic_is_refused() {
+        let error = |path: &str| Topic::from_url_path(path).unwrap_err();
+        assert_eq!(Topic::from_url_path("/a%20b/%F0%9F%98%82").unwrap(), topic("/a b/😂"));
+        assert_eq!(Topic::from_url_path("/%2541").unwrap(), topic("/%41"));
+        for path in ["/a%2Fb", "/a%0Ab"] {
+            assert_eq!(error(path), NamespaceError::Forbidden.into(), "{path}");
+        }
+        for path in ["/a%", "/%zz", "/%ff"] {
+            assert_eq!(error(path), NamespaceError::Encoding.into(), "{path}");
+        }
+        for path in ["/a/%2e%2E", "/./a", "/a%2Cb", "/a,b/c"] {
+            assert_eq!(error(path), TopicError::Ambiguous, "{path}");
+        }
+        for path in ["/a*", "/%2A", "/%2a*", "/**/a", "/***"] {
+            assert_eq!(error(path), TopicError::Wildcard, "{path}");
+        }
+        assert_eq!(error("/*/*/*/*/*"), TopicError::TooManyWildcards);
+        assert_eq!(error("raw"), NamespaceError::NotAbsolute.into());
+        assert_eq!(topic("/a,b").to_string(), "/a,b");
+    }
+
+    #[test]
+    fn a_set_has_no_order_and_none_twice() {
+        let set = |texts: &[&str]| Topics::new(texts.iter().map(|text| topic(text)).collect());
+        assert_eq!(set(&["/b", "/a", "/b"]), set(&["/a", "/b/**"]));
+        assert_eq!(set(&["/b", "/a"]).unwrap().to_string(), "/a,/b");
+        assert_eq!(set(&[]), Err(TopicError::Count(0)));
+        let many: Vec<Topic> = (0..=MAX_TOPICS).map(|number| topic(&format!("/{number}"))).collect();
+        assert_eq!(Topics::new(many), Err(TopicError::Count(MAX_TOPICS + 1)));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_is_written_back_the_same(text in "(/[a*,. ]{0,3}){0,6}") {
+            if let Ok(topic) = text.parse::<Topic>() {
+                prop_assert_eq!(topic.to_string().parse::<Topic>().unwrap(), topic);
+            }
+        }
+
+        #[test]
+        fn decoding_never_panics(path in "[/%*,.0-9a-zA-Z\u{80}-\u{fff}]{0,40}") {
+            let _ = Topic::from_url_path(&path);
+        }
+    }
+}

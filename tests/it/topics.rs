@@ -1,0 +1,105 @@
+//! Several topics on one connection, and wildcards.
+
+use crate::support::{Event, EventSource, Raw, RedisServer, Tallycast};
+
+/// Channels to any depth.
+const ROUTES: [&str; 4] = ["--route", "v1:streaming:**=/**", "--totals-interval", "1s"];
+
+fn publish(redis: &RedisServer, events: &[(&str, &str)]) {
+    redis.publish(events.iter().map(|(channel, payload)| (format!("v1:streaming:{channel}"), *payload)));
+}
+
+#[test]
+fn several_topics_are_read_in_publish_order_and_each_event_once() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &ROUTES);
+    let paths = [
+        "/subscribe/price/ANZ.ASX,BHP.ASX",
+        "/subscribe/price/BHP.ASX,ANZ.ASX,BHP.ASX",
+        "/subscribe?topic=/price/ANZ.ASX&topic=%2Fprice%2FBHP.ASX",
+        "/subscribe/price/ANZ.ASX?topic=/price/*.none&topic=/price/BHP.ASX",
+    ];
+    assert_eq!(tallycast.get(paths[3]).0, 400);
+    let mut readers: Vec<EventSource> = paths[..3].iter().map(|path| EventSource::open(&tallycast, path)).collect();
+    readers.push(EventSource::open_http2(&tallycast, "/subscribe/price/ANZ.ASX?topic=/price/*"));
+    readers.push(EventSource::open(&tallycast, "/subscribe/*/**"));
+    publish(&redis, &[("price:BHP.ASX", "1"), ("price:ANZ.ASX", "2"), ("price:BHP.ASX", "3"), ("price:ANZ.ASX", "4")]);
+    for reader in &readers {
+        for number in 1..=4 {
+            assert_eq!(reader.next(), Event::message(&number.to_string()));
+        }
+    }
+    tallycast.terminate();
+    for reader in readers {
+        assert_eq!(reader.rest(), []);
+    }
+}
+
+#[test]
+fn wildcards_stand_for_one_segment_or_the_rest() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &ROUTES);
+    let open = |path: &str| EventSource::open(&tallycast, path);
+    let [one, rest, middle, deep] = [
+        open("/subscribe/price/*"),
+        open("/subscribe/price/**"),
+        open("/subscribe/*/asx/*"),
+        open("/subscribe/a/b/c/d/e"),
+    ];
+    publish(
+        &redis,
+        &[("price", "0"), ("price:A", "1"), ("price:asx:B", "2"), ("news:asx:C", "3"), ("a:b:c:d:e:f", "4")],
+    );
+    tallycast.until_counter("/hub/broadcast", 5);
+    tallycast.terminate();
+    let texts = |source: EventSource| source.rest().into_iter().map(|event| event.data).collect::<Vec<_>>().join(" ");
+    assert_eq!([one, rest, middle, deep].map(texts), ["1", "0 1 2", "2 3", "4"]);
+}
+
+#[test]
+fn a_topic_with_a_comma_or_a_space_can_be_had_by_the_query() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &ROUTES);
+    let reader = EventSource::open(&tallycast, "/subscribe?topic=/a,b+c");
+    publish(&redis, &[("a", "no"), ("a,b c", "yes")]);
+    assert_eq!(reader.next(), Event::message("yes"));
+}
+
+#[test]
+fn what_could_mean_two_things_is_refused_with_the_reason() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &[]);
+    // Written to the socket as they are: an HTTP client would mend some of them.
+    for (path, reason) in [
+        ("/subscribe/a%2Fb", "no encoded '/'"),
+        ("/subscribe/a%2Cb", "commas only between topics"),
+        ("/subscribe/%2A", "* stands for a whole segment"),
+        ("/subscribe/a/../b", "no segments . and .."),
+        ("/subscribe/a/%2e%2e", "no segments . and .."),
+        ("/subscribe/a,b/c", "commas only between topics"),
+        ("/subscribe/**/a", "* stands for a whole segment"),
+        ("/subscribe/a,", "no empty segment"),
+        ("/subscribe?topic=a", "bad query: topic=a: a namespace starts with '/'"),
+        ("/subscribe/eps,raw?snapshot=1", "snapshot=1 goes with one namespace"),
+        ("/subscribe/*?snapshot=1", "snapshot=1 goes with one namespace"),
+    ] {
+        let mut raw = Raw::request(&tallycast, &format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"));
+        let answer = raw.read_to_the_end();
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains(reason), "{path}: {answer}");
+    }
+    let topics: Vec<String> = (0..65).map(|number| format!("topic=/{number}")).collect();
+    let (status, body) = tallycast.get(&format!("/subscribe?{}", topics.join("&")));
+    assert_eq!(status, 400);
+    assert!(body.contains("expected 1 to 64 topics, found 65"), "{body}");
+}
+
+#[test]
+fn the_status_names_all_topics_of_a_connection() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let _reader = Raw::subscribe(&tallycast, "/subscribe/details/*,26?topic=/raw");
+    tallycast.until_counter("/hub/connections", 1);
+    let status = tallycast.json("/admin/status.json?namespace=/raw");
+    assert_eq!(status["connections"][0]["namespace"], "/details/*,/details/26,/raw");
+    assert_eq!(tallycast.json("/admin/status.json?namespace=/eps")["connections_matched"], 0);
+}
