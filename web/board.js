@@ -1,7 +1,7 @@
 // The board: all emoji with their live totals, the most frequent first.
 
 import { draw } from "./chart.js";
-import { byId, get, make } from "./dom.js";
+import { byId, get, getJson, make } from "./dom.js";
 import { Panel } from "./panel.js";
 import { Stream } from "./stream.js";
 
@@ -12,15 +12,15 @@ import { Stream } from "./stream.js";
  * @property {number} total
  * @property {HTMLButtonElement} button
  * @property {HTMLElement} number
- * @property {HTMLElement} flash
  * @property {number} flashedAt
  */
 
 /** @typedef {{char: string, id: string, name: string, score: number}} Ranked */
 
 const RANK_EVERY_MS = 2000;
-/** A cell that was hit again sooner goes on with the flash it has. */
-const FLASH_MS = 450;
+const FLASH_MS = 200;
+/** A cell that is hit again sooner does not flash again: fewer than three a second (WCAG 2.3.1). */
+const FLASH_EVERY_MS = 400;
 const SPARKLINE_SECONDS = 60;
 /** After this time without an event the source is asked for, and again. */
 const SILENCE_MS = 3000;
@@ -29,6 +29,7 @@ const NAMES_EVERY_MS = 5000;
 
 const numbers = new Intl.NumberFormat("en");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const hovers = matchMedia("(hover: hover)");
 
 const grid = byId("grid", HTMLElement);
 const search = byId("search", HTMLInputElement);
@@ -40,6 +41,9 @@ const cells = new Map();
 const changes = new Map();
 /** @type {Map<string, Ranked>} */
 const known = new Map();
+/** The cells whose flash is not over. @type {Set<Cell>} */
+const lit = new Set();
+let exact = false;
 let namesAskedAt = -Infinity;
 let frame = 0;
 let sum = 0;
@@ -47,6 +51,8 @@ let eventsThisSecond = 0;
 let lastEventAt = 0;
 let sourceAskedAt = 0;
 let retryAt = 0;
+let secondAt = Date.now();
+/** @type {number[]} */
 const rates = Array(SPARKLINE_SECONDS).fill(0);
 
 /**
@@ -55,8 +61,10 @@ const rates = Array(SPARKLINE_SECONDS).fill(0);
  */
 function character(id) {
   const points = id.split("-");
-  if (!points.every((point) => /^[0-9A-F]{4,6}$/.test(point) && parseInt(point, 16) <= 0x10ffff)) return id;
-  return String.fromCodePoint(...points.map((point) => parseInt(point, 16)));
+  const values = points.map((point) => (/^[0-9A-F]{4,6}$/.test(point) ? parseInt(point, 16) : Infinity));
+  // Halves of surrogate pairs are no characters.
+  if (values.some((value) => value > 0x10ffff || (value >= 0xd800 && value <= 0xdfff))) return id;
+  return String.fromCodePoint(...values);
 }
 
 /** @param {string} id */
@@ -66,11 +74,12 @@ function cellOf(id) {
   const button = make("button", "cell");
   button.type = "button";
   button.dataset.id = id;
-  const flash = make("span", "flash");
+  button.setAttribute("aria-expanded", "false");
+  button.setAttribute("aria-controls", "panel");
   const number = make("span", "total", "0");
   number.dataset.total = "0";
-  button.append(make("span", "char"), make("span", "visually-hidden"), number, flash);
-  const made = { id, search: "", total: 0, button, number, flash, flashedAt: 0 };
+  button.append(make("span", "char"), make("span", "visually-hidden"), number);
+  const made = { id, search: "", total: 0, button, number, flashedAt: 0 };
   cells.set(id, made);
   name(made);
   grid.append(button);
@@ -90,7 +99,7 @@ function name(cell) {
   }
   if (nameElement) nameElement.textContent = title;
   button.title = title;
-  cell.search = `${title} ${id.toLowerCase()} ${char}`;
+  cell.search = searchable(`${title} ${id} ${char}`);
   filter(cell);
 }
 
@@ -98,15 +107,16 @@ async function askNames() {
   if (performance.now() - namesAskedAt < NAMES_EVERY_MS) return;
   namesAskedAt = performance.now();
   // Without names there are still characters and totals; the next new emoji asks again.
-  const response = await get("/v1/rankings");
-  if (!response?.ok) return;
   /** @type {Ranked[]} */
-  const rankings = await response.json();
+  const rankings = (await getJson("/v1/rankings")) ?? [];
   for (const ranked of rankings) {
     known.set(ranked.id, ranked);
     const cell = cells.get(ranked.id);
     if (cell) name(cell);
+    // Until the stream has told the exact totals, these are better than none.
+    if (!exact) setTotal(cellOf(ranked.id), ranked.score);
   }
+  if (!exact) showSum();
 }
 
 /** @param {Cell} cell @param {number} total */
@@ -119,9 +129,27 @@ function setTotal(cell, total) {
 
 /** @param {Cell} cell @param {number} now */
 function flash(cell, now) {
-  if (calm.matches || now - cell.flashedAt < FLASH_MS / 3) return;
+  if (calm.matches || now - cell.flashedAt < FLASH_EVERY_MS) return;
   cell.flashedAt = now;
-  cell.flash.animate({ opacity: [0.45, 0] }, FLASH_MS);
+  cell.button.classList.add("hit");
+  lit.add(cell);
+}
+
+/**
+ * Ends flashes that are over. They go on and off: hundreds of animations at once take more time than all the rest.
+ * @param {number} now
+ */
+function unflash(now) {
+  for (const cell of lit) {
+    if (now - cell.flashedAt < FLASH_MS) continue;
+    cell.button.classList.remove("hit");
+    lit.delete(cell);
+  }
+  if (lit.size) frame ||= requestAnimationFrame(show);
+}
+
+function showSum() {
+  byId("sum", HTMLElement).textContent = numbers.format(sum);
 }
 
 /** Shows all changes since the last frame: however many events come, a frame has one turn. */
@@ -134,8 +162,9 @@ function show() {
     flash(cell, now);
     if (!known.has(id)) void askNames();
   }
+  if (changes.size) showSum();
   changes.clear();
-  byId("sum", HTMLElement).textContent = numbers.format(sum);
+  unflash(now);
 }
 
 /** @param {string} data */
@@ -152,15 +181,17 @@ function takeChange(data) {
 /** @param {string} data */
 function takeSnapshot(data) {
   lastEventAt = Date.now();
+  exact = true;
   changes.clear();
+  const first = cells.size === 0;
   /** @type {Record<string, number>} */
   const totals = JSON.parse(data);
   for (const cell of cells.values()) {
     if (!(cell.id in totals)) setTotal(cell, 0);
   }
   for (const [id, total] of Object.entries(totals)) setTotal(cellOf(id), total);
-  byId("sum", HTMLElement).textContent = numbers.format(sum);
-  rank();
+  showSum();
+  if (first || !inUse()) rank();
   if ([...cells.keys()].some((id) => !known.has(id))) void askNames();
 }
 
@@ -175,10 +206,22 @@ function rank() {
   }
 }
 
+/** Whether the pointer or the focus is on a cell, which must then not move away. A finger leaves `:hover` behind. */
+function inUse() {
+  return grid.matches(hovers.matches ? ":hover, :focus-within" : ":active, :focus-within");
+}
+
+/**
+ * A text without its variants: `:heart_eyes:` and `heart-eyes`, emoji with and without a variation selector.
+ * @param {string} text
+ */
+function searchable(text) {
+  return text.toLowerCase().replace(/\uFE0F/g, "").replace(/[\s:_-]+/g, " ");
+}
+
 /** @param {Cell} cell */
 function filter(cell) {
-  const wanted = search.value.trim().toLowerCase();
-  cell.button.hidden = !cell.search.includes(wanted);
+  cell.button.hidden = !cell.search.includes(searchable(search.value).trim());
 }
 
 /** A source that is silent may be away: the stream stands, but nothing comes. Asked only then. */
@@ -193,19 +236,28 @@ async function askSource() {
 function news() {
   const { connection, source } = document.documentElement.dataset;
   const seconds = (/** @type {number} */ time) => Math.max(0, Math.round(time / 1000));
+  if (connection === "reconnecting" && retryAt <= Date.now()) return "trying";
   if (connection === "reconnecting") return `next try in ${seconds(retryAt - Date.now())} s`;
   if (connection === "connecting") return "";
   const age = lastEventAt ? `last event ${seconds(Date.now() - lastEventAt)} s ago` : "no event yet";
   return source === "away" ? `the source is away, ${age}` : age;
 }
 
-function everySecond() {
-  rates.push(eventsThisSecond);
-  rates.shift();
-  byId("rate", HTMLElement).textContent = numbers.format(eventsThisSecond);
-  eventsThisSecond = 0;
-  draw(byId("sparkline", HTMLCanvasElement), rates);
+function showNews() {
   byId("age", HTMLElement).textContent = news();
+}
+
+function everySecond() {
+  // In the background there are fewer turns than one a second.
+  const passed = Math.max(1, Math.round((Date.now() - secondAt) / 1000));
+  secondAt = Date.now();
+  const rate = eventsThisSecond / passed;
+  eventsThisSecond = 0;
+  for (let second = 0; second < Math.min(passed, SPARKLINE_SECONDS); second += 1) rates.push(rate);
+  rates.splice(0, rates.length - SPARKLINE_SECONDS);
+  byId("rate", HTMLElement).textContent = numbers.format(Math.round(rate));
+  draw(byId("sparkline", HTMLCanvasElement), rates);
+  showNews();
   void askSource();
 }
 
@@ -222,17 +274,16 @@ grid.addEventListener("click", (event) => {
 
 setInterval(everySecond, 1000);
 setInterval(() => {
-  // What the pointer or the focus is on must not move away.
-  if (!grid.matches(":hover, :focus-within") && !document.hidden) rank();
+  if (!inUse() && !document.hidden) rank();
 }, RANK_EVERY_MS);
 
-void askNames().then(() => {
-  new Stream("/subscribe/eps?snapshot=1", {
-    events: { snapshot: takeSnapshot, message: takeChange },
-    changed(state, at) {
-      retryAt = at;
-      document.documentElement.dataset.connection = state;
-      byId("state", HTMLElement).textContent = state;
-    },
-  });
+void askNames();
+new Stream("/subscribe/eps?snapshot=1", {
+  events: { snapshot: takeSnapshot, message: takeChange },
+  changed(state, at) {
+    retryAt = at;
+    document.documentElement.dataset.connection = state;
+    byId("state", HTMLElement).textContent = state;
+    showNews();
+  },
 });

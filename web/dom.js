@@ -45,3 +45,13 @@ export function get(path) {
   // From the origin on, because a page that was opened with a password in its address may not ask relative to that.
   return fetch(location.origin + path).catch(() => undefined);
 }
+
+/**
+ * The JSON that this server has at `path`; nothing if it does not answer with such.
+ * @param {string} path
+ * @returns {Promise<any>}
+ */
+export async function getJson(path) {
+  const response = await get(path);
+  return response?.ok ? response.json().catch(() => undefined) : undefined;
+}

@@ -1,6 +1,6 @@
 // The panel with the live posts of one emoji, the newest first.
 
-import { byId, get, make } from "./dom.js";
+import { byId, getJson, make } from "./dom.js";
 import { Stream } from "./stream.js";
 
 /** @typedef {{text?: string, name?: string, screen_name?: string, created_at?: string}} Post */
@@ -17,8 +17,11 @@ export class Panel {
   #stream;
   /** The cell that was clicked. @type {HTMLElement | undefined} */
   #opener;
-  /** Posts that came during a pause, the newest first. @type {string[]} */
+  /** Posts that came during a pause, or since the last animation frame, the newest first. @type {string[]} */
   #waiting = [];
+  /** How many came during a pause; only the newest of them are kept. */
+  #missed = 0;
+  #frame = 0;
   #paused = false;
 
   constructor() {
@@ -41,6 +44,7 @@ export class Panel {
     this.#title.textContent = `Posts with ${char}`;
     this.#posts.replaceChildren();
     this.#waiting = [];
+    this.#missed = 0;
     this.#setPaused(false);
     this.#panel.hidden = false;
     this.#title.focus();
@@ -59,8 +63,9 @@ export class Panel {
     this.#stream?.close();
     this.#stream = undefined;
     this.#panel.hidden = true;
-    this.#opener?.removeAttribute("aria-expanded");
-    this.#opener?.focus();
+    this.#opener?.setAttribute("aria-expanded", "false");
+    // A search may have hidden the cell meanwhile.
+    (this.#opener?.hidden ? byId("search", HTMLInputElement) : this.#opener)?.focus();
     this.#opener = undefined;
   }
 
@@ -71,9 +76,8 @@ export class Panel {
    */
   async #before(id, stream) {
     // Without them there are still the live posts, which are what matters.
-    const response = await get(`/v1/details/${encodeURIComponent(id)}`);
-    if (!response?.ok || this.#stream !== stream) return;
-    const details = await response.json();
+    const details = await getJson(`/v1/details/${encodeURIComponent(id)}`);
+    if (!details || this.#stream !== stream) return;
     const shown = new Set([...this.#posts.children].map((post) => post.textContent));
     const before = details.recent_tweets.map(element);
     this.#posts.append(...before.filter((/** @type {HTMLElement} */ post) => !shown.has(post.textContent)));
@@ -82,14 +86,21 @@ export class Panel {
 
   /** @param {string} data */
   #take(data) {
-    if (this.#paused) {
-      this.#waiting.unshift(data);
-      this.#waiting.length = Math.min(this.#waiting.length, MAX_POSTS);
-      this.#tell();
-    } else {
-      this.#posts.prepend(element(parse(data)));
+    this.#waiting.unshift(data);
+    this.#waiting.length = Math.min(this.#waiting.length, MAX_POSTS);
+    if (this.#paused) this.#missed += 1;
+    this.#frame ||= requestAnimationFrame(() => this.#show());
+  }
+
+  /** Shows what came since the last frame: of a fast stream only the newest posts become elements. */
+  #show() {
+    this.#frame = 0;
+    if (!this.#paused) {
+      this.#posts.prepend(...this.#waiting.map((data) => element(parse(data))));
+      this.#waiting = [];
       this.#trim();
     }
+    this.#tell();
   }
 
   /** @param {boolean} paused */
@@ -97,18 +108,12 @@ export class Panel {
     this.#paused = paused;
     this.#pause.setAttribute("aria-pressed", String(paused));
     this.#pause.textContent = paused ? "Go on" : "Pause";
-    if (!paused) {
-      this.#posts.prepend(...this.#waiting.map((data) => element(parse(data))));
-      this.#trim();
-      this.#waiting = [];
-    }
-    this.#tell();
+    this.#missed = 0;
+    this.#show();
   }
 
   #tell() {
-    const waiting = this.#waiting.length;
-    const more = waiting === MAX_POSTS ? "or more " : "";
-    this.#state.textContent = this.#paused ? `paused, ${waiting} ${more}new` : (this.#state.dataset.state ?? "");
+    this.#state.textContent = this.#paused ? `paused, ${this.#missed} new` : (this.#state.dataset.state ?? "");
   }
 
   #trim() {
@@ -144,6 +149,7 @@ function element(value) {
   if (!Number.isNaN(date.getTime())) {
     const time = make("time", "", ` · ${date.toLocaleTimeString()}`);
     time.dateTime = date.toISOString();
+    time.title = date.toLocaleString();
     author.append(time);
   }
   item.append(author, make("p", "", post.text ?? JSON.stringify(value)));
