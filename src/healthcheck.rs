@@ -11,7 +11,8 @@ const LIMIT: Duration = Duration::from_secs(2);
 #[expect(clippy::print_stderr, reason = "the answer is for people and for container engines, which keep it")]
 pub(crate) fn run(port: u16) -> ExitCode {
     match ask(port) {
-        Ok(line) if line.contains(" 200 ") => ExitCode::SUCCESS,
+        // Where TLS is spoken, plain HTTP is told so, which shows as well that somebody is there.
+        Ok(line) if line.contains(" 200 ") || line.contains(" 421 ") => ExitCode::SUCCESS,
         Ok(line) => {
             eprintln!("tallycast healthcheck: port {port} answered {line:?}");
             ExitCode::FAILURE

@@ -109,6 +109,8 @@ impl Collector for Scrape {
         to.counter("http_accept_errors", "Failed attempts to accept a connection.", server.accept_errors.get())?;
         to.counter("http_head_timeouts", "Request heads that did not come in time.", server.head_timeouts.get())?;
 
+        to.counter("http_tls_failures", "Failed TLS handshakes.", server.tls_failures.get())?;
+
         let depths = self.status.inboxes.depths();
         let depths =
             [("decode", depths.decode), ("tally", depths.tally), ("hub", depths.hub)].map(|(n, d)| ([("stage", n)], d));

@@ -241,6 +241,7 @@ impl StatusSource {
                 "refused": server.refused.get(),
                 "accept_errors": server.accept_errors.get(),
                 "head_timeouts": server.head_timeouts.get(),
+                "tls_failures": server.tls_failures.get(),
             },
         })
     }

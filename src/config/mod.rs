@@ -267,6 +267,13 @@ struct ServerOptions {
     /// Bytes that a request's head may have
     #[arg(long, env = "TALLYCAST_MAX_HEAD_BYTES", default_value_t = 16 << 10, value_name = "BYTES", value_parser = head_bytes)]
     max_head_bytes: usize,
+    /// The server's certificate, with those between it and an authority, in PEM: clients then speak HTTPS, by HTTP/2 or
+    /// HTTP/1.1 [default: none, so that clients speak plain HTTP]
+    #[arg(long, env = "TALLYCAST_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM [default: none]
+    #[arg(long, env = "TALLYCAST_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// What clients must have to see /admin and /metrics: as Bearer, or in browsers as the password of any user
     /// [default: none, so that everybody sees them]
     #[arg(long, env = "TALLYCAST_ADMIN_TOKEN", value_name = "SECRET", hide_env_values = true)]
@@ -427,6 +434,14 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             "--admin-token: it is empty; expected a secret (leave it out to let everybody see /admin)".to_owned()
         );
     }
+    let tls = match (&pipeline.server.tls_cert, &pipeline.server.tls_key) {
+        (Some(certificates), Some(key)) => {
+            Some(sse_server::Tls::read(certificates, key).map_err(|error| format!("--tls-cert, --tls-key: {error}"))?)
+        }
+        (None, None) => None,
+        (Some(_), None) => return Err("--tls-cert needs --tls-key: the certificate's private key".to_owned()),
+        (None, Some(_)) => return Err("--tls-key needs --tls-cert: the key's certificate".to_owned()),
+    };
     let log = pipeline
         .log
         .parse()
@@ -473,6 +488,7 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             ..fanout::Config::default()
         },
         server: sse_server::Config {
+            tls,
             max_connections: pipeline.server.max_connections,
             head_timeout: pipeline.server.head_timeout,
             max_head_bytes: pipeline.server.max_head_bytes,
@@ -566,7 +582,8 @@ impl fmt::Display for EffectiveOption {
 }
 
 /// The options that SIGHUP changes without dropping a connection.
-const RELOADABLE: [&str; 5] = ["route", "log", "max-connections", "head-timeout", "max-head-bytes"];
+const RELOADABLE: [&str; 7] =
+    ["route", "log", "max-connections", "head-timeout", "max-head-bytes", "tls-cert", "tls-key"];
 
 /// Which options differ between two configurations: those that can change while the process runs, and those that need a
 /// restart.

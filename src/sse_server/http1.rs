@@ -37,6 +37,11 @@ pub(super) const SERVICE_UNAVAILABLE: &[u8] =
     retry-after: 5\r\naccess-control-allow-origin: *\r\ncontent-length: 45\r\nconnection: close\r\n\r\n\
     too many connections; try again in a moment.\n";
 
+/// The answer to plain HTTP where TLS is spoken (RFC 9110, §15.5.20).
+pub(super) const MISDIRECTED_REQUEST: &[u8] =
+    b"HTTP/1.1 421 Misdirected Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
+    content-length: 51\r\nconnection: close\r\n\r\nthis port speaks TLS; ask it with an https:// URL.\n";
+
 /// How long a client may take to read a last answer.
 const LINGER: Duration = Duration::from_secs(2);
 /// The bytes of a refused request that are read, so that closing does not reset the answer away.
@@ -175,7 +180,7 @@ mod tests {
 
     #[test]
     fn canned_answers_tell_their_true_length() {
-        for answer in [REQUEST_TIMEOUT, SERVICE_UNAVAILABLE] {
+        for answer in [REQUEST_TIMEOUT, SERVICE_UNAVAILABLE, MISDIRECTED_REQUEST] {
             let text = std::str::from_utf8(answer).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{text}");

@@ -15,6 +15,8 @@ pub struct Stats {
     pub accept_errors: Counter,
     /// Connections whose request head did not come in time.
     pub head_timeouts: Counter,
+    /// Failed TLS handshakes.
+    pub tls_failures: Counter,
 }
 
 impl Stats {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::support::{Event, EventSource, RedisServer, Tallycast, TempDir, command, eventually, run};
+use crate::support::{Certificate, Event, EventSource, RedisServer, Tallycast, TempDir, command, eventually, run};
 
 /// A file that goes with its owner.
 struct File {
@@ -106,7 +106,10 @@ fn the_annotated_example_has_every_option_with_its_default() {
         !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '-')
     };
     let options: Vec<&str> = example.lines().filter(is_option).map(|line| &line[2..]).collect();
-    let file = File::new(&options.join("\n"));
+    // Of files that are there.
+    let certificate = Certificate::self_signed();
+    let options = options.join("\n").replace("/etc/tallycast/cert.pem", &certificate.certificate());
+    let file = File::new(&options.replace("/etc/tallycast/key.pem", &certificate.key()));
     let path = file.path().display().to_string();
     let defaults = check(command().arg("check"));
     let with_file = check(command().args(["check", "--config", &path]));
@@ -115,7 +118,7 @@ fn the_annotated_example_has_every_option_with_its_default() {
     }
     // Those without a default.
     let without: Vec<&str> = with_file.keys().filter(|key| !defaults.contains_key(*key)).map(String::as_str).collect();
-    assert_eq!(without, ["admin-token", "config", "instance", "shards"]);
+    assert_eq!(without, ["admin-token", "config", "instance", "shards", "tls-cert", "tls-key"]);
     let help = String::from_utf8(run(command().args(["serve", "--help"])).stdout).unwrap();
     for flag in help.split_whitespace().filter_map(|word| word.strip_prefix("--")) {
         let flag = flag.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());

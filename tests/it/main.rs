@@ -23,4 +23,5 @@ mod slow;
 mod snapshot;
 mod status;
 mod support;
+mod tls;
 mod topics;

@@ -46,7 +46,8 @@ impl Certificate {
         let directory = TempDir::new();
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
-            .args(["-subj", "/CN=localhost", "-days", "2", "-keyout", "key.pem", "-out", "cert.pem"])
+            .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+            .args(["-days", "2", "-keyout", "key.pem", "-out", "cert.pem"])
             .current_dir(directory.path())
             .output()
             .expect("openssl must be installed");
@@ -54,9 +55,18 @@ impl Certificate {
         Self { directory }
     }
 
+    /// The file of the certificate.
+    pub(crate) fn certificate(&self) -> String {
+        self.directory.path().join("cert.pem").display().to_string()
+    }
+
+    /// The file of its key.
+    pub(crate) fn key(&self) -> String {
+        self.directory.path().join("key.pem").display().to_string()
+    }
+
     fn flags(&self) -> Vec<String> {
-        let file = |name: &str| self.directory.path().join(name).display().to_string();
-        ["--tls-cert-file", &file("cert.pem"), "--tls-key-file", &file("key.pem"), "--tls-auth-clients", "no"]
+        ["--tls-cert-file", &self.certificate(), "--tls-key-file", &self.key(), "--tls-auth-clients", "no"]
             .map(str::to_owned)
             .to_vec()
     }

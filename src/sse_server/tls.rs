@@ -1,0 +1,72 @@
+//! TLS (RFC 8446, RFC 5246) by rustls, with HTTP/2 or HTTP/1.1 as the client prefers (ALPN, RFC 7301).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// The names of HTTP/2 and HTTP/1.1 in ALPN, the preferred one first.
+pub(super) const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+
+/// What the server shows to its clients, and proves with.
+#[derive(Debug, Clone)]
+pub struct Tls(pub(super) Arc<ServerConfig>);
+
+/// Why there is no [`Tls`].
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read, or holds nothing of the kind.
+    #[error("{}: {error}; expected {expected} in PEM", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        expected: &'static str,
+        /// What is wrong.
+        error: pem::Error,
+    },
+    /// The file has no certificate.
+    #[error("{}: no certificate; expected one or more, the server's own first, in PEM", .0.display())]
+    NoCertificate(PathBuf),
+    /// Key and certificate do not go together, or are of a kind that is not known.
+    #[error("{} and {}: {error}", certificates.display(), key.display())]
+    Refused {
+        /// The file of certificates.
+        certificates: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What is wrong.
+        error: rustls::Error,
+    },
+}
+
+impl Tls {
+    /// Reads the server's certificate, with those between it and an authority, and its private key, from PEM files.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is not PEM, or key and certificate do not go together.
+    pub fn read(certificates: &Path, key: &Path) -> Result<Self, TlsError> {
+        let file = |path: &Path, expected| {
+            let path = path.to_owned();
+            move |error| TlsError::File { path, expected, error }
+        };
+        let chain = CertificateDer::pem_file_iter(certificates)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(file(certificates, "certificates"))?;
+        if chain.is_empty() {
+            return Err(TlsError::NoCertificate(certificates.to_owned()));
+        }
+        let private = PrivateKeyDer::from_pem_file(key).map_err(file(key, "a private key"))?;
+        let refused = |error| TlsError::Refused { certificates: certificates.to_owned(), key: key.to_owned(), error };
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
+            .map_err(refused)?;
+        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+        Ok(Self(Arc::new(config)))
+    }
+}
