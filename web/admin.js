@@ -43,6 +43,9 @@ const LOST = [
   ["Gaps in the subscription", "source", "gaps"],
   ["Events not valid", "decode", "rejected"],
   ["Connections refused", "http", "refused"],
+  ["Refused by address", "http", "refused_address"],
+  ["Refused by rate", "http", "refused_rate"],
+  ["Refused by namespace", "http", "refused_namespace"],
   ["Failed accepts", "http", "accept_errors"],
   ["Idle or slow requests ended", "http", "head_timeouts"],
 ];

@@ -105,7 +105,16 @@ impl Collector for Scrape {
         to.gauges("connections", help, transports.iter().map(|(labels, n)| (&labels[..], *n)))?;
         to.counter("connections_opened", "Streams opened.", hub.connected.get())?;
         to.counter("http_accepted", "Connections accepted.", server.accepted.get())?;
-        to.counter("http_refused", "Connections refused because there were too many.", server.refused.get())?;
+        let refused = [
+            ([("limit", "connections")], server.refused.get()),
+            ([("limit", "address")], server.refused_address.get()),
+            ([("limit", "rate")], server.refused_rate.get()),
+            ([("limit", "namespace")], server.refused_namespace.get()),
+        ];
+        let help = "Connections and streams refused, by the limit that they would have passed.";
+        to.counters("http_refused", help, refused.iter().map(|(labels, n)| (&labels[..], *n)))?;
+        let help = "New connections let in without a look at their rate: too many addresses made some.";
+        to.counter("http_rate_unknown", help, server.rate_unknown.get())?;
         to.counter("http_accept_errors", "Failed attempts to accept a connection.", server.accept_errors.get())?;
         to.counter("http_head_timeouts", "Request heads that did not come in time.", server.head_timeouts.get())?;
 

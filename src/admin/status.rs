@@ -239,6 +239,10 @@ impl StatusSource {
             "http": {
                 "accepted": server.accepted.get(),
                 "refused": server.refused.get(),
+                "refused_address": server.refused_address.get(),
+                "refused_rate": server.refused_rate.get(),
+                "refused_namespace": server.refused_namespace.get(),
+                "rate_unknown": server.rate_unknown.get(),
                 "accept_errors": server.accept_errors.get(),
                 "head_timeouts": server.head_timeouts.get(),
                 "tls_failures": server.tls_failures.get(),

@@ -15,11 +15,13 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
 use crate::admin::Token;
 use crate::decode::{Route, Routes};
 use crate::fanout::NamespacePolicy;
 use crate::source::redis::{RedisUrl, TotalsKey};
+use crate::sse_server::{ClientAddress, NamespaceLimit};
 use crate::{fanout, source, sse_server, tally};
 use file::File;
 
@@ -261,6 +263,41 @@ struct ServerOptions {
     /// Connections at the same time; more are answered with 503
     #[arg(long, env = "TALLYCAST_MAX_CONNECTIONS", default_value_t = 50_000, value_name = "COUNT", value_parser = at_least_one)]
     max_connections: usize,
+    /// Connections at the same time from one address (IPv6: one /64); more are answered with 429 [default: no limit]
+    #[arg(long, env = "TALLYCAST_MAX_PER_ADDRESS", value_name = "COUNT", value_parser = at_least_one)]
+    max_per_address: Option<usize>,
+    /// New connections a second from one address (IPv6: one /64), and as many at once; more are answered with 429
+    /// [default: no limit]
+    #[arg(long, env = "TALLYCAST_RATE_PER_ADDRESS", value_name = "COUNT")]
+    rate_per_address: Option<NonZeroU32>,
+    /// Streams at the same time that read a namespace or something below it; more are answered with 503. May be given
+    /// several times (in the variable, separated by ';') [default: no limit]
+    #[arg(
+        long = "namespace-limit",
+        env = "TALLYCAST_NAMESPACE_LIMITS",
+        value_delimiter = ';',
+        value_name = "NAMESPACE=COUNT"
+    )]
+    namespace_limits: Vec<NamespaceLimit>,
+    /// A network of proxies that are believed where a connection comes from, by the PROXY protocol (1 and 2) or a header.
+    /// May be given several times (in the variable, separated by ';') [default: none]
+    #[arg(
+        long = "trusted-proxy",
+        env = "TALLYCAST_TRUSTED_PROXIES",
+        value_delimiter = ';',
+        value_name = "NETWORK",
+        value_parser = network
+    )]
+    trusted_proxies: Vec<IpNet>,
+    /// The header in which trusted proxies tell the client's address
+    #[arg(
+        long,
+        env = "TALLYCAST_CLIENT_ADDRESS_HEADER",
+        default_value = "x-forwarded-for",
+        value_enum,
+        value_name = "NAME"
+    )]
+    client_address_header: ClientAddressHeader,
     /// How long a request's head may take to come
     #[arg(long, env = "TALLYCAST_HEAD_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = duration)]
     head_timeout: Duration,
@@ -281,6 +318,15 @@ struct ServerOptions {
     /// Serve neither /admin nor /metrics
     #[arg(long, env = "TALLYCAST_NO_ADMIN")]
     no_admin: bool,
+}
+
+/// A header with the client's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ClientAddressHeader {
+    /// A list of addresses.
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
 }
 
 /// Where the process runs.
@@ -490,6 +536,14 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
         server: sse_server::Config {
             tls,
             max_connections: pipeline.server.max_connections,
+            max_per_address: pipeline.server.max_per_address,
+            rate_per_address: pipeline.server.rate_per_address,
+            namespace_limits: pipeline.server.namespace_limits,
+            trusted_proxies: pipeline.server.trusted_proxies,
+            client_address: match pipeline.server.client_address_header {
+                ClientAddressHeader::XForwardedFor => ClientAddress::XForwardedFor,
+                ClientAddressHeader::Forwarded => ClientAddress::Forwarded,
+            },
             head_timeout: pipeline.server.head_timeout,
             max_head_bytes: pipeline.server.max_head_bytes,
             close_limit: pipeline.shutdown_limit,
@@ -582,8 +636,20 @@ impl fmt::Display for EffectiveOption {
 }
 
 /// The options that SIGHUP changes without dropping a connection.
-const RELOADABLE: [&str; 7] =
-    ["route", "log", "max-connections", "head-timeout", "max-head-bytes", "tls-cert", "tls-key"];
+const RELOADABLE: [&str; 12] = [
+    "route",
+    "log",
+    "max-connections",
+    "max-per-address",
+    "rate-per-address",
+    "namespace-limit",
+    "trusted-proxy",
+    "client-address-header",
+    "head-timeout",
+    "max-head-bytes",
+    "tls-cert",
+    "tls-key",
+];
 
 /// Which options differ between two configurations: those that can change while the process runs, and those that need a
 /// restart.
@@ -630,6 +696,12 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(_) => Err("at least 1ms is needed".to_owned()),
         Err(_) => Err("expected a number with a unit, such as 17ms, 10s or 2m".to_owned()),
     }
+}
+
+/// A network, or one address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address.or_else(|_| text.parse()).map_err(|_| "expected an address or a network, such as 10.0.0.0/8".to_owned())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

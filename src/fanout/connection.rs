@@ -1,5 +1,6 @@
 //! One reader: a position in its feed's log, and the socket (or body) that the log is written to.
 
+use std::any::Any;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Buf, Bytes};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::PollSender;
 
 use super::framing::Framing;
@@ -59,8 +59,8 @@ pub struct Subscriber {
     /// to that it is not sent. Where the totals are not known, the subscriber is dropped; ask
     /// [`Gateway::totals_known`](super::Gateway::totals_known) first.
     pub snapshot: bool,
-    /// Given back when the connection ends.
-    pub permit: Option<OwnedSemaphorePermit>,
+    /// Dropped when the connection ends, such as a permit that it took.
+    pub held: Option<Box<dyn Any + Send>>,
 }
 
 /// How a write ended.
@@ -109,7 +109,7 @@ pub(super) struct Connection {
     received: usize,
     pub(super) messages_sent: u64,
     pub(super) info: Arc<ConnectionInfo>,
-    _permit: Option<OwnedSemaphorePermit>,
+    _held: Option<Box<dyn Any + Send>>,
 }
 
 impl Connection {
@@ -134,7 +134,7 @@ impl Connection {
             received: 0,
             messages_sent: 0,
             info: Arc::new(subscriber.info),
-            _permit: subscriber.permit,
+            _held: subscriber.held,
         }
     }
 

@@ -58,7 +58,7 @@ async fn subscribe_with(gateway: &Gateway, topics: &str, snapshot: bool) -> mpsc
     };
     let sink = Sink::Body(PollSender::new(sender));
     let preamble = Bytes::new();
-    gateway.subscribe(Subscriber { info, framing: &LINES, sink, preamble, snapshot, permit: None }).await.unwrap();
+    gateway.subscribe(Subscriber { info, framing: &LINES, sink, preamble, snapshot, held: None }).await.unwrap();
     receiver
 }
 

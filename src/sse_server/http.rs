@@ -23,7 +23,10 @@ use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode, Version};
 
 use super::Shared;
+use super::connection::Peer;
+use super::limits::{Admission, Refusal, retry_after};
 use super::pages::{Page, Pages, Reply, text_page};
+use super::proxies::client;
 use super::topics::topics;
 use crate::fanout::{ConnectionInfo, Gateway, NoTotals, Topics};
 
@@ -49,10 +52,12 @@ pub(super) struct Stream {
     pub(super) info: ConnectionInfo,
     /// Whether it begins with the totals.
     pub(super) snapshot: bool,
+    /// Given back when it ends.
+    pub(super) admission: Admission,
 }
 
 /// Decides what a request gets.
-pub(super) async fn answer<P: Pages>(request: &Parts, client_ip: IpAddr, shared: &Shared<P>) -> Answer {
+pub(super) async fn answer<P: Pages>(request: &Parts, peer: Peer, shared: &Shared<P>) -> Answer {
     let target_bytes = request.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if let Some(page) = too_long(target_bytes, shared.config.borrow().max_target_bytes) {
         return Answer::Page(page);
@@ -60,13 +65,12 @@ pub(super) async fn answer<P: Pages>(request: &Parts, client_ip: IpAddr, shared:
     let path = request.uri.path();
     match path.strip_prefix(PREFIX) {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => {
-            subscription(request, rest, client_ip, shared).await.unwrap_or_else(Answer::Page)
+            subscription(request, rest, peer, shared).await.unwrap_or_else(Answer::Page)
         }
         _ => match shared.pages.respond(request).await {
             Some(Reply::Page(page)) => Answer::Page(page),
             Some(Reply::Stream { gateway, namespace }) => {
-                let info = connection_info(request, namespace.into(), client_ip);
-                stream_for(request, Stream { gateway, info, snapshot: false })
+                stream(request, gateway, namespace.into(), peer, shared).unwrap_or_else(Answer::Page)
             }
             None => Answer::Page(not_found(path, &shared.pages.paths())),
         },
@@ -74,12 +78,7 @@ pub(super) async fn answer<P: Pages>(request: &Parts, client_ip: IpAddr, shared:
 }
 
 /// The stream of the namespace `rest`, or the page that says why there is none.
-async fn subscription<P: Pages>(
-    request: &Parts,
-    rest: &str,
-    client_ip: IpAddr,
-    shared: &Shared<P>,
-) -> Result<Answer, Page> {
+async fn subscription<P: Pages>(request: &Parts, rest: &str, peer: Peer, shared: &Shared<P>) -> Result<Answer, Page> {
     if request.method == Method::OPTIONS {
         return Err(preflight());
     }
@@ -99,23 +98,52 @@ async fn subscription<P: Pages>(
             NoTotals::NotKept(..) => bad_request(format!("{error}\n")),
             NoTotals::NotKnown(_) => {
                 let mut page = text_page(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
-                page.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
+                page.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after()));
                 page
             }
         })?;
     }
-    let info = connection_info(request, topics, client_ip);
-    Ok(stream_for(request, Stream { gateway: shared.gateway.clone(), info, snapshot }))
+    let mut answer = stream(request, shared.gateway.clone(), topics.clone(), peer, shared)?;
+    if let Answer::Stream(stream) = &mut answer {
+        stream.snapshot = snapshot;
+        let config = shared.config.borrow();
+        shared.limits.admit_stream(&topics, &config, &mut stream.admission).map_err(|refusal| refused(&refusal))?;
+    }
+    Ok(answer)
 }
 
-/// The stream, or only its head for a request that wants no more.
-fn stream_for(request: &Parts, stream: Stream) -> Answer {
-    if request.method != Method::HEAD {
-        return Answer::Stream(stream);
+/// A stream for the client behind `peer`, or only its head for a request that wants no more, or why it gets none.
+#[expect(clippy::result_large_err, reason = "made once for a request")]
+fn stream<P>(
+    request: &Parts,
+    gateway: Gateway,
+    topics: Topics,
+    peer: Peer,
+    shared: &Shared<P>,
+) -> Result<Answer, Page> {
+    if request.method == Method::HEAD {
+        let mut page = Response::new(Full::default());
+        *page.headers_mut() = stream_headers(request.version);
+        return Err(page);
     }
-    let mut page = Response::new(Full::default());
-    *page.headers_mut() = stream_headers(request.version);
-    Answer::Page(page)
+    let config = shared.config.borrow();
+    let (mut client_ip, mut admission) = (peer.address, Admission::default());
+    if peer.is_proxy {
+        client_ip = client(&request.headers, config.client_address, &config.trusted_proxies, peer.address);
+        admission = shared.limits.admit(client_ip, &config).map_err(|refusal| refused(&refusal))?;
+    }
+    let info = connection_info(request, topics, client_ip);
+    Ok(Answer::Stream(Stream { gateway, info, snapshot: false, admission }))
+}
+
+fn refused(refusal: &Refusal) -> Page {
+    let status = match refusal {
+        Refusal::Address | Refusal::Rate => StatusCode::TOO_MANY_REQUESTS,
+        Refusal::Namespace(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut page = text_page(status, format!("{refusal}\n"));
+    page.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after()));
+    page
 }
 
 /// Reads `snapshot=1` in a query, or `snapshot=0`. Other parameters are none of ours: proxies and caches add theirs.

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::future::{Future, pending, poll_fn};
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,11 +17,12 @@ use hyper::{Request, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Shared;
+use super::connection::{Held, Peer};
 use super::framing::{CHUNKED, EventStream, PLAIN};
 use super::http::{Answer, Stream, answer, stream_headers};
+use super::limits::retry_after;
 use super::pages::Pages;
 use super::socket::Socket;
 use crate::fanout::{Sink, Subscriber};
@@ -31,11 +31,19 @@ use crate::fanout::{Sink, Subscriber};
 pub(super) const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n\
     content-length: 41\r\nconnection: close\r\n\r\nthe request's head did not come in time.\n";
-/// The answer to a connection over the limit (RFC 9110, §15.6.4).
-pub(super) const SERVICE_UNAVAILABLE: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n\
-    retry-after: 5\r\naccess-control-allow-origin: *\r\ncontent-length: 45\r\nconnection: close\r\n\r\n\
-    too many connections; try again in a moment.\n";
+/// The statuses of refusals (RFC 9110, §15.6.4; RFC 6585, §4).
+pub(super) const SERVICE_UNAVAILABLE: &str = "503 Service Unavailable";
+pub(super) const TOO_MANY_REQUESTS: &str = "429 Too Many Requests";
+
+/// The answer to a connection over a limit.
+pub(super) fn refusal(status: &str, text: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: {}\r\n\
+        access-control-allow-origin: *\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}\n",
+        retry_after(),
+        text.len() + 1
+    )
+}
 
 /// The answer to plain HTTP where TLS is spoken (RFC 9110, §15.5.20).
 pub(super) const MISDIRECTED_REQUEST: &[u8] =
@@ -58,13 +66,7 @@ enum End {
 }
 
 /// Serves one connection.
-pub(super) async fn serve<P: Pages>(
-    stream: TcpStream,
-    ahead: Bytes,
-    peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
-    shared: Arc<Shared<P>>,
-) {
+pub(super) async fn serve<P: Pages>(stream: TcpStream, ahead: Bytes, peer: Peer, held: Held, shared: Arc<Shared<P>>) {
     let wanted = Arc::new(Mutex::new(None::<Wanted>));
     let flushed = Arc::new(AtomicBool::new(false));
     let service = service_fn({
@@ -74,7 +76,7 @@ pub(super) async fn serve<P: Pages>(
             // Boxed, because hyper gives the socket back only of connections that can be moved.
             Box::pin(async move {
                 let (request, _body): (_, hyper::body::Incoming) = request.into_parts();
-                match answer(&request, peer.ip(), &shared).await {
+                match answer(&request, peer, &shared).await {
                     Answer::Page(page) => Ok::<_, Infallible>(page),
                     Answer::Stream(stream) => {
                         // What hyper wrote before must be on the socket before the stream is.
@@ -116,7 +118,7 @@ pub(super) async fn serve<P: Pages>(
     };
     let socket = connection.into_parts().io.into_inner().stream;
     match end {
-        End::Stream((Stream { gateway, info, snapshot }, version)) => {
+        End::Stream((Stream { gateway, info, snapshot, admission }, version)) => {
             let framing = if version == Version::HTTP_10 { &PLAIN } else { &CHUNKED };
             let subscriber = Subscriber {
                 info,
@@ -124,7 +126,7 @@ pub(super) async fn serve<P: Pages>(
                 sink: Sink::Socket(socket),
                 preamble: preamble(version, framing),
                 snapshot,
-                permit: Some(permit),
+                held: Some(Box::new((held, admission))),
             };
             // An engine that has ended drops the connection, which is all there is to do.
             let _ = gateway.subscribe(subscriber).await;
@@ -138,9 +140,9 @@ pub(super) async fn serve<P: Pages>(
 }
 
 /// Writes a last answer, and gives the client a moment to read it.
-pub(super) async fn answer_and_close(mut stream: TcpStream, answer: &'static [u8]) {
+pub(super) async fn answer_and_close(mut stream: TcpStream, answer: impl AsRef<[u8]>) {
     let linger = async {
-        stream.write_all(answer).await?;
+        stream.write_all(answer.as_ref()).await?;
         stream.shutdown().await?;
         let mut rest = (&mut stream).take(LINGER_BYTES as u64);
         let mut scratch = [0; 4096];
@@ -180,7 +182,7 @@ mod tests {
 
     #[test]
     fn canned_answers_tell_their_true_length() {
-        for answer in [REQUEST_TIMEOUT, SERVICE_UNAVAILABLE, MISDIRECTED_REQUEST] {
+        for answer in [REQUEST_TIMEOUT, MISDIRECTED_REQUEST, refusal(TOO_MANY_REQUESTS, "no").as_bytes()] {
             let text = std::str::from_utf8(answer).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{text}");

@@ -3,40 +3,46 @@
 //! This module can be used without the rest of the pipeline; `examples/clock.rs` shows how. It serves
 //! `/subscribe/<namespace>` and hands every other path to the embedder's [`Pages`].
 
+mod connection;
 mod framing;
 mod http;
 mod http1;
+mod limits;
 mod listener;
 mod pages;
+mod proxies;
 mod socket;
 mod status;
 mod tls;
 mod topics;
 mod within_hyper;
 
-use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_rustls::TlsAcceptor;
+use ipnet::IpNet;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::fanout::Gateway;
-use socket::Socket;
+use limits::Limits;
 
 pub use http::PREFIX;
+pub use limits::{NamespaceLimit, NamespaceLimitError};
 pub use listener::listen;
 pub use pages::{NoPages, Page, Pages, Reply, text_page};
+pub use proxies::ClientAddress;
 pub use status::Stats;
 pub use tls::{Tls, TlsError};
 
 /// Connections over the limit that are told so at the same time; further ones are closed without a word.
 const REFUSALS: usize = 64;
+
+/// What those are told.
+const FULL: &str = "too many connections; try again in a moment.";
 
 /// What clients may use, and how long they may take.
 #[derive(Debug, Clone)]
@@ -45,6 +51,16 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Connections at the same time.
     pub max_connections: usize,
+    /// Connections at the same time from one address; for IPv6 from one network of 64 bits.
+    pub max_per_address: Option<usize>,
+    /// New connections a second from one address, and at most as many at once.
+    pub rate_per_address: Option<NonZeroU32>,
+    /// Streams at the same time of namespaces.
+    pub namespace_limits: Vec<NamespaceLimit>,
+    /// The proxies that are believed where a connection comes from: by the PROXY protocol, or by a header.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they tell.
+    pub client_address: ClientAddress,
     /// Time for a request's head to come, from connecting or from the end of the request before.
     pub head_timeout: Duration,
     /// Bytes of a request's head; a larger one is answered with 431. At least 8192.
@@ -64,6 +80,11 @@ impl Default for Config {
         Self {
             tls: None,
             max_connections: 50_000,
+            max_per_address: None,
+            rate_per_address: None,
+            namespace_limits: Vec::new(),
+            trusted_proxies: Vec::new(),
+            client_address: ClientAddress::default(),
             head_timeout: Duration::from_secs(10),
             max_head_bytes: 16 * 1024,
             max_target_bytes: 4096,
@@ -79,6 +100,7 @@ struct Shared<P> {
     gateway: Gateway,
     pages: P,
     config: watch::Receiver<Config>,
+    limits: Limits,
     stats: Arc<Stats>,
     shutdown: CancellationToken,
 }
@@ -106,7 +128,14 @@ pub async fn serve<P: Pages>(
     let permits = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
     let refusals = Arc::new(Semaphore::new(REFUSALS));
     let close_limit = config.borrow().close_limit;
-    let shared = Arc::new(Shared { gateway, pages, config, stats, shutdown: shutdown.clone() });
+    let shared = Arc::new(Shared {
+        gateway,
+        pages,
+        config,
+        limits: Limits::new(Arc::clone(&stats)),
+        stats,
+        shutdown: shutdown.clone(),
+    });
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -119,13 +148,13 @@ pub async fn serve<P: Pages>(
         let full = taken >= shared.config.borrow().max_connections;
         match Arc::clone(&permits).try_acquire_owned() {
             Ok(permit) if !full => {
-                connections.spawn(connection(stream, peer, permit, Arc::clone(&shared)));
+                connections.spawn(connection::serve(stream, peer.ip(), permit, Arc::clone(&shared)));
             }
             Ok(_) | Err(_) => {
                 shared.stats.refused.add(1);
                 if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
                     connections.spawn(async move {
-                        http1::answer_and_close(stream, http1::SERVICE_UNAVAILABLE).await;
+                        http1::answer_and_close(stream, http1::refusal(http1::SERVICE_UNAVAILABLE, FULL)).await;
                         drop(refusal);
                     });
                 }
@@ -137,95 +166,5 @@ pub async fn serve<P: Pages>(
     connections.close();
     if tokio::time::timeout(close_limit, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "connections cut off at the shutdown time limit");
-    }
-}
-
-/// Serves one connection in the protocol that its first bytes tell.
-async fn connection<P: Pages>(
-    mut stream: TcpStream,
-    peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
-    shared: Arc<Shared<P>>,
-) {
-    let config = shared.config();
-    let first = tokio::time::timeout(config.head_timeout, first_bytes(&mut stream));
-    let first = tokio::select! {
-        first = first => first,
-        () = shared.shutdown.cancelled() => return,
-    };
-    let plain = |ahead| Socket::new(stream, ahead, Arc::default());
-    match (first, config.tls) {
-        (Ok(Some((ahead, Protocol::Tls))), Some(tls)) => {
-            encrypted(plain(ahead), tls, config.head_timeout, peer, shared).await;
-            drop(permit);
-        }
-        (Ok(Some((_, Protocol::Http1 | Protocol::Http2))), Some(_)) => {
-            http1::answer_and_close(plain(Bytes::new()).stream, http1::MISDIRECTED_REQUEST).await;
-        }
-        (Ok(Some((ahead, Protocol::Http2))), None) => {
-            within_hyper::serve(plain(ahead), within_hyper::Version::Http2, peer, shared).await;
-            drop(permit);
-        }
-        // What is neither is answered as HTTP/1, which is to say refused.
-        (Ok(Some((ahead, Protocol::Http1 | Protocol::Tls))), None) => {
-            http1::serve(plain(Bytes::new()).stream, ahead, peer, permit, shared).await;
-        }
-        (Ok(None), _) => {}
-        (Err(_), _) => {
-            shared.stats.head_timeouts.add(1);
-            http1::answer_and_close(plain(Bytes::new()).stream, http1::REQUEST_TIMEOUT).await;
-        }
-    }
-}
-
-/// Shakes hands, which has the time of a request's head, then serves what ALPN has chosen.
-async fn encrypted<P: Pages>(socket: Socket, tls: Tls, limit: Duration, peer: SocketAddr, shared: Arc<Shared<P>>) {
-    let stream = match tokio::time::timeout(limit, TlsAcceptor::from(tls.0).accept(socket)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            shared.stats.tls_failures.add(1);
-            tracing::debug!(%error, %peer, "a TLS handshake failed");
-            return;
-        }
-        Err(_) => {
-            shared.stats.head_timeouts.add(1);
-            return;
-        }
-    };
-    let version = match stream.get_ref().1.alpn_protocol() {
-        Some(tls::HTTP2) => within_hyper::Version::Http2,
-        _ => within_hyper::Version::Http1,
-    };
-    within_hyper::serve(stream, version, peer, shared).await;
-}
-
-enum Protocol {
-    Http1,
-    Http2,
-    Tls,
-}
-
-/// RFC 9113, §3.4: what a client that knows the server speaks HTTP/2 sends first.
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// RFC 8446, §5.1: the type of the record that a client's first message comes in.
-const TLS_HANDSHAKE: u8 = 22;
-
-/// Reads until it is clear what this is; nothing if the peer goes before that.
-async fn first_bytes(stream: &mut TcpStream) -> Option<(Bytes, Protocol)> {
-    let mut read = BytesMut::with_capacity(1024);
-    loop {
-        if stream.read_buf(&mut read).await.ok()? == 0 {
-            return None;
-        }
-        if read.first() == Some(&TLS_HANDSHAKE) {
-            return Some((read.freeze(), Protocol::Tls));
-        }
-        if read.starts_with(HTTP2_PREFACE) {
-            return Some((read.freeze(), Protocol::Http2));
-        }
-        if !HTTP2_PREFACE.starts_with(&read) {
-            return Some((read.freeze(), Protocol::Http1));
-        }
     }
 }

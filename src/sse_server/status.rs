@@ -15,6 +15,14 @@ pub struct Stats {
     pub accept_errors: Counter,
     /// Connections whose request head did not come in time.
     pub head_timeouts: Counter,
+    /// Connections and streams refused because their address had too many.
+    pub refused_address: Counter,
+    /// Connections and streams refused because their address made too many too fast.
+    pub refused_rate: Counter,
+    /// Streams refused because a namespace had too many.
+    pub refused_namespace: Counter,
+    /// New connections let in without a look at their rate, because too many addresses made some.
+    pub rate_unknown: Counter,
     /// Failed TLS handshakes.
     pub tls_failures: Counter,
 }

@@ -1,7 +1,6 @@
 //! HTTP/2, and all HTTP over TLS: hyper frames the bodies, which read the same logs as the sockets do.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::PollSender;
 
 use super::Shared;
+use super::connection::Peer;
 use super::framing::PLAIN;
 use super::http::{Answer, Stream, answer, stream_headers};
 use super::pages::{Pages, text_page};
@@ -43,7 +43,7 @@ pub(super) enum Version {
 pub(super) async fn serve<P: Pages>(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     version: Version,
-    peer: SocketAddr,
+    peer: Peer,
     shared: Arc<Shared<P>>,
 ) {
     let config = shared.config();
@@ -93,17 +93,17 @@ pub(super) async fn serve<P: Pages>(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, %peer, "a connection failed");
+        tracing::debug!(%error, ?peer, "a connection failed");
     }
 }
 
 async fn respond<P: Pages>(
     request: Request<Incoming>,
-    peer: SocketAddr,
+    peer: Peer,
     shared: &Shared<P>,
 ) -> Response<Either<Full<Bytes>, impl Body<Data = Bytes, Error = Infallible> + use<P>>> {
     let (request, _body) = request.into_parts();
-    let Stream { gateway, info, snapshot } = match answer(&request, peer.ip(), shared).await {
+    let Stream { gateway, info, snapshot, admission } = match answer(&request, peer, shared).await {
         Answer::Page(page) => return page.map(Either::Left),
         Answer::Stream(stream) => stream,
     };
@@ -114,7 +114,7 @@ async fn respond<P: Pages>(
         sink: Sink::Body(PollSender::new(sender)),
         preamble: PLAIN.opening(),
         snapshot,
-        permit: None,
+        held: Some(Box::new(admission)),
     };
     if let Err(error) = gateway.subscribe(subscriber).await {
         return text_page(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).map(Either::Left);

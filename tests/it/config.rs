@@ -118,7 +118,21 @@ fn the_annotated_example_has_every_option_with_its_default() {
     }
     // Those without a default.
     let without: Vec<&str> = with_file.keys().filter(|key| !defaults.contains_key(*key)).map(String::as_str).collect();
-    assert_eq!(without, ["admin-token", "config", "instance", "shards", "tls-cert", "tls-key"]);
+    assert_eq!(
+        without,
+        [
+            "admin-token",
+            "config",
+            "instance",
+            "max-per-address",
+            "namespace-limit",
+            "rate-per-address",
+            "shards",
+            "tls-cert",
+            "tls-key",
+            "trusted-proxy",
+        ]
+    );
     let help = String::from_utf8(run(command().args(["serve", "--help"])).stdout).unwrap();
     for flag in help.split_whitespace().filter_map(|word| word.strip_prefix("--")) {
         let flag = flag.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());

@@ -17,6 +17,7 @@ mod config;
 mod contract;
 mod http;
 mod layers;
+mod limits;
 mod pages;
 mod shutdown;
 mod slow;

@@ -69,6 +69,14 @@ impl Tallycast {
         Self::spawn(command)
     }
 
+    /// Runs a shell that makes way for tallycast, with the variables that [`Tallycast::start`] would set.
+    pub(crate) fn spawn_limited(mut shell: Command, redis: &RedisServer) -> Self {
+        shell.env("REDIS_URL", redis.url());
+        let tallycast = Self::spawn(shell);
+        tallycast.until_ready();
+        tallycast
+    }
+
     /// Runs `command` on a free port of loopback.
     pub(crate) fn spawn(command: Command) -> Self {
         Self::spawn_at(command, 0)

@@ -1,0 +1,175 @@
+//! What one client may take, who it is behind a proxy, and what happens when files run out.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::{Event, EventSource, LIMIT, Raw, RedisServer, Tallycast, eventually, get};
+
+/// What a connection that sends a request for `path` is answered at once.
+fn answer(tallycast: &Tallycast, path: &str, more: &str) -> String {
+    let mut raw = Raw::connect(tallycast);
+    raw.send(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{more}\r\n"));
+    raw.head()
+}
+
+/// The seconds after which a refusal says to try again.
+fn retry_after(head: &str) -> u64 {
+    let (_, rest) = head.split_once("\r\nretry-after: ").unwrap_or_else(|| panic!("no retry-after in {head}"));
+    rest.split_once("\r\n").unwrap().0.parse().unwrap()
+}
+
+fn clients(tallycast: &Tallycast) -> Vec<String> {
+    let status = tallycast.json("/admin/status.json?sort=oldest");
+    let connections = status["connections"].as_array().unwrap();
+    connections.iter().map(|connection| connection["client_ip"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn an_address_has_no_more_connections_than_it_may() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--max-per-address", "3"]);
+    let first = Raw::subscribe(&tallycast, "/subscribe/raw");
+    let _others = [(); 2].map(|()| Raw::subscribe(&tallycast, "/subscribe/raw"));
+    let head = answer(&tallycast, "/healthz", "");
+    assert!(head.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{head}");
+    assert!((2..=10).contains(&retry_after(&head)));
+    drop(first);
+    eventually("one that left makes room", || answer(&tallycast, "/healthz", "").starts_with("HTTP/1.1 200 "));
+    assert!(tallycast.counter("/http/refused_address") >= 1);
+}
+
+#[test]
+fn an_address_makes_no_more_connections_than_it_may() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start_unready(&redis.url(), &["--rate-per-address", "1"]);
+    tallycast.wait_for_log("subscribed url");
+    // However slow the machine: ten connections in a row are not a second apart each.
+    let heads: Vec<String> = (0..10).map(|_| answer(&tallycast, "/healthz", "")).collect();
+    assert!(heads[0].starts_with("HTTP/1.1 200 "), "{}", heads[0]);
+    let refused = heads.iter().filter(|head| head.starts_with("HTTP/1.1 429 ")).count();
+    assert!(refused > 0, "{heads:?}");
+    eventually("the rate recovers", || {
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        answer(&tallycast, "/healthz", "").starts_with("HTTP/1.1 200 ")
+    });
+    assert!(tallycast.terminate().counters()["http"]["refused_rate"].as_u64().unwrap() >= refused as u64);
+}
+
+#[test]
+fn a_namespace_has_no_more_streams_than_it_may() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--namespace-limit", "/details=2"]);
+    let first = EventSource::open(&tallycast, "/subscribe/details/26");
+    let _second = EventSource::open_http2(&tallycast, "/subscribe/details/*");
+    let refused = get(&tallycast, "/subscribe/raw?topic=/details/27", &[]);
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.body, b"too many streams of /details; try again in a moment.\n");
+    assert!((2..=10).contains(&refused.header("retry-after").parse().unwrap()));
+    let _raw = EventSource::open(&tallycast, "/subscribe/raw");
+    drop(first);
+    eventually("one that left makes room", || {
+        answer(&tallycast, "/subscribe/details/27", "").starts_with("HTTP/1.1 200 ")
+    });
+    assert!(tallycast.counter("/http/refused_namespace") >= 1);
+}
+
+#[test]
+fn a_trusted_proxy_tells_whose_a_request_is_and_others_do_not() {
+    let redis = RedisServer::start();
+    let trusting = Tallycast::start(&redis, &["--trusted-proxy", "127.0.0.0/8", "--max-per-address", "1"]);
+    let forwarded = "x-forwarded-for: 6.6.6.6, 1.1.1.1, 127.0.0.2\r\n";
+    let subscribe = |tallycast: &Tallycast, more: &str| {
+        let mut raw = Raw::connect(tallycast);
+        raw.send(&format!("GET /subscribe/raw HTTP/1.1\r\nhost: localhost\r\n{more}\r\n"));
+        let head = raw.head();
+        (raw, head)
+    };
+    let (_first, head) = subscribe(&trusting, forwarded);
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!(clients(&trusting), ["1.1.1.1"]);
+    let (_second, head) = subscribe(&trusting, forwarded);
+    assert!(head.starts_with("HTTP/1.1 429 "), "{head}");
+    let (_other, head) = subscribe(&trusting, "x-forwarded-for: 2.2.2.2\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+
+    let by_rfc = Tallycast::start(&redis, &["--trusted-proxy", "127.0.0.1", "--client-address-header", "forwarded"]);
+    let (_stream, _) = subscribe(&by_rfc, "forwarded: for=\"[2001:db8::1]:80\"\r\nx-forwarded-for: 6.6.6.6\r\n");
+    assert_eq!(clients(&by_rfc), ["2001:db8::1"]);
+
+    let careful = Tallycast::start(&redis, &[]);
+    let (_stream, _) = subscribe(&careful, forwarded);
+    assert_eq!(clients(&careful), ["127.0.0.1"]);
+}
+
+#[test]
+fn the_proxy_protocol_is_believed_of_trusted_proxies_only() {
+    let redis = RedisServer::start();
+    let trusting = Tallycast::start(&redis, &["--trusted-proxy", "127.0.0.1"]);
+    let request = "GET /subscribe/raw HTTP/1.1\r\nhost: localhost\r\nx-forwarded-for: 6.6.6.6\r\n\r\n";
+    let mut version_1 = Raw::connect(&trusting);
+    // In pieces, as a network may bring it.
+    version_1.send("PROXY TCP6 2001:db8::1 2001:db8::2 ");
+    version_1.send(&format!("1 2\r\n{request}"));
+    assert!(version_1.head().starts_with("HTTP/1.1 200 "));
+    let mut version_2 = Raw::connect(&trusting);
+    version_2.send("\r\n\r\n\0\r\nQUIT\n\u{21}\u{11}\0\u{c}\u{1}\u{2}\u{3}\u{4}\u{5}\u{6}\u{7}\u{8}\0\u{1}\0\u{2}");
+    version_2.send(request);
+    assert!(version_2.head().starts_with("HTTP/1.1 200 "));
+    assert_eq!(clients(&trusting), ["2001:db8::1", "1.2.3.4"]);
+    redis.publish_scores(["26"]);
+    for mut raw in [version_1, version_2] {
+        raw.expect("d\r\n: tallycast\n\n\r\n");
+        assert_eq!(raw.chunk(), "data:26\n\n");
+    }
+    // A header that is not valid, and one from elsewhere.
+    assert_eq!(Raw::request(&trusting, "PROXY TCP4 nonsense\r\n").read_to_the_end(), "");
+    let careful = Tallycast::start(&redis, &[]);
+    let mut raw = Raw::request(&careful, &format!("PROXY TCP4 1.1.1.1 2.2.2.2 3 4\r\n{request}"));
+    assert!(raw.read_to_the_end().starts_with("HTTP/1.1 400 "));
+}
+
+#[test]
+fn without_files_left_it_serves_those_it_has_and_accepts_again_when_it_can() {
+    let redis = RedisServer::start();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 48; exec \"$0\" serve", env!("CARGO_BIN_EXE_tallycast")]);
+    let tallycast = Tallycast::spawn_limited(limited, &redis);
+    let raw = EventSource::open(&tallycast, "/subscribe/raw");
+    let crowd: Vec<TcpStream> =
+        (0..60).map(|_| TcpStream::connect_timeout(&tallycast.address, LIMIT).unwrap()).collect();
+    tallycast.wait_for_log("cannot accept a connection");
+    redis.publish_scores(["26"]);
+    assert_eq!(raw.next(), Event::message("26"));
+    drop(crowd);
+    let _late = EventSource::open(&tallycast, "/subscribe/raw");
+    let counters: Value = tallycast.json("/admin/counters.json");
+    assert!(counters["http"]["accept_errors"].as_u64().unwrap() > 0, "{counters}");
+    redis.publish_scores(["27"]);
+    assert_eq!(raw.next(), Event::message("27"));
+}
+
+#[test]
+fn a_crowd_that_is_refused_does_not_keep_others_waiting() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--max-connections", "4"]);
+    let raw = EventSource::open(&tallycast, "/subscribe/raw");
+    let crowd: Vec<TcpStream> =
+        (0..300).map(|_| TcpStream::connect_timeout(&tallycast.address, LIMIT).unwrap()).collect();
+    redis.publish_scores(["26"]);
+    assert_eq!(raw.next(), Event::message("26"));
+    let mut refused = 0;
+    for mut stream in crowd {
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut answer = [0; 12];
+        if matches!(stream.read(&mut answer), Ok(count) if answer[..count].starts_with(b"HTTP/1.1 503")) {
+            refused += 1;
+            if refused == 10 {
+                break;
+            }
+        }
+    }
+    assert_eq!(refused, 10);
+}
