@@ -1,6 +1,5 @@
 //! One connection: where it comes from, whether it may, and which protocol its first bytes tell.
 
-use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 
+use super::limits::Admission;
 use super::pages::Pages;
 use super::proxies::{Announced, announced, is_trusted};
 use super::socket::Socket;
@@ -19,7 +19,11 @@ use super::within_hyper::Version;
 use super::{Config, Shared, http1, within_hyper};
 
 /// What a connection holds as long as it lives, wherever it goes.
-pub(super) type Held = Box<dyn Any + Send>;
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) admission: Admission,
+}
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -63,10 +67,10 @@ pub(super) async fn serve<P: Pages>(
             return http1::answer_and_close(stream, http1::REQUEST_TIMEOUT).await;
         }
     };
-    let mut held: Held = Box::new(permit);
+    let mut held = Held { _permit: permit, admission: Admission::default() };
     if !peer.is_proxy {
         match shared.limits.admit(peer.address, &config) {
-            Ok(admission) => held = Box::new((held, admission)),
+            Ok(admission) => held.admission = admission,
             // To tell those who speak TLS would cost a handshake.
             Err(_) if protocol == Protocol::Tls => return,
             Err(refusal) => {

@@ -66,7 +66,13 @@ enum End {
 }
 
 /// Serves one connection.
-pub(super) async fn serve<P: Pages>(stream: TcpStream, ahead: Bytes, peer: Peer, held: Held, shared: Arc<Shared<P>>) {
+pub(super) async fn serve<P: Pages>(
+    stream: TcpStream,
+    ahead: Bytes,
+    peer: Peer,
+    mut held: Held,
+    shared: Arc<Shared<P>>,
+) {
     let wanted = Arc::new(Mutex::new(None::<Wanted>));
     let flushed = Arc::new(AtomicBool::new(false));
     let service = service_fn({
@@ -119,6 +125,7 @@ pub(super) async fn serve<P: Pages>(stream: TcpStream, ahead: Bytes, peer: Peer,
     let socket = connection.into_parts().io.into_inner().stream;
     match end {
         End::Stream((Stream { gateway, info, snapshot, admission }, version)) => {
+            held.admission.join(admission);
             let framing = if version == Version::HTTP_10 { &PLAIN } else { &CHUNKED };
             let subscriber = Subscriber {
                 info,
@@ -126,7 +133,7 @@ pub(super) async fn serve<P: Pages>(stream: TcpStream, ahead: Bytes, peer: Peer,
                 sink: Sink::Socket(socket),
                 preamble: preamble(version, framing),
                 snapshot,
-                held: Some(Box::new((held, admission))),
+                held: Some(Box::new(held)),
             };
             // An engine that has ended drops the connection, which is all there is to do.
             let _ = gateway.subscribe(subscriber).await;

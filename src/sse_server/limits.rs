@@ -1,5 +1,6 @@
 //! How many connections, and how many new ones, an address or a namespace may have.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
@@ -115,11 +116,19 @@ impl<K: Hash + Eq> Drop for Counted<K> {
     }
 }
 
-/// What is given back when a connection or stream ends.
+/// What is given back when a connection or stream ends. Takes no memory of its own while there is nothing.
 #[derive(Debug, Default)]
-pub(super) struct Admission {
-    _address: Option<Counted<Client>>,
-    _namespaces: Vec<Counted<Namespace>>,
+pub(super) struct Admission(Vec<Box<dyn Any + Send>>);
+
+impl Admission {
+    pub(super) fn add(&mut self, held: impl Any + Send) {
+        self.0.push(Box::new(held));
+    }
+
+    /// Takes over all of `other`.
+    pub(super) fn join(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
 }
 
 /// New connections by address; at most [`MAX_ADDRESSES`] are known of.
@@ -156,7 +165,9 @@ impl Limits {
         if counted.is_err() {
             self.stats.refused_address.add(1);
         }
-        Ok(Admission { _address: Some(counted?), _namespaces: Vec::new() })
+        let mut admission = Admission::default();
+        admission.add(counted?);
+        Ok(admission)
     }
 
     /// Lets a stream of `topics` in, if the limits of all namespaces that it is in do.
@@ -172,7 +183,7 @@ impl Limits {
                     self.stats.refused_namespace.add(1);
                     return Err(Refusal::Namespace(namespace.clone()));
                 };
-                admission._namespaces.push(counted);
+                admission.add(counted);
             }
         }
         Ok(())

@@ -38,7 +38,7 @@ fn an_address_has_no_more_connections_than_it_may() {
     assert!((2..=10).contains(&retry_after(&head)));
     drop(first);
     eventually("one that left makes room", || answer(&tallycast, "/healthz", "").starts_with("HTTP/1.1 200 "));
-    assert!(tallycast.counter("/http/refused_address") >= 1);
+    assert!(tallycast.terminate().counters()["http"]["refused_address"].as_u64() >= Some(1));
 }
 
 #[test]
