@@ -47,7 +47,7 @@ const LOST = [
   ["Refused by rate", "http", "refused_rate"],
   ["Refused by namespace", "http", "refused_namespace"],
   ["Failed accepts", "http", "accept_errors"],
-  ["Idle or slow requests ended", "http", "head_timeouts"],
+  ["Requests too slow", "http", "head_timeouts"],
 ];
 
 /** @type {Sample[]} */

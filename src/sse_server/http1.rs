@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
@@ -24,7 +24,7 @@ use super::framing::{CHUNKED, EventStream, PLAIN};
 use super::http::{Answer, Stream, answer, stream_headers};
 use super::limits::retry_after;
 use super::pages::Pages;
-use super::socket::Socket;
+use super::socket::{Marks, Socket};
 use crate::fanout::{Sink, Subscriber};
 
 /// The answer to a request whose head does not come (RFC 9110, §15.5.9).
@@ -74,19 +74,21 @@ pub(super) async fn serve<P: Pages>(
     shared: Arc<Shared<P>>,
 ) {
     let wanted = Arc::new(Mutex::new(None::<Wanted>));
-    let flushed = Arc::new(AtomicBool::new(false));
+    let marks = Arc::<Marks>::default();
     let service = service_fn({
-        let (wanted, flushed, shared) = (Arc::clone(&wanted), Arc::clone(&flushed), Arc::clone(&shared));
+        let (wanted, marks, shared) = (Arc::clone(&wanted), Arc::clone(&marks), Arc::clone(&shared));
         move |request: Request<_>| {
-            let (wanted, flushed, shared) = (Arc::clone(&wanted), Arc::clone(&flushed), Arc::clone(&shared));
+            let (wanted, marks, shared) = (Arc::clone(&wanted), Arc::clone(&marks), Arc::clone(&shared));
             // Boxed, because hyper gives the socket back only of connections that can be moved.
             Box::pin(async move {
                 let (request, _body): (_, hyper::body::Incoming) = request.into_parts();
+                // What comes from now on is another request.
+                marks.read.store(false, Ordering::Release);
                 match answer(&request, peer, &shared).await {
                     Answer::Page(page) => Ok::<_, Infallible>(page),
                     Answer::Stream(stream) => {
                         // What hyper wrote before must be on the socket before the stream is.
-                        flushed.store(false, Ordering::Release);
+                        marks.flushed.store(false, Ordering::Release);
                         *wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some((stream, request.version));
                         pending().await
                     }
@@ -99,7 +101,7 @@ pub(super) async fn serve<P: Pages>(
         .timer(TokioTimer::new())
         .header_read_timeout(config.head_timeout)
         .max_buf_size(config.max_head_bytes)
-        .serve_connection(TokioIo::new(Socket::new(stream, ahead, Arc::clone(&flushed))), service);
+        .serve_connection(TokioIo::new(Socket::new(stream, ahead, Arc::clone(&marks))), service);
     let end = {
         let mut shutdown = pin!(shared.shutdown.cancelled());
         let mut closing = false;
@@ -109,7 +111,7 @@ pub(super) async fn serve<P: Pages>(
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
             let polled = connection.poll_without_shutdown(context);
-            if flushed.load(Ordering::Acquire)
+            if marks.flushed.load(Ordering::Acquire)
                 && let Some(wanted) = wanted.lock().unwrap_or_else(PoisonError::into_inner).take()
             {
                 return Poll::Ready(End::Stream(wanted));
@@ -138,6 +140,8 @@ pub(super) async fn serve<P: Pages>(
             // An engine that has ended drops the connection, which is all there is to do.
             let _ = gateway.subscribe(subscriber).await;
         }
+        // Kept for a next request, which was not needed.
+        End::HeadTimeout if !marks.read.load(Ordering::Acquire) => answer_and_close(socket, b"").await,
         End::HeadTimeout => {
             shared.stats.head_timeouts.add(1);
             answer_and_close(socket, REQUEST_TIMEOUT).await;

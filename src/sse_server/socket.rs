@@ -1,5 +1,5 @@
 //! The socket as hyper sees it while it reads the request: bytes read ahead come first, and it is known when all that
-//! hyper had to write is written, so that the socket can be taken back.
+//! hyper had to write is written, so that the socket can be taken back, and whether a request has begun.
 
 use std::io;
 use std::pin::Pin;
@@ -16,13 +16,21 @@ use tokio::net::TcpStream;
 pub(super) struct Socket {
     pub(super) stream: TcpStream,
     ahead: Bytes,
-    /// Set whenever the writer above flushes, which hyper does only when its own buffer is empty.
-    flushed: Arc<AtomicBool>,
+    marks: Arc<Marks>,
+}
+
+/// What has happened at a socket. Whoever waits for it to happen again takes the mark away.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// The writer above has flushed, which hyper does only when its own buffer is empty.
+    pub(super) flushed: AtomicBool,
+    /// Bytes have come.
+    pub(super) read: AtomicBool,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, ahead: Bytes, flushed: Arc<AtomicBool>) -> Self {
-        Self { stream, ahead, flushed }
+    pub(super) fn new(stream: TcpStream, ahead: Bytes, marks: Arc<Marks>) -> Self {
+        Self { stream, ahead, marks }
     }
 }
 
@@ -33,11 +41,17 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
+            let before = buffer.filled().len();
+            let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+            if buffer.filled().len() > before {
+                self.marks.read.store(true, Ordering::Release);
+            }
+            return polled;
         }
         let count = self.ahead.len().min(buffer.remaining());
         buffer.put_slice(&self.ahead[..count]);
         self.ahead.advance(count);
+        self.marks.read.store(true, Ordering::Release);
         Poll::Ready(Ok(()))
     }
 }
@@ -61,7 +75,7 @@ impl AsyncWrite for Socket {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        self.flushed.store(true, Ordering::Release);
+        self.marks.flushed.store(true, Ordering::Release);
         Poll::Ready(Ok(()))
     }
 

@@ -111,16 +111,17 @@ fn a_head_that_does_not_come_is_answered_with_408() {
 }
 
 #[test]
-fn a_connection_on_which_no_further_request_comes_is_closed() {
+fn a_connection_that_is_kept_for_later_is_closed_without_a_word_unless_a_request_has_begun() {
     let tallycast = without_broker(&["--head-timeout", "200ms"]);
-    for further in ["", "GET /hea"] {
+    for (further, end_of_answer) in [("", ""), ("GET /hea", "HTTP/1.1 408 Request Timeout\r\n")] {
         let mut raw = Raw::request(&tallycast, "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
         assert!(raw.head().starts_with("HTTP/1.1 200 OK\r\n"));
         raw.expect("alive\n");
         raw.send(further);
         let end = raw.read_to_the_end();
-        assert!(end.is_empty() || end.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{end}");
+        assert!(end.starts_with(end_of_answer) && end.is_empty() == further.is_empty(), "{end}");
     }
+    assert_eq!(tallycast.counter("/http/head_timeouts"), 1);
 }
 
 #[test]
