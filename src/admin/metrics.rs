@@ -3,6 +3,7 @@
 //! The stages count with their own atomics, which cost nothing but an addition; here their values are named. Names and
 //! what to do when one moves are in `docs/operations.md`.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use hyper::StatusCode;
@@ -149,12 +150,14 @@ impl Scrape {
         super::status::unix_seconds(self.status.started_at) as f64
     }
 
-    /// Readers by framing, with the name that operators know a transport by.
-    fn transports(&self) -> [(&'static str, usize); 2] {
-        let readers = |framing: &str| {
-            self.feeds.iter().filter(|feed| feed.framing == framing).map(|feed| feed.readers).sum::<usize>()
-        };
-        [("sse", readers("sse+chunked")), ("sse-unchunked", readers("sse"))]
+    /// Readers by framing, which tells transport and coding.
+    fn transports(&self) -> BTreeMap<&'static str, usize> {
+        // Those that most have, so that they are there from the start.
+        let mut readers = BTreeMap::from([("sse", 0), ("sse+chunked", 0)]);
+        for feed in &self.feeds {
+            *readers.entry(feed.framing).or_default() += feed.readers;
+        }
+        readers
     }
 }
 

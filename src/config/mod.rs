@@ -21,7 +21,7 @@ use crate::admin::Token;
 use crate::decode::{Route, Routes};
 use crate::fanout::NamespacePolicy;
 use crate::source::redis::{RedisUrl, TotalsKey};
-use crate::sse_server::{ClientAddress, NamespaceLimit};
+use crate::sse_server::{ClientAddress, Compression, NamespaceLimit};
 use crate::{fanout, source, sse_server, tally};
 use file::File;
 
@@ -298,6 +298,10 @@ struct ServerOptions {
         value_name = "NAME"
     )]
     client_address_header: ClientAddressHeader,
+    /// Which streams are compressed, by gzip or zstd, for clients that accept it: none; those that no proxy is seen in
+    /// front of (by a via header, or --trusted-proxy), because proxies may hold compressed streams back; or all
+    #[arg(long, env = "TALLYCAST_COMPRESSION", default_value = "direct", value_enum, value_name = "WHICH")]
+    compression: CompressionOption,
     /// How long a request's head may take to come
     #[arg(long, env = "TALLYCAST_HEAD_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = duration)]
     head_timeout: Duration,
@@ -318,6 +322,17 @@ struct ServerOptions {
     /// Serve neither /admin nor /metrics
     #[arg(long, env = "TALLYCAST_NO_ADMIN")]
     no_admin: bool,
+}
+
+/// Which streams are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CompressionOption {
+    /// None.
+    Off,
+    /// Those without a proxy.
+    Direct,
+    /// All.
+    Always,
 }
 
 /// A header with the client's address.
@@ -540,6 +555,11 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             rate_per_address: pipeline.server.rate_per_address,
             namespace_limits: pipeline.server.namespace_limits,
             trusted_proxies: pipeline.server.trusted_proxies,
+            compression: match pipeline.server.compression {
+                CompressionOption::Off => Compression::Off,
+                CompressionOption::Direct => Compression::Direct,
+                CompressionOption::Always => Compression::Always,
+            },
             client_address: match pipeline.server.client_address_header {
                 ClientAddressHeader::XForwardedFor => ClientAddress::XForwardedFor,
                 ClientAddressHeader::Forwarded => ClientAddress::Forwarded,
@@ -636,7 +656,7 @@ impl fmt::Display for EffectiveOption {
 }
 
 /// The options that SIGHUP changes without dropping a connection.
-const RELOADABLE: [&str; 12] = [
+const RELOADABLE: [&str; 13] = [
     "route",
     "log",
     "max-connections",
@@ -645,6 +665,7 @@ const RELOADABLE: [&str; 12] = [
     "namespace-limit",
     "trusted-proxy",
     "client-address-header",
+    "compression",
     "head-timeout",
     "max-head-bytes",
     "tls-cert",

@@ -5,12 +5,29 @@ use std::io::Write;
 
 use bytes::Bytes;
 
+use super::coding::Coding;
 use crate::fanout::{Framing, Message};
 
-/// Server-Sent Events, each batch as one chunk of HTTP/1.1's chunked coding.
-pub(super) static CHUNKED: EventStream = EventStream { name: "sse+chunked", chunked: true };
-/// Server-Sent Events as they are, for HTTP/1.0 and for layers that frame bodies themselves (HTTP/2).
-pub(super) static PLAIN: EventStream = EventStream { name: "sse", chunked: false };
+/// The framings: chunked for HTTP/1.1, where the engine writes to the socket; not for HTTP/1.0 and for layers that frame
+/// bodies themselves (HTTP/2, TLS). Each in every coding.
+static FRAMINGS: [EventStream; 6] = [
+    EventStream { name: "sse+chunked", chunked: true, coding: Coding::Identity },
+    EventStream { name: "sse+gzip+chunked", chunked: true, coding: Coding::Gzip },
+    EventStream { name: "sse+zstd+chunked", chunked: true, coding: Coding::Zstd },
+    EventStream { name: "sse", chunked: false, coding: Coding::Identity },
+    EventStream { name: "sse+gzip", chunked: false, coding: Coding::Gzip },
+    EventStream { name: "sse+zstd", chunked: false, coding: Coding::Zstd },
+];
+
+/// The framing of event streams in `coding`, each batch as one chunk of HTTP/1.1's chunked coding or as it is.
+pub(super) fn framing(chunked: bool, coding: Coding) -> &'static EventStream {
+    let place = match coding {
+        Coding::Identity => 0,
+        Coding::Gzip => 1,
+        Coding::Zstd => 2,
+    };
+    &FRAMINGS[if chunked { place } else { place + 3 }]
+}
 
 /// The comment that opens every stream, so that clients see the head before the first event.
 const OPENING: &[u8] = b": tallycast\n\n";
@@ -23,12 +40,26 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 pub(super) struct EventStream {
     name: &'static str,
     chunked: bool,
+    coding: Coding,
 }
 
 impl EventStream {
     /// What is sent right after the response's head.
     pub(super) fn opening(&self) -> Bytes {
-        self.finish(OPENING.to_vec())
+        self.chunk([self.coding.start(), &self.coding.block(OPENING.to_vec())].concat())
+    }
+
+    /// What is in its coding already, ready for the wire.
+    fn chunk(&self, bytes: Vec<u8>) -> Bytes {
+        if !self.chunked {
+            return bytes.into();
+        }
+        let mut chunk = Vec::with_capacity(bytes.len() + 20);
+        // Writing to a vector cannot fail.
+        let _ = write!(chunk, "{:x}\r\n", bytes.len());
+        chunk.extend_from_slice(&bytes);
+        chunk.extend_from_slice(b"\r\n");
+        chunk.into()
     }
 }
 
@@ -54,15 +85,7 @@ impl Framing for EventStream {
     }
 
     fn finish(&self, batch: Vec<u8>) -> Bytes {
-        if !self.chunked {
-            return batch.into();
-        }
-        let mut chunk = Vec::with_capacity(batch.len() + 20);
-        // Writing to a vector cannot fail.
-        let _ = write!(chunk, "{:x}\r\n", batch.len());
-        chunk.extend_from_slice(&batch);
-        chunk.extend_from_slice(b"\r\n");
-        chunk.into()
+        self.chunk(self.coding.block(batch))
     }
 
     fn keep_alive(&self) -> Bytes {
@@ -109,12 +132,32 @@ mod tests {
     use super::*;
     use crate::fanout::{Namespace, Tally};
 
+    fn plain() -> &'static EventStream {
+        framing(false, Coding::Identity)
+    }
+
+    fn chunked() -> &'static EventStream {
+        framing(true, Coding::Identity)
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: std::collections::HashSet<_> = FRAMINGS.iter().map(|framing| framing.name).collect();
+        assert_eq!(names.len(), FRAMINGS.len());
+        for coding in [Coding::Identity, Coding::Gzip, Coding::Zstd] {
+            for chunked in [false, true] {
+                let framing = framing(chunked, coding);
+                assert_eq!((framing.chunked, framing.coding), (chunked, coding));
+            }
+        }
+    }
+
     fn framed(event: Option<&str>, text: &str) -> String {
         let mut message = Message::text(Namespace::root(), text);
         message.event = event.map(Arc::from);
         let mut batch = Vec::new();
-        PLAIN.message(&message, &mut batch);
-        String::from_utf8(PLAIN.finish(batch).to_vec()).unwrap()
+        plain().message(&message, &mut batch);
+        String::from_utf8(plain().finish(batch).to_vec()).unwrap()
     }
 
     #[test]
@@ -131,18 +174,18 @@ mod tests {
 
     #[test]
     fn exact_chunks() {
-        assert_eq!(CHUNKED.finish(b"data:1F602\n\n".to_vec()), "c\r\ndata:1F602\n\n\r\n");
-        assert_eq!(CHUNKED.keep_alive(), "e\r\n: keep-alive\n\n\r\n");
-        assert_eq!(CHUNKED.opening(), "d\r\n: tallycast\n\n\r\n");
-        assert_eq!(CHUNKED.closing(), "0\r\n\r\n");
-        assert_eq!(PLAIN.closing(), "");
+        assert_eq!(chunked().finish(b"data:1F602\n\n".to_vec()), "c\r\ndata:1F602\n\n\r\n");
+        assert_eq!(chunked().keep_alive(), "e\r\n: keep-alive\n\n\r\n");
+        assert_eq!(chunked().opening(), "d\r\n: tallycast\n\n\r\n");
+        assert_eq!(chunked().closing(), "0\r\n\r\n");
+        assert_eq!(plain().closing(), "");
     }
 
     #[test]
     fn a_tally_is_one_line_of_json() {
         let tally: Tally = [("1F602".to_owned(), 3)].into_iter().collect();
         let mut batch = Vec::new();
-        PLAIN.message(&Message::tally(Namespace::root(), tally), &mut batch);
+        plain().message(&Message::tally(Namespace::root(), tally), &mut batch);
         assert_eq!(batch, b"data:{\"1F602\":3}\n\n");
     }
 

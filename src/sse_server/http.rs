@@ -17,17 +17,19 @@ use std::time::SystemTime;
 use http_body_util::Full;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    USER_AGENT, VARY, VIA,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode, Version};
 
-use super::Shared;
+use super::coding::{Coding, accepted};
 use super::connection::Peer;
 use super::limits::{Admission, Refusal, retry_after};
 use super::pages::{Page, Pages, Reply, text_page};
 use super::proxies::client;
 use super::topics::topics;
+use super::{Compression, Shared};
 use crate::fanout::{ConnectionInfo, Gateway, NoTotals, Topics};
 
 /// Streams are below this path.
@@ -52,6 +54,8 @@ pub(super) struct Stream {
     pub(super) info: ConnectionInfo,
     /// Whether it begins with the totals.
     pub(super) snapshot: bool,
+    /// How it is compressed.
+    pub(super) coding: Coding,
     /// Given back when it ends.
     pub(super) admission: Admission,
 }
@@ -121,19 +125,30 @@ fn stream<P>(
     peer: Peer,
     shared: &Shared<P>,
 ) -> Result<Answer, Page> {
+    let config = shared.config.borrow();
+    let coding = coding(request, peer, config.compression);
     if request.method == Method::HEAD {
         let mut page = Response::new(Full::default());
-        *page.headers_mut() = stream_headers(request.version);
+        *page.headers_mut() = stream_headers(request.version, coding);
         return Err(page);
     }
-    let config = shared.config.borrow();
     let (mut client_ip, mut admission) = (peer.address, Admission::default());
     if peer.is_proxy {
         client_ip = client(&request.headers, config.client_address, &config.trusted_proxies, peer.address);
         admission = shared.limits.admit(client_ip, &config).map_err(|refusal| refused(&refusal))?;
     }
     let info = connection_info(request, topics, client_ip);
-    Ok(Answer::Stream(Stream { gateway, info, snapshot: false, admission }))
+    Ok(Answer::Stream(Stream { gateway, info, snapshot: false, coding, admission }))
+}
+
+/// The coding of a stream. gzip before zstd: every browser reads a gzip stream block by block.
+fn coding(request: &Parts, peer: Peer, compression: Compression) -> Coding {
+    let direct = !peer.is_proxy && !request.headers.contains_key(VIA);
+    match compression {
+        Compression::Always => accepted(&request.headers, [Coding::Gzip, Coding::Zstd]),
+        Compression::Direct if direct => accepted(&request.headers, [Coding::Gzip, Coding::Zstd]),
+        Compression::Direct | Compression::Off => Coding::Identity,
+    }
 }
 
 fn refused(refusal: &Refusal) -> Page {
@@ -167,7 +182,7 @@ fn connection_info(request: &Parts, topics: Topics, client_ip: IpAddr) -> Connec
 }
 
 /// The headers of a stream, without those that only its framing needs.
-pub(super) fn stream_headers(version: Version) -> HeaderMap {
+pub(super) fn stream_headers(version: Version, coding: Coding) -> HeaderMap {
     let mut headers = HeaderMap::from_iter([
         (CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
         (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
@@ -181,6 +196,10 @@ pub(super) fn stream_headers(version: Version) -> HeaderMap {
         Version::HTTP_10 => headers.insert(CONNECTION, HeaderValue::from_static("close")),
         _ => None,
     };
+    if let Some(name) = coding.name() {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
+        headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    }
     headers
 }
 

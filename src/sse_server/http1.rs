@@ -19,8 +19,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Shared;
+use super::coding::Coding;
 use super::connection::{Held, Peer};
-use super::framing::{CHUNKED, EventStream, PLAIN};
+use super::framing::{EventStream, framing};
 use super::http::{Answer, Stream, answer, stream_headers};
 use super::limits::retry_after;
 use super::pages::Pages;
@@ -126,14 +127,14 @@ pub(super) async fn serve<P: Pages>(
     };
     let socket = connection.into_parts().io.into_inner().stream;
     match end {
-        End::Stream((Stream { gateway, info, snapshot, admission }, version)) => {
+        End::Stream((Stream { gateway, info, snapshot, coding, admission }, version)) => {
             held.admission.join(admission);
-            let framing = if version == Version::HTTP_10 { &PLAIN } else { &CHUNKED };
+            let framing = framing(version != Version::HTTP_10, coding);
             let subscriber = Subscriber {
                 info,
                 framing,
                 sink: Sink::Socket(socket),
-                preamble: preamble(version, framing),
+                preamble: preamble(version, coding, framing),
                 snapshot,
                 held: Some(Box::new(held)),
             };
@@ -165,9 +166,9 @@ pub(super) async fn answer_and_close(mut stream: TcpStream, answer: impl AsRef<[
 }
 
 /// The response's head and the stream's first comment (RFC 9112, §4).
-fn preamble(version: Version, framing: &EventStream) -> Bytes {
+fn preamble(version: Version, coding: Coding, framing: &EventStream) -> Bytes {
     let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
-    let headers: HeaderMap = stream_headers(version);
+    let headers: HeaderMap = stream_headers(version, coding);
     for (name, value) in &headers {
         write_header(&mut head, name.as_str(), value.as_bytes());
     }

@@ -3,6 +3,7 @@
 //! This module can be used without the rest of the pipeline; `examples/clock.rs` shows how. It serves
 //! `/subscribe/<namespace>` and hands every other path to the embedder's [`Pages`].
 
+mod coding;
 mod connection;
 mod framing;
 mod http;
@@ -30,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use crate::fanout::Gateway;
 use limits::Limits;
 
+pub use coding::{Coding, accepted};
 pub use http::PREFIX;
 pub use limits::{NamespaceLimit, NamespaceLimitError};
 pub use listener::listen;
@@ -43,6 +45,19 @@ const REFUSALS: usize = 64;
 
 /// What those are told.
 const FULL: &str = "too many connections; try again in a moment.";
+
+/// Which streams are compressed for clients that accept it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// None.
+    Off,
+    /// Those that no proxy is seen in front of (by `via`, or because it is trusted): proxies have held compressed streams
+    /// back until they had enough of them.
+    #[default]
+    Direct,
+    /// All.
+    Always,
+}
 
 /// What clients may use, and how long they may take.
 #[derive(Debug, Clone)]
@@ -61,6 +76,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// The header in which they tell.
     pub client_address: ClientAddress,
+    /// Which streams are compressed for clients that accept it.
+    pub compression: Compression,
     /// Time for a request's head to come, from connecting or from the end of the request before.
     pub head_timeout: Duration,
     /// Bytes of a request's head; a larger one is answered with 431. At least 8192.
@@ -85,6 +102,7 @@ impl Default for Config {
             namespace_limits: Vec::new(),
             trusted_proxies: Vec::new(),
             client_address: ClientAddress::default(),
+            compression: Compression::default(),
             head_timeout: Duration::from_secs(10),
             max_head_bytes: 16 * 1024,
             max_target_bytes: 4096,

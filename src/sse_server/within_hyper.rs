@@ -20,7 +20,7 @@ use tokio_util::sync::PollSender;
 
 use super::Shared;
 use super::connection::Peer;
-use super::framing::PLAIN;
+use super::framing::framing;
 use super::http::{Answer, Stream, answer, stream_headers};
 use super::pages::{Pages, text_page};
 use crate::fanout::{Sink, Subscriber};
@@ -103,16 +103,17 @@ async fn respond<P: Pages>(
     shared: &Shared<P>,
 ) -> Response<Either<Full<Bytes>, impl Body<Data = Bytes, Error = Infallible> + use<P>>> {
     let (request, _body) = request.into_parts();
-    let Stream { gateway, info, snapshot, admission } = match answer(&request, peer, shared).await {
+    let Stream { gateway, info, snapshot, coding, admission } = match answer(&request, peer, shared).await {
         Answer::Page(page) => return page.map(Either::Left),
         Answer::Stream(stream) => stream,
     };
     let (sender, batches) = mpsc::channel(BODY_BATCHES);
+    let framing = framing(false, coding);
     let subscriber = Subscriber {
         info,
-        framing: &PLAIN,
+        framing,
         sink: Sink::Body(PollSender::new(sender)),
-        preamble: PLAIN.opening(),
+        preamble: framing.opening(),
         snapshot,
         held: Some(Box::new(admission)),
     };
@@ -121,6 +122,6 @@ async fn respond<P: Pages>(
     }
     let frames = ReceiverStream::new(batches).map(|batch| Ok::<_, Infallible>(Frame::data(batch)));
     let mut response = Response::new(Either::Right(StreamBody::new(frames)));
-    *response.headers_mut() = stream_headers(request.version);
+    *response.headers_mut() = stream_headers(request.version, coding);
     response
 }

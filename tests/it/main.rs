@@ -13,6 +13,7 @@
 mod admin;
 mod broker;
 mod cli;
+mod compression;
 mod config;
 mod contract;
 mod http;

@@ -122,9 +122,15 @@ impl Raw {
     /// Reads until the server closes the connection.
     #[track_caller]
     pub(crate) fn read_to_the_end(&mut self) -> String {
+        String::from_utf8(self.bytes_to_the_end()).unwrap()
+    }
+
+    /// The same of what is not text.
+    #[track_caller]
+    pub(crate) fn bytes_to_the_end(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).unwrap();
-        String::from_utf8(rest).unwrap()
+        rest
     }
 
     /// Whether the connection ends, in good order or not, with no more than `limit` bytes before.

@@ -1,0 +1,136 @@
+//! Compressed streams: one block a batch, whoever reads it and from wherever on.
+
+use std::process::{Command, Stdio};
+
+use crate::support::{Browser, EventSource, Raw, RedisServer, Tallycast, get};
+
+/// What curl makes of a stream up to its end, and its exit code.
+struct Curl(std::process::Child);
+
+impl Curl {
+    fn open(tallycast: &Tallycast, path: &str, flags: &[&str]) -> Self {
+        let before = tallycast.counter("/hub/connected");
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--no-buffer", "--max-time", "60"]).args(flags).arg(tallycast.url(path));
+        let child = curl.stdout(Stdio::piped()).spawn().expect("curl must be installed");
+        tallycast.until_counter("/hub/connected", before + 1);
+        Self(child)
+    }
+
+    fn finish(self) -> (String, Option<i32>) {
+        let output = self.0.wait_with_output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.code())
+    }
+}
+
+#[test]
+fn curl_reads_compressed_streams_as_it_reads_others() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let path = "/subscribe/raw";
+    let early = Curl::open(&tallycast, path, &[]);
+    let gzip = Curl::open(&tallycast, path, &["--compressed", "--header", "accept-encoding: gzip"]);
+    let http2 =
+        Curl::open(&tallycast, path, &["--compressed", "--header", "accept-encoding: gzip", "--http2-prior-knowledge"]);
+    redis.publish_scores(["1", "2"]);
+    tallycast.until_counter("/hub/delivered", 6);
+    // In the middle of a stream that others read from its beginning.
+    let late = Curl::open(&tallycast, path, &["--compressed", "--header", "accept-encoding: gzip"]);
+    redis.publish_scores(["3"]);
+    tallycast.until_counter("/hub/delivered", 10);
+    let bytes = tallycast.counter("/hub/bytes");
+    tallycast.terminate();
+    let all = ": tallycast\n\ndata:1\n\ndata:2\n\ndata:3\n\n".to_owned();
+    assert_eq!(early.finish(), (all.clone(), Some(0)));
+    assert_eq!(gzip.finish(), (all.clone(), Some(0)));
+    assert_eq!(http2.finish(), (all, Some(0)));
+    assert_eq!(late.finish(), (": tallycast\n\ndata:3\n\n".to_owned(), Some(0)));
+    assert!(bytes > 0);
+}
+
+#[test]
+fn zstd_streams_are_frames_that_the_reference_reads() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let mut raw = Raw::request(&tallycast, "GET /subscribe/raw HTTP/1.0\r\naccept-encoding: zstd\r\n\r\n");
+    let head = raw.head();
+    assert!(
+        head.contains("\r\ncontent-encoding: zstd\r\n") && head.contains("\r\nvary: accept-encoding\r\n"),
+        "{head}"
+    );
+    tallycast.until_counter("/hub/connections", 1);
+    redis.publish_scores(["1"]);
+    tallycast.until_counter("/hub/delivered", 1);
+    redis.publish_scores(["2"]);
+    tallycast.until_counter("/hub/delivered", 2);
+    tallycast.terminate();
+    let text = zstd::stream::decode_all(&*raw.bytes_to_the_end()).unwrap();
+    assert_eq!(String::from_utf8(text).unwrap(), ": tallycast\n\ndata:1\n\ndata:2\n\n");
+}
+
+#[test]
+fn large_batches_shrink() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let post = format!("{{\"text\":\"{}\"}}", "the same again, ".repeat(500));
+    let curl = Curl::open(&tallycast, "/subscribe/details/26", &["--compressed"]);
+    redis.publish_post("26", &post);
+    tallycast.until_counter("/hub/delivered", 1);
+    assert!(tallycast.counter("/hub/bytes") < post.len() as u64 / 10);
+    tallycast.terminate();
+    assert!(curl.finish().0.contains(&post));
+}
+
+#[test]
+fn who_does_not_ask_or_comes_by_a_proxy_gets_the_stream_as_it_is() {
+    let redis = RedisServer::start();
+    let coding = |tallycast: &Tallycast, headers: &str| {
+        let mut raw = Raw::request(tallycast, &format!("HEAD /subscribe/raw HTTP/1.1\r\nhost: a\r\n{headers}\r\n"));
+        let head = raw.head();
+        head.split("\r\n").find_map(|line| line.strip_prefix("content-encoding: ")).unwrap_or("none").to_owned()
+    };
+    let browser = "accept-encoding: gzip, deflate, br, zstd\r\n";
+    let proxied = format!("{browser}via: 1.1 vegur\r\n");
+    let direct = Tallycast::start(&redis, &[]);
+    assert_eq!(
+        ["", "accept-encoding: br\r\n", "accept-encoding: gzip;q=0.1, zstd\r\n", browser, &proxied]
+            .map(|headers| coding(&direct, headers)),
+        ["none", "none", "zstd", "gzip", "none"]
+    );
+    let always = Tallycast::start(&redis, &["--compression", "always"]);
+    assert_eq!(coding(&always, &proxied), "gzip");
+    let off = Tallycast::start(&redis, &["--compression", "off"]);
+    assert_eq!(coding(&off, browser), "none");
+    let trusting = Tallycast::start(&redis, &["--trusted-proxy", "127.0.0.1"]);
+    assert_eq!(coding(&trusting, browser), "none");
+}
+
+#[test]
+fn a_browser_shows_events_of_a_compressed_stream_at_once() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let browser = Browser::start();
+    browser.open(&tallycast, "/v1/status");
+    browser.eval(
+        "(window.heard = [], window.stream = new EventSource('/subscribe/raw'), \
+         stream.onmessage = event => heard.push(event.data), 0)",
+    );
+    browser.until("stream.readyState", 1);
+    tallycast.until_counter("/hub/connections", 1);
+    assert_eq!(tallycast.get("/metrics").1.matches("transport=\"sse+gzip+chunked\"} 1").count(), 1);
+    for (published, shown) in [("1", "1"), ("2", "1 2"), ("3", "1 2 3")] {
+        redis.publish_scores([published]);
+        browser.until("heard.join(' ')", shown);
+    }
+    // One that comes later reads the same blocks from another place on.
+    let plain = EventSource::open(&tallycast, "/subscribe/raw");
+    browser.eval(
+        "(window.late = [], window.second = new EventSource('/subscribe/raw'), \
+         second.onmessage = event => late.push(event.data), 0)",
+    );
+    tallycast.until_counter("/hub/connections", 3);
+    redis.publish_scores(["4"]);
+    browser.until("late.join(' ') + heard.join(' ')", "41 2 3 4");
+    assert_eq!(plain.next().data, "4");
+    assert_eq!(get(&tallycast, "/subscribe/raw?snapshot=1", &[]).status, 400);
+}
