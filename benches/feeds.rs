@@ -49,7 +49,10 @@ fn subscriber(topic: &str) -> (Subscriber, mpsc::Receiver<Bytes>) {
         user_agent: "".into(),
     };
     let sink = Sink::Body(PollSender::new(sender));
-    (Subscriber { info, framing: &Plain, sink, preamble: Bytes::new(), snapshot: false, held: None }, receiver)
+    (
+        Subscriber { info, framing: &Plain, sink, preamble: Bytes::new(), snapshot: false, inbound: None, held: None },
+        receiver,
+    )
 }
 
 /// The time of a message that reaches one feed of `feeds`.

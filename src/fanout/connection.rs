@@ -3,38 +3,83 @@
 use std::any::Any;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::PollSender;
 
 use super::framing::Framing;
+use super::inbound::{Ending, Inbound, Said};
 use super::log::{Log, Windows};
-use super::{FeedId, Topics};
+use super::parting::part;
+use super::{FeedHandle, FeedId, Topics};
 
 /// The most slices that one vectored write takes.
 const MAX_SLICES: usize = 64;
-/// The most bytes a client may send while it reads a stream. None is expected; they are thrown away.
+/// The most bytes a client may send that is not expected to say anything. They are thrown away.
 const MAX_RECEIVED: usize = 64 * 1024;
+/// How often a client is read from before others get a turn.
+const MAX_READS: usize = 16;
+/// The most bytes of what a reader has not read yet that go with it to another feed; with more it is too slow.
+const MAX_CARRIED: usize = 256 * 1024;
 
 /// Where a connection's bytes go.
 #[derive(Debug)]
 pub enum Sink {
     /// A socket that the engine owns from now on.
     Socket(TcpStream),
+    /// The same where something stands between, such as TLS.
+    Stream(Box<dyn Stream>),
     /// A bounded channel of batches, for bodies that another layer writes (HTTP/2, TLS).
     Body(PollSender<Bytes>),
 }
 
+/// A connection's two directions.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Stream for S {}
+
+impl Sink {
+    /// Makes the coming close reset the connection, so that the kernel does not keep what the peer does not read.
+    pub(super) fn discard_unsent(&self) {
+        if let Self::Socket(socket) = self {
+            // A socket that takes no option is about to be closed all the same.
+            let _ = socket.set_zero_linger();
+        }
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let read = match self {
+                Self::Socket(socket) => socket.try_read(buffer),
+                Self::Stream(stream) => {
+                    let mut buffer = ReadBuf::new(buffer);
+                    return Pin::new(stream).poll_read(context, &mut buffer).map_ok(|()| buffer.filled().len());
+                }
+                Self::Body(_) => return Poll::Pending,
+            };
+            match (read, &*self) {
+                (Err(error), Self::Socket(socket)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(socket.poll_read_ready(context))?;
+                }
+                (Err(error), _) if error.kind() == io::ErrorKind::Interrupted => {}
+                (read, _) => return Poll::Ready(read),
+            }
+        }
+    }
+}
+
 /// What is known of a connection, for those who ask who is connected.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ConnectionInfo {
     /// The path as the client asked for it.
     pub request_path: Box<str>,
-    /// What the connection reads.
+    /// What the connection reads now.
     pub topics: Topics,
     /// When it was taken in.
     pub created_at: SystemTime,
@@ -59,8 +104,39 @@ pub struct Subscriber {
     /// to that it is not sent. Where the totals are not known, the subscriber is dropped; ask
     /// [`Gateway::totals_known`](super::Gateway::totals_known) first.
     pub snapshot: bool,
+    /// The ear for its client; without one, clients are not expected to say anything. A [`Sink::Body`] has none.
+    pub inbound: Option<Box<dyn Inbound>>,
     /// Dropped when the connection ends, such as a permit that it took.
     pub held: Option<Box<dyn Any + Send>>,
+}
+
+/// What came from a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Nothing that matters.
+    Nothing,
+    /// There are replies to be written before more is heard.
+    Replies,
+    /// It wants to read other topics.
+    Subscribe(Topics),
+    /// It is to be parted with.
+    Goodbye,
+    /// It is gone.
+    Gone,
+}
+
+/// Where the engine stands with a client that speaks.
+#[derive(Debug)]
+struct Conversation {
+    inbound: Box<dyn Inbound>,
+    /// To be written between batches.
+    replies: Vec<u8>,
+    /// Tells the connection from others that had its place, while the hub is asked about it.
+    serial: u64,
+    /// The hub is asked for another feed.
+    moving: bool,
+    /// Since when a keep-alive has not been answered.
+    asked: Option<Instant>,
 }
 
 /// How a write ended.
@@ -107,9 +183,10 @@ pub(super) struct Connection {
     waker: Waker,
     pub(super) last_write: Instant,
     received: usize,
+    conversation: Option<Box<Conversation>>,
     pub(super) messages_sent: u64,
     pub(super) info: Arc<ConnectionInfo>,
-    _held: Option<Box<dyn Any + Send>>,
+    held: Option<Box<dyn Any + Send>>,
 }
 
 impl Connection {
@@ -118,8 +195,12 @@ impl Connection {
         snapshot: Option<Bytes>,
         feed: FeedId,
         position: u64,
+        serial: u64,
         waker: Waker,
     ) -> Self {
+        let conversation = subscriber
+            .inbound
+            .map(|inbound| Box::new(Conversation { inbound, replies: Vec::new(), serial, moving: false, asked: None }));
         let missed = snapshot.map(|snapshot| Box::new(Missed { snapshot: Some(snapshot), ..Missed::default() }));
         Self {
             sink: subscriber.sink,
@@ -132,9 +213,10 @@ impl Connection {
             waker,
             last_write: Instant::now(),
             received: 0,
+            conversation,
             messages_sent: 0,
             info: Arc::new(subscriber.info),
-            _held: subscriber.held,
+            held: subscriber.held,
         }
     }
 
@@ -142,14 +224,21 @@ impl Connection {
     pub(super) fn flush(&mut self, log: &Log, framing: &dyn Framing, sent: &mut Sent) -> Flushed {
         loop {
             let before = self.messages_sent;
+            if self.pending.is_empty()
+                && let Some(conversation) = &mut self.conversation
+                && !conversation.replies.is_empty()
+            {
+                self.pending = std::mem::take(&mut conversation.replies).into();
+            }
             if self.pending.is_empty() && self.missed.is_some() {
                 self.catch_up(log, framing);
             }
             if self.pending.is_empty() && self.position == log.head() {
-                return Flushed::Current;
+                return self.push_out();
             }
             let written = match &mut self.sink {
                 Sink::Socket(_) => self.write_socket(log),
+                Sink::Stream(_) => self.write_stream(log),
                 Sink::Body(_) => self.write_body(log),
             };
             sent.messages += self.messages_sent - before;
@@ -171,37 +260,116 @@ impl Connection {
         debug_assert!(self.pending.is_empty(), "bytes put aside must not cut a batch in two");
         self.pending = bytes;
         self.last_write = Instant::now();
+        if let Some(conversation) = &mut self.conversation {
+            conversation.asked.get_or_insert(self.last_write);
+        }
         self.flush(log, framing, sent)
     }
 
-    /// Reads what the client sends, only to throw it away and to learn when it is gone. `false`: it is gone.
-    pub(super) fn drain_client(&mut self, scratch: &mut [u8]) -> bool {
-        let Sink::Socket(socket) = &self.sink else { return self.is_open() };
+    /// Reads what the client sends. Nothing is expected of most, so it is thrown away, and only tells when they are gone.
+    pub(super) fn hear(&mut self, scratch: &mut [u8]) -> Heard {
         let mut context = Context::from_waker(&self.waker);
-        loop {
-            match socket.try_read(scratch) {
-                Ok(0) => return false,
-                Ok(read) => {
+        let mut read = 0;
+        for _ in 0..MAX_READS {
+            if let Some(conversation) = &mut self.conversation {
+                // What it says next waits until it has been answered.
+                if conversation.moving || !conversation.replies.is_empty() {
+                    return Heard::Nothing;
+                }
+                // What came with the request, or was kept, goes first.
+                match conversation.inbound.receive(&scratch[..read], &self.info.topics, &mut conversation.replies) {
+                    Said::Nothing if conversation.replies.is_empty() => {}
+                    Said::Nothing => return Heard::Replies,
+                    Said::Subscribe(topics) => {
+                        conversation.moving = true;
+                        return Heard::Subscribe(topics);
+                    }
+                    Said::Goodbye => return Heard::Goodbye,
+                }
+            }
+            match self.sink.poll_read(&mut context, scratch) {
+                Poll::Pending if self.is_open() => return Heard::Nothing,
+                Poll::Pending | Poll::Ready(Ok(0) | Err(_)) => return Heard::Gone,
+                Poll::Ready(Ok(count)) => read = count,
+            }
+            match &mut self.conversation {
+                Some(conversation) => conversation.asked = None,
+                None => {
                     self.received += read;
                     if self.received > MAX_RECEIVED {
-                        return false;
+                        return Heard::Gone;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match socket.poll_read_ready(&mut context) {
-                    Poll::Pending => return true,
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => return false,
-                },
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return false,
             }
         }
+        // Others get a turn first.
+        self.wake();
+        Heard::Nothing
+    }
+
+    /// The number that tells it from others that had its place; none for a connection whose client is not heard.
+    pub(super) fn serial(&self) -> Option<u64> {
+        self.conversation.as_ref().map(|conversation| conversation.serial)
+    }
+
+    /// Has the connection served again soon.
+    pub(super) fn wake(&self) {
+        self.waker.wake_by_ref();
+    }
+
+    /// Whether the client has left a keep-alive unanswered for `limit`.
+    pub(super) fn is_unanswered(&self, now: Instant, limit: Duration) -> bool {
+        let asked = self.conversation.as_ref().and_then(|conversation| conversation.asked);
+        asked.is_some_and(|asked| now.duration_since(asked) >= limit)
+    }
+
+    /// Takes along what the reader has not got of its feed, and makes it a reader of another; its position there is to be
+    /// set. `false`: that would be too much to take along, and nothing has changed.
+    pub(super) fn change_feed(&mut self, log: &Log, to: &FeedHandle) -> bool {
+        let unread: usize = log.since(self.position).map(|batch| batch.bytes.len()).sum();
+        if self.pending.len() + unread > MAX_CARRIED {
+            return false;
+        }
+        let mut carried = Vec::from(std::mem::take(&mut self.pending));
+        while self.missed.is_some() {
+            self.catch_up(log, to.framing);
+            carried.extend_from_slice(&std::mem::take(&mut self.pending));
+        }
+        for batch in log.since(self.position) {
+            carried.extend_from_slice(&batch.bytes);
+            self.messages_sent += u64::from(batch.messages);
+        }
+        self.feed = to.id;
+        Arc::make_mut(&mut self.info).topics = to.topics.clone();
+        if let Some(conversation) = &mut self.conversation {
+            conversation.moving = false;
+            carried.append(&mut conversation.replies);
+            conversation.inbound.subscribed(&to.topics, &mut carried);
+        }
+        self.pending = carried.into();
+        true
+    }
+
+    /// What is needed to part in good order, if its client is one that speaks: what was begun, and the last word. One that
+    /// does not speak is let go at once, and `ending` means that what it has not read is nothing to it any more.
+    pub(super) fn part(mut self, ending: Option<Ending>) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let Some(mut conversation) = self.conversation.take() else {
+            if ending.is_some() {
+                self.sink.discard_unsent();
+            }
+            return None;
+        };
+        if let Some(ending) = ending {
+            conversation.inbound.ending(ending, &mut conversation.replies);
+        }
+        let rest = [&self.pending[..], &conversation.replies[..]].concat().into();
+        Some(part(self.sink, rest, self.held))
     }
 
     /// Whether the peer may still be there. A socket tells through its waker; a body's channel must be asked.
     pub(super) fn is_open(&self) -> bool {
         match &self.sink {
-            Sink::Socket(_) => true,
+            Sink::Socket(_) | Sink::Stream(_) => true,
             Sink::Body(sender) => sender.get_ref().is_some_and(|sender| !sender.is_closed()),
         }
     }
@@ -211,12 +379,9 @@ impl Connection {
         self.blocked.is_none() && now.duration_since(self.last_write) >= silence
     }
 
-    /// Makes the coming close reset the connection, so that the kernel does not keep what the peer does not read.
+    /// As [`Sink::discard_unsent`].
     pub(super) fn discard_unsent(&self) {
-        if let Sink::Socket(socket) = &self.sink {
-            // A socket that takes no option is about to be closed all the same.
-            let _ = socket.set_zero_linger();
-        }
+        self.sink.discard_unsent();
     }
 
     /// Begins what is to be sent before the log: the snapshot, then one batch for what the reader missed, and for merging
@@ -331,10 +496,38 @@ impl Connection {
         Ok(written)
     }
 
+    fn write_stream(&mut self, log: &Log) -> io::Result<usize> {
+        let Sink::Stream(stream) = &mut self.sink else { return Ok(0) };
+        let mut context = Context::from_waker(&self.waker);
+        let next = log.since(self.position).next().map_or(&[][..], |batch| &batch.bytes);
+        let bytes = if self.pending.is_empty() { next } else { &self.pending };
+        match Pin::new(stream).poll_write(&mut context, bytes) {
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            Poll::Ready(Ok(0)) if !bytes.is_empty() => Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(written)) => {
+                self.advance(log, written);
+                Ok(written)
+            }
+            Poll::Ready(Err(error)) => Err(error),
+        }
+    }
+
+    /// Has what stands between write what it holds back.
+    fn push_out(&mut self) -> Flushed {
+        let Sink::Stream(stream) = &mut self.sink else { return Flushed::Current };
+        match Pin::new(stream).poll_flush(&mut Context::from_waker(&self.waker)) {
+            Poll::Pending => Flushed::Blocked,
+            Poll::Ready(Ok(())) => Flushed::Current,
+            Poll::Ready(Err(_)) => Flushed::Closed,
+        }
+    }
+
     fn poll_writable(&mut self) -> Poll<io::Result<()>> {
         let mut context = Context::from_waker(&self.waker);
         match &mut self.sink {
             Sink::Socket(socket) => socket.poll_write_ready(&mut context),
+            // It has taken the waker when it took no bytes.
+            Sink::Stream(_) => Poll::Pending,
             Sink::Body(sender) => sender.poll_reserve(&mut context).map_err(|_| io::ErrorKind::BrokenPipe.into()),
         }
     }

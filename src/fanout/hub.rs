@@ -13,7 +13,7 @@ use super::connection::Subscriber;
 use super::framing::Framing;
 use super::log::{Batch, Windows};
 use super::policy::{Policy, policy_of};
-use super::shard::Input;
+use super::shard::{Change, Input};
 use super::stats::Stats;
 use super::totals::Totals;
 use super::trie::Trie;
@@ -61,6 +61,7 @@ struct Feed {
 
 /// Why the hub's loop woke.
 enum Wake {
+    Changes(usize),
     Messages(usize),
     Subscribers(usize),
     Sweep,
@@ -107,28 +108,32 @@ impl Hub {
     }
 
     /// Serves until every sender of `inbox` is gone and all it held is sent; then ends the streams.
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>, mut joining: mpsc::Receiver<Subscriber>) {
+    pub(super) async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Message>,
+        mut joining: mpsc::Receiver<Subscriber>,
+        mut changes: mpsc::Receiver<Change>,
+    ) {
         let mut messages = Vec::with_capacity(TURN_MESSAGES);
+        let mut changing = Vec::new();
         let mut subscribers = Vec::new();
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut gateway_open = true;
+        let (mut gateway_open, mut shards_open) = (true, true);
         loop {
             let wake = tokio::select! {
-                // Who subscribed before a message was sent receives it, also when both wait.
                 biased;
                 count = joining.recv_many(&mut subscribers, TURN_MESSAGES), if gateway_open => Wake::Subscribers(count),
+                count = changes.recv_many(&mut changing, TURN_MESSAGES), if shards_open => Wake::Changes(count),
                 count = inbox.recv_many(&mut messages, TURN_MESSAGES) => Wake::Messages(count),
                 _ = sweep.tick() => Wake::Sweep,
             };
             match wake {
                 Wake::Messages(0) => break,
                 Wake::Subscribers(0) => gateway_open = false,
-                Wake::Subscribers(_) => {
-                    for subscriber in subscribers.drain(..) {
-                        self.attach(subscriber).await;
-                    }
-                    // A rush of subscribers must not keep the messages waiting.
+                Wake::Changes(0) => shards_open = false,
+                Wake::Subscribers(_) | Wake::Changes(_) => {
+                    // A rush of them must not keep the messages waiting.
                     while messages.len() < TURN_MESSAGES
                         && let Ok(message) = inbox.try_recv()
                     {
@@ -136,6 +141,16 @@ impl Hub {
                     }
                 }
                 Wake::Messages(_) | Wake::Sweep => {}
+            }
+            // Who subscribed before one of these messages was sent receives it, so look who has come once they are here.
+            for _ in 0..joining.len() {
+                subscribers.extend(joining.try_recv());
+            }
+            for subscriber in subscribers.drain(..) {
+                self.attach(subscriber).await;
+            }
+            for change in changing.drain(..) {
+                self.change(change).await;
             }
             for message in messages.drain(..) {
                 self.take_in(message);
@@ -234,6 +249,15 @@ impl Hub {
         self.next_shard = (self.next_shard + 1) % self.shards.len();
         // As above.
         let _ = self.shards[self.next_shard].send(Input::Attach(Box::new((handle, subscriber, snapshot)))).await;
+    }
+
+    /// Finds or makes the feed that a reader wants to change to, and tells its shard. The place in the shard's inbox divides
+    /// what the reader got before from what it gets now.
+    async fn change(&mut self, Change { shard, key, serial, topics, framing }: Change) {
+        let handle = self.intern(&topics, framing);
+        handle.readers.fetch_add(1, Ordering::AcqRel);
+        // As above.
+        let _ = self.shards[shard].send(Input::Change(Box::new((handle, key, serial)))).await;
     }
 
     fn intern(&mut self, topics: &Topics, framing: &'static dyn Framing) -> Arc<FeedHandle> {

@@ -13,9 +13,11 @@
 mod connection;
 mod framing;
 mod hub;
+mod inbound;
 mod log;
 mod message;
 mod namespace;
+mod parting;
 mod policy;
 mod ready;
 mod shard;
@@ -33,8 +35,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, unconstrained};
 
-pub use connection::{ConnectionInfo, Sink, Subscriber};
+pub use connection::{ConnectionInfo, Sink, Stream, Subscriber};
 pub use framing::Framing;
+pub use inbound::{Ending, Inbound, Said};
 pub use message::{Data, Message, Tally};
 pub use namespace::{MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Namespace, NamespaceError};
 pub use policy::{NamespacePolicy, Policy, PolicyError};
@@ -43,7 +46,7 @@ pub use stats::{Counter, Histogram, Stats};
 pub use topic::{MAX_TOPICS, MAX_WILDCARDS, Topic, TopicError, Topics};
 
 use hub::{FeedHandle, Hub};
-use shard::{Input, Shard};
+use shard::{HubSide, Input, Shard};
 use totals::Totals;
 
 /// A feed's number in the hub. Free numbers are used again.
@@ -51,6 +54,8 @@ type FeedId = usize;
 
 /// How many subscribers may wait for the hub.
 const JOINING: usize = 1024;
+/// How many readers' wishes for another feed may wait for the hub. Others wait with their shards.
+const CHANGING: usize = 1024;
 /// How long a shard may take to tell of its connections.
 const REPORT_LIMIT: Duration = Duration::from_secs(2);
 
@@ -80,6 +85,8 @@ pub struct Config {
     pub corrections: bool,
     /// The silence on a connection after which a keep-alive is sent.
     pub keep_alive: Duration,
+    /// How long a client that speaks may take to answer a keep-alive.
+    pub answer_limit: Duration,
     /// How long a reader may take nothing at all while bytes wait for it.
     pub stall_limit: Duration,
     /// How long streams may take to end once the messages have ended.
@@ -100,6 +107,7 @@ impl Default for Config {
             max_totals: 100_000,
             corrections: true,
             keep_alive: Duration::from_secs(15),
+            answer_limit: Duration::from_secs(15),
             stall_limit: Duration::from_secs(60),
             close_limit: Duration::from_secs(5),
         }
@@ -148,12 +156,14 @@ impl Fanout {
         let config = Arc::new(config);
         let stats = Arc::<Stats>::default();
         let (joining, joining_inbox) = mpsc::channel(JOINING);
+        let (changes, changes_inbox) = mpsc::channel(CHANGING);
         let mut tasks = JoinSet::new();
         let shards: Vec<_> = (0..config.shards.max(1))
-            .map(|_| {
-                let (shard, shard_inbox) = mpsc::channel(config.shard_inbox.max(1));
+            .map(|number| {
+                let (shard, inbox) = mpsc::channel(config.shard_inbox.max(1));
+                let hub = HubSide { number, changes: changes.clone() };
                 // A shard yields by itself. Tokio's own budget would make sockets look unready after 128 of them.
-                tasks.spawn(unconstrained(Shard::new(Arc::clone(&config), Arc::clone(&stats), shard_inbox).run()));
+                tasks.spawn(unconstrained(Shard::new(Arc::clone(&config), Arc::clone(&stats), inbox, hub).run()));
                 shard
             })
             .collect();
@@ -164,7 +174,7 @@ impl Fanout {
             totals_known: Arc::new(totals_known),
             stats: Arc::clone(&stats),
         };
-        tasks.spawn(Hub::new(config, stats, shards, totals).run(inbox, joining_inbox));
+        tasks.spawn(Hub::new(config, stats, shards, totals).run(inbox, joining_inbox, changes_inbox));
         Self { gateway, tasks }
     }
 

@@ -1,16 +1,18 @@
 //! A shard: one task that owns a share of the connections and writes to them. No lock is taken on its hot path.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::connection::{Connection, ConnectionInfo, Flushed, Missed, Sent, Subscriber};
+use super::connection::{Connection, ConnectionInfo, Flushed, Heard, Missed, Sent, Subscriber};
 use super::framing::Framing;
+use super::inbound::Ending;
 use super::log::{Batch, Log, Windows};
 use super::policy::Policy;
 use super::ready::ReadyList;
@@ -21,8 +23,10 @@ use super::{Config, FeedHandle, FeedId, Topics};
 const WRITES_PER_YIELD: usize = 256;
 /// How often silent and stalled connections are looked for.
 const TICK: Duration = Duration::from_secs(1);
-/// Room for bytes that clients send though nothing is expected of them.
+/// Room for bytes that clients send.
 const SCRATCH_BYTES: usize = 4096;
+/// How often a client that speaks is answered before others get a turn.
+const ROUNDS: usize = 16;
 
 /// What the hub sends to its shards.
 #[derive(Debug)]
@@ -31,12 +35,33 @@ pub(super) enum Input {
     Turn(Arc<[(FeedId, Batch)]>),
     /// A new reader, and the snapshot it begins with.
     Attach(Box<(Arc<FeedHandle>, Subscriber, Option<Bytes>)>),
+    /// The feed that a reader asked for; the reader by its place and serial number.
+    Change(Box<(Arc<FeedHandle>, usize, u64)>),
     /// Asks for the connections.
     Report(oneshot::Sender<Vec<ConnectionReport>>),
     /// Asks for the feeds.
     Feeds(oneshot::Sender<Vec<FeedReport>>),
     /// End every stream in good order; what is not written at the given moment is cut off.
     Close(tokio::time::Instant),
+}
+
+/// A reader's wish for another feed.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) shard: usize,
+    pub(super) key: usize,
+    pub(super) serial: u64,
+    pub(super) topics: Topics,
+    pub(super) framing: &'static dyn Framing,
+}
+
+/// The hub, as a shard sees it.
+#[derive(Debug)]
+pub(super) struct HubSide {
+    /// The shard's number there.
+    pub(super) number: usize,
+    /// For its readers' wishes.
+    pub(super) changes: mpsc::Sender<Change>,
 }
 
 /// One connection, for those who ask who is connected.
@@ -71,6 +96,12 @@ struct LocalFeed {
     last_batch: Instant,
 }
 
+impl LocalFeed {
+    fn new(handle: Arc<FeedHandle>) -> Self {
+        Self { handle, log: Log::default(), readers: Vec::new(), blocked: Vec::new(), last_batch: Instant::now() }
+    }
+}
+
 /// Why the shard's loop woke.
 enum Wake {
     Inbox(usize),
@@ -82,8 +113,15 @@ pub(super) struct Shard {
     config: Arc<Config>,
     stats: Arc<Stats>,
     inbox: mpsc::Receiver<Input>,
+    hub: HubSide,
     ready: Arc<ReadyList>,
     connections: Slab<Connection>,
+    /// The number of the last connection.
+    serial: u64,
+    /// Wishes for another feed that the hub had no room for: at most one for each connection, which is not heard meanwhile.
+    wishes: VecDeque<Change>,
+    /// Clients that are being parted with; each still holds what its connection held.
+    parting: JoinSet<()>,
     feeds: HashMap<FeedId, LocalFeed>,
     /// The bytes in all logs.
     log_bytes: usize,
@@ -93,13 +131,17 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(config: Arc<Config>, stats: Arc<Stats>, inbox: mpsc::Receiver<Input>) -> Self {
+    pub(super) fn new(config: Arc<Config>, stats: Arc<Stats>, inbox: mpsc::Receiver<Input>, hub: HubSide) -> Self {
         Self {
             config,
             stats,
             inbox,
+            hub,
             ready: Arc::default(),
             connections: Slab::new(),
+            serial: 0,
+            wishes: VecDeque::new(),
+            parting: JoinSet::new(),
             feeds: HashMap::new(),
             log_bytes: 0,
             closing: false,
@@ -129,6 +171,7 @@ impl Shard {
                 Wake::Ready => self.serve_ready(&mut ready).await,
                 Wake::Tick => self.tick().await,
             }
+            self.pass_wishes_on();
             self.publish_sent();
         }
     }
@@ -150,6 +193,11 @@ impl Shard {
                     }
                 }
                 Input::Attach(attach) => self.attach(*attach),
+                Input::Change(change) => {
+                    // All that came before it is the old feed's.
+                    self.write_feeds(&mut touched).await;
+                    self.change_feed(*change);
+                }
                 Input::Report(answer) => {
                     // Who asked may have stopped waiting.
                     let _ = answer.send(self.report());
@@ -161,11 +209,7 @@ impl Shard {
                 Input::Close(deadline) => close = Some(deadline),
             }
         }
-        touched.sort_unstable();
-        touched.dedup();
-        for id in touched {
-            self.write_feed(id).await;
-        }
+        self.write_feeds(&mut touched).await;
         let now = Instant::now();
         for received_at in received {
             self.stats.lag.observe(now.duration_since(received_at).as_secs_f64());
@@ -175,22 +219,49 @@ impl Shard {
 
     fn attach(&mut self, (handle, subscriber, snapshot): (Arc<FeedHandle>, Subscriber, Option<Bytes>)) {
         let id = handle.id;
-        let feed = self.feeds.entry(id).or_insert_with(|| LocalFeed {
-            handle,
-            log: Log::default(),
-            readers: Vec::new(),
-            blocked: Vec::new(),
-            last_batch: Instant::now(),
-        });
+        let feed = self.feeds.entry(id).or_insert_with(|| LocalFeed::new(handle));
         let entry = self.connections.vacant_entry();
         let key = entry.key();
-        let mut connection = Connection::new(subscriber, snapshot, id, feed.log.head(), self.ready.waker(key));
+        self.serial += 1;
+        let waker = self.ready.waker(key);
+        let mut connection = Connection::new(subscriber, snapshot, id, feed.log.head(), self.serial, waker);
         connection.reader_slot = feed.readers.len();
         feed.readers.push(key);
         entry.insert(connection);
         self.stats.connections.add(1);
         self.stats.connected.add(1);
         self.serve(key);
+    }
+
+    /// Makes a reader one of the feed that it asked for, unless it has gone meanwhile.
+    fn change_feed(&mut self, (handle, key, serial): (Arc<FeedHandle>, usize, u64)) {
+        let connection = self.connections.get_mut(key).filter(|connection| connection.serial() == Some(serial));
+        let Some(connection) = connection else { return handle.leave() };
+        let old = connection.feed;
+        if let Some(feed) = self.feeds.get(&old)
+            && !connection.change_feed(&feed.log, &handle)
+        {
+            handle.leave();
+            self.stats.slow_disconnected.add(1);
+            return self.part(key, Some(Ending::TooSlow));
+        }
+        let (reader_slot, blocked) = (connection.reader_slot, connection.blocked.take());
+        self.unlist(old, reader_slot, blocked);
+        let feed = self.feeds.entry(handle.id).or_insert_with(|| LocalFeed::new(handle));
+        let connection = &mut self.connections[key];
+        connection.position = feed.log.head();
+        connection.reader_slot = feed.readers.len();
+        feed.readers.push(key);
+        self.serve(key);
+    }
+
+    /// Gives every reader of each feed its new batches.
+    async fn write_feeds(&mut self, touched: &mut Vec<FeedId>) {
+        touched.sort_unstable();
+        touched.dedup();
+        for id in touched.drain(..) {
+            self.write_feed(id).await;
+        }
     }
 
     /// Gives every reader of a feed its new batches.
@@ -282,8 +353,7 @@ impl Shard {
         }
         self.log_bytes = others + feed.log.bytes();
         for key in closed {
-            self.connections[key].discard_unsent();
-            self.remove(key);
+            self.part(key, Some(Ending::TooSlow));
         }
     }
 
@@ -300,15 +370,35 @@ impl Shard {
     /// Reads and writes what a connection's socket allows. A waker may outlive its connection, so `key` may be free, or
     /// another connection's by now, which does no harm.
     fn serve(&mut self, key: usize) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let Some(feed) = self.feeds.get_mut(&connection.feed) else { return };
         let mut scratch = [0; SCRATCH_BYTES];
-        if !connection.drain_client(&mut scratch) {
-            return self.remove(key);
+        for _ in 0..ROUNDS {
+            let Some(connection) = self.connections.get_mut(key) else { return };
+            let heard = connection.hear(&mut scratch);
+            match &heard {
+                Heard::Gone => return self.remove(key),
+                Heard::Goodbye => return self.part(key, None),
+                Heard::Nothing | Heard::Replies | Heard::Subscribe(_) => {}
+            }
+            let written = self.write(key);
+            match heard {
+                Heard::Replies if written == Flushed::Current => {}
+                Heard::Subscribe(topics) => return self.ask_for(key, topics),
+                _ => return,
+            }
         }
+        if let Some(connection) = self.connections.get(key) {
+            connection.wake();
+        }
+    }
+
+    /// Writes to one connection what it has not got yet.
+    fn write(&mut self, key: usize) -> Flushed {
+        let Some(connection) = self.connections.get_mut(key) else { return Flushed::Closed };
+        let Some(feed) = self.feeds.get_mut(&connection.feed) else { return Flushed::Closed };
         let now = Instant::now();
         let position = connection.position;
-        match connection.flush(&feed.log, feed.handle.framing, &mut self.sent) {
+        let written = connection.flush(&feed.log, feed.handle.framing, &mut self.sent);
+        match written {
             Flushed::Closed => self.remove(key),
             Flushed::Current => {
                 connection.last_write = now;
@@ -332,6 +422,34 @@ impl Shard {
                 }
             },
         }
+        written
+    }
+
+    /// Asks the hub for another feed.
+    fn ask_for(&mut self, key: usize, topics: Topics) {
+        let Some(connection) = self.connections.get(key) else { return };
+        let Some(feed) = self.feeds.get(&connection.feed) else { return };
+        let Some(serial) = connection.serial() else { return };
+        let change = Change { shard: self.hub.number, key, serial, topics, framing: feed.handle.framing };
+        self.wishes.push_back(change);
+        self.pass_wishes_on();
+    }
+
+    /// Tells the hub what readers want, as far as there is room. It must not be waited for: it may wait for this shard.
+    fn pass_wishes_on(&mut self) {
+        while let Ok(room) = self.hub.changes.try_reserve()
+            && let Some(wish) = self.wishes.pop_front()
+        {
+            room.send(wish);
+        }
+    }
+
+    /// Lets go of a connection in good order if its client is one that speaks, and at once if not.
+    fn part(&mut self, key: usize, ending: Option<Ending>) {
+        let Some(connection) = self.take(key) else { return };
+        if let Some(parting) = connection.part(ending) {
+            self.parting.spawn(parting);
+        }
     }
 
     /// Sends keep-alives after silence, and ends what has stalled or gone.
@@ -339,7 +457,9 @@ impl Shard {
         let now = Instant::now();
         let silence = self.config.keep_alive;
         let mut closed = Vec::new();
+        let mut unanswered = Vec::new();
         let mut silent = Vec::new();
+        while self.parting.try_join_next().is_some() {}
         for (key, connection) in &self.connections {
             let Some(feed) = self.feeds.get(&connection.feed) else { continue };
             let stalled =
@@ -350,12 +470,18 @@ impl Shard {
             }
             if stalled || !connection.is_open() {
                 closed.push(key);
+            } else if connection.is_unanswered(now, self.config.answer_limit) {
+                unanswered.push(key);
             } else if now.duration_since(feed.last_batch) >= silence && connection.is_silent(now, silence) {
                 silent.push(key);
             }
         }
         for key in closed {
             self.remove(key);
+        }
+        for key in unanswered {
+            self.stats.unanswered.add(1);
+            self.part(key, Some(Ending::Unanswered));
         }
         for (served, key) in silent.into_iter().enumerate() {
             if served % WRITES_PER_YIELD == WRITES_PER_YIELD - 1 {
@@ -380,12 +506,22 @@ impl Shard {
     }
 
     fn remove(&mut self, key: usize) {
-        let Some(connection) = self.connections.try_remove(key) else { return };
+        drop(self.take(key));
+    }
+
+    /// Takes a connection off all lists.
+    fn take(&mut self, key: usize) -> Option<Connection> {
+        let connection = self.connections.try_remove(key)?;
         self.stats.connections.subtract(1);
-        let id = connection.feed;
+        self.unlist(connection.feed, connection.reader_slot, connection.blocked);
+        Some(connection)
+    }
+
+    /// Takes the reader that stands at `reader_slot`, and at the place that `blocked` tells, off the lists of feed `id`.
+    fn unlist(&mut self, id: FeedId, reader_slot: usize, blocked: Option<(usize, Instant)>) {
         let Some(feed) = self.feeds.get_mut(&id) else { return };
-        unlist(&mut feed.readers, connection.reader_slot, &mut self.connections, |moved, to| moved.reader_slot = to);
-        if let Some((slot, _)) = connection.blocked {
+        unlist(&mut feed.readers, reader_slot, &mut self.connections, |moved, to| moved.reader_slot = to);
+        if let Some((slot, _)) = blocked {
             unlist(&mut feed.blocked, slot, &mut self.connections, |moved, to| {
                 if let Some((slot, _)) = &mut moved.blocked {
                     *slot = to;
@@ -396,7 +532,7 @@ impl Shard {
         if feed.readers.is_empty() {
             self.log_bytes -= feed.log.bytes();
             self.feeds.remove(&id);
-        } else if connection.blocked.is_some() {
+        } else if blocked.is_some() {
             self.trim(id);
         }
     }
@@ -422,6 +558,7 @@ impl Shard {
             self.serve_ready(ready).await;
             self.drop_current();
         }
+        while let Ok(Some(_)) = tokio::time::timeout_at(deadline, self.parting.join_next()).await {}
         self.publish_sent();
         self.stats.connections.subtract(self.connections.len() as u64);
     }
@@ -435,7 +572,7 @@ impl Shard {
             .map(|(key, _)| key)
             .collect();
         for key in current {
-            self.remove(key);
+            self.part(key, None);
         }
     }
 

@@ -47,6 +47,8 @@ pub struct Stats {
     pub slow_merged: Counter,
     /// Readers that were disconnected because they took nothing for longer than the limit.
     pub stalled: Counter,
+    /// Clients that were parted with because they left a keep-alive unanswered for longer than the limit.
+    pub unanswered: Counter,
     /// Times that totals differed from what readers had been sent.
     pub corrections: Counter,
     /// Readers turned away because the totals they asked for are not known.

@@ -13,9 +13,9 @@ use super::*;
 
 /// A line for each message: `namespace payload`, or `skipped count`.
 #[derive(Debug)]
-struct Lines;
+pub(super) struct Lines;
 
-static LINES: Lines = Lines;
+pub(super) static LINES: Lines = Lines;
 
 impl Framing for Lines {
     fn name(&self) -> &'static str {
@@ -38,7 +38,7 @@ impl Framing for Lines {
     }
 }
 
-fn ns(text: &str) -> Namespace {
+pub(super) fn ns(text: &str) -> Namespace {
     text.parse().unwrap()
 }
 
@@ -58,7 +58,10 @@ async fn subscribe_with(gateway: &Gateway, topics: &str, snapshot: bool) -> mpsc
     };
     let sink = Sink::Body(PollSender::new(sender));
     let preamble = Bytes::new();
-    gateway.subscribe(Subscriber { info, framing: &LINES, sink, preamble, snapshot, held: None }).await.unwrap();
+    gateway
+        .subscribe(Subscriber { info, framing: &LINES, sink, preamble, snapshot, inbound: None, held: None })
+        .await
+        .unwrap();
     receiver
 }
 
@@ -80,7 +83,7 @@ fn small_log(policy: Policy) -> Config {
 }
 
 /// Lets all other tasks do what they can.
-async fn settle() {
+pub(super) async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }

@@ -153,7 +153,7 @@ impl fmt::Debug for Topic {
     }
 }
 
-/// The topics of one reader: at least one, at most [`MAX_TOPICS`], none twice, in an order that does not depend on how they
+/// The topics of one reader: at most [`MAX_TOPICS`], none twice, in an order that does not depend on how they
 /// were given. A message that several of them contain is sent once. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Topics(Arc<[Topic]>);
@@ -170,6 +170,11 @@ impl Topics {
             return Err(TopicError::Count(topics.len()));
         }
         Ok(Self(topics.into()))
+    }
+
+    /// No topics, for a reader that waits until it is told what to read.
+    pub fn none() -> Self {
+        Self(Arc::new([]))
     }
 
     /// The topics.

@@ -136,6 +136,7 @@ pub(super) async fn serve<P: Pages>(
                 sink: Sink::Socket(socket),
                 preamble: preamble(version, coding, framing),
                 snapshot,
+                inbound: None,
                 held: Some(Box::new(held)),
             };
             // An engine that has ended drops the connection, which is all there is to do.

@@ -115,6 +115,7 @@ async fn respond<P: Pages>(
         sink: Sink::Body(PollSender::new(sender)),
         preamble: framing.opening(),
         snapshot,
+        inbound: None,
         held: Some(Box::new(admission)),
     };
     if let Err(error) = gateway.subscribe(subscriber).await {
