@@ -1,13 +1,13 @@
 //! tallycast takes events from a broker, gives each a namespace, tallies the hot ones, and fans everything out to
-//! browsers over Server-Sent Events.
+//! browsers over Server-Sent Events and WebSocket.
 //!
 //! ```text
 //! Redis PSUBSCRIBE ─mpsc→ decode/namespace ─mpsc→ hub ─mpsc→ shard 0 ─write→ its connections
 //!                                └─mpsc→ tally (rate-limited) ─┘   └─mpsc→ shard 1 ─write→ ...
 //! ```
 //!
-//! The stages are tasks that `main` joins by bounded channels. [`sse_server`] on [`fanout`] can be used without the
-//! rest: see `examples/clock.rs`.
+//! The stages are tasks that `main` joins by bounded channels. [`sse_server`] on [`fanout`], with [`websocket`] beside it,
+//! can be used without the rest: see `examples/clock.rs`.
 
 // In the order of the flow.
 pub mod admin;
@@ -23,3 +23,4 @@ pub mod snapshot;
 pub mod source;
 pub mod sse_server;
 pub mod tally;
+pub mod websocket;

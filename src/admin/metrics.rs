@@ -95,8 +95,9 @@ impl Collector for Scrape {
             ([("policy", "skip")], hub.slow_skipped.get()),
             ([("policy", "merge")], hub.slow_merged.get()),
             ([("policy", "stall")], hub.stalled.get()),
+            ([("policy", "pong")], hub.unanswered.get()),
         ];
-        let help = "Readers that fell behind the log, by what was done; stall: took nothing for too long.";
+        let help = "Readers that fell behind the log, by what was done; stall: took nothing for too long; pong: left a ping unanswered.";
         to.counters("slow_readers", help, slow.iter().map(|(labels, n)| (&labels[..], *n)))?;
 
         let transports = self.transports();
@@ -111,6 +112,7 @@ impl Collector for Scrape {
             ([("limit", "address")], server.refused_address.get()),
             ([("limit", "rate")], server.refused_rate.get()),
             ([("limit", "namespace")], server.refused_namespace.get()),
+            ([("limit", "origin")], server.refused_origin.get()),
         ];
         let help = "Connections and streams refused, by the limit that they would have passed.";
         to.counters("http_refused", help, refused.iter().map(|(labels, n)| (&labels[..], *n)))?;
@@ -120,6 +122,15 @@ impl Collector for Scrape {
         to.counter("http_head_timeouts", "Request heads that did not come in time.", server.head_timeouts.get())?;
 
         to.counter("http_tls_failures", "Failed TLS handshakes.", server.tls_failures.get())?;
+        let websocket = &server.websocket;
+        to.counter("websocket_opened", "WebSockets opened.", websocket.opened.get())?;
+        let refused = [
+            ([("reason", "message")], websocket.refused.get()),
+            ([("reason", "rate")], websocket.over_rate.get()),
+            ([("reason", "protocol")], websocket.failed.get()),
+        ];
+        let help = "Messages of clients refused; those over the rate, and against the protocol, end the connection.";
+        to.counters("websocket_refused", help, refused.iter().map(|(labels, n)| (&labels[..], *n)))?;
 
         let depths = self.status.inboxes.depths();
         let depths =

@@ -210,6 +210,7 @@ impl StatusSource {
     /// What every stage counts since the start, in the order of the flow: the answer of `GET /admin/counters.json`.
     pub fn counters(&self) -> Value {
         let Self { source, decode, tally, gateway, server, .. } = self;
+        let websocket = &server.websocket;
         let hub = gateway.stats();
         json!({
             "source": {
@@ -233,6 +234,7 @@ impl StatusSource {
                 "slow_skipped": hub.slow_skipped.get(),
                 "slow_merged": hub.slow_merged.get(),
                 "stalled": hub.stalled.get(),
+                "unanswered": hub.unanswered.get(),
                 "corrections": hub.corrections.get(),
                 "without_totals": hub.without_totals.get(),
             },
@@ -246,6 +248,13 @@ impl StatusSource {
                 "accept_errors": server.accept_errors.get(),
                 "head_timeouts": server.head_timeouts.get(),
                 "tls_failures": server.tls_failures.get(),
+            },
+            "websocket": {
+                "opened": websocket.opened.get(),
+                "refused_origin": server.refused_origin.get(),
+                "refused_messages": websocket.refused.get(),
+                "over_rate": websocket.over_rate.get(),
+                "failed": websocket.failed.get(),
             },
         })
     }

@@ -21,8 +21,8 @@ use crate::admin::Token;
 use crate::decode::{Route, Routes};
 use crate::fanout::NamespacePolicy;
 use crate::source::redis::{RedisUrl, TotalsKey};
-use crate::sse_server::{ClientAddress, Compression, NamespaceLimit};
-use crate::{fanout, source, sse_server, tally};
+use crate::sse_server::{AllowedOrigin, ClientAddress, Compression, NamespaceLimit};
+use crate::{fanout, source, sse_server, tally, websocket};
 use file::File;
 
 /// The exit code for a wrong flag or variable (`EX_USAGE` of sysexits).
@@ -249,6 +249,9 @@ struct ReaderOptions {
     /// Silence on a connection after which a comment is sent
     #[arg(long, env = "TALLYCAST_KEEP_ALIVE", default_value = "15s", value_name = "DURATION", value_parser = duration)]
     keep_alive: Duration,
+    /// How long a WebSocket's client may take to answer a ping, which is sent where others get a comment
+    #[arg(long, env = "TALLYCAST_PONG_LIMIT", default_value = "15s", value_name = "DURATION", value_parser = duration)]
+    pong_limit: Duration,
     /// How long a reader may take nothing at all before it is disconnected
     #[arg(long, env = "TALLYCAST_STALL_LIMIT", default_value = "60s", value_name = "DURATION", value_parser = duration)]
     stall_limit: Duration,
@@ -302,6 +305,23 @@ struct ServerOptions {
     /// front of (by a via header, or --trusted-proxy), because proxies may hold compressed streams back; or all
     #[arg(long, env = "TALLYCAST_COMPRESSION", default_value = "direct", value_enum, value_name = "WHICH")]
     compression: CompressionOption,
+    /// An origin (scheme://host:port) whose pages may read streams and open WebSockets; * is any. Pages of this
+    /// server and clients other than browsers always may. May be given several times (in the variable, separated by ';')
+    #[arg(
+        long = "allowed-origin",
+        env = "TALLYCAST_ALLOWED_ORIGINS",
+        value_delimiter = ';',
+        default_value = "*",
+        value_name = "ORIGIN"
+    )]
+    allowed_origins: Vec<AllowedOrigin>,
+    /// Messages, pings and pongs a second that a WebSocket's client may send, and as many at once; with more it is
+    /// disconnected
+    #[arg(long, env = "TALLYCAST_MESSAGE_RATE", default_value = "20", value_name = "COUNT")]
+    message_rate: NonZeroU32,
+    /// Bytes of a message that a WebSocket's client may send; with more it is disconnected
+    #[arg(long, env = "TALLYCAST_MAX_MESSAGE_BYTES", default_value_t = 16 << 10, value_name = "BYTES", value_parser = at_least_one)]
+    max_message_bytes: usize,
     /// How long a request's head may take to come
     #[arg(long, env = "TALLYCAST_HEAD_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = duration)]
     head_timeout: Duration,
@@ -544,6 +564,7 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             max_totals: pipeline.max_totals,
             corrections: !pipeline.no_corrections,
             keep_alive: readers.keep_alive,
+            answer_limit: readers.pong_limit,
             stall_limit: readers.stall_limit,
             close_limit: pipeline.shutdown_limit,
             ..fanout::Config::default()
@@ -555,6 +576,11 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             rate_per_address: pipeline.server.rate_per_address,
             namespace_limits: pipeline.server.namespace_limits,
             trusted_proxies: pipeline.server.trusted_proxies,
+            allowed_origins: pipeline.server.allowed_origins,
+            websocket: websocket::Config {
+                max_message: pipeline.server.max_message_bytes,
+                message_rate: pipeline.server.message_rate,
+            },
             compression: match pipeline.server.compression {
                 CompressionOption::Off => Compression::Off,
                 CompressionOption::Direct => Compression::Direct,
@@ -656,7 +682,7 @@ impl fmt::Display for EffectiveOption {
 }
 
 /// The options that SIGHUP changes without dropping a connection.
-const RELOADABLE: [&str; 13] = [
+const RELOADABLE: [&str; 16] = [
     "route",
     "log",
     "max-connections",
@@ -666,6 +692,9 @@ const RELOADABLE: [&str; 13] = [
     "trusted-proxy",
     "client-address-header",
     "compression",
+    "allowed-origin",
+    "message-rate",
+    "max-message-bytes",
     "head-timeout",
     "max-head-bytes",
     "tls-cert",

@@ -82,20 +82,27 @@ pub(super) async fn serve<P: Pages>(
     match (protocol, config.tls) {
         (Protocol::Tls, Some(tls)) => {
             let socket = Socket::new(stream, ahead, Arc::default());
-            encrypted(socket, tls, config.head_timeout, peer, shared).await;
+            encrypted(socket, tls, config.head_timeout, peer, Arc::new(held), shared).await;
         }
         (_, Some(_)) => http1::answer_and_close(stream, http1::MISDIRECTED_REQUEST).await,
         (Protocol::Http2, None) => {
-            within_hyper::serve(Socket::new(stream, ahead, Arc::default()), Version::Http2, peer, shared).await;
+            let socket = Socket::new(stream, ahead, Arc::default());
+            within_hyper::serve(socket, Version::Http2, peer, Arc::new(held), shared).await;
         }
         // What is neither is answered as HTTP/1, which is to say refused.
-        (Protocol::Http1 | Protocol::Tls, None) => return http1::serve(stream, ahead, peer, held, shared).await,
+        (Protocol::Http1 | Protocol::Tls, None) => http1::serve(stream, ahead, peer, held, shared).await,
     }
-    drop(held);
 }
 
 /// Shakes hands, which has the time of a request's head, then serves what ALPN has chosen.
-async fn encrypted<P: Pages>(socket: Socket, tls: Tls, limit: Duration, peer: Peer, shared: Arc<Shared<P>>) {
+async fn encrypted<P: Pages>(
+    socket: Socket,
+    tls: Tls,
+    limit: Duration,
+    peer: Peer,
+    held: Arc<Held>,
+    shared: Arc<Shared<P>>,
+) {
     let stream = match tokio::time::timeout(limit, TlsAcceptor::from(tls.0).accept(socket)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -112,7 +119,7 @@ async fn encrypted<P: Pages>(socket: Socket, tls: Tls, limit: Duration, peer: Pe
         Some(tls::HTTP2) => Version::Http2,
         _ => Version::Http1,
     };
-    within_hyper::serve(stream, version, peer, shared).await;
+    within_hyper::serve(stream, version, peer, held, shared).await;
 }
 
 /// Reads until it is clear what this is, and from where; nothing if the peer goes before that.

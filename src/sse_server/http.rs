@@ -9,31 +9,37 @@
 //! | `HEAD /subscribe/<namespace>` | the head of that stream |
 //! | `OPTIONS /subscribe/<namespace>` | 204, with what CORS allows (Fetch standard, §3.3.3) |
 //! | any other method there | 405 |
+//! | `GET /ws/...`, or any of these with `upgrade: websocket` | the same over WebSocket (RFC 6455) |
 //! | any other path | the embedder's page or stream, or 404 |
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http_body_util::Full;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    USER_AGENT, VARY, VIA,
+    SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT, VARY, VIA,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode, Version};
 
 use super::coding::{Coding, accepted};
 use super::connection::Peer;
-use super::limits::{Admission, Refusal, retry_after};
+use super::limits::{Admission, Places, Refusal, retry_after};
+use super::origins::{AllowedOrigin, may_open, restrict};
 use super::pages::{Page, Pages, Reply, text_page};
 use super::proxies::client;
 use super::topics::topics;
 use super::{Compression, Shared};
 use crate::fanout::{ConnectionInfo, Gateway, NoTotals, Topics};
+use crate::websocket::{Handshake, HandshakeError, VERSION, is_upgrade};
 
 /// Streams are below this path.
 pub const PREFIX: &str = "/subscribe";
+/// Below this path they are read over WebSocket only.
+pub const WEBSOCKET_PREFIX: &str = "/ws";
 
 const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -54,27 +60,47 @@ pub(super) struct Stream {
     pub(super) info: ConnectionInfo,
     /// Whether it begins with the totals.
     pub(super) snapshot: bool,
-    /// How it is compressed.
-    pub(super) coding: Coding,
+    pub(super) transport: Transport,
     /// Given back when it ends.
     pub(super) admission: Admission,
 }
 
+/// How a stream is sent.
+pub(super) enum Transport {
+    /// As Server-Sent Events in a coding.
+    Events(Coding),
+    /// Over WebSocket.
+    WebSocket(Handshake, Places),
+}
+
 /// Decides what a request gets.
 pub(super) async fn answer<P: Pages>(request: &Parts, peer: Peer, shared: &Shared<P>) -> Answer {
+    let mut answer = find(request, peer, shared).await;
+    if let Answer::Page(page) = &mut answer {
+        restrict(page.headers_mut(), &request.headers, &shared.config.borrow().allowed_origins);
+    }
+    answer
+}
+
+async fn find<P: Pages>(request: &Parts, peer: Peer, shared: &Shared<P>) -> Answer {
     let target_bytes = request.uri.path_and_query().map_or(0, |target| target.as_str().len());
     if let Some(page) = too_long(target_bytes, shared.config.borrow().max_target_bytes) {
         return Answer::Page(page);
     }
     let path = request.uri.path();
-    match path.strip_prefix(PREFIX) {
-        Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+    let below = |prefix| path.strip_prefix(prefix).filter(|rest: &&str| rest.is_empty() || rest.starts_with('/'));
+    match (below(PREFIX), below(WEBSOCKET_PREFIX)) {
+        (_, Some(_)) if request.method == Method::GET && !is_upgrade(request) => {
+            Answer::Page(upgrade_required(request.version))
+        }
+        (Some(rest), _) | (_, Some(rest)) => {
             subscription(request, rest, peer, shared).await.unwrap_or_else(Answer::Page)
         }
         _ => match shared.pages.respond(request).await {
             Some(Reply::Page(page)) => Answer::Page(page),
             Some(Reply::Stream { gateway, namespace }) => {
-                stream(request, gateway, namespace.into(), peer, shared).unwrap_or_else(Answer::Page)
+                let transport = Transport::Events(coding(request, peer, shared.config.borrow().compression));
+                stream(request, gateway, namespace.into(), transport, peer, shared).unwrap_or_else(Answer::Page)
             }
             None => Answer::Page(not_found(path, &shared.pages.paths())),
         },
@@ -107,13 +133,62 @@ async fn subscription<P: Pages>(request: &Parts, rest: &str, peer: Peer, shared:
             }
         })?;
     }
-    let mut answer = stream(request, shared.gateway.clone(), topics.clone(), peer, shared)?;
+    let handshake = if is_upgrade(request) { Some(shake_hands(request, shared)?) } else { None };
+    let mut places = Places::new(Arc::clone(&shared.limits), shared.config.clone());
+    if request.method == Method::GET {
+        places.take(&topics).map_err(|refusal| refused(&refusal))?;
+    }
+    let (transport, places) = match handshake {
+        Some(handshake) => (Transport::WebSocket(handshake, places), None),
+        None => (Transport::Events(coding(request, peer, shared.config.borrow().compression)), Some(places)),
+    };
+    let mut answer = stream(request, shared.gateway.clone(), topics, transport, peer, shared)?;
     if let Answer::Stream(stream) = &mut answer {
         stream.snapshot = snapshot;
-        let config = shared.config.borrow();
-        shared.limits.admit_stream(&topics, &config, &mut stream.admission).map_err(|refusal| refused(&refusal))?;
+        if let Some(places) = places.filter(|places| !places.is_empty()) {
+            stream.admission.add(places);
+        }
     }
     Ok(answer)
+}
+
+/// Accepts the handshake of a WebSocket, or says why not.
+#[expect(clippy::result_large_err, reason = "made once for a request")]
+fn shake_hands<P>(request: &Parts, shared: &Shared<P>) -> Result<Handshake, Page> {
+    if !may_open(&request.headers, &shared.config.borrow().allowed_origins) {
+        shared.stats.refused_origin.add(1);
+        return Err(text_page(StatusCode::FORBIDDEN, "pages of this origin may not open a WebSocket here\n"));
+    }
+    Handshake::accept(&request.headers).map_err(|error| {
+        let status = match error {
+            HandshakeError::Version => StatusCode::UPGRADE_REQUIRED,
+            HandshakeError::Key => StatusCode::BAD_REQUEST,
+        };
+        let mut page = text_page(status, format!("{error}\n"));
+        if error == HandshakeError::Version {
+            page.headers_mut().extend(upgrade_headers());
+        }
+        page
+    })
+}
+
+/// RFC 9110, §15.5.22, and RFC 6455, §4.4.
+fn upgrade_headers() -> HeaderMap {
+    HeaderMap::from_iter([
+        (UPGRADE, HeaderValue::from_static("websocket")),
+        (CONNECTION, HeaderValue::from_static("upgrade")),
+        (SEC_WEBSOCKET_VERSION, VERSION),
+    ])
+}
+
+fn upgrade_required(version: Version) -> Page {
+    let text = format!("{WEBSOCKET_PREFIX} is for WebSocket, over HTTP/1.1; event streams are at {PREFIX}\n");
+    let mut page = text_page(StatusCode::UPGRADE_REQUIRED, text);
+    // RFC 9113, §8.2.2: HTTP/2 has neither.
+    if version == Version::HTTP_11 {
+        page.headers_mut().extend(upgrade_headers());
+    }
+    page
 }
 
 /// A stream for the client behind `peer`, or only its head for a request that wants no more, or why it gets none.
@@ -122,14 +197,16 @@ fn stream<P>(
     request: &Parts,
     gateway: Gateway,
     topics: Topics,
+    transport: Transport,
     peer: Peer,
     shared: &Shared<P>,
 ) -> Result<Answer, Page> {
     let config = shared.config.borrow();
-    let coding = coding(request, peer, config.compression);
     if request.method == Method::HEAD {
         let mut page = Response::new(Full::default());
-        *page.headers_mut() = stream_headers(request.version, coding);
+        if let Transport::Events(coding) = transport {
+            *page.headers_mut() = stream_headers(request, coding, &config.allowed_origins);
+        }
         return Err(page);
     }
     let (mut client_ip, mut admission) = (peer.address, Admission::default());
@@ -138,7 +215,7 @@ fn stream<P>(
         admission = shared.limits.admit(client_ip, &config).map_err(|refusal| refused(&refusal))?;
     }
     let info = connection_info(request, topics, client_ip);
-    Ok(Answer::Stream(Stream { gateway, info, snapshot: false, coding, admission }))
+    Ok(Answer::Stream(Stream { gateway, info, snapshot: false, transport, admission }))
 }
 
 /// The coding of a stream. gzip before zstd: every browser reads a gzip stream block by block.
@@ -182,7 +259,7 @@ fn connection_info(request: &Parts, topics: Topics, client_ip: IpAddr) -> Connec
 }
 
 /// The headers of a stream, without those that only its framing needs.
-pub(super) fn stream_headers(version: Version, coding: Coding) -> HeaderMap {
+pub(super) fn stream_headers(request: &Parts, coding: Coding, allowed: &[AllowedOrigin]) -> HeaderMap {
     let mut headers = HeaderMap::from_iter([
         (CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
         (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
@@ -191,7 +268,7 @@ pub(super) fn stream_headers(version: Version, coding: Coding) -> HeaderMap {
         (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
     ]);
     // RFC 9113, §8.2.2: HTTP/2 has no `connection`. HTTP/1.0 has no other way to end a body than to close.
-    match version {
+    match request.version {
         Version::HTTP_11 => headers.insert(CONNECTION, HeaderValue::from_static("keep-alive")),
         Version::HTTP_10 => headers.insert(CONNECTION, HeaderValue::from_static("close")),
         _ => None,
@@ -200,6 +277,7 @@ pub(super) fn stream_headers(version: Version, coding: Coding) -> HeaderMap {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
         headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
     }
+    restrict(&mut headers, &request.headers, allowed);
     headers
 }
 
@@ -230,7 +308,7 @@ fn too_long(bytes: usize, limit: usize) -> Option<Page> {
 }
 
 fn not_found(path: &str, pages: &[&str]) -> Page {
-    let mut text = format!("no such path: {path}; there are {PREFIX}/<namespace>");
+    let mut text = format!("no such path: {path}; there are {PREFIX}/<namespace>, {WEBSOCKET_PREFIX}/<namespace>");
     for page in pages {
         text.push_str(", ");
         text.push_str(page);

@@ -10,7 +10,8 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use hyper::header::HeaderMap;
+use hyper::header::{HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Version};
@@ -19,14 +20,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Shared;
-use super::coding::Coding;
 use super::connection::{Held, Peer};
 use super::framing::{EventStream, framing};
-use super::http::{Answer, Stream, answer, stream_headers};
+use super::http::{Answer, Stream, Transport, answer, stream_headers};
 use super::limits::retry_after;
 use super::pages::Pages;
 use super::socket::{Marks, Socket};
-use crate::fanout::{Sink, Subscriber};
+use crate::fanout::{Framing, Inbound, Sink, Subscriber};
+use crate::websocket::{self, Session};
 
 /// The answer to a request whose head does not come (RFC 9110, §15.5.9).
 pub(super) const REQUEST_TIMEOUT: &[u8] =
@@ -57,7 +58,7 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024;
 
 /// A request for a stream, put aside while hyper still has the socket.
-type Wanted = (Stream, Version);
+type Wanted = Box<(Stream, Parts)>;
 
 /// How hyper's part ended.
 enum End {
@@ -90,7 +91,7 @@ pub(super) async fn serve<P: Pages>(
                     Answer::Stream(stream) => {
                         // What hyper wrote before must be on the socket before the stream is.
                         marks.flushed.store(false, Ordering::Release);
-                        *wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some((stream, request.version));
+                        *wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new((stream, request)));
                         pending().await
                     }
                 }
@@ -125,18 +126,33 @@ pub(super) async fn serve<P: Pages>(
         })
         .await
     };
-    let socket = connection.into_parts().io.into_inner().stream;
+    let http1::Parts { io, read_buf, .. } = connection.into_parts();
+    let socket = io.into_inner().stream;
     match end {
-        End::Stream((Stream { gateway, info, snapshot, coding, admission }, version)) => {
+        End::Stream(wanted) => {
+            let (Stream { gateway, info, snapshot, transport, admission }, request) = *wanted;
             held.admission.join(admission);
-            let framing = framing(version != Version::HTTP_10, coding);
+            let (framing, preamble, inbound): (&'static dyn Framing, _, Option<Box<dyn Inbound>>) = match transport {
+                Transport::Events(coding) => {
+                    let framing = framing(request.version != Version::HTTP_10, coding);
+                    let headers = stream_headers(&request, coding, &config.allowed_origins);
+                    (framing, event_stream(request.version, &headers, framing), None)
+                }
+                Transport::WebSocket(handshake, places) => {
+                    let preamble = head("101 Switching Protocols", &handshake.headers());
+                    let stats = Arc::clone(&shared.stats.websocket);
+                    let subprotocol = handshake.subprotocol;
+                    let session = Session::new(&config.websocket, subprotocol, &read_buf, Box::new(places), stats);
+                    (websocket::framing(subprotocol), preamble.into(), Some(Box::new(session)))
+                }
+            };
             let subscriber = Subscriber {
                 info,
                 framing,
                 sink: Sink::Socket(socket),
-                preamble: preamble(version, coding, framing),
+                preamble,
                 snapshot,
-                inbound: None,
+                inbound,
                 held: Some(Box::new(held)),
             };
             // An engine that has ended drops the connection, which is all there is to do.
@@ -166,20 +182,26 @@ pub(super) async fn answer_and_close(mut stream: TcpStream, answer: impl AsRef<[
     let _ = tokio::time::timeout(LINGER, linger).await;
 }
 
-/// The response's head and the stream's first comment (RFC 9112, §4).
-fn preamble(version: Version, coding: Coding, framing: &EventStream) -> Bytes {
-    let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
-    let headers: HeaderMap = stream_headers(version, coding);
-    for (name, value) in &headers {
-        write_header(&mut head, name.as_str(), value.as_bytes());
-    }
+/// The response's head and the stream's first comment.
+fn event_stream(version: Version, headers: &HeaderMap, framing: &EventStream) -> Bytes {
+    let mut headers = headers.clone();
     if version != Version::HTTP_10 {
-        write_header(&mut head, "transfer-encoding", b"chunked");
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    let mut preamble = head("200 OK", &headers);
+    preamble.extend_from_slice(&framing.opening());
+    preamble.into()
+}
+
+/// A response's head (RFC 9112, §4).
+fn head(status: &str, headers: &HeaderMap) -> Vec<u8> {
+    let mut head = format!("HTTP/1.1 {status}\r\n").into_bytes();
+    for (name, value) in headers {
+        write_header(&mut head, name.as_str(), value.as_bytes());
     }
     write_header(&mut head, "date", httpdate::fmt_http_date(SystemTime::now()).as_bytes());
     head.extend_from_slice(b"\r\n");
-    head.extend_from_slice(&framing.opening());
-    head.into()
+    head
 }
 
 fn write_header(head: &mut Vec<u8>, name: &str, value: &[u8]) {

@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use tokio::sync::watch;
 
 use super::Config;
 use super::status::Stats;
 use crate::fanout::{Namespace, NamespaceError, Topics};
+use crate::websocket::Gatekeeper;
 
 /// Addresses that the rate of new connections is known of. Others are let through and counted: who has so many addresses
 /// is not held back by a limit for each, but by that for all.
@@ -118,10 +120,10 @@ impl<K: Hash + Eq> Drop for Counted<K> {
 
 /// What is given back when a connection or stream ends. Takes no memory of its own while there is nothing.
 #[derive(Debug, Default)]
-pub(super) struct Admission(Vec<Box<dyn Any + Send>>);
+pub(super) struct Admission(Vec<Box<dyn Any + Send + Sync>>);
 
 impl Admission {
-    pub(super) fn add(&mut self, held: impl Any + Send) {
+    pub(super) fn add(&mut self, held: impl Any + Send + Sync) {
         self.0.push(Box::new(held));
     }
 
@@ -137,6 +139,60 @@ struct Rate {
     limiter: DefaultKeyedRateLimiter<Client>,
     /// When those that are as good as new were last forgotten.
     swept: Instant,
+}
+
+/// The places that one stream takes in namespaces that have limits.
+pub(super) struct Places {
+    limits: Arc<Limits>,
+    config: watch::Receiver<Config>,
+    taken: Vec<Counted<Namespace>>,
+}
+
+impl Places {
+    /// None.
+    pub(super) fn new(limits: Arc<Limits>, config: watch::Receiver<Config>) -> Self {
+        Self { limits, config, taken: Vec::new() }
+    }
+
+    /// Takes those that a stream of `topics` needs, and keeps no others; keeps what it had where one is not to be had.
+    pub(super) fn take(&mut self, topics: &Topics) -> Result<(), Refusal> {
+        let mut missing = Vec::new();
+        let mut needed = Vec::new();
+        for NamespaceLimit { namespace, streams } in &self.config.borrow().namespace_limits {
+            if !topics.iter().any(|topic| namespace.contains(&topic.within())) {
+                continue;
+            }
+            needed.push(namespace.clone());
+            if self.taken.iter().any(|taken| taken.key == *namespace) {
+                continue;
+            }
+            let Some(counted) = self.limits.namespaces.take(namespace.clone(), *streams) else {
+                self.limits.stats.refused_namespace.add(1);
+                return Err(Refusal::Namespace(namespace.clone()));
+            };
+            missing.push(counted);
+        }
+        self.taken.retain(|taken| needed.contains(&taken.key));
+        self.taken.append(&mut missing);
+        Ok(())
+    }
+
+    /// Whether it holds none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.taken.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Places {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Places").field(&self.taken).finish()
+    }
+}
+
+impl Gatekeeper for Places {
+    fn admit(&mut self, topics: &Topics) -> Result<(), String> {
+        self.take(topics).map_err(|refusal| refusal.to_string())
+    }
 }
 
 /// The limits of one server.
@@ -168,25 +224,6 @@ impl Limits {
         let mut admission = Admission::default();
         admission.add(counted?);
         Ok(admission)
-    }
-
-    /// Lets a stream of `topics` in, if the limits of all namespaces that it is in do.
-    pub(super) fn admit_stream(
-        &self,
-        topics: &Topics,
-        config: &Config,
-        admission: &mut Admission,
-    ) -> Result<(), Refusal> {
-        for NamespaceLimit { namespace, streams } in &config.namespace_limits {
-            if topics.iter().any(|topic| namespace.contains(&topic.within())) {
-                let Some(counted) = self.namespaces.take(namespace.clone(), *streams) else {
-                    self.stats.refused_namespace.add(1);
-                    return Err(Refusal::Namespace(namespace.clone()));
-                };
-                admission.add(counted);
-            }
-        }
-        Ok(())
     }
 
     fn is_within_rate(&self, client: Client, per_second: Option<NonZeroU32>) -> bool {
@@ -255,18 +292,24 @@ mod tests {
         let (limits, stats) = limits();
         let limit = |text: &str| text.parse::<NamespaceLimit>().unwrap();
         let config = Config { namespace_limits: vec![limit("/details=1"), limit("/=2")], ..Config::default() };
+        let (limits, config) = (Arc::new(limits), watch::channel(config).1);
+        let topics = |namespace: &str| namespace.parse::<Namespace>().unwrap().into();
         let admit = |namespace: &str| {
-            let mut admission = Admission::default();
-            let topics = namespace.parse::<Namespace>().unwrap().into();
-            limits.admit_stream(&topics, &config, &mut admission).map(|()| admission)
+            let mut places = Places::new(Arc::clone(&limits), config.clone());
+            places.take(&topics(namespace)).map(|()| places)
         };
-        let first = admit("/details/26").unwrap();
+        let mut first = admit("/details/26").unwrap();
+        first.take(&topics("/details/28")).unwrap();
         assert_eq!(admit("/details/27").unwrap_err(), Refusal::Namespace("/details".parse().unwrap()));
         let _raw = admit("/raw").unwrap();
         assert_eq!(admit("/eps").unwrap_err(), Refusal::Namespace(Namespace::root()));
         drop(first);
-        assert!(admit("/details/27").is_ok());
+        let mut second = admit("/details/27").unwrap();
         assert_eq!(stats.refused_namespace.get(), 2);
+        second.take(&topics("/eps")).unwrap();
+        let third = admit("/details/29").unwrap_err();
+        assert_eq!(third, Refusal::Namespace(Namespace::root()));
+        assert!(second.take(&topics("/details/27")).is_ok(), "what was refused holds nothing");
         assert_eq!(
             "/a".parse::<NamespaceLimit>().unwrap_err().to_string(),
             "expected NAMESPACE=COUNT, such as /details=1000, found \"/a\""

@@ -1,7 +1,8 @@
-//! Server-Sent Events over HTTP/1.1, HTTP/1.0 and HTTP/2 (over TLS, or by prior knowledge), on the [`fanout`](crate::fanout) engine.
+//! Server-Sent Events over HTTP/1.1, HTTP/1.0 and HTTP/2 (over TLS, or by prior knowledge), on the [`fanout`](crate::fanout) engine,
+//! and [`websocket`] on the same paths over HTTP/1.1.
 //!
 //! This module can be used without the rest of the pipeline; `examples/clock.rs` shows how. It serves
-//! `/subscribe/<namespace>` and hands every other path to the embedder's [`Pages`].
+//! `/subscribe/<namespace>` and `/ws/<namespace>`, and hands every other path to the embedder's [`Pages`].
 
 mod coding;
 mod connection;
@@ -10,6 +11,7 @@ mod http;
 mod http1;
 mod limits;
 mod listener;
+mod origins;
 mod pages;
 mod proxies;
 mod socket;
@@ -29,12 +31,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::fanout::Gateway;
+use crate::websocket;
 use limits::Limits;
 
 pub use coding::{Coding, accepted};
-pub use http::PREFIX;
+pub use http::{PREFIX, WEBSOCKET_PREFIX};
 pub use limits::{NamespaceLimit, NamespaceLimitError};
 pub use listener::listen;
+pub use origins::{AllowedOrigin, OriginError};
 pub use pages::{NoPages, Page, Pages, Reply, text_page};
 pub use proxies::ClientAddress;
 pub use status::Stats;
@@ -78,6 +82,10 @@ pub struct Config {
     pub client_address: ClientAddress,
     /// Which streams are compressed for clients that accept it.
     pub compression: Compression,
+    /// The pages of other origins that may read streams and open WebSockets; clients other than browsers always may.
+    pub allowed_origins: Vec<AllowedOrigin>,
+    /// What clients may send over WebSocket.
+    pub websocket: websocket::Config,
     /// Time for a request's head to come, from connecting or from the end of the request before.
     pub head_timeout: Duration,
     /// Bytes of a request's head; a larger one is answered with 431. At least 8192.
@@ -103,6 +111,8 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             client_address: ClientAddress::default(),
             compression: Compression::default(),
+            allowed_origins: vec![AllowedOrigin::ANY],
+            websocket: websocket::Config::default(),
             head_timeout: Duration::from_secs(10),
             max_head_bytes: 16 * 1024,
             max_target_bytes: 4096,
@@ -118,7 +128,7 @@ struct Shared<P> {
     gateway: Gateway,
     pages: P,
     config: watch::Receiver<Config>,
-    limits: Limits,
+    limits: Arc<Limits>,
     stats: Arc<Stats>,
     shutdown: CancellationToken,
 }
@@ -150,7 +160,7 @@ pub async fn serve<P: Pages>(
         gateway,
         pages,
         config,
-        limits: Limits::new(Arc::clone(&stats)),
+        limits: Arc::new(Limits::new(Arc::clone(&stats))),
         stats,
         shutdown: shutdown.clone(),
     });

@@ -1,8 +1,10 @@
 //! What the server tells about itself.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::fanout::Counter;
+use crate::websocket;
 
 /// What the server counts besides what the engine does. All only grow.
 #[derive(Debug, Default)]
@@ -25,6 +27,10 @@ pub struct Stats {
     pub rate_unknown: Counter,
     /// Failed TLS handshakes.
     pub tls_failures: Counter,
+    /// Pages of origins that are not allowed that wanted to open a WebSocket.
+    pub refused_origin: Counter,
+    /// Clients that speak.
+    pub websocket: Arc<websocket::Stats>,
 }
 
 impl Stats {

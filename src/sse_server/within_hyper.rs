@@ -1,4 +1,5 @@
-//! HTTP/2, and all HTTP over TLS: hyper frames the bodies, which read the same logs as the sockets do.
+//! HTTP/2, and all HTTP over TLS: hyper frames the bodies, which read the same logs as the sockets do. A WebSocket over
+//! TLS is taken back from hyper.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -19,11 +20,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::PollSender;
 
 use super::Shared;
-use super::connection::Peer;
+use super::connection::{Held, Peer};
 use super::framing::framing;
-use super::http::{Answer, Stream, answer, stream_headers};
+use super::http::{Answer, Stream, Transport, answer, stream_headers};
 use super::pages::{Pages, text_page};
 use crate::fanout::{Sink, Subscriber};
+use crate::websocket::{self, Session};
 
 /// Batches between a shard and a body. The log holds what does not fit, so one is enough.
 const BODY_BATCHES: usize = 1;
@@ -44,14 +46,15 @@ pub(super) async fn serve<P: Pages>(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     version: Version,
     peer: Peer,
+    held: Arc<Held>,
     shared: Arc<Shared<P>>,
 ) {
     let config = shared.config();
     let service = service_fn({
         let shared = Arc::clone(&shared);
         move |request: Request<Incoming>| {
-            let shared = Arc::clone(&shared);
-            async move { Ok::<_, Infallible>(respond(request, peer, &shared).await) }
+            let (held, shared) = (Arc::clone(&held), Arc::clone(&shared));
+            async move { Ok::<_, Infallible>(respond(request, peer, held, &shared).await) }
         }
     });
     let io = TokioIo::new(io);
@@ -63,6 +66,7 @@ pub(super) async fn serve<P: Pages>(
                     .header_read_timeout(config.head_timeout)
                     .max_buf_size(config.max_head_bytes)
                     .serve_connection(io, service)
+                    .with_upgrades()
             );
             tokio::select! {
                 ended = &mut connection => ended,
@@ -98,14 +102,45 @@ pub(super) async fn serve<P: Pages>(
 }
 
 async fn respond<P: Pages>(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     peer: Peer,
+    held: Arc<Held>,
     shared: &Shared<P>,
 ) -> Response<Either<Full<Bytes>, impl Body<Data = Bytes, Error = Infallible> + use<P>>> {
+    let upgrade = hyper::upgrade::on(&mut request);
     let (request, _body) = request.into_parts();
-    let Stream { gateway, info, snapshot, coding, admission } = match answer(&request, peer, shared).await {
+    let stream = match answer(&request, peer, shared).await {
         Answer::Page(page) => return page.map(Either::Left),
         Answer::Stream(stream) => stream,
+    };
+    let Stream { gateway, info, snapshot, transport, admission } = stream;
+    let config = shared.config();
+    let coding = match transport {
+        Transport::Events(coding) => coding,
+        Transport::WebSocket(handshake, places) => {
+            let stats = Arc::clone(&shared.stats.websocket);
+            let session = Session::new(&config.websocket, handshake.subprotocol, b"", Box::new(places), stats);
+            let framing = websocket::framing(handshake.subprotocol);
+            // The connection goes on when this task has nothing to do with it any more.
+            tokio::spawn(async move {
+                let Ok(Ok(upgraded)) = tokio::time::timeout(config.head_timeout, upgrade).await else { return };
+                let subscriber = Subscriber {
+                    info,
+                    framing,
+                    sink: Sink::Stream(Box::new(TokioIo::new(upgraded))),
+                    preamble: Bytes::new(),
+                    snapshot,
+                    inbound: Some(Box::new(session)),
+                    held: Some(Box::new((held, admission))),
+                };
+                // An engine that has ended drops the connection, which is all there is to do.
+                let _ = gateway.subscribe(subscriber).await;
+            });
+            let mut response = Response::new(Either::Left(Full::default()));
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            *response.headers_mut() = handshake.headers();
+            return response;
+        }
     };
     let (sender, batches) = mpsc::channel(BODY_BATCHES);
     let framing = framing(false, coding);
@@ -123,6 +158,6 @@ async fn respond<P: Pages>(
     }
     let frames = ReceiverStream::new(batches).map(|batch| Ok::<_, Infallible>(Frame::data(batch)));
     let mut response = Response::new(Either::Right(StreamBody::new(frames)));
-    *response.headers_mut() = stream_headers(request.version, coding);
+    *response.headers_mut() = stream_headers(&request, coding, &config.allowed_origins);
     response
 }

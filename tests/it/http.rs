@@ -33,7 +33,7 @@ fn an_unknown_path_is_answered_with_the_paths_that_there_are() {
         assert_eq!(
             one_line(&answer),
             format!(
-                "no such path: {path}; there are /subscribe/<namespace>, /, /admin/, /v1/rankings, /v1/details/<ID>, /v1/status, \
+                "no such path: {path}; there are /subscribe/<namespace>, /ws/<namespace>, /, /admin/, /v1/rankings, /v1/details/<ID>, /v1/status, \
                  /healthz, /readyz, /admin/status.json, \
                  /admin/counters.json, /admin/history.json, /admin/events, /metrics"
             )

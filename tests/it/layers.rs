@@ -13,7 +13,8 @@ const MAY_IMPORT: &[(&str, Option<&[&str]>)] = &[
     // The engine knows no protocol and no source.
     ("fanout", Some(&[])),
     // A transport knows the engine and no source.
-    ("sse_server", Some(&["fanout"])),
+    ("sse_server", Some(&["fanout", "websocket"])),
+    ("websocket", Some(&["fanout"])),
     // The stages before the engine know the pipeline's types and no transport.
     ("source", Some(&["fanout", "limited"])),
     ("decode", Some(&["fanout", "limited", "source", "tally"])),

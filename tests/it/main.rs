@@ -11,6 +11,7 @@
 )]
 
 mod admin;
+mod autobahn;
 mod broker;
 mod cli;
 mod compression;
@@ -27,3 +28,4 @@ mod status;
 mod support;
 mod tls;
 mod topics;
+mod websocket;

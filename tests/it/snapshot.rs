@@ -46,7 +46,7 @@ fn scores(redis: &RedisServer) -> BTreeMap<String, i64> {
 }
 
 /// What a feeder does for each of `ids`: count and publish in one atomic step.
-fn update(connection: &mut redis::Connection, ids: &[&str]) -> redis::RedisResult<()> {
+pub(crate) fn update(connection: &mut redis::Connection, ids: &[&str]) -> redis::RedisResult<()> {
     let mut transaction = redis::pipe();
     transaction.atomic();
     for id in ids {

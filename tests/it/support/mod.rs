@@ -6,6 +6,7 @@ mod http;
 mod raw;
 mod redis;
 mod tallycast;
+mod websocket;
 
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ pub(crate) use http::get;
 pub(crate) use raw::Raw;
 pub(crate) use redis::{Certificate, RedisServer, TempDir};
 pub(crate) use tallycast::{Tallycast, command, run};
+pub(crate) use websocket::WebSocket;
 
 /// How long anything may take before a test gives up: generous, because machines that run tests are busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);

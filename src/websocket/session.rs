@@ -1,0 +1,158 @@
+//! One client, as the engine hears it: what it says is read here, and answered.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use serde::Serialize;
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use super::commands::wanted;
+use super::frames::write_close;
+use super::framing::write_json;
+use super::handshake::Subprotocol;
+use super::protocol::{End, Protocol, Received};
+use crate::fanout::{Counter, Ending, Inbound, Said, Topics};
+
+/// Who decides which topics a client may read.
+pub trait Gatekeeper: Send + std::fmt::Debug {
+    /// Lets the client read `topics` instead of those that it reads.
+    ///
+    /// # Errors
+    /// Why not, for the client to read; it goes on with the topics it has.
+    fn admit(&mut self, topics: &Topics) -> Result<(), String>;
+}
+
+/// What a client may send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Bytes of one message, whole or in parts.
+    pub max_message: usize,
+    /// Messages, pings and pongs a second, and at most as many at once.
+    pub message_rate: NonZeroU32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_message: 16 * 1024, message_rate: NonZeroU32::MIN.saturating_add(19) }
+    }
+}
+
+/// What is counted of clients that speak. All only grow.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Connections that became WebSockets.
+    pub opened: Counter,
+    /// Messages that were refused: not understood, or not followed.
+    pub refused: Counter,
+    /// Connections that were closed because their clients sent too many messages.
+    pub over_rate: Counter,
+    /// Connections that were closed because their clients broke the protocol, or sent too large a message.
+    pub failed: Counter,
+}
+
+/// The engine's ear for one client.
+#[derive(Debug)]
+pub struct Session {
+    protocol: Protocol,
+    subprotocol: Subprotocol,
+    rate: DefaultDirectRateLimiter,
+    gatekeeper: Box<dyn Gatekeeper>,
+    stats: Arc<Stats>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Subscribed(Vec<String>),
+    Error(String),
+}
+
+impl Session {
+    /// A client that has shaken hands, and has sent `ahead` since.
+    pub fn new(
+        config: &Config,
+        subprotocol: Subprotocol,
+        ahead: &[u8],
+        gatekeeper: Box<dyn Gatekeeper>,
+        stats: Arc<Stats>,
+    ) -> Self {
+        stats.opened.add(1);
+        let mut protocol = Protocol::new(config.max_message);
+        protocol.take_in(ahead);
+        let rate = RateLimiter::direct(Quota::per_second(config.message_rate));
+        Self { protocol, subprotocol, rate, gatekeeper, stats }
+    }
+
+    /// Refuses what the client said. Where there is no room to say why, the connection ends.
+    fn refuse(&self, code: CloseCode, why: String, replies: &mut Vec<u8>) -> Said {
+        self.stats.refused.add(1);
+        match self.subprotocol {
+            Subprotocol::Json => {
+                write_json(&Answer::Error(why), replies);
+                Said::Nothing
+            }
+            Subprotocol::Raw => {
+                write_close(code, &why, replies);
+                Said::Goodbye
+            }
+        }
+    }
+
+    fn follow(&mut self, text: &str, topics: &Topics, replies: &mut Vec<u8>) -> Said {
+        let wanted = match wanted(text, topics) {
+            Ok(wanted) => wanted,
+            Err(error) => return self.refuse(CloseCode::Policy, error.to_string(), replies),
+        };
+        if wanted == *topics {
+            self.subscribed(topics, replies);
+            return Said::Nothing;
+        }
+        match self.gatekeeper.admit(&wanted) {
+            Ok(()) => Said::Subscribe(wanted),
+            Err(why) => self.refuse(CloseCode::Again, why, replies),
+        }
+    }
+}
+
+impl Inbound for Session {
+    fn receive(&mut self, bytes: &[u8], topics: &Topics, replies: &mut Vec<u8>) -> Said {
+        self.protocol.take_in(bytes);
+        while let Some(received) = self.protocol.next(replies) {
+            let said = match received {
+                Received::End(end) => {
+                    self.stats.failed.add(u64::from(end == End::Failed));
+                    return Said::Goodbye;
+                }
+                _ if self.rate.check().is_err() => {
+                    self.stats.over_rate.add(1);
+                    write_close(CloseCode::Policy, "too many messages", replies);
+                    return Said::Goodbye;
+                }
+                Received::Control => continue,
+                Received::Text(text) => self.follow(&text, topics, replies),
+                Received::Binary(_) => {
+                    self.refuse(CloseCode::Policy, "expected a message of text, found bytes".to_owned(), replies)
+                }
+            };
+            // One answer at a time, so that they cannot pile up.
+            if said != Said::Nothing || !replies.is_empty() {
+                return said;
+            }
+        }
+        Said::Nothing
+    }
+
+    fn subscribed(&mut self, topics: &Topics, replies: &mut Vec<u8>) {
+        if self.subprotocol == Subprotocol::Json {
+            write_json(&Answer::Subscribed(topics.iter().map(ToString::to_string).collect()), replies);
+        }
+    }
+
+    fn ending(&mut self, ending: Ending, replies: &mut Vec<u8>) {
+        match ending {
+            Ending::TooSlow => write_close(CloseCode::Again, "too slow; connect again to start afresh", replies),
+            Ending::Unanswered => write_close(CloseCode::Policy, "no pong came in time", replies),
+        }
+    }
+}
