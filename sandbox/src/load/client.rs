@@ -1,4 +1,4 @@
-//! Many readers on one thread: an epoll loop that opens event streams and counts what they bring.
+//! Many readers on one thread: an epoll loop that opens streams and counts what they bring.
 //!
 //! One thread, since it shares the machine with what it measures: what it uses is reported, so that a run in which the
 //! readers were the limit shows. A read that fills less than the buffer has emptied the socket, which saves the second
@@ -15,7 +15,12 @@ use mio::{Events, Interest, Poll, Token, event::Event as Readiness, net::TcpStre
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
-use super::{interrupt, received::Received, stream::StreamParser, usage};
+use super::{
+    interrupt,
+    received::Received,
+    transport::{Parser, Transport},
+    usage,
+};
 
 /// Connections that may wait for their response head at a time: fewer than a listener's usual backlog of 4,096.
 const CONNECT_WINDOW: usize = 512;
@@ -46,6 +51,7 @@ const SLOW_READ_OUT_LIMIT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) struct Client {
     server: SocketAddr,
+    transport: Transport,
     request: String,
     epoch: Instant,
     poll: Poll,
@@ -56,6 +62,8 @@ pub(super) struct Client {
     connections: Vec<Connection>,
     with_head: usize,
     received: Received,
+    /// Bytes read from all sockets.
+    bytes: u64,
     lost: usize,
     first_loss: Option<String>,
 }
@@ -66,7 +74,7 @@ struct Connection {
     state: State,
     /// Never reads after the response head.
     is_slow: bool,
-    parser: StreamParser,
+    parser: Parser,
     /// The sequence number of the message that should come next.
     next: u64,
 }
@@ -76,6 +84,14 @@ enum State {
     Connecting,
     Open,
     Closed,
+}
+
+/// What is needed to read, and where it is counted.
+struct Reading<'a> {
+    buffer: &'a mut [u8],
+    epoch: Instant,
+    received: &'a mut Received,
+    bytes: &'a mut u64,
 }
 
 /// What became of the connections that did not read.
@@ -90,13 +106,18 @@ pub(super) struct SlowReaders {
 
 impl Client {
     /// A client without connections. Stamps in what it reads count from `epoch`.
-    pub(super) fn new(server: SocketAddr, path: &str, epoch: Instant, payload_bytes: usize) -> Result<Self> {
+    pub(super) fn new(
+        server: SocketAddr,
+        path: &str,
+        transport: Transport,
+        epoch: Instant,
+        payload_bytes: usize,
+    ) -> Result<Self> {
         let (first, last) = usage::outgoing_ports()?;
         Ok(Self {
             server,
-            request: format!(
-                "GET {path} HTTP/1.1\r\nHost: {server}\r\nAccept: text/event-stream\r\nUser-Agent: sandbox-load\r\n\r\n"
-            ),
+            transport,
+            request: transport.request(path, &server.to_string()),
             epoch,
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_PER_TURN),
@@ -106,6 +127,7 @@ impl Client {
             connections: Vec::new(),
             with_head: 0,
             received: Received::new(payload_bytes)?,
+            bytes: 0,
             lost: 0,
             first_loss: None,
         })
@@ -115,7 +137,7 @@ impl Client {
     /// head. `watch` is called every turn with the number that have it.
     ///
     /// # Errors
-    /// When a connection fails, is closed, or gets another answer than an event stream; or when the limit is over.
+    /// When a connection fails, is closed, or gets another answer than a stream; or when the limit is over.
     pub(super) fn connect(
         &mut self,
         readers: usize,
@@ -161,7 +183,13 @@ impl Client {
                 continue;
             }
             let had_head = connection.parser.has_head();
-            let served = connection.serve(readiness, &self.request, &mut self.buffer, self.epoch, &mut self.received);
+            let mut reading = Reading {
+                buffer: &mut self.buffer,
+                epoch: self.epoch,
+                received: &mut self.received,
+                bytes: &mut self.bytes,
+            };
+            let served = connection.serve(readiness, &self.request, &mut reading);
             if !had_head && connection.parser.has_head() {
                 self.with_head += 1;
             }
@@ -181,6 +209,11 @@ impl Client {
         &self.received
     }
 
+    /// Bytes that were read, with all that frames the messages.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// How many connections ended before their time, and why the first of them did.
     pub(super) fn lost(&self) -> (usize, Option<&str>) {
         (self.lost, self.first_loss.as_deref())
@@ -195,8 +228,13 @@ impl Client {
         while !slow.is_empty() && Instant::now() < deadline {
             // What is retained is still open.
             slow.retain_mut(|connection| {
-                connection.state == State::Open
-                    && connection.read(true, &mut self.buffer, self.epoch, &mut received).is_ok()
+                let mut reading = Reading {
+                    buffer: &mut self.buffer,
+                    epoch: self.epoch,
+                    received: &mut received,
+                    bytes: &mut self.bytes,
+                };
+                connection.state == State::Open && connection.read(true, &mut reading).is_ok()
             });
             interrupt::sleep_until(Instant::now() + Duration::from_millis(10))?;
         }
@@ -226,7 +264,7 @@ impl Client {
             stream,
             state: State::Connecting,
             is_slow,
-            parser: StreamParser::default(),
+            parser: self.transport.parser(),
             next: 0,
         });
         Ok(())
@@ -238,14 +276,7 @@ impl Connection {
     ///
     /// # Errors
     /// When the connection is of no use any more.
-    fn serve(
-        &mut self,
-        readiness: &Readiness,
-        request: &str,
-        buffer: &mut [u8],
-        epoch: Instant,
-        received: &mut Received,
-    ) -> Result<()> {
+    fn serve(&mut self, readiness: &Readiness, request: &str, reading: &mut Reading<'_>) -> Result<()> {
         if self.state == State::Connecting && (readiness.is_writable() || readiness.is_error()) {
             if let Some(error) = self.stream.take_error()? {
                 return Err(anyhow!(error).context("cannot connect"));
@@ -258,13 +289,14 @@ impl Connection {
         let reads = readiness.is_readable() || readiness.is_read_closed();
         let is_stalled = self.is_slow && self.parser.has_head();
         if self.state == State::Open && reads && !is_stalled {
-            self.read(readiness.is_read_closed(), buffer, epoch, received)?;
+            self.read(readiness.is_read_closed(), reading)?;
         }
         Ok(())
     }
 
     /// Reads until the socket is empty; with `to_the_end`, until it says so itself, and so sees the end of the stream.
-    fn read(&mut self, to_the_end: bool, buffer: &mut [u8], epoch: Instant, received: &mut Received) -> Result<()> {
+    fn read(&mut self, to_the_end: bool, reading: &mut Reading<'_>) -> Result<()> {
+        let Reading { buffer, epoch, received, bytes } = reading;
         loop {
             let length = match self.stream.read(buffer) {
                 Ok(0) => bail!("the server closed the connection"),
@@ -275,7 +307,12 @@ impl Connection {
             };
             let now = epoch.elapsed();
             let next = &mut self.next;
+            **bytes += length as u64;
             self.parser.feed(&buffer[..length], &mut |event| received.count(event, next, now))?;
+            if let Some(reply) = self.parser.take_reply() {
+                // This little is taken at once, or the connection is of no use any more.
+                self.stream.write_all(reply).context("cannot answer a ping")?;
+            }
             if length < buffer.len() && !to_the_end {
                 return Ok(());
             }

@@ -46,6 +46,8 @@ pub(super) struct LoadFigures {
     pub(super) received: Received,
     /// Until the last delivery.
     pub(super) delivering: Duration,
+    /// Bytes read by all readers, with all that frames the messages.
+    pub(super) bytes: u64,
     /// Until the CPU times were read.
     pub(super) took: Duration,
     pub(super) server_cpu: CpuTime,
@@ -74,6 +76,11 @@ impl LoadFigures {
     /// Deliveries a second.
     pub(super) fn delivery_rate(&self) -> f64 {
         self.received.delivered as f64 / self.delivering.as_secs_f64()
+    }
+
+    /// Bytes read for one delivery.
+    pub(super) fn bytes_per_delivery(&self) -> f64 {
+        self.bytes as f64 / self.received.delivered as f64
     }
 
     /// Messages a second.

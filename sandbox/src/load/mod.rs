@@ -1,11 +1,13 @@
 //! `sandbox load`: tallycast under many readers, beside the plainest thing that does the same work.
 //!
 //! One run measures two subjects in turn, on the same machine, with the same readers, messages and Redis: the
-//! write loop, which is a baseline, and tallycast. What counts is the ratio of the two, since absolute
+//! write loop, which is a baseline, and tallycast; or tallycast's plain event streams, and tallycast read in another way. What counts is the ratio of the two, since absolute
 //! figures belong to a machine.
 
 mod client;
+mod decoder;
 mod figures;
+mod head;
 mod interrupt;
 mod process;
 mod publisher;
@@ -14,7 +16,9 @@ mod report;
 mod stamp;
 mod stream;
 mod subject;
+mod transport;
 mod usage;
+mod websocket;
 mod write_loop;
 
 use std::{
@@ -32,6 +36,7 @@ use self::{
     process::Scratch,
     stamp::{MAX_MESSAGES, STAMP_BYTES},
     subject::Subject,
+    transport::{Coding, Subprotocol, Transport},
 };
 
 /// Where the default routes of tallycast listen for what goes to `/subscribe/raw`.
@@ -96,6 +101,16 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_enum, default_value_t = Subjects::Both)]
     subject: Subjects,
 
+    /// Measure WebSocket beside event streams, instead of these beside the write loop: messages of JSON, or with =raw the
+    /// payload alone
+    #[arg(long, value_enum, value_name = "SUBPROTOCOL", num_args = 0..=1, require_equals = true, default_missing_value = "json")]
+    #[arg(conflicts_with_all = ["subject", "compression"])]
+    ws: Option<Subprotocol>,
+
+    /// Measure compressed event streams beside plain ones, instead of these beside the write loop
+    #[arg(long, value_enum, value_name = "CODING", conflicts_with = "subject")]
+    compression: Option<Coding>,
+
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
@@ -117,11 +132,14 @@ enum Subjects {
 
 impl LoadArgs {
     /// What to measure, the baseline first.
-    fn subjects(&self) -> &'static [Subject] {
-        match self.subject {
-            Subjects::Both => &[Subject::WriteLoop, Subject::Tallycast],
-            Subjects::WriteLoop => &[Subject::WriteLoop],
-            Subjects::Tallycast => &[Subject::Tallycast],
+    fn subjects(&self) -> Vec<Subject> {
+        const PLAIN: Subject = Subject::Tallycast(Transport::EventStream);
+        match (self.ws, self.compression, self.subject) {
+            (Some(subprotocol), ..) => vec![PLAIN, Subject::Tallycast(Transport::WebSocket(subprotocol))],
+            (None, Some(coding), _) => vec![PLAIN, Subject::Tallycast(Transport::Compressed(coding))],
+            (None, None, Subjects::Both) => vec![Subject::WriteLoop, PLAIN],
+            (None, None, Subjects::WriteLoop) => vec![Subject::WriteLoop],
+            (None, None, Subjects::Tallycast) => vec![PLAIN],
         }
     }
 }
@@ -208,7 +226,7 @@ mod tests {
             thread::sleep(Duration::from_millis(10));
         }
 
-        let mut client = Client::new(address, "/any", epoch, 64)?;
+        let mut client = Client::new(address, "/any", Transport::EventStream, epoch, 64)?;
         client.connect(READERS, 0, |_| Ok(()))?;
         let plan = Plan { redis: url, channel, rate: 500, duration: Duration::from_secs(1), payload_bytes: 64 };
         let expected = plan.messages() * READERS as u64;

@@ -66,6 +66,7 @@ const METRICS: &[Metric] = &[
     Metric { title: "server CPU per delivery (us)", key: "cpu_per_delivery_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.total())) },
     Metric { title: "  of it user", key: "cpu_per_delivery_user_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.user)) },
     Metric { title: "  of it system", key: "cpu_per_delivery_system_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.system)) },
+    Metric { title: "bytes on the wire per delivery", key: "wire_bytes_per_delivery", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, LoadFigures::bytes_per_delivery) },
     Metric { title: "reading thread, cores used", key: "client_cores", unit: Unit::Decimal, has_ratio: false, value: |f| load(f, |l| l.cores(l.client_cpu)) },
     Metric { title: "slow readers", key: "slow_readers", unit: Unit::Count, has_ratio: false, value: |f| f.slow.as_ref().map(|s| s.count as f64) },
     Metric { title: "  closed by the server", key: "slow_readers_closed", unit: Unit::Count, has_ratio: false, value: |f| f.slow.as_ref().map(|s| s.closed as f64) },

@@ -3,18 +3,16 @@
 //! Bytes may be cut anywhere. What is whole in one read is parsed where it lies; only a line that is split over reads or
 //! chunks is copied.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
-use super::stamp::Stamp;
-
-/// The longest response head that is read, in bytes.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
+use super::{
+    decoder::Decoder,
+    head::{self, HeadReader},
+    stamp::Stamp,
+};
 
 /// The longest line of an event that is read, in bytes.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
-
-/// The most header fields that are read.
-const MAX_HEADERS: usize = 64;
 
 /// An event, as far as measuring needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +27,8 @@ pub(super) struct Event {
 #[derive(Debug, Default)]
 pub(super) struct StreamParser {
     state: State,
-    head: Vec<u8>,
+    head: HeadReader,
+    decoder: Option<Decoder>,
     events: EventParser,
 }
 
@@ -63,7 +62,7 @@ impl StreamParser {
             match self.state {
                 State::Head => break,
                 State::Identity => {
-                    self.events.feed(bytes, sink)?;
+                    self.content(bytes, sink)?;
                     break;
                 }
                 State::ChunkSize(value) => {
@@ -93,7 +92,7 @@ impl StreamParser {
                 State::ChunkData(left) => {
                     let here = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
                     let (data, rest) = bytes.split_at(here);
-                    self.events.feed(data, sink)?;
+                    self.content(data, sink)?;
                     let left = left - here as u64;
                     self.state = if left == 0 { State::ChunkDataCr } else { State::ChunkData(left) };
                     bytes = rest;
@@ -121,25 +120,21 @@ impl StreamParser {
 
     /// Collects and reads the head; gives what follows it.
     fn feed_head<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8]> {
-        let before = self.head.len();
-        self.head.extend_from_slice(bytes);
-        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut response = httparse::Response::new(&mut headers);
-        let httparse::Status::Complete(length) =
-            response.parse(&self.head).context("the answer is no HTTP response")?
-        else {
-            ensure!(self.head.len() <= MAX_HEAD_BYTES, "the response head is over {MAX_HEAD_BYTES} bytes");
-            return Ok(&[]);
-        };
-        if response.code != Some(200) {
-            bail!("the answer is {} {}", response.code.unwrap_or_default(), response.reason.unwrap_or_default());
-        }
-        let is_chunked = response.headers.iter().any(|header| {
-            header.name.eq_ignore_ascii_case("transfer-encoding") && header.value.eq_ignore_ascii_case(b"chunked")
-        });
+        let head = self
+            .head
+            .feed(bytes, 200, |headers| (head::has(headers, "transfer-encoding", "chunked"), Decoder::of(headers)))?;
+        let Some(((is_chunked, decoder), rest)) = head else { return Ok(&[]) };
         self.state = if is_chunked { State::ChunkSize(None) } else { State::Identity };
-        self.head = Vec::new();
-        Ok(&bytes[length - before..])
+        self.decoder = decoder?;
+        Ok(rest)
+    }
+
+    /// Takes what the transfer coding brought.
+    fn content(&mut self, bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
+        match &mut self.decoder {
+            Some(decoder) => self.events.feed(&decoder.decode(bytes)?, sink),
+            None => self.events.feed(bytes, sink),
+        }
     }
 }
 
@@ -320,6 +315,23 @@ mod tests {
             let (_, events) = parse(&split(&plain, &cuts)).map_err(|e| TestCaseError::fail(e.to_string()))?;
             prop_assert_eq!(&events, &expected);
         }
+    }
+
+    #[test]
+    fn compressed_streams_are_read_block_by_block() -> Result<()> {
+        use std::io::Write;
+        let event = format!("data:{:08} {:016}\n\n", 3, 7);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(event.as_bytes())?;
+        gzip.flush()?;
+        let frames = [zstd::encode_all(event.as_bytes(), 1)?, zstd::encode_all(event.as_bytes(), 1)?].concat();
+        for (coding, block, count) in [("gzip", gzip.get_ref(), 1), ("zstd", &frames, 2)] {
+            let head = HEAD.replace("\r\n\r\n", &format!("\r\ncontent-encoding: {coding}\r\n\r\n"));
+            let bytes = [head.as_bytes(), &chunked(block, &[5], false)[HEAD.len()..]].concat();
+            let (_, events) = parse(&split(&bytes, &[]))?;
+            assert_eq!(events, vec![Event { stamp: naive_stamp(event[5..].trim_end()), data_bytes: 25 }; count]);
+        }
+        Ok(())
     }
 
     #[test]

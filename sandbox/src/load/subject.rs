@@ -18,6 +18,7 @@ use super::{
     interrupt,
     process::{self, Process, Scratch},
     publisher::{self, Plan},
+    transport::Transport,
     usage,
 };
 
@@ -31,14 +32,14 @@ const WATCH_PERIOD: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Subject {
     WriteLoop,
-    Tallycast,
+    Tallycast(Transport),
 }
 
 impl Subject {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::WriteLoop => "write loop",
-            Self::Tallycast => "tallycast",
+            Self::Tallycast(transport) => transport.name(),
         }
     }
 
@@ -65,13 +66,13 @@ impl Subject {
         interrupt::sleep_until(Instant::now() + SETTLE)?;
         let memory_before = server.memory()?;
 
-        let slow_readers = match self {
-            Self::WriteLoop => 0,
-            Self::Tallycast => args.slow_readers,
+        let (slow_readers, transport) = match self {
+            Self::WriteLoop => (0, Transport::EventStream),
+            Self::Tallycast(transport) => (args.slow_readers, transport),
         };
         let connections = args.connections + slow_readers;
         let epoch = Instant::now();
-        let mut client = Client::new(address, &args.path, epoch, args.payload_bytes)?;
+        let mut client = Client::new(address, &args.path, transport, epoch, args.payload_bytes)?;
         let connect_time = client.connect(args.connections, slow_readers, |open| {
             watch.look(&mut server, || {
                 format!("{} of {} connections", HumanCount(open as u64), HumanCount(connections as u64))
@@ -104,8 +105,8 @@ impl Subject {
         let this = env::current_exe().context("cannot find this program's own file")?;
         Ok(match (self, &args.server_bin) {
             (Self::WriteLoop, _) => this,
-            (Self::Tallycast, Some(path)) => path.clone(),
-            (Self::Tallycast, None) => this.with_file_name("tallycast"),
+            (Self::Tallycast(_), Some(path)) => path.clone(),
+            (Self::Tallycast(_), None) => this.with_file_name("tallycast"),
         })
     }
 
@@ -121,7 +122,7 @@ impl Subject {
                 server.wait_until_ready(|| process::accepts(address))?;
                 Ok(server)
             }
-            Self::Tallycast => {
+            Self::Tallycast(_) => {
                 command
                     .args(&args.server_args)
                     .env("TALLYCAST_ADDRESS", address.ip().to_string())
@@ -154,6 +155,7 @@ fn publish(
     let readers = args.connections as u64;
     let mut expected = plan.messages() * readers;
     let server_before = server.cpu_time()?;
+    let bytes_before = client.bytes();
     let client_before = usage::cpu_time(usage::THIS_THREAD)?;
     let started = epoch.elapsed();
 
@@ -186,6 +188,7 @@ fn publish(
         received: client.received().clone(),
         delivering: client.received().last.saturating_sub(started),
         took,
+        bytes: client.bytes() - bytes_before,
         server_cpu,
         client_cpu,
     })

@@ -1,0 +1,177 @@
+//! Reads WebSocket messages as they come off the socket: response head, then a server's frames (RFC 6455, §5.2).
+//!
+//! Whole messages in one frame each are all that a server of broadcasts sends; anything else is an error. Frames that are
+//! whole in one read are parsed where they lie.
+
+use anyhow::{Result, bail, ensure};
+
+use super::{head::HeadReader, stamp::Stamp, stream::Event, transport::Subprotocol};
+
+/// The largest frame that is read, in bytes.
+const MAX_FRAME_BYTES: u64 = 1024 * 1024;
+
+/// A pong without payload, under a mask of zeros.
+const PONG: &[u8] = &[0x8a, 0x80, 0, 0, 0, 0];
+
+/// Where one connection stands.
+#[derive(Debug)]
+pub(super) struct FrameParser {
+    subprotocol: Subprotocol,
+    /// Until it has been read.
+    head: Option<HeadReader>,
+    /// The start of a frame whose end has not come.
+    partial: Vec<u8>,
+    owes_pong: bool,
+}
+
+impl FrameParser {
+    pub(super) fn new(subprotocol: Subprotocol) -> Self {
+        Self { subprotocol, head: Some(HeadReader::default()), partial: Vec::new(), owes_pong: false }
+    }
+
+    pub(super) fn has_head(&self) -> bool {
+        self.head.is_none()
+    }
+
+    pub(super) fn take_reply(&mut self) -> Option<&'static [u8]> {
+        std::mem::take(&mut self.owes_pong).then_some(PONG)
+    }
+
+    pub(super) fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
+        if let Some(head) = &mut self.head {
+            let Some(((), rest)) = head.feed(bytes, 101, |_| ())? else { return Ok(()) };
+            self.head = None;
+            bytes = rest;
+        }
+        if self.partial.is_empty() {
+            let left = self.frames(bytes, sink)?;
+            self.partial.extend_from_slice(left);
+        } else {
+            let mut all = std::mem::take(&mut self.partial);
+            all.extend_from_slice(bytes);
+            let left = self.frames(&all, sink)?.len();
+            all.drain(..all.len() - left);
+            self.partial = all;
+        }
+        Ok(())
+    }
+
+    /// Takes all whole frames; gives what is left.
+    fn frames<'b>(&mut self, mut bytes: &'b [u8], sink: &mut impl FnMut(Event)) -> Result<&'b [u8]> {
+        while let Some((first, payload, rest)) = split(bytes)? {
+            match first {
+                0x81 => sink(self.event(payload)),
+                0x89 => self.owes_pong = true,
+                0x88 => bail!(
+                    "the server closed the WebSocket: {}",
+                    String::from_utf8_lossy(payload.get(2..).unwrap_or_default())
+                ),
+                other => bail!("a frame begins with {other:#04x}"),
+            }
+            bytes = rest;
+        }
+        Ok(bytes)
+    }
+
+    fn event(&self, payload: &[u8]) -> Event {
+        const DATA: &[u8] = b"\"data\":\"";
+        const END: &[u8] = b"\"}";
+        let data = match self.subprotocol {
+            Subprotocol::Raw => Some(payload),
+            // The payloads of this program have nothing that JSON escapes.
+            Subprotocol::Json => {
+                memchr::memmem::find(payload, DATA).and_then(|at| payload[at + DATA.len()..].strip_suffix(END))
+            }
+        };
+        let data = data.unwrap_or_default();
+        Event { stamp: Stamp::parse(data), data_bytes: data.len() }
+    }
+}
+
+/// A frame's first byte, its payload, and what follows.
+type Frame<'b> = (u8, &'b [u8], &'b [u8]);
+
+/// The first frame; `None` until it is whole.
+fn split(bytes: &[u8]) -> Result<Option<Frame<'_>>> {
+    let [first, length, rest @ ..] = bytes else { return Ok(None) };
+    let (length, rest) = match length {
+        126 => match rest.split_first_chunk() {
+            Some((length, rest)) => (u64::from(u16::from_be_bytes(*length)), rest),
+            None => return Ok(None),
+        },
+        127 => match rest.split_first_chunk() {
+            Some((length, rest)) => (u64::from_be_bytes(*length), rest),
+            None => return Ok(None),
+        },
+        128.. => bail!("a server's frame is masked"),
+        length => (u64::from(*length), rest),
+    };
+    ensure!(length <= MAX_FRAME_BYTES, "a frame has {length} bytes");
+    Ok(rest.split_at_checked(length as usize).map(|(payload, rest)| (*first, payload, rest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n";
+
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![first];
+        match u16::try_from(payload.len()) {
+            Ok(length @ ..126) => frame.push(length as u8),
+            Ok(length) => frame.extend([&[126][..], &length.to_be_bytes()].concat()),
+            Err(_) => frame.extend([&[127][..], &(payload.len() as u64).to_be_bytes()].concat()),
+        }
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    proptest! {
+        #[test]
+        fn messages_are_read_however_the_bytes_are_cut(
+            lengths in proptest::collection::vec(prop_oneof![25..400_usize, Just(70_000)], 0..8),
+            json in any::<bool>(),
+            cut in 1..3000_usize,
+        ) {
+            let mut bytes = HEAD.to_vec();
+            let mut expected = Vec::new();
+            for (number, length) in lengths.into_iter().enumerate() {
+                let stamp = Stamp { sequence: number as u64, published: Duration::from_nanos(7) };
+                let mut payload = Vec::new();
+                stamp.write_payload(length, &mut payload)?;
+                expected.push(Event { stamp: Some(stamp), data_bytes: length });
+                let data = String::from_utf8(payload).map_err(|error| TestCaseError::fail(error.to_string()))?;
+                let message = if json { format!(r#"{{"namespace":"/raw","event":null,"data":"{data}"}}"#) } else { data };
+                bytes.extend(frame(0x81, message.as_bytes()));
+                bytes.extend(frame(0x89, b""));
+            }
+            let mut parser = FrameParser::new(if json { Subprotocol::Json } else { Subprotocol::Raw });
+            let mut events = Vec::new();
+            for piece in bytes.chunks(cut) {
+                parser.feed(piece, &mut |event| events.push(event)).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            }
+            prop_assert!(parser.has_head());
+            prop_assert_eq!(parser.take_reply().is_some(), !expected.is_empty());
+            prop_assert_eq!(events, expected);
+        }
+    }
+
+    #[test]
+    fn what_is_not_expected_is_an_error() {
+        for (bytes, expected) in [
+            (frame(0x88, b"\x03\xe9bye"), "the server closed the WebSocket: bye"),
+            (frame(0x82, b"x"), "a frame begins with 0x82"),
+            (vec![0x81, 0x80], "a server's frame is masked"),
+            (vec![0x81, 127, 1, 0, 0, 0, 0, 0, 0, 0], "a frame has 72057594037927936 bytes"),
+        ] {
+            let mut parser = FrameParser::new(Subprotocol::Raw);
+            let error = parser.feed(&[HEAD, &bytes].concat(), &mut |_| ()).err().map(|error| error.to_string());
+            assert_eq!(error.as_deref(), Some(expected));
+        }
+    }
+}
