@@ -156,3 +156,67 @@ impl Inbound for Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fanout::Namespace;
+
+    #[derive(Debug)]
+    struct Full;
+
+    impl Gatekeeper for Full {
+        fn admit(&mut self, _topics: &Topics) -> Result<(), String> {
+            Err("full".to_owned())
+        }
+    }
+
+    /// A client's text under a mask of zeros.
+    fn text(text: &str) -> Vec<u8> {
+        [&[0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0][..], text.as_bytes()].concat()
+    }
+
+    fn session(subprotocol: Subprotocol) -> (Session, Arc<Stats>) {
+        let stats = Arc::<Stats>::default();
+        (Session::new(&Config::default(), subprotocol, b"", Box::new(Full), Arc::clone(&stats)), stats)
+    }
+
+    #[test]
+    fn a_refusal_is_a_message_or_the_end() {
+        let subscribe = text(r#"{"subscribe": ["/a"]}"#);
+        let topics = Topics::from("/b".parse::<Namespace>().unwrap());
+        let (mut json, stats) = session(Subprotocol::Json);
+        let mut replies = Vec::new();
+        assert_eq!(json.receive(&subscribe, &topics, &mut replies), Said::Nothing);
+        assert_eq!((&replies[..], stats.refused.get()), (&b"\x81\x10{\"error\":\"full\"}"[..], 1));
+        let (mut raw, stats) = session(Subprotocol::Raw);
+        let mut replies = Vec::new();
+        assert_eq!(raw.receive(&subscribe, &topics, &mut replies), Said::Goodbye);
+        assert_eq!((&replies[..], stats.refused.get()), (&b"\x88\x06\x03\xf5full"[..], 1));
+    }
+
+    #[test]
+    fn what_changes_nothing_is_answered_one_after_another() {
+        let (mut session, _) = session(Subprotocol::Json);
+        let topics = Topics::from("/a".parse::<Namespace>().unwrap());
+        let mut received = text(r#"{"subscribe": ["/a"]}"#).repeat(2);
+        for _ in 0..2 {
+            let mut replies = Vec::new();
+            assert_eq!(session.receive(&received, &topics, &mut replies), Said::Nothing);
+            assert_eq!(replies, b"\x81\x15{\"subscribed\":[\"/a\"]}");
+            received.clear();
+        }
+        let mut replies = Vec::new();
+        assert_eq!((session.receive(b"", &topics, &mut replies), replies.len()), (Said::Nothing, 0));
+    }
+
+    #[test]
+    fn endings_have_their_codes() {
+        let (mut session, _) = session(Subprotocol::Json);
+        for (ending, code) in [(Ending::TooSlow, 1013_u16), (Ending::Unanswered, 1008)] {
+            let mut frame = Vec::new();
+            session.ending(ending, &mut frame);
+            assert_eq!((frame[0], &frame[2..4]), (0x88, &code.to_be_bytes()[..]));
+        }
+    }
+}

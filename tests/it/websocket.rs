@@ -209,6 +209,25 @@ fn who_does_not_answer_a_ping_is_disconnected() {
 }
 
 #[test]
+fn who_falls_behind_is_told_to_try_later() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--log-bytes", "65536"]);
+    let mut told = b"\x88\x29\x03\xf5".to_vec();
+    told.extend_from_slice(b"too slow; connect again to start afresh");
+    // It has two seconds to read that, which may pass on a busy machine.
+    eventually("one of them reads why", || {
+        let before = tallycast.counter("/hub/slow_disconnected");
+        let mut slow = Raw::connect_with_small_buffer(&tallycast);
+        slow.send(&upgrade("/ws/details/1"));
+        slow.head();
+        while tallycast.counter("/hub/slow_disconnected") == before {
+            redis.publish([("stream.tweet_updates.1", "x".repeat(60_000))]);
+        }
+        slow.bytes_while_open().ends_with(&told)
+    });
+}
+
+#[test]
 fn what_comes_with_the_request_is_heard() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);

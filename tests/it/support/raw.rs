@@ -137,6 +137,14 @@ impl Raw {
         rest
     }
 
+    /// Reads until the connection ends, in good order or not.
+    pub(crate) fn bytes_while_open(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        // What came before a reset counts.
+        let _ = self.stream.read_to_end(&mut rest);
+        rest
+    }
+
     /// Whether the connection ends, in good order or not, with no more than `limit` bytes before.
     pub(crate) fn ends_within(&mut self, limit: u64) -> bool {
         match std::io::copy(&mut (&mut self.stream).take(limit + 1), &mut std::io::sink()) {
