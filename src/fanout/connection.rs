@@ -270,7 +270,7 @@ impl Connection {
     pub(super) fn hear(&mut self, scratch: &mut [u8]) -> Heard {
         let mut context = Context::from_waker(&self.waker);
         let mut read = 0;
-        for _ in 0..MAX_READS {
+        for round in 0.. {
             if let Some(conversation) = &mut self.conversation {
                 // What it says next waits until it has been answered.
                 if conversation.moving || !conversation.replies.is_empty() {
@@ -286,6 +286,9 @@ impl Connection {
                     }
                     Said::Goodbye => return Heard::Goodbye,
                 }
+            }
+            if round == MAX_READS {
+                break;
             }
             match self.sink.poll_read(&mut context, scratch) {
                 Poll::Pending if self.is_open() => return Heard::Nothing,

@@ -137,6 +137,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn much_at_once_is_heard_whole() {
+        let (_messages, inbox) = mpsc::channel(16);
+        let fanout = Fanout::start(Config::default(), inbox);
+        let mut client = BufReader::new(connect(&fanout.gateway(), "/a", 1 << 20).await);
+        let wish = format!("/a{}\n", ",/b".repeat(200_000));
+        client.write_all(wish.as_bytes()).await.unwrap();
+        assert_eq!(line(&mut client).await, "now /a,/b\n");
+    }
+
+    #[tokio::test]
     async fn a_client_that_falls_behind_is_told_when_it_reads() {
         let (messages, inbox) = mpsc::channel(16);
         let policies = vec![NamespacePolicy { namespace: ns("/"), policy: Policy::Disconnect }];

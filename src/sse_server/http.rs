@@ -90,7 +90,7 @@ async fn find<P: Pages>(request: &Parts, peer: Peer, shared: &Shared<P>) -> Answ
     let path = request.uri.path();
     let below = |prefix| path.strip_prefix(prefix).filter(|rest: &&str| rest.is_empty() || rest.starts_with('/'));
     match (below(PREFIX), below(WEBSOCKET_PREFIX)) {
-        (_, Some(_)) if request.method == Method::GET && !is_upgrade(request) => {
+        (_, Some(_)) if matches!(request.method, Method::GET | Method::HEAD) && !is_upgrade(request) => {
             Answer::Page(upgrade_required(request.version))
         }
         (Some(rest), _) | (_, Some(rest)) => {
