@@ -291,6 +291,40 @@ fn only_pages_of_allowed_origins_may_read() {
 }
 
 #[test]
+fn over_tls_it_is_the_same_and_counts_as_long_as_it_is_open() {
+    let redis = RedisServer::start();
+    let certificate = Certificate::self_signed();
+    let (file, key) = (certificate.certificate(), certificate.key());
+    let tls = ["--tls-cert", &file, "--tls-key", &key, "--max-per-address", "1"];
+    let tallycast = Tallycast::start_unready(&redis.url(), &tls);
+    tallycast.wait_for_log("subscribed url");
+    let open = |path| WebSocket::open_tls(&tallycast, path, &certificate);
+    let mut client = open("/ws/details").unwrap();
+    assert!(open("/ws/raw").is_err());
+    client.say(r#"{"subscribe": ["/raw"], "unsubscribe": ["/details"]}"#);
+    assert_eq!(client.json(), json!({"subscribed": ["/raw"]}));
+    // More than a TLS record, a socket or a pipe within the process holds at once.
+    let large: Vec<String> = (0..64).map(|number| number.to_string().repeat(30_000)).collect();
+    client.say(r#"{"subscribe": ["/details/1"]}"#);
+    assert_eq!(client.json(), json!({"subscribed": ["/details/1", "/raw"]}));
+    redis.publish(large.iter().map(|payload| ("stream.tweet_updates.1", payload.as_str())));
+    for payload in &large {
+        assert_eq!(client.json()["data"], *payload);
+    }
+    client.send(Message::close(None, ""));
+    assert!(client.next().is_close());
+    drop(client);
+    eventually("there is room again", || open("/ws/raw").is_ok());
+    let mut last = None;
+    eventually("and again", || {
+        last = open("/ws/raw").ok();
+        last.is_some()
+    });
+    tallycast.signal(Signal::TERM);
+    assert_eq!(last.unwrap().closed().0, 1001);
+}
+
+#[test]
 fn a_browser_reads_it_plain_and_over_tls() {
     let redis = RedisServer::start();
     let certificate = Certificate::self_signed();

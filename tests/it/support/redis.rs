@@ -47,6 +47,8 @@ impl Certificate {
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
             .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+            // Otherwise it would be an authority's, which no server may show.
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .args(["-days", "2", "-keyout", "key.pem", "-out", "cert.pem"])
             .current_dir(directory.path())
             .output()

@@ -1,19 +1,31 @@
 //! A WebSocket client that is not ours, and not made of what the server is made of: `tokio-websockets`.
 
+use std::sync::Arc;
+
 use futures_util::{SinkExt, StreamExt};
 use hyper::header::{HeaderName, HeaderValue};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
-use tokio_websockets::{ClientBuilder, Error, MaybeTlsStream, Message, WebSocketStream, upgrade};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_websockets::{ClientBuilder, Error, Message, WebSocketStream, upgrade};
 
-use super::{LIMIT, Tallycast};
+use super::{Certificate, LIMIT, Tallycast};
+
+/// A connection, or one within TLS.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 /// An open WebSocket. It answers pings only while the test waits for messages.
 pub(crate) struct WebSocket {
     runtime: Runtime,
-    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    stream: WebSocketStream<Box<dyn Stream>>,
     pub(crate) response: upgrade::Response,
 }
 
@@ -26,13 +38,38 @@ impl WebSocket {
 
     /// The same with headers.
     pub(crate) fn open_with(tallycast: &Tallycast, path: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
+        Self::open_by(tallycast, path, headers, None)
+    }
+
+    /// The same over TLS.
+    pub(crate) fn open_tls(tallycast: &Tallycast, path: &str, certificate: &Certificate) -> Result<Self, Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(certificate.certificate()).unwrap()).unwrap();
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        Self::open_by(tallycast, path, &[], Some(TlsConnector::from(Arc::new(config))))
+    }
+
+    fn open_by(
+        tallycast: &Tallycast,
+        path: &str,
+        headers: &[(&str, &str)],
+        tls: Option<TlsConnector>,
+    ) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut builder = ClientBuilder::new().uri(&format!("ws://{}{path}", tallycast.address)).unwrap();
         for (name, value) in headers {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             builder = builder.add_header(name, HeaderValue::from_str(value).unwrap()).unwrap();
         }
-        let connected = runtime.block_on(async { timeout(LIMIT, builder.connect()).await });
+        let connect = async {
+            let stream = TcpStream::connect(tallycast.address).await?;
+            let stream: Box<dyn Stream> = match tls {
+                Some(tls) => Box::new(tls.connect(ServerName::try_from("localhost").unwrap(), stream).await?),
+                None => Box::new(stream),
+            };
+            builder.connect_on(stream).await
+        };
+        let connected = runtime.block_on(async { timeout(LIMIT, connect).await });
         let (stream, response) = connected.expect("no answer in time")?;
         Ok(Self { runtime, stream, response })
     }
