@@ -16,6 +16,7 @@ pub mod config;
 pub mod decode;
 pub mod demo;
 pub mod fanout;
+mod header_list;
 mod limited;
 pub mod representation;
 pub mod site;

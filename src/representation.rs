@@ -14,6 +14,7 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 
+use crate::header_list::items;
 use crate::sse_server::{Coding, Page, accepted, text_page};
 
 /// Bodies that are shorter are not compressed: the header that says so would eat the gain.
@@ -93,12 +94,7 @@ pub fn refuse_other_methods(request: &Parts) -> Option<Page> {
 
 /// RFC 9110, §13.1.2. Whether a validator is weak is of no matter here.
 fn is_matched(headers: &HeaderMap, validator: &str) -> bool {
-    headers
-        .get_all(IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
+    items(headers, &IF_NONE_MATCH)
         .any(|candidate| candidate == "*" || candidate.strip_prefix("W/").unwrap_or(candidate) == validator)
 }
 

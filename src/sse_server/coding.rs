@@ -8,6 +8,8 @@ use std::cell::RefCell;
 use flate2::{Compress, Compression, FlushCompress};
 use hyper::header::{ACCEPT_ENCODING, HeaderMap};
 
+use crate::header_list::items;
+
 /// A content coding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Coding {
@@ -55,11 +57,7 @@ impl Coding {
 /// Of the codings there are, the one that the client gives the highest weight (RFC 9110, §12.5.3), of those alike the first
 /// of `preferred`.
 pub fn accepted(headers: &HeaderMap, preferred: [Coding; 2]) -> Coding {
-    let accepted: Vec<(&str, f32)> = headers
-        .get_all(ACCEPT_ENCODING)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
+    let accepted: Vec<(&str, f32)> = items(headers, &ACCEPT_ENCODING)
         .map(|item| {
             let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
             let weight = parameters.trim().strip_prefix("q=").and_then(|weight| weight.trim().parse().ok());

@@ -10,6 +10,8 @@ use ppp::{v1, v2};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use crate::header_list::items;
+
 /// What both versions of the PROXY protocol begin with.
 const VERSION_1: &[u8] = b"PROXY ";
 const VERSION_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -116,13 +118,11 @@ pub(super) fn client(headers: &HeaderMap, header: ClientAddress, proxies: &[IpNe
         ClientAddress::XForwardedFor => X_FORWARDED_FOR,
         ClientAddress::Forwarded => FORWARDED,
     };
-    let lines = headers.get_all(name);
-    let hops: Vec<&str> = lines.iter().filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).collect();
     let mut client = peer;
     // From the nearest on. What stands before an address that is not trusted, or that cannot be read, could be made up.
-    for hop in hops.into_iter().rev() {
+    for hop in items(headers, &name).rev() {
         let text = match header {
-            ClientAddress::XForwardedFor => Some(hop.trim()),
+            ClientAddress::XForwardedFor => Some(hop),
             ClientAddress::Forwarded => hop.split(';').find_map(|pair| for_parameter(pair.trim())),
         };
         let Some(address) = text.and_then(address) else { break };

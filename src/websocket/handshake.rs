@@ -10,6 +10,8 @@ use hyper::http::request::Parts;
 use hyper::{Method, Version};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
+use crate::header_list::items;
+
 /// §1.3: what is appended to the client's key.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The version of the protocol that is spoken here (§4.4).
@@ -59,11 +61,6 @@ pub fn is_upgrade(request: &Parts) -> bool {
 /// Whether a list of names in a header has `name`, in whatever case.
 fn lists(headers: &HeaderMap, header: &HeaderName, name: &str) -> bool {
     items(headers, header).any(|item| item.eq_ignore_ascii_case(name))
-}
-
-fn items<'a>(headers: &'a HeaderMap, header: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(header).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim)
 }
 
 impl Handshake {

@@ -13,21 +13,22 @@ const MAY_IMPORT: &[(&str, Option<&[&str]>)] = &[
     // The engine knows no protocol and no source.
     ("fanout", Some(&[])),
     // A transport knows the engine and no source.
-    ("sse_server", Some(&["fanout", "websocket"])),
-    ("websocket", Some(&["fanout"])),
+    ("sse_server", Some(&["fanout", "header_list", "websocket"])),
+    ("websocket", Some(&["fanout", "header_list"])),
     // The stages before the engine know the pipeline's types and no transport.
     ("source", Some(&["fanout", "limited"])),
     ("decode", Some(&["fanout", "limited", "source", "tally"])),
     ("tally", Some(&["fanout"])),
     // Pages know what they show.
     ("assets", Some(&["representation", "sse_server"])),
-    ("representation", Some(&["sse_server"])),
+    ("representation", Some(&["header_list", "sse_server"])),
     ("snapshot", Some(&["representation", "source", "sse_server"])),
     ("demo", Some(&["fanout", "snapshot", "source"])),
     ("site", Some(&["admin", "assets", "snapshot", "sse_server"])),
     // Operators are told of everything.
     ("admin", Some(&["decode", "fanout", "representation", "source", "sse_server", "tally"])),
     ("limited", Some(&[])),
+    ("header_list", Some(&[])),
 ];
 
 /// The names that follow `prefix` (such as `crate::`) in `source`, also within braces.
