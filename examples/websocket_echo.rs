@@ -5,7 +5,6 @@
 #![expect(clippy::print_stdout, reason = "the address, for who runs it")]
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -14,6 +13,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tallycast::fanout::finish;
 use tallycast::sse_server;
 use tallycast::websocket::{Handshake, Protocol, Received, is_upgrade, write_binary, write_text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,8 +23,8 @@ use tokio::net::TcpListener;
 const MAX_MESSAGE: usize = 16 << 20;
 /// What the kernel may hold of what a client has not read, in bytes.
 const SEND_BUFFER: u32 = 256 * 1024;
-/// How long a client may take to close after the close frames.
-const LINGER: Duration = Duration::from_secs(2);
+/// What a client may still send after the close frames, in bytes.
+const MAX_UNREAD: u64 = 1 << 20;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -97,10 +97,8 @@ async fn echo(mut stream: TokioIo<Upgraded>) -> std::io::Result<()> {
         }
         stream.write_all(&replies).await?;
         if ended {
-            stream.shutdown().await?;
-            // Closing with something unread would reset the last answer away.
-            let rest = async { while matches!(stream.read(&mut buffer).await, Ok(1..)) {} };
-            let _ = tokio::time::timeout(LINGER, rest).await;
+            // A client that does not close in time is left behind.
+            let _ = finish(&mut stream, b"", MAX_UNREAD).await;
             return Ok(());
         }
     }

@@ -40,6 +40,7 @@ pub use framing::Framing;
 pub use inbound::{Ending, Inbound, Said};
 pub use message::{Data, Message, Tally};
 pub use namespace::{MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Namespace, NamespaceError};
+pub use parting::finish;
 pub use policy::{NamespacePolicy, Policy, PolicyError};
 pub use shard::{ConnectionReport, FeedReport};
 pub use stats::{Counter, Histogram, Stats};

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderValue, TRANSFER_ENCODING};
@@ -16,7 +16,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Shared;
@@ -26,7 +25,7 @@ use super::http::{Answer, Stream, Transport, answer, stream_headers};
 use super::limits::retry_after;
 use super::pages::Pages;
 use super::socket::{Marks, Socket};
-use crate::fanout::{Framing, Inbound, Sink, Subscriber};
+use crate::fanout::{Framing, Inbound, Sink, Subscriber, finish};
 use crate::websocket::{self, Session};
 
 /// The answer to a request whose head does not come (RFC 9110, §15.5.9).
@@ -52,10 +51,8 @@ pub(super) const MISDIRECTED_REQUEST: &[u8] =
     b"HTTP/1.1 421 Misdirected Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
     content-length: 51\r\nconnection: close\r\n\r\nthis port speaks TLS; ask it with an https:// URL.\n";
 
-/// How long a client may take to read a last answer.
-const LINGER: Duration = Duration::from_secs(2);
 /// The bytes of a refused request that are read, so that closing does not reset the answer away.
-const LINGER_BYTES: usize = 256 * 1024;
+const LINGER_BYTES: u64 = 256 * 1024;
 
 /// A request for a stream, put aside while hyper still has the socket.
 type Wanted = Box<(Stream, Parts)>;
@@ -170,16 +167,8 @@ pub(super) async fn serve<P: Pages>(
 
 /// Writes a last answer, and gives the client a moment to read it.
 pub(super) async fn answer_and_close(mut stream: TcpStream, answer: impl AsRef<[u8]>) {
-    let linger = async {
-        stream.write_all(answer.as_ref()).await?;
-        stream.shutdown().await?;
-        let mut rest = (&mut stream).take(LINGER_BYTES as u64);
-        let mut scratch = [0; 4096];
-        while rest.read(&mut scratch).await? > 0 {}
-        std::io::Result::Ok(())
-    };
     // A client that is gone, or does not read, gets no answer.
-    let _ = tokio::time::timeout(LINGER, linger).await;
+    let _ = finish(&mut stream, answer, LINGER_BYTES).await;
 }
 
 /// The response's head and the stream's first comment.
