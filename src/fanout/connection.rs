@@ -255,15 +255,14 @@ impl Connection {
         }
     }
 
-    /// Writes bytes that stand outside the log, such as a keep-alive. Only for a reader that is current.
-    pub(super) fn write_aside(&mut self, bytes: Bytes, log: &Log, framing: &dyn Framing, sent: &mut Sent) -> Flushed {
+    /// Puts a keep-alive before the log, to be flushed next. Only for a reader that is current.
+    pub(super) fn put_keep_alive(&mut self, bytes: Bytes) {
         debug_assert!(self.pending.is_empty(), "bytes put aside must not cut a batch in two");
         self.pending = bytes;
         self.last_write = Instant::now();
         if let Some(conversation) = &mut self.conversation {
             conversation.asked.get_or_insert(self.last_write);
         }
-        self.flush(log, framing, sent)
     }
 
     /// Reads what the client sends. Nothing is expected of most, so it is thrown away, and only tells when they are gone.

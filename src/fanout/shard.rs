@@ -403,11 +403,7 @@ impl Shard {
             Flushed::Current => {
                 connection.last_write = now;
                 if let Some((slot, _)) = connection.blocked.take() {
-                    unlist(&mut feed.blocked, slot, &mut self.connections, |moved, to| {
-                        if let Some((slot, _)) = &mut moved.blocked {
-                            *slot = to;
-                        }
-                    });
+                    unlist_blocked(feed, slot, &mut self.connections);
                     let id = feed.handle.id;
                     self.trim(id);
                 }
@@ -493,16 +489,9 @@ impl Shard {
 
     fn keep_alive(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let Some(feed) = self.feeds.get_mut(&connection.feed) else { return };
-        let framing: &dyn Framing = feed.handle.framing;
-        match connection.write_aside(framing.keep_alive(), &feed.log, framing, &mut self.sent) {
-            Flushed::Current => {}
-            Flushed::Blocked => {
-                connection.blocked = Some((feed.blocked.len(), Instant::now()));
-                feed.blocked.push(key);
-            }
-            Flushed::Closed => self.remove(key),
-        }
+        let Some(feed) = self.feeds.get(&connection.feed) else { return };
+        connection.put_keep_alive(feed.handle.framing.keep_alive());
+        self.write(key);
     }
 
     fn remove(&mut self, key: usize) {
@@ -522,11 +511,7 @@ impl Shard {
         let Some(feed) = self.feeds.get_mut(&id) else { return };
         unlist(&mut feed.readers, reader_slot, &mut self.connections, |moved, to| moved.reader_slot = to);
         if let Some((slot, _)) = blocked {
-            unlist(&mut feed.blocked, slot, &mut self.connections, |moved, to| {
-                if let Some((slot, _)) = &mut moved.blocked {
-                    *slot = to;
-                }
-            });
+            unlist_blocked(feed, slot, &mut self.connections);
         }
         feed.handle.leave();
         if feed.readers.is_empty() {
@@ -616,6 +601,15 @@ fn unlist(
     if let Some(connection) = list.get(slot).and_then(|&key| connections.get_mut(key)) {
         moved(connection, slot);
     }
+}
+
+/// Takes place `slot` off a feed's list of blocked readers.
+fn unlist_blocked(feed: &mut LocalFeed, slot: usize, connections: &mut Slab<Connection>) {
+    unlist(&mut feed.blocked, slot, connections, |moved, to| {
+        if let Some((slot, _)) = &mut moved.blocked {
+            *slot = to;
+        }
+    });
 }
 
 /// All that a log holds, for readers that stand at its very beginning.
