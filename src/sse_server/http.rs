@@ -33,8 +33,8 @@ use super::pages::{Page, Pages, Reply, text_page};
 use super::proxies::client;
 use super::topics::topics;
 use super::{Compression, Shared};
-use crate::fanout::{ConnectionInfo, Gateway, NoTotals, Topics};
-use crate::websocket::{Handshake, HandshakeError, VERSION, is_upgrade};
+use crate::fanout::{ConnectionInfo, Framing, Gateway, Inbound, NoTotals, Topics};
+use crate::websocket::{Handshake, HandshakeError, Session, VERSION, framing, is_upgrade};
 
 /// Streams are below this path.
 pub const PREFIX: &str = "/subscribe";
@@ -216,6 +216,18 @@ fn stream<P>(
     }
     let info = connection_info(request, topics, client_ip);
     Ok(Answer::Stream(Stream { gateway, info, snapshot: false, transport, admission }))
+}
+
+/// What the engine needs for a WebSocket, whose client has sent `ahead` since the handshake.
+pub(super) fn conversation<P>(
+    handshake: &Handshake,
+    places: Places,
+    ahead: &[u8],
+    shared: &Shared<P>,
+) -> (&'static dyn Framing, Box<dyn Inbound>) {
+    let (subprotocol, stats) = (handshake.subprotocol, Arc::clone(&shared.stats.websocket));
+    let session = Session::new(&shared.config.borrow().websocket, subprotocol, ahead, Box::new(places), stats);
+    (framing(subprotocol), Box::new(session))
 }
 
 /// The coding of a stream. gzip before zstd: every browser reads a gzip stream block by block.

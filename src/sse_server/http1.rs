@@ -21,12 +21,11 @@ use tokio::net::TcpStream;
 use super::Shared;
 use super::connection::{Held, Peer};
 use super::framing::{EventStream, framing};
-use super::http::{Answer, Stream, Transport, answer, stream_headers};
+use super::http::{Answer, Stream, Transport, answer, conversation, stream_headers};
 use super::limits::retry_after;
 use super::pages::Pages;
 use super::socket::{Marks, Socket};
 use crate::fanout::{Framing, Inbound, Sink, Subscriber, finish};
-use crate::websocket::{self, Session};
 
 /// The answer to a request whose head does not come (RFC 9110, §15.5.9).
 pub(super) const REQUEST_TIMEOUT: &[u8] =
@@ -95,11 +94,14 @@ pub(super) async fn serve<P: Pages>(
             })
         }
     });
-    let config = shared.config();
+    let (head_timeout, max_head_bytes) = {
+        let config = shared.config.borrow();
+        (config.head_timeout, config.max_head_bytes)
+    };
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(config.head_timeout)
-        .max_buf_size(config.max_head_bytes)
+        .header_read_timeout(head_timeout)
+        .max_buf_size(max_head_bytes)
         .serve_connection(TokioIo::new(Socket::new(stream, ahead, Arc::clone(&marks))), service);
     let end = {
         let mut shutdown = pin!(shared.shutdown.cancelled());
@@ -132,15 +134,13 @@ pub(super) async fn serve<P: Pages>(
             let (framing, preamble, inbound): (&'static dyn Framing, _, Option<Box<dyn Inbound>>) = match transport {
                 Transport::Events(coding) => {
                     let framing = framing(request.version != Version::HTTP_10, coding);
-                    let headers = stream_headers(&request, coding, &config.allowed_origins);
-                    (framing, event_stream(request.version, &headers, framing), None)
+                    let headers = stream_headers(&request, coding, &shared.config.borrow().allowed_origins);
+                    (framing, event_stream(request.version, headers, framing), None)
                 }
                 Transport::WebSocket(handshake, places) => {
                     let preamble = head("101 Switching Protocols", &handshake.headers());
-                    let stats = Arc::clone(&shared.stats.websocket);
-                    let subprotocol = handshake.subprotocol;
-                    let session = Session::new(&config.websocket, subprotocol, &read_buf, Box::new(places), stats);
-                    (websocket::framing(subprotocol), preamble.into(), Some(Box::new(session)))
+                    let (framing, inbound) = conversation(&handshake, places, &read_buf, &shared);
+                    (framing, preamble.into(), Some(inbound))
                 }
             };
             let subscriber = Subscriber {
@@ -172,8 +172,7 @@ pub(super) async fn answer_and_close(mut stream: TcpStream, answer: impl AsRef<[
 }
 
 /// The response's head and the stream's first comment.
-fn event_stream(version: Version, headers: &HeaderMap, framing: &EventStream) -> Bytes {
-    let mut headers = headers.clone();
+fn event_stream(version: Version, mut headers: HeaderMap, framing: &EventStream) -> Bytes {
     if version != Version::HTTP_10 {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }

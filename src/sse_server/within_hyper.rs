@@ -22,10 +22,9 @@ use tokio_util::sync::PollSender;
 use super::Shared;
 use super::connection::{Held, Peer};
 use super::framing::framing;
-use super::http::{Answer, Stream, Transport, answer, stream_headers};
+use super::http::{Answer, Stream, Transport, answer, conversation, stream_headers};
 use super::pages::{Pages, text_page};
 use crate::fanout::{Sink, Subscriber};
-use crate::websocket::{self, Session};
 
 /// Batches between a shard and a body. The log holds what does not fit, so one is enough.
 const BODY_BATCHES: usize = 1;
@@ -114,23 +113,21 @@ async fn respond<P: Pages>(
         Answer::Stream(stream) => stream,
     };
     let Stream { gateway, info, snapshot, transport, admission } = stream;
-    let config = shared.config();
     let coding = match transport {
         Transport::Events(coding) => coding,
         Transport::WebSocket(handshake, places) => {
-            let stats = Arc::clone(&shared.stats.websocket);
-            let session = Session::new(&config.websocket, handshake.subprotocol, b"", Box::new(places), stats);
-            let framing = websocket::framing(handshake.subprotocol);
+            let (framing, inbound) = conversation(&handshake, places, b"", shared);
+            let limit = shared.config.borrow().head_timeout;
             // The connection goes on when this task has nothing to do with it any more.
             tokio::spawn(async move {
-                let Ok(Ok(upgraded)) = tokio::time::timeout(config.head_timeout, upgrade).await else { return };
+                let Ok(Ok(upgraded)) = tokio::time::timeout(limit, upgrade).await else { return };
                 let subscriber = Subscriber {
                     info,
                     framing,
                     sink: Sink::Stream(Box::new(TokioIo::new(upgraded))),
                     preamble: Bytes::new(),
                     snapshot,
-                    inbound: Some(Box::new(session)),
+                    inbound: Some(inbound),
                     held: Some(Box::new((held, admission))),
                 };
                 // An engine that has ended drops the connection, which is all there is to do.
@@ -158,6 +155,6 @@ async fn respond<P: Pages>(
     }
     let frames = ReceiverStream::new(batches).map(|batch| Ok::<_, Infallible>(Frame::data(batch)));
     let mut response = Response::new(Either::Right(StreamBody::new(frames)));
-    *response.headers_mut() = stream_headers(&request, coding, &config.allowed_origins);
+    *response.headers_mut() = stream_headers(&request, coding, &shared.config.borrow().allowed_origins);
     response
 }
