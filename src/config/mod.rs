@@ -142,6 +142,17 @@ struct PipelineOptions {
     #[arg(long, env = "TALLYCAST_INBOX", default_value_t = 16_384, value_name = "COUNT", value_parser = at_least_one)]
     inbox: usize,
 
+    #[command(flatten)]
+    routing: RoutingOptions,
+    #[command(flatten)]
+    readers: ReaderOptions,
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Routes and tallies")]
+struct RoutingOptions {
     /// From which channels to which namespace. PATTERN is a channel, or the beginning of one and *. In NAMESPACE, *
     /// stands for the rest as one segment and ** for the rest split at ':'. Then, each after a comma: event=channel or
     /// event=NAME names the event, split=CHARS splits the rest at these, tally=NAMESPACE counts payloads there. May be
@@ -151,29 +162,14 @@ struct PipelineOptions {
         env = "TALLYCAST_ROUTES",
         value_delimiter = ';',
         default_values = Routes::DEFAULTS,
-        value_name = "PATTERN=NAMESPACE[,...]",
-        help_heading = "Routes and tallies"
+        value_name = "PATTERN=NAMESPACE[,...]"
     )]
     routes: Vec<Route>,
     /// At most one tally is sent in this time
-    #[arg(
-        long,
-        env = "TALLYCAST_TALLY_PERIOD",
-        default_value = "17ms",
-        value_name = "DURATION",
-        value_parser = duration,
-        help_heading = "Routes and tallies"
-    )]
+    #[arg(long, env = "TALLYCAST_TALLY_PERIOD", default_value = "17ms", value_name = "DURATION", value_parser = duration)]
     tally_period: Duration,
     /// Different keys that a tally may hold before counting waits for it to be sent
-    #[arg(
-        long,
-        env = "TALLYCAST_TALLY_KEYS",
-        default_value_t = 65_536,
-        value_name = "COUNT",
-        value_parser = at_least_one,
-        help_heading = "Routes and tallies"
-    )]
+    #[arg(long, env = "TALLYCAST_TALLY_KEYS", default_value_t = 65_536, value_name = "COUNT", value_parser = at_least_one)]
     tally_keys: usize,
     /// Which sorted set in Redis has the totals of a namespace: what each member's tallies add up to. Readers may begin
     /// with them (?snapshot=1), and are sent the difference after an outage. The first is what /v1/rankings shows. May
@@ -183,38 +179,18 @@ struct PipelineOptions {
         env = "TALLYCAST_TOTALS",
         value_delimiter = ';',
         default_value = "/eps=emojitrack_score",
-        value_name = "NAMESPACE=KEY",
-        help_heading = "Routes and tallies"
+        value_name = "NAMESPACE=KEY"
     )]
     totals: Vec<TotalsKey>,
     /// Members that such a sorted set may have; with more there are no totals
-    #[arg(
-        long,
-        env = "TALLYCAST_MAX_TOTALS",
-        default_value_t = 100_000,
-        value_name = "COUNT",
-        value_parser = at_least_one,
-        help_heading = "Routes and tallies"
-    )]
+    #[arg(long, env = "TALLYCAST_MAX_TOTALS", default_value_t = 100_000, value_name = "COUNT", value_parser = at_least_one)]
     max_totals: usize,
     /// The longest time between two readings of the totals. They are read after each outage and each loss at once
-    #[arg(
-        long,
-        env = "TALLYCAST_TOTALS_INTERVAL",
-        default_value = "30s",
-        value_name = "DURATION",
-        value_parser = duration,
-        help_heading = "Routes and tallies"
-    )]
+    #[arg(long, env = "TALLYCAST_TOTALS_INTERVAL", default_value = "30s", value_name = "DURATION", value_parser = duration)]
     totals_interval: Duration,
     /// Do not send readers the difference when their totals turn out to be wrong after an outage
-    #[arg(long, env = "TALLYCAST_NO_CORRECTIONS", help_heading = "Routes and tallies")]
+    #[arg(long, env = "TALLYCAST_NO_CORRECTIONS")]
     no_corrections: bool,
-
-    #[command(flatten)]
-    readers: ReaderOptions,
-    #[command(flatten)]
-    server: ServerOptions,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -509,7 +485,8 @@ fn file_named(command: &clap::Command, arguments: &[OsString]) -> Option<PathBuf
 }
 
 fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOptions>>) -> Result<Config, String> {
-    let routes = Routes::new(pipeline.routes).map_err(|error| format!("--route: {error}"))?;
+    let routing = pipeline.routing;
+    let routes = Routes::new(routing.routes).map_err(|error| format!("--route: {error}"))?;
     if pipeline.server.admin_token.as_ref().is_some_and(Token::is_empty) {
         return Err(
             "--admin-token: it is empty; expected a secret (leave it out to let everybody see /admin)".to_owned()
@@ -540,9 +517,9 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             config.connect_timeout = broker.redis_timeout;
             config.ping_timeout = broker.redis_timeout;
             config.ping_interval = broker.redis_ping;
-            config.totals.clone_from(&pipeline.totals);
-            config.max_totals = pipeline.max_totals;
-            config.totals_interval = pipeline.totals_interval;
+            config.totals.clone_from(&routing.totals);
+            config.max_totals = routing.max_totals;
+            config.totals_interval = routing.totals_interval;
             Source::Redis(Box::new(config))
         }
         Err(demo) => Source::Demo(demo),
@@ -551,8 +528,8 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
     Ok(Config {
         source,
         routes,
-        tally: tally::Config { period: pipeline.tally_period, max_keys: pipeline.tally_keys },
-        max_totals: pipeline.max_totals,
+        tally: tally::Config { period: routing.tally_period, max_keys: routing.tally_keys },
+        max_totals: routing.max_totals,
         fanout: fanout::Config {
             shards: readers.shards.unwrap_or(fanout::Config::default().shards),
             log_batches: readers.log_batches,
@@ -560,9 +537,9 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             total_log_bytes: readers.total_log_bytes,
             merged_keys: readers.merged_keys,
             policies: readers.slow_readers,
-            totals: pipeline.totals.iter().map(|totals| totals.namespace.clone()).collect(),
-            max_totals: pipeline.max_totals,
-            corrections: !pipeline.no_corrections,
+            totals: routing.totals.iter().map(|totals| totals.namespace.clone()).collect(),
+            max_totals: routing.max_totals,
+            corrections: !routing.no_corrections,
             keep_alive: readers.keep_alive,
             answer_limit: readers.pong_limit,
             stall_limit: readers.stall_limit,
@@ -597,8 +574,8 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
         },
         admin: !pipeline.server.no_admin,
         admin_token: pipeline.server.admin_token,
-        scores: pipeline.totals.first().map_or_else(|| "emojitrack_score".to_owned(), |totals| totals.key.clone()),
-        totals: pipeline.totals,
+        scores: routing.totals.first().map_or_else(|| "emojitrack_score".to_owned(), |totals| totals.key.clone()),
+        totals: routing.totals,
         address: SocketAddr::new(pipeline.address, pipeline.port),
         send_buffer: readers.send_buffer,
         inbox: pipeline.inbox,
