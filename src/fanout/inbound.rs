@@ -41,8 +41,7 @@ pub trait Inbound: Send + std::fmt::Debug {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -50,8 +49,8 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::fanout::tests::{LINES, ns, settle};
-    use crate::fanout::{Config, ConnectionInfo, Fanout, Gateway, Message, NamespacePolicy, Policy, Sink, Subscriber};
+    use crate::fanout::tests::{LINES, info, ns, of, settle};
+    use crate::fanout::{Config, Fanout, Gateway, Message, NamespacePolicy, Policy, Sink, Subscriber};
 
     /// A client that speaks in lines: topics, `hello` or `bye`.
     #[derive(Debug, Default)]
@@ -84,20 +83,10 @@ mod tests {
         }
     }
 
-    fn of(topics: &str) -> Topics {
-        Topics::new(topics.split(',').map(|topic| topic.parse().unwrap()).collect()).unwrap()
-    }
-
     /// A client of `topics`, with room for `room` bytes between it and the engine.
     async fn connect(gateway: &Gateway, topics: &str, room: usize) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(room);
-        let info = ConnectionInfo {
-            request_path: topics.into(),
-            topics: of(topics),
-            created_at: SystemTime::now(),
-            client_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            user_agent: "".into(),
-        };
+        let info = info(topics);
         let (sink, inbound) = (Sink::Stream(Box::new(theirs)), Some(Box::<Ear>::default() as Box<dyn Inbound>));
         let (preamble, held) = (Bytes::new(), None);
         let subscriber = Subscriber { info, framing: &LINES, sink, preamble, snapshot: false, inbound, held };

@@ -42,6 +42,22 @@ pub(super) fn ns(text: &str) -> Namespace {
     text.parse().unwrap()
 }
 
+/// Topics that are separated by commas.
+pub(super) fn of(topics: &str) -> Topics {
+    Topics::new(topics.split(',').map(|topic| topic.parse().unwrap()).collect()).unwrap()
+}
+
+/// What is known of a reader of topics that are separated by commas.
+pub(super) fn info(topics: &str) -> ConnectionInfo {
+    ConnectionInfo {
+        request_path: topics.into(),
+        topics: of(topics),
+        created_at: SystemTime::now(),
+        client_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        user_agent: "".into(),
+    }
+}
+
 async fn subscribe(gateway: &Gateway, namespace: &str) -> mpsc::Receiver<Bytes> {
     subscribe_with(gateway, namespace, false).await
 }
@@ -49,13 +65,7 @@ async fn subscribe(gateway: &Gateway, namespace: &str) -> mpsc::Receiver<Bytes> 
 /// Subscribes to topics that are separated by commas.
 async fn subscribe_with(gateway: &Gateway, topics: &str, snapshot: bool) -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(1);
-    let info = ConnectionInfo {
-        request_path: topics.into(),
-        topics: Topics::new(topics.split(',').map(|topic| topic.parse().unwrap()).collect()).unwrap(),
-        created_at: SystemTime::now(),
-        client_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        user_agent: "".into(),
-    };
+    let info = info(topics);
     let sink = Sink::Body(PollSender::new(sender));
     let preamble = Bytes::new();
     gateway

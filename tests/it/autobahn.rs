@@ -4,7 +4,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use crate::support::{LIMIT, block_on};
+use crate::support::{LIMIT, block_on, upgrade};
 
 #[expect(dead_code, reason = "its main is for those who run it")]
 #[path = "../../examples/websocket_echo.rs"]
@@ -72,12 +72,7 @@ fn talk(address: SocketAddr, bytes: &[u8], chop: usize) -> Frames {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     stream.set_nodelay(true).unwrap();
-    stream
-        .write_all(
-            b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
-            sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        )
-        .unwrap();
+    stream.write_all(upgrade("/").as_bytes()).unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

@@ -7,15 +7,7 @@ use serde_json::{Value, json};
 use tokio_websockets::Message;
 
 use crate::snapshot::update;
-use crate::support::{Browser, Certificate, Raw, RedisServer, Tallycast, WebSocket, eventually, get};
-
-const HANDSHAKE: &str = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
-    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-
-/// A request for a WebSocket, byte by byte.
-fn upgrade(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{HANDSHAKE}\r\n")
-}
+use crate::support::{Browser, Certificate, Raw, RedisServer, Tallycast, WebSocket, eventually, get, upgrade};
 
 fn raw_message(id: &str) -> Value {
     json!({"namespace": "/raw", "event": null, "data": id})

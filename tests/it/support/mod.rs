@@ -16,7 +16,7 @@ pub(crate) use http::get;
 pub(crate) use raw::Raw;
 pub(crate) use redis::{Certificate, RedisServer, TempDir};
 pub(crate) use tallycast::{Tallycast, command, run};
-pub(crate) use websocket::WebSocket;
+pub(crate) use websocket::{WebSocket, upgrade};
 
 /// How long anything may take before a test gives up: generous, because machines that run tests are busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
