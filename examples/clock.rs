@@ -5,19 +5,19 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tallycast::fanout::{self, Fanout, Message, Namespace};
-use tallycast::sse_server::{self, NoPages};
+use tallycast_fanout::{Fanout, Message, Namespace};
+use tallycast_server::NoPages;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (messages, inbox) = mpsc::channel(64);
-    let fanout = Fanout::start(fanout::Config::default(), inbox);
-    let listener = sse_server::listen("127.0.0.1:8002".parse()?, 64 * 1024)?;
+    let fanout = Fanout::start(tallycast_fanout::Config::default(), inbox);
+    let listener = tallycast_server::listen("127.0.0.1:8002".parse()?, 64 * 1024)?;
     let shutdown = CancellationToken::new();
-    let (config, stats) = (watch::channel(sse_server::Config::default()).1, Arc::default());
-    tokio::spawn(sse_server::serve(listener, fanout.gateway(), NoPages, config, stats, shutdown.clone()));
+    let (config, stats) = (watch::channel(tallycast_server::Config::default()).1, Arc::default());
+    tokio::spawn(tallycast_server::serve(listener, fanout.gateway(), NoPages, config, stats, shutdown.clone()));
 
     let clock: Namespace = "/clock".parse()?;
     let mut second = tokio::time::interval(Duration::from_secs(1));

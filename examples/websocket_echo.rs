@@ -13,9 +13,8 @@ use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tallycast::fanout::finish;
-use tallycast::sse_server;
-use tallycast::websocket::{Handshake, Protocol, Received, is_upgrade, write_binary, write_text};
+use tallycast_fanout::finish;
+use tallycast_server::websocket::{Handshake, Protocol, Received, is_upgrade, write_binary, write_text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -29,7 +28,7 @@ const MAX_UNREAD: u64 = 1 << 20;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9001".to_owned());
-    let listener = sse_server::listen(address.parse()?, SEND_BUFFER)?;
+    let listener = tallycast_server::listen(address.parse()?, SEND_BUFFER)?;
     println!("echoing on ws://{}", listener.local_addr()?);
     serve(listener).await
 }

@@ -14,7 +14,7 @@ use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 
 use crate::representation::{Representation, refuse_other_methods};
-use crate::sse_server::Page;
+use tallycast_server::Page;
 
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";

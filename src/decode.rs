@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::fanout::{Counter, Data, Message, Namespace, NamespaceError};
 use crate::limited::LimitedLog;
 use crate::source::{self, RawEvent};
 use crate::tally::{self, Key};
+use tallycast_fanout::{Counter, Data, Message, Namespace, NamespaceError};
 
 /// The most bytes a payload may have.
 pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use sandbox::{Generator, Update};
 use tokio_stream::{Stream, StreamExt};
 
-use crate::fanout::{Namespace, Tally};
 use crate::snapshot::Memory;
 use crate::source::{Item, RawEvent};
+use tallycast_fanout::{Namespace, Tally};
 
 /// The newest posts of each emoji that there are from the start.
 const POSTS: u16 = 10;

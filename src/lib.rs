@@ -6,8 +6,8 @@
 //!                                └─mpsc→ tally (rate-limited) ─┘   └─mpsc→ shard 1 ─write→ ...
 //! ```
 //!
-//! The stages are tasks that `main` joins by bounded channels. [`sse_server`] on [`fanout`], with [`websocket`] beside it,
-//! can be used without the rest: see `examples/clock.rs`.
+//! The stages are tasks that `main` joins by bounded channels. The engine and the HTTP server are crates of their own,
+//! [`tallycast_fanout`] and [`tallycast_server`], which other programs can use without the rest.
 
 // In the order of the flow.
 pub mod admin;
@@ -15,13 +15,9 @@ pub mod assets;
 pub mod config;
 pub mod decode;
 pub mod demo;
-pub mod fanout;
-mod header_list;
 mod limited;
 pub mod representation;
 pub mod site;
 pub mod snapshot;
 pub mod source;
-pub mod sse_server;
 pub mod tally;
-pub mod websocket;

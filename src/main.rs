@@ -17,11 +17,11 @@ use tallycast::admin::{self, AdminPages, Inboxes, Live, StatusSource};
 use tallycast::assets::Assets;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
 use tallycast::demo::Demo;
-use tallycast::fanout::Fanout;
 use tallycast::site::Site;
 use tallycast::snapshot::{SnapshotPages, Store};
 use tallycast::source::{self, BrokerState};
-use tallycast::{decode, sse_server, tally};
+use tallycast::{decode, tally};
+use tallycast_fanout::Fanout;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
     raise_file_limit();
-    let listener = sse_server::listen(config.address, config.send_buffer)
+    let listener = tallycast_server::listen(config.address, config.send_buffer)
         .with_context(|| format!("cannot listen on {}", config.address))?;
     let address = listener.local_addr().context("the listener has no address")?;
     let shutdown = on_signal().context("cannot catch signals")?;
@@ -135,7 +135,7 @@ async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
     let decode =
         tokio::spawn(decode::run(routes_now, decode_inbox, messages.clone(), keys, Arc::clone(&status.decode)));
     let tally = tokio::spawn(tally::run(config.tally, tally_inbox, messages, Arc::clone(&status.tally)));
-    let server = tokio::spawn(sse_server::serve(
+    let server = tokio::spawn(tallycast_server::serve(
         listener,
         fanout.gateway(),
         Site {

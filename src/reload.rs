@@ -2,7 +2,6 @@
 
 use tallycast::config::{self, Command, EffectiveOption, Refusal};
 use tallycast::decode::Routes;
-use tallycast::sse_server;
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -16,7 +15,7 @@ pub(crate) struct Reload {
     pub(crate) options: Vec<EffectiveOption>,
     pub(crate) routes: watch::Sender<Routes>,
     pub(crate) patterns: watch::Sender<Vec<String>>,
-    pub(crate) server: watch::Sender<sse_server::Config>,
+    pub(crate) server: watch::Sender<tallycast_server::Config>,
     pub(crate) log: SetLog,
 }
 

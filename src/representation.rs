@@ -14,8 +14,8 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 
-use crate::header_list::items;
-use crate::sse_server::{Coding, Page, accepted, text_page};
+use tallycast_server::header_list::items;
+use tallycast_server::{Coding, Page, accepted, text_page};
 
 /// Bodies that are shorter are not compressed: the header that says so would eat the gain.
 const MIN_COMPRESSED_BYTES: usize = 512;

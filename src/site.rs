@@ -5,7 +5,7 @@ use hyper::http::request::Parts;
 use crate::admin::AdminPages;
 use crate::assets::Assets;
 use crate::snapshot::{self, SnapshotPages};
-use crate::sse_server::{Pages, Reply};
+use tallycast_server::{Pages, Reply};
 
 /// All pages of the binary.
 pub struct Site {

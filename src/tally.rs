@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::mpsc;
 
-use crate::fanout::{Counter, Histogram, Message, Namespace, Tally};
+use tallycast_fanout::{Counter, Histogram, Message, Namespace, Tally};
 
 /// Keys taken from the inbox at once.
 const BATCH: usize = 1024;
@@ -191,7 +191,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fanout::Data;
+    use tallycast_fanout::Data;
 
     /// What a test does next.
     #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tallycast::fanout::{MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Topic};
+use tallycast_fanout::{MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Topic};
 
 fuzz_target!(|path: &str| {
     if let Ok(topic) = Topic::from_url_path(path) {

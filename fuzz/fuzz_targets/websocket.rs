@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tallycast::fanout::{Inbound, Namespace, Said, Topics};
-use tallycast::websocket::{Config, Gatekeeper, Protocol, Received, Session, Subprotocol};
+use tallycast_fanout::{Inbound, Namespace, Said, Topics};
+use tallycast_server::websocket::{Config, Gatekeeper, Protocol, Received, Session, Subprotocol};
 
 const MAX_MESSAGE: usize = 512;
 /// More than any one answer has: it tells at most what the client has sent, escaped, and what it reads.

@@ -11,7 +11,7 @@ use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use subtle::ConstantTimeEq;
 
-use crate::sse_server::{Page, text_page};
+use tallycast_server::{Page, text_page};
 
 /// A secret that is shown to nobody: its `Display` and `Debug` are `***`.
 #[derive(Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::process;
 use super::status::{StatusSource, unix_seconds};
-use crate::fanout::{Config, Fanout, FeedReport, Gateway, Message, Namespace};
+use tallycast_fanout::{Config, Fanout, FeedReport, Gateway, Message, Namespace};
 
 /// The time between two events.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -15,8 +15,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::process::{self, Usage};
 use super::status::StatusSource;
-use crate::fanout::{FeedReport, Histogram, Unavailable};
-use crate::sse_server::{Page, text_page};
+use tallycast_fanout::{FeedReport, Histogram, Unavailable};
+use tallycast_server::{Page, text_page};
 
 /// Labels of one series.
 type Labels<'a> = [(&'a str, &'a str)];

@@ -23,9 +23,9 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 
-use crate::fanout::Namespace;
 use crate::representation::refuse_other_methods;
-use crate::sse_server::{Page, Reply, text_page};
+use tallycast_fanout::Namespace;
+use tallycast_server::{Page, Reply, text_page};
 
 pub use auth::Token;
 pub use live::Live;

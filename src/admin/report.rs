@@ -17,7 +17,7 @@ enum ReportError {
     #[error(transparent)]
     Redis(#[from] redis::RedisError),
     #[error(transparent)]
-    Status(#[from] crate::fanout::Unavailable),
+    Status(#[from] tallycast_fanout::Unavailable),
     #[error(transparent)]
     Json(#[from] serde_json::Error),
 }

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::WeakSender;
 use tokio::sync::watch;
 
-use crate::fanout::{ConnectionReport, Gateway, Message, Namespace, NamespaceError, Unavailable};
 use crate::source::{BrokerState, SourceStats};
-use crate::{decode, source, sse_server, tally};
+use crate::{decode, source, tally};
+use tallycast_fanout::{ConnectionReport, Gateway, Message, Namespace, NamespaceError, Unavailable};
 
 /// The answer of `GET /admin/status.json`. Times are seconds since the Unix epoch.
 #[derive(Debug, Serialize)]
@@ -182,7 +182,7 @@ pub struct StatusSource {
     /// Stage 4.
     pub gateway: Gateway,
     /// The HTTP server.
-    pub server: Arc<sse_server::Stats>,
+    pub server: Arc<tallycast_server::Stats>,
     /// What joins the stages.
     pub inboxes: Inboxes,
 }
@@ -305,7 +305,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::fanout::ConnectionInfo;
+    use tallycast_fanout::ConnectionInfo;
 
     #[test]
     fn a_page_of_those_asked_for_is_given() {

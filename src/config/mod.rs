@@ -19,11 +19,11 @@ use ipnet::IpNet;
 
 use crate::admin::Token;
 use crate::decode::{Route, Routes};
-use crate::fanout::NamespacePolicy;
 use crate::source::redis::{RedisUrl, TotalsKey};
-use crate::sse_server::{AllowedOrigin, ClientAddress, Compression, NamespaceLimit};
-use crate::{fanout, source, sse_server, tally, websocket};
+use crate::{source, tally};
 use file::File;
+use tallycast_fanout::NamespacePolicy;
+use tallycast_server::{AllowedOrigin, ClientAddress, Compression, NamespaceLimit};
 
 /// The exit code for a wrong flag or variable (`EX_USAGE` of sysexits).
 pub const EXIT_USAGE: u8 = 64;
@@ -387,9 +387,9 @@ pub struct Config {
     /// Members that each of them may have.
     pub max_totals: usize,
     /// Stage 4.
-    pub fanout: fanout::Config,
+    pub fanout: tallycast_fanout::Config,
     /// The HTTP server.
-    pub server: sse_server::Config,
+    pub server: tallycast_server::Config,
     /// Whether there are pages for operators.
     pub admin: bool,
     /// What clients must have to see them.
@@ -493,9 +493,10 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
         );
     }
     let tls = match (&pipeline.server.tls_cert, &pipeline.server.tls_key) {
-        (Some(certificates), Some(key)) => {
-            Some(sse_server::Tls::read(certificates, key).map_err(|error| format!("--tls-cert, --tls-key: {error}"))?)
-        }
+        (Some(certificates), Some(key)) => Some(
+            tallycast_server::Tls::read(certificates, key)
+                .map_err(|error| format!("--tls-cert, --tls-key: {error}"))?,
+        ),
         (None, None) => None,
         (Some(_), None) => return Err("--tls-cert needs --tls-key: the certificate's private key".to_owned()),
         (None, Some(_)) => return Err("--tls-key needs --tls-cert: the key's certificate".to_owned()),
@@ -530,8 +531,8 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
         routes,
         tally: tally::Config { period: routing.tally_period, max_keys: routing.tally_keys },
         max_totals: routing.max_totals,
-        fanout: fanout::Config {
-            shards: readers.shards.unwrap_or(fanout::Config::default().shards),
+        fanout: tallycast_fanout::Config {
+            shards: readers.shards.unwrap_or(tallycast_fanout::Config::default().shards),
             log_batches: readers.log_batches,
             log_bytes: readers.log_bytes,
             total_log_bytes: readers.total_log_bytes,
@@ -544,9 +545,9 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             answer_limit: readers.pong_limit,
             stall_limit: readers.stall_limit,
             close_limit: pipeline.shutdown_limit,
-            ..fanout::Config::default()
+            ..tallycast_fanout::Config::default()
         },
-        server: sse_server::Config {
+        server: tallycast_server::Config {
             tls,
             max_connections: pipeline.server.max_connections,
             max_per_address: pipeline.server.max_per_address,
@@ -554,7 +555,7 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             namespace_limits: pipeline.server.namespace_limits,
             trusted_proxies: pipeline.server.trusted_proxies,
             allowed_origins: pipeline.server.allowed_origins,
-            websocket: websocket::Config {
+            websocket: tallycast_server::websocket::Config {
                 max_message: pipeline.server.max_message_bytes,
                 message_rate: pipeline.server.message_rate,
             },
@@ -570,7 +571,7 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             head_timeout: pipeline.server.head_timeout,
             max_head_bytes: pipeline.server.max_head_bytes,
             close_limit: pipeline.shutdown_limit,
-            ..sse_server::Config::default()
+            ..tallycast_server::Config::default()
         },
         admin: !pipeline.server.no_admin,
         admin_token: pipeline.server.admin_token,

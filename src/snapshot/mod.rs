@@ -22,9 +22,9 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::representation::{Representation, refuse_other_methods};
-use crate::sse_server::{Page, text_page};
 use cache::{Cache, Copy};
 use store::StoreError;
+use tallycast_server::{Page, text_page};
 
 pub use store::{Memory, Store};
 

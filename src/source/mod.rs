@@ -8,8 +8,8 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::fanout::{Counter, Namespace, Tally};
 use crate::limited::LimitedLog;
+use tallycast_fanout::{Counter, Namespace, Tally};
 
 /// What a source puts into the pipeline.
 #[derive(Debug, Clone)]

@@ -24,7 +24,7 @@ fn start() -> SocketAddr {
     let (sender, address) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         block_on(async {
-            let listener = tallycast::sse_server::listen(SocketAddr::from(([127, 0, 0, 1], 0)), 64 * 1024).unwrap();
+            let listener = tallycast_server::listen(SocketAddr::from(([127, 0, 0, 1], 0)), 64 * 1024).unwrap();
             sender.send(listener.local_addr().unwrap()).unwrap();
             websocket_echo::serve(listener).await.unwrap();
         });

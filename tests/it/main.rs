@@ -18,7 +18,6 @@ mod compression;
 mod config;
 mod contract;
 mod http;
-mod layers;
 mod limits;
 mod pages;
 mod shutdown;

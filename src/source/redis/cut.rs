@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use super::super::Item;
 use super::{Commands, Config, jittered};
-use crate::fanout::{Namespace, NamespaceError, Tally};
+use tallycast_fanout::{Namespace, NamespaceError, Tally};
 
 /// The channels that cuts come on, as an access control list has them.
 pub(super) const CHANNELS: &str = "tallycast.cut.*";

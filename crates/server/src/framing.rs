@@ -6,7 +6,7 @@ use std::io::Write;
 use bytes::Bytes;
 
 use super::coding::Coding;
-use crate::fanout::{Framing, Message};
+use tallycast_fanout::{Framing, Message};
 
 /// The framings: chunked for HTTP/1.1, where the engine writes to the socket; not for HTTP/1.0 and for layers that frame
 /// bodies themselves (HTTP/2, TLS). Each in every coding.
@@ -130,7 +130,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fanout::{Namespace, Tally};
+    use tallycast_fanout::{Namespace, Tally};
 
     fn plain() -> &'static EventStream {
         framing(false, Coding::Identity)

@@ -145,8 +145,8 @@ mod tests {
     use tokio_websockets::{ClientBuilder, Config};
 
     use super::*;
-    use crate::fanout::{Message as Sent, Tally};
     use crate::websocket::{Subprotocol, framing};
+    use tallycast_fanout::{Message as Sent, Tally};
 
     /// More than any of the tests sends.
     const ROOM: usize = 1 << 22;
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn exact_bytes() {
-        let framed = |subprotocol, fill: &dyn Fn(&dyn crate::fanout::Framing, &mut Vec<u8>)| {
+        let framed = |subprotocol, fill: &dyn Fn(&dyn tallycast_fanout::Framing, &mut Vec<u8>)| {
             let mut batch = Vec::new();
             fill(framing(subprotocol), &mut batch);
             batch

@@ -8,7 +8,7 @@ use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, He
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 
-use crate::fanout::{Gateway, Namespace};
+use tallycast_fanout::{Gateway, Namespace};
 
 /// A whole response.
 pub type Page = Response<Full<Bytes>>;

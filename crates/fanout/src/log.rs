@@ -119,7 +119,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fanout::Namespace;
+    use crate::Namespace;
 
     fn batch(text: &'static str) -> Batch {
         Batch { bytes: Bytes::from_static(text.as_bytes()), messages: 1, windows: None, received_at: None }

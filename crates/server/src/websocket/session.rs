@@ -12,7 +12,7 @@ use super::frames::write_close;
 use super::framing::write_json;
 use super::handshake::Subprotocol;
 use super::protocol::{End, Protocol, Received};
-use crate::fanout::{Counter, Ending, Inbound, Said, Topics};
+use tallycast_fanout::{Counter, Ending, Inbound, Said, Topics};
 
 /// Who decides which topics a client may read.
 pub trait Gatekeeper: Send + std::fmt::Debug {
@@ -160,7 +160,7 @@ impl Inbound for Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fanout::Namespace;
+    use tallycast_fanout::Namespace;
 
     #[derive(Debug)]
     struct Full;

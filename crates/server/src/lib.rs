@@ -1,4 +1,4 @@
-//! Server-Sent Events over HTTP/1.1, HTTP/1.0 and HTTP/2 (over TLS, or by prior knowledge), on the [`fanout`](crate::fanout) engine,
+//! Server-Sent Events over HTTP/1.1, HTTP/1.0 and HTTP/2 (over TLS, or by prior knowledge), on the [`fanout`](tallycast_fanout) engine,
 //! and [`websocket`] on the same paths over HTTP/1.1.
 //!
 //! This module can be used without the rest of the pipeline; `examples/clock.rs` shows how. It serves
@@ -7,6 +7,7 @@
 mod coding;
 mod connection;
 mod framing;
+pub mod header_list;
 mod http;
 mod http1;
 mod limits;
@@ -18,6 +19,7 @@ mod socket;
 mod status;
 mod tls;
 mod topics;
+pub mod websocket;
 mod within_hyper;
 
 use std::num::NonZeroU32;
@@ -30,9 +32,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fanout::Gateway;
-use crate::websocket;
 use limits::Limits;
+use tallycast_fanout::Gateway;
 
 pub use coding::{Coding, accepted};
 pub use http::{PREFIX, WEBSOCKET_PREFIX};

@@ -49,8 +49,8 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::fanout::tests::{LINES, info, ns, of, settle};
-    use crate::fanout::{Config, Fanout, Gateway, Message, NamespacePolicy, Policy, Sink, Subscriber};
+    use crate::tests::{LINES, info, ns, of, settle};
+    use crate::{Config, Fanout, Gateway, Message, NamespacePolicy, Policy, Sink, Subscriber};
 
     /// A client that speaks in lines: topics, `hello` or `bye`.
     #[derive(Debug, Default)]

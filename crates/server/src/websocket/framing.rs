@@ -6,7 +6,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::frames::{write_close, write_ping, write_text};
 use super::handshake::Subprotocol;
-use crate::fanout::{Framing, Message};
+use tallycast_fanout::{Framing, Message};
 
 static JSON: Frames = Frames { name: "websocket", subprotocol: Subprotocol::Json };
 static RAW: Frames = Frames { name: "websocket+raw", subprotocol: Subprotocol::Raw };

@@ -25,7 +25,7 @@ use super::http::{Answer, Stream, Transport, answer, conversation, stream_header
 use super::limits::retry_after;
 use super::pages::Pages;
 use super::socket::{Marks, Socket};
-use crate::fanout::{Framing, Inbound, Sink, Subscriber, finish};
+use tallycast_fanout::{Framing, Inbound, Sink, Subscriber, finish};
 
 /// The answer to a request whose head does not come (RFC 9110, §15.5.9).
 pub(super) const REQUEST_TIMEOUT: &[u8] =

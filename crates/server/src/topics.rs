@@ -1,7 +1,7 @@
 //! Which topics a request asks for.
 
 use super::PREFIX;
-use crate::fanout::{NamespaceError, Topic, TopicError, Topics};
+use tallycast_fanout::{NamespaceError, Topic, TopicError, Topics};
 
 /// Why a request asks for no topics, and where it does not.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
-//! WebSocket (RFC 6455) on the [`fanout`](crate::fanout) engine: the frames that it writes, and the ear for clients that
+//! WebSocket (RFC 6455) on the [`fanout`](tallycast_fanout) engine: the frames that it writes, and the ear for clients that
 //! choose their topics while they read.
 //!
-//! [`sse_server`](crate::sse_server) serves it on the same paths as event streams. [`Protocol`], [`Handshake`] and the
+//! [`sse_server`](crate) serves it on the same paths as event streams. [`Protocol`], [`Handshake`] and the
 //! `write_*` functions can be used without the engine; `examples/websocket_echo.rs` shows how.
 
 mod commands;

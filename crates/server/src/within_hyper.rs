@@ -24,7 +24,7 @@ use super::connection::{Held, Peer};
 use super::framing::framing;
 use super::http::{Answer, Stream, Transport, answer, conversation, stream_headers};
 use super::pages::{Pages, text_page};
-use crate::fanout::{Sink, Subscriber};
+use tallycast_fanout::{Sink, Subscriber};
 
 /// Batches between a shard and a body. The log holds what does not fit, so one is enough.
 const BODY_BATCHES: usize = 1;

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::Config;
 use super::status::Stats;
-use crate::fanout::{Namespace, NamespaceError, Topics};
 use crate::websocket::Gatekeeper;
+use tallycast_fanout::{Namespace, NamespaceError, Topics};
 
 /// Addresses that the rate of new connections is known of. Others are let through and counted: who has so many addresses
 /// is not held back by a limit for each, but by that for all.

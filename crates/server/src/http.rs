@@ -33,8 +33,8 @@ use super::pages::{Page, Pages, Reply, text_page};
 use super::proxies::client;
 use super::topics::topics;
 use super::{Compression, Shared};
-use crate::fanout::{ConnectionInfo, Framing, Gateway, Inbound, NoTotals, Topics};
 use crate::websocket::{Handshake, HandshakeError, Session, VERSION, framing, is_upgrade};
+use tallycast_fanout::{ConnectionInfo, Framing, Gateway, Inbound, NoTotals, Topics};
 
 /// Streams are below this path.
 pub const PREFIX: &str = "/subscribe";

@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::fanout::Counter;
 use crate::websocket;
+use tallycast_fanout::Counter;
 
 /// What the server counts besides what the engine does. All only grow.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use tallycast::fanout::{Config, ConnectionInfo, Fanout, Framing, Message, Namespace, Sink, Subscriber};
+use tallycast_fanout::{Config, ConnectionInfo, Fanout, Framing, Message, Namespace, Sink, Subscriber};
 use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 

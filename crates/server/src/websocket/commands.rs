@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::fanout::{Topic, TopicError, Topics};
+use tallycast_fanout::{Topic, TopicError, Topics};
 
 /// A message of a client. Both at once change the topics in one step.
 #[derive(Debug, Deserialize)]
