@@ -7,17 +7,17 @@ use std::time::{Duration, SystemTime};
 
 use tallycast_fanout::{Fanout, Message, Namespace};
 use tallycast_server::NoPages;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (messages, inbox) = mpsc::channel(64);
-    let fanout = Fanout::start(tallycast_fanout::Config::default(), inbox);
+    let fanout = Fanout::builder().build();
+    let messages = fanout.publisher();
     let listener = tallycast_server::listen("127.0.0.1:8002".parse()?, 64 * 1024)?;
     let shutdown = CancellationToken::new();
     let (config, stats) = (watch::channel(tallycast_server::Config::default()).1, Arc::default());
-    tokio::spawn(tallycast_server::serve(listener, fanout.gateway(), NoPages, config, stats, shutdown.clone()));
+    tokio::spawn(tallycast_server::serve(listener, fanout.handle(), NoPages, config, stats, shutdown.clone()));
 
     let clock: Namespace = "/clock".parse()?;
     let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -28,6 +28,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // No more messages: the streams end in good order.
     shutdown.cancel();
     drop(messages);
-    fanout.ended().await;
+    fanout.join().await;
     Ok(())
 }

@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tallycast_fanout::finish;
+use tallycast_fanout::close_gracefully;
 use tallycast_server::websocket::{Handshake, Protocol, Received, is_upgrade, write_binary, write_text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -97,7 +97,7 @@ async fn echo(mut stream: TokioIo<Upgraded>) -> std::io::Result<()> {
         stream.write_all(&replies).await?;
         if ended {
             // A client that does not close in time is left behind.
-            let _ = finish(&mut stream, b"", MAX_UNREAD).await;
+            let _ = close_gracefully(&mut stream, b"", MAX_UNREAD).await;
             return Ok(());
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use crate::limited::LimitedLog;
 use crate::source::{self, RawEvent};
 use crate::tally::{self, Key};
-use tallycast_fanout::{Counter, Data, Message, Namespace, NamespaceError};
+use tallycast_fanout::{Counter, Data, Message, Namespace, NamespaceError, Publisher};
 
 /// The most bytes a payload may have.
 pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
@@ -348,7 +348,7 @@ impl Stats {
 pub async fn run(
     mut routes: watch::Receiver<Routes>,
     mut inbox: mpsc::Receiver<source::Item>,
-    hub: mpsc::Sender<Message>,
+    hub: Publisher,
     tally: mpsc::Sender<tally::Item>,
     stats: Arc<Stats>,
 ) {

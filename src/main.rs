@@ -81,9 +81,9 @@ async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
     // The stages and what joins them, in the order of the flow.
     let (events, decode_inbox) = mpsc::channel(config.inbox);
     let (keys, tally_inbox) = mpsc::channel(config.inbox);
-    let (messages, hub_inbox) = mpsc::channel(config.inbox);
     let (broker, broker_state) = watch::channel(BrokerState::Connecting);
-    let fanout = Fanout::start(config.fanout, hub_inbox);
+    let fanout = Fanout::builder().config(config.fanout).inbox(config.inbox).build();
+    let messages = fanout.publisher();
     let status = StatusSource {
         node: config.node.into(),
         started_at: SystemTime::now(),
@@ -91,14 +91,9 @@ async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
         source: Arc::default(),
         decode: Arc::default(),
         tally: Arc::default(),
-        gateway: fanout.gateway(),
+        handle: fanout.handle(),
         server: Arc::default(),
-        inboxes: Inboxes {
-            decode: events.downgrade(),
-            tally: keys.downgrade(),
-            hub: messages.downgrade(),
-            capacity: config.inbox,
-        },
+        inboxes: Inboxes { decode: events.downgrade(), tally: keys.downgrade(), capacity: config.inbox },
     };
     let mut live_ended: Option<Ended> = None;
     let live = config.admin.then(|| {
@@ -137,7 +132,7 @@ async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
     let tally = tokio::spawn(tally::run(config.tally, tally_inbox, messages, Arc::clone(&status.tally)));
     let server = tokio::spawn(tallycast_server::serve(
         listener,
-        fanout.gateway(),
+        fanout.handle(),
         Site {
             assets: Assets::new(config.admin),
             snapshot: SnapshotPages::new(store),
@@ -162,7 +157,7 @@ async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
     let drain = async {
         decode.await.context("the decode stage failed")?;
         tally.await.context("the tally stage failed")?;
-        fanout.ended().await;
+        fanout.join().await;
         if let Some(ended) = live_ended {
             ended.await;
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::mpsc;
 
-use tallycast_fanout::{Counter, Histogram, Message, Namespace, Tally};
+use tallycast_fanout::{Counter, Histogram, Message, Namespace, Publisher, Tally};
 
 /// Keys taken from the inbox at once.
 const BATCH: usize = 1024;
@@ -105,7 +105,7 @@ impl Pending {
     }
 
     /// Sends all there is, totals first. `false`: the hub is gone.
-    async fn flush(&mut self, hub: &mpsc::Sender<Message>, stats: &Stats) -> bool {
+    async fn flush(&mut self, hub: &Publisher, stats: &Stats) -> bool {
         for (namespace, totals) in std::mem::take(&mut self.totals) {
             if hub.send(Message::totals(namespace, totals)).await.is_err() {
                 return false;
@@ -132,7 +132,7 @@ enum Happened {
 }
 
 /// Counts what comes in `inbox` until that ends; then flushes what is left and ends.
-pub async fn run(config: Config, mut inbox: mpsc::Receiver<Item>, hub: mpsc::Sender<Message>, stats: Arc<Stats>) {
+pub async fn run(config: Config, mut inbox: mpsc::Receiver<Item>, hub: Publisher, stats: Arc<Stats>) {
     let pace = pace(config.period);
     let mut items = Vec::with_capacity(BATCH);
     let mut pending = Pending::default();
@@ -155,7 +155,7 @@ async fn wait_for_turn(
     pace: Option<&DefaultDirectRateLimiter>,
     pending: &mut Pending,
     inbox: &mut mpsc::Receiver<Item>,
-    hub: &mpsc::Sender<Message>,
+    hub: &Publisher,
     stats: &Stats,
 ) {
     let mut items = Vec::with_capacity(BATCH);
@@ -165,7 +165,7 @@ async fn wait_for_turn(
             pace.until_ready().await;
         }
         // Only waited for: with several namespaces one place is not enough. A hub that is gone has room too.
-        drop(hub.reserve().await);
+        hub.ready().await;
     });
     loop {
         let happened = tokio::select! {
@@ -191,7 +191,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use tallycast_fanout::Data;
+    use tallycast_fanout::{Data, Messages};
 
     /// What a test does next.
     #[derive(Debug, Clone)]
@@ -217,12 +217,7 @@ mod tests {
     }
 
     /// Sends `item`. A stage that waits for the hub is helped by taking what the hub has.
-    async fn send(
-        keys: &mpsc::Sender<Item>,
-        item: Item,
-        messages: &mut mpsc::Receiver<Message>,
-        received: &mut Vec<Message>,
-    ) {
+    async fn send(keys: &mpsc::Sender<Item>, item: Item, messages: &mut Messages, received: &mut Vec<Message>) {
         let mut sending = pin!(keys.send(item));
         loop {
             tokio::select! {
@@ -242,7 +237,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let (keys, inbox) = mpsc::channel(2);
-                let (hub, mut messages) = mpsc::channel(1);
+                let (hub, mut messages) = Publisher::detached(1);
                 let stats = Arc::<Stats>::default();
                 let config = Config { period: Duration::from_millis(1), max_keys };
                 let stage = tokio::spawn(run(config, inbox, hub, Arc::clone(&stats)));
@@ -263,7 +258,7 @@ mod tests {
 
                         Step::Take => {
                             tokio::time::sleep(Duration::from_millis(1)).await;
-                            received.extend(messages.try_recv().ok());
+                            received.extend(messages.try_recv());
                         }
                     }
                 }

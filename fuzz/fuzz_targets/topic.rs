@@ -8,7 +8,7 @@ fuzz_target!(|path: &str| {
     if let Ok(topic) = Topic::from_url_path(path) {
         assert_eq!(topic.to_string().parse(), Ok(topic.clone()));
         assert!(!topic.to_string().contains(char::is_control));
-        let within = topic.within();
-        assert!(within.as_str().len() <= MAX_NAMESPACE_BYTES && within.segments().count() <= MAX_NAMESPACE_DEPTH);
+        let prefix = topic.literal_prefix();
+        assert!(prefix.as_str().len() <= MAX_NAMESPACE_BYTES && prefix.segments().count() <= MAX_NAMESPACE_DEPTH);
     }
 });

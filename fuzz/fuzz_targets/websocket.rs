@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tallycast_fanout::{Inbound, Namespace, Said, Topics};
+use tallycast_fanout::{ClientAction, Inbound, Namespace, Topics};
 use tallycast_server::websocket::{Config, Gatekeeper, Protocol, Received, Session, Subprotocol};
 
 const MAX_MESSAGE: usize = 512;
@@ -53,13 +53,14 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
             piece = b"";
             assert!(replies.len() <= MAX_ANSWER);
             match said {
-                Said::Goodbye => return,
-                Said::Subscribe(wanted) => {
+                ClientAction::Close => return,
+                ClientAction::Subscribe(wanted) => {
                     session.subscribed(&wanted, &mut replies);
                     topics = wanted;
                 }
-                Said::Nothing if replies.is_empty() => break,
-                Said::Nothing => {}
+                ClientAction::None if replies.is_empty() => break,
+                ClientAction::None => {}
+                ClientAction::Authorize(_) => unreachable!("this session decides at once"),
             }
         }
     }

@@ -7,13 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::process;
 use super::status::{StatusSource, unix_seconds};
-use tallycast_fanout::{Config, Fanout, FeedReport, Gateway, Message, Namespace};
+use tallycast_fanout::{Fanout, FeedReport, Handle, Message, Namespace, Publisher};
 
 /// The time between two events.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -40,7 +39,7 @@ struct Sample {
 /// Where live events and past samples are had. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Live {
-    gateway: Gateway,
+    handle: Handle,
     samples: Arc<Mutex<VecDeque<Sample>>>,
 }
 
@@ -52,21 +51,20 @@ impl Live {
         close_limit: Duration,
         shutdown: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
-        let (messages, inbox) = mpsc::channel(INBOX);
-        let fanout = Fanout::start(Config { shards: 1, close_limit, ..Config::default() }, inbox);
-        let live = Self { gateway: fanout.gateway(), samples: Arc::default() };
-        let sampler = tokio::spawn(live.clone().run(status, messages, shutdown));
+        let fanout = Fanout::builder().inbox(INBOX).shards(1).close_timeout(close_limit).build();
+        let live = Self { handle: fanout.handle(), samples: Arc::default() };
+        let sampler = tokio::spawn(live.clone().run(status, fanout.publisher(), shutdown));
         (live, async {
             if let Err(error) = sampler.await {
                 tracing::error!(%error, "the live view failed");
             }
-            fanout.ended().await;
+            fanout.join().await;
         })
     }
 
     /// Where the events come from.
-    pub(super) fn gateway(&self) -> Gateway {
-        self.gateway.clone()
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// The answer of `GET /admin/history.json`.
@@ -74,7 +72,7 @@ impl Live {
         json!({ "samples": *self.samples.lock().unwrap_or_else(PoisonError::into_inner) })
     }
 
-    async fn run(self, status: StatusSource, messages: mpsc::Sender<Message>, shutdown: CancellationToken) {
+    async fn run(self, status: StatusSource, messages: Publisher, shutdown: CancellationToken) {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -84,11 +82,11 @@ impl Live {
             }
             let usage = process::usage();
             self.keep(&status, usage);
-            if self.gateway.stats().connections.get() == 0 {
+            if self.handle.stats().connections.get() == 0 {
                 continue;
             }
             // An engine that is too busy to tell of its feeds still has all the rest to tell.
-            let feeds = status.gateway.feeds().await.unwrap_or_default();
+            let feeds = status.handle.feeds().await.unwrap_or_default();
             let event = event(&status, usage, feeds).to_string();
             // With no room, nobody reads fast enough, and the next event tells the same and more.
             let _ = messages.try_send(Message::text(Namespace::root(), event));
@@ -96,7 +94,7 @@ impl Live {
     }
 
     fn keep(&self, status: &StatusSource, usage: process::Usage) {
-        let hub = status.gateway.stats();
+        let hub = status.handle.stats();
         let sample = Sample {
             at: now(),
             received: status.source.received.get(),
@@ -136,7 +134,7 @@ fn event(status: &StatusSource, usage: process::Usage, feeds: Vec<FeedReport>) -
         },
         "counters": status.counters(),
         "process": usage,
-        "inboxes": status.inboxes.depths(),
+        "inboxes": status.inboxes.depths(&status.handle),
         "feeds": feeds,
     })
 }

@@ -26,7 +26,7 @@ type Labels<'a> = [(&'a str, &'a str)];
 /// # Errors
 /// When the engine has ended or is too busy to tell of its feeds.
 pub(super) async fn page(status: &StatusSource) -> Result<Page, Unavailable> {
-    let feeds = status.gateway.feeds().await?;
+    let feeds = status.handle.feeds().await?;
     let mut registry = Registry::with_prefix("tallycast");
     registry.register_collector(Box::new(Scrape { status: status.clone(), feeds, usage: process::usage() }));
     let mut text = String::new();
@@ -51,8 +51,8 @@ struct Scrape {
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut to = Encoder(encoder);
-        let StatusSource { source, decode, tally, gateway, server, .. } = &self.status;
-        let hub = gateway.stats();
+        let StatusSource { source, decode, tally, handle, server, .. } = &self.status;
+        let hub = handle.stats();
 
         let platform = [("version", env!("CARGO_PKG_VERSION")), ("node", &*self.status.node)];
         to.gauges("build_info", "Which build this is, always 1.", [(&platform[..], 1.0)])?;
@@ -132,7 +132,7 @@ impl Collector for Scrape {
         let help = "Messages of clients refused; those over the rate, and against the protocol, end the connection.";
         to.counters("websocket_refused", help, refused.iter().map(|(labels, n)| (&labels[..], *n)))?;
 
-        let depths = self.status.inboxes.depths();
+        let depths = self.status.inboxes.depths(&self.status.handle);
         let depths =
             [("decode", depths.decode), ("tally", depths.tally), ("hub", depths.hub)].map(|(n, d)| ([("stage", n)], d));
         let help = "What waits before a stage.";

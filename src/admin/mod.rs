@@ -83,7 +83,7 @@ impl AdminPages {
             ("/admin/counters.json", _) => json(serde_json::to_string(&self.status.counters())),
             ("/admin/history.json", Some(live)) => json(serde_json::to_string(&live.history())),
             ("/admin/events", Some(live)) => {
-                return Some(Reply::Stream { gateway: live.gateway(), namespace: Namespace::root() });
+                return Some(Reply::Stream { gateway: live.handle(), namespace: Namespace::root() });
             }
             ("/metrics", _) => metrics::page(&self.status).await.unwrap_or_else(unavailable),
             _ => self.status_page(request.uri.query().unwrap_or_default()).await,

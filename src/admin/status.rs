@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::source::{BrokerState, SourceStats};
 use crate::{decode, source, tally};
-use tallycast_fanout::{ConnectionReport, Gateway, Message, Namespace, NamespaceError, Unavailable};
+use tallycast_fanout::{ConnectionReport, Handle, Namespace, NamespaceError, Unavailable};
 
 /// The answer of `GET /admin/status.json`. Times are seconds since the Unix epoch.
 #[derive(Debug, Serialize)]
@@ -99,7 +99,7 @@ impl Query {
     /// The connections asked for out of `all`, and how many there would be without limit and offset.
     fn select(&self, mut all: Vec<ConnectionReport>) -> (Vec<ConnectionReport>, usize) {
         if let Some(namespace) = &self.namespace {
-            all.retain(|report| report.info.topics.iter().any(|topic| namespace.contains(&topic.within())));
+            all.retain(|report| report.info.topics.iter().any(|topic| namespace.contains(&topic.literal_prefix())));
         }
         match self.sort {
             None => {}
@@ -119,8 +119,6 @@ pub struct Inboxes {
     pub decode: WeakSender<source::Item>,
     /// Before stage 3.
     pub tally: WeakSender<tally::Item>,
-    /// Before stage 4.
-    pub hub: WeakSender<Message>,
     /// What may wait before each.
     pub capacity: usize,
 }
@@ -140,16 +138,11 @@ pub struct Depths {
 
 impl Inboxes {
     /// How much waits now; nothing does before a stage that has ended.
-    pub fn depths(&self) -> Depths {
+    pub fn depths(&self, hub: &Handle) -> Depths {
         fn depth<T>(inbox: &WeakSender<T>) -> usize {
             inbox.upgrade().map_or(0, |inbox| inbox.max_capacity() - inbox.capacity())
         }
-        Depths {
-            decode: depth(&self.decode),
-            tally: depth(&self.tally),
-            hub: depth(&self.hub),
-            capacity: self.capacity,
-        }
+        Depths { decode: depth(&self.decode), tally: depth(&self.tally), hub: hub.inbox().len, capacity: self.capacity }
     }
 }
 
@@ -180,7 +173,7 @@ pub struct StatusSource {
     /// Stage 3.
     pub tally: Arc<tally::Stats>,
     /// Stage 4.
-    pub gateway: Gateway,
+    pub handle: Handle,
     /// The HTTP server.
     pub server: Arc<tallycast_server::Stats>,
     /// What joins the stages.
@@ -209,9 +202,9 @@ impl StatusSource {
 
     /// What every stage counts since the start, in the order of the flow: the answer of `GET /admin/counters.json`.
     pub fn counters(&self) -> Value {
-        let Self { source, decode, tally, gateway, server, .. } = self;
+        let Self { source, decode, tally, handle, server, .. } = self;
         let websocket = &server.websocket;
-        let hub = gateway.stats();
+        let hub = handle.stats();
         json!({
             "source": {
                 "received": source.received.get(),
@@ -264,7 +257,7 @@ impl StatusSource {
     /// # Errors
     /// When the engine has ended or is too busy to tell of its connections.
     pub async fn status(&self, query: &Query) -> Result<Status, Unavailable> {
-        let all = self.gateway.connections().await?;
+        let all = self.handle.connections().await?;
         let connections_total = all.len();
         let (connections, connections_matched) = query.select(all);
         Ok(Status {
@@ -272,7 +265,7 @@ impl StatusSource {
             status: self.word(),
             reported_at: unix_seconds(SystemTime::now()),
             startup_time: unix_seconds(self.started_at),
-            msgs_broadcast: self.gateway.stats().broadcast.get(),
+            msgs_broadcast: self.handle.stats().broadcast.get(),
             connections_total,
             connections_matched,
             connections: connections.into_iter().map(Connection::from).collect(),
@@ -317,6 +310,8 @@ mod tests {
                 client_ip: Ipv4Addr::LOCALHOST.into(),
                 user_agent: "".into(),
             }),
+            id: "0-0-1".parse().unwrap(),
+            subject: None,
             messages_sent: 0,
         };
         let all = vec![report(2, "/eps"), report(3, "/details/26"), report(1, "/details/27"), report(4, "/details/2")];

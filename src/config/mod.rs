@@ -526,27 +526,26 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
         Err(demo) => Source::Demo(demo),
     };
     let readers = pipeline.readers;
+    let mut fanout = tallycast_fanout::Config::default();
+    fanout.shards = readers.shards.unwrap_or(fanout.shards);
+    fanout.log_batches = readers.log_batches;
+    fanout.log_bytes = readers.log_bytes;
+    fanout.total_log_bytes = readers.total_log_bytes;
+    fanout.merged_keys = readers.merged_keys;
+    fanout.policies = readers.slow_readers;
+    fanout.totals = routing.totals.iter().map(|totals| totals.namespace.clone()).collect();
+    fanout.max_totals = routing.max_totals;
+    fanout.corrections = !routing.no_corrections;
+    fanout.keep_alive = readers.keep_alive;
+    fanout.pong_timeout = readers.pong_limit;
+    fanout.stall_timeout = readers.stall_limit;
+    fanout.close_timeout = pipeline.shutdown_limit;
     Ok(Config {
         source,
         routes,
         tally: tally::Config { period: routing.tally_period, max_keys: routing.tally_keys },
         max_totals: routing.max_totals,
-        fanout: tallycast_fanout::Config {
-            shards: readers.shards.unwrap_or(tallycast_fanout::Config::default().shards),
-            log_batches: readers.log_batches,
-            log_bytes: readers.log_bytes,
-            total_log_bytes: readers.total_log_bytes,
-            merged_keys: readers.merged_keys,
-            policies: readers.slow_readers,
-            totals: routing.totals.iter().map(|totals| totals.namespace.clone()).collect(),
-            max_totals: routing.max_totals,
-            corrections: !routing.no_corrections,
-            keep_alive: readers.keep_alive,
-            answer_limit: readers.pong_limit,
-            stall_limit: readers.stall_limit,
-            close_limit: pipeline.shutdown_limit,
-            ..tallycast_fanout::Config::default()
-        },
+        fanout,
         server: tallycast_server::Config {
             tls,
             max_connections: pipeline.server.max_connections,

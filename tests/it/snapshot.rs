@@ -167,7 +167,7 @@ fn a_snapshot_that_is_not_to_be_had_is_refused_with_the_reason() {
     let answer = |path: &str| tallycast.get(path);
     assert_eq!(
         answer("/subscribe/raw?snapshot=1"),
-        (400, "there are no totals of /raw; there are some of /eps\n".to_owned())
+        (400, "/raw has no totals; namespaces with totals: /eps\n".to_owned())
     );
     assert_eq!(
         answer("/subscribe/eps?a=b&snapshot=yes"),

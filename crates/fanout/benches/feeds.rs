@@ -6,16 +6,19 @@
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and ends with a panic")]
 
 use std::net::Ipv4Addr;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use tallycast_fanout::{Config, ConnectionInfo, Fanout, Framing, Message, Namespace, Sink, Subscriber};
+use tallycast_fanout::{CloseReason, ConnectionInfo, Fanout, Framing, Message, Namespace, Sink, Subscriber};
 use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 
 const FEEDS: [usize; 2] = [10, 100_000];
 const MESSAGES: u32 = 50_000;
 const ROUNDS: usize = 5;
+
+static PLAIN: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Plain));
 
 #[derive(Debug)]
 struct Plain;
@@ -34,7 +37,7 @@ impl Framing for Plain {
     fn keep_alive(&self) -> Bytes {
         Bytes::from_static(b".")
     }
-    fn closing(&self) -> Bytes {
+    fn closing(&self, _: &CloseReason) -> Bytes {
         Bytes::new()
     }
 }
@@ -48,34 +51,29 @@ fn subscriber(topic: &str) -> (Subscriber, mpsc::Receiver<Bytes>) {
         client_ip: Ipv4Addr::LOCALHOST.into(),
         user_agent: "".into(),
     };
-    let sink = Sink::Body(PollSender::new(sender));
-    (
-        Subscriber { info, framing: &Plain, sink, preamble: Bytes::new(), snapshot: false, inbound: None, held: None },
-        receiver,
-    )
+    (Subscriber::new(info, Arc::clone(&PLAIN), Sink::Body(PollSender::new(sender))), receiver)
 }
 
 /// The time of a message that reaches one feed of `feeds`.
 async fn measure(feeds: usize) -> Duration {
-    let (messages, inbox) = mpsc::channel(1024);
-    let fanout = Fanout::start(Config::default(), inbox);
-    let gateway = fanout.gateway();
+    let fanout = Fanout::builder().inbox(1024).build();
+    let (publisher, handle) = (fanout.publisher(), fanout.handle());
     let mut idle = Vec::with_capacity(feeds);
     for number in 1..feeds {
         let (subscriber, receiver) = subscriber(&format!("/details/{}/{number}", number % 1000));
-        gateway.subscribe(subscriber).await.unwrap();
+        handle.subscribe(subscriber).await.unwrap();
         idle.push(receiver);
     }
     let (subscriber, mut reader) = subscriber("/details/0/read");
-    gateway.subscribe(subscriber).await.unwrap();
-    while gateway.stats().feeds.get() < feeds as u64 {
+    handle.subscribe(subscriber).await.unwrap();
+    while handle.stats().feeds.get() < feeds as u64 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let namespace: Namespace = "/details/0/read".parse().unwrap();
     let started = Instant::now();
     let sending = tokio::spawn(async move {
         for _ in 0..MESSAGES {
-            messages.send(Message::text(namespace.clone(), "x")).await.unwrap();
+            publisher.send(Message::text(namespace.clone(), "x")).await.unwrap();
         }
     });
     let mut received = 0;

@@ -1,207 +1,116 @@
-//! One reader: a position in its feed's log, and the socket (or body) that the log is written to.
+//! One reader: a position in its feed's log, and the sink that the log is written to.
 
 use std::any::Any;
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio_util::sync::PollSender;
 
-use super::framing::Framing;
-use super::inbound::{Ending, Inbound, Said};
-use super::log::{Log, Windows};
-use super::parting::part;
-use super::{FeedHandle, FeedId, Topics};
+use crate::catch_up::{CatchUp, CatchUpBytes};
+use crate::close::close_sink;
+use crate::feed::{FeedHandle, FeedId};
+use crate::framing::Framing;
+use crate::inbound::{ClientAction, Decision};
+use crate::log::Log;
+use crate::sink::Sink;
+use crate::{ConnectionInfo, Grant, Inbound, Message, Subscriber, Topics};
 
-/// The most slices that one vectored write takes.
+/// The most slices in one vectored write.
 const MAX_SLICES: usize = 64;
-/// The most bytes a client may send that is not expected to say anything. They are thrown away.
-const MAX_RECEIVED: usize = 64 * 1024;
-/// How often a client is read from before others get a turn.
+/// Bytes that a client without an inbound handler may send. They are discarded.
+const MAX_DISCARDED: usize = 64 * 1024;
+/// Reads from one client before others get a turn.
 const MAX_READS: usize = 16;
-/// The most bytes of what a reader has not read yet that go with it to another feed; with more it is too slow.
-const MAX_CARRIED: usize = 256 * 1024;
+/// Bytes for one reader alone: unread bytes that move with it to another feed, and messages of its own. A reader that
+/// needs more is too slow.
+const MAX_OWN_BYTES: usize = 256 * 1024;
 
-/// Where a connection's bytes go.
-#[derive(Debug)]
-pub enum Sink {
-    /// A socket that the engine owns from now on.
-    Socket(TcpStream),
-    /// The same where something stands between, such as TLS.
-    Stream(Box<dyn Stream>),
-    /// A bounded channel of batches, for bodies that another layer writes (HTTP/2, TLS).
-    Body(PollSender<Bytes>),
-}
-
-/// A connection's two directions.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Stream for S {}
-
-impl Sink {
-    /// Makes the coming close reset the connection, so that the kernel does not keep what the peer does not read.
-    pub(super) fn discard_unsent(&self) {
-        if let Self::Socket(socket) = self {
-            // A socket that takes no option is about to be closed all the same.
-            let _ = socket.set_zero_linger();
-        }
-    }
-
-    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        loop {
-            let read = match self {
-                Self::Socket(socket) => socket.try_read(buffer),
-                Self::Stream(stream) => {
-                    let mut buffer = ReadBuf::new(buffer);
-                    return Pin::new(stream).poll_read(context, &mut buffer).map_ok(|()| buffer.filled().len());
-                }
-                Self::Body(_) => return Poll::Pending,
-            };
-            match (read, &*self) {
-                (Err(error), Self::Socket(socket)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(socket.poll_read_ready(context))?;
-                }
-                (Err(error), _) if error.kind() == io::ErrorKind::Interrupted => {}
-                (read, _) => return Poll::Ready(read),
-            }
-        }
-    }
-}
-
-/// What is known of a connection, for those who ask who is connected.
-#[derive(Debug, Clone)]
-pub struct ConnectionInfo {
-    /// The path as the client asked for it.
-    pub request_path: Box<str>,
-    /// What the connection reads now.
-    pub topics: Topics,
-    /// When it was taken in.
-    pub created_at: SystemTime,
-    /// The client's address.
-    pub client_ip: IpAddr,
-    /// The client's `user-agent`, shortened to a bound of the transport's; empty if it sent none.
-    pub user_agent: Box<str>,
-}
-
-/// A reader that a transport hands to the engine.
-#[derive(Debug)]
-pub struct Subscriber {
-    /// What is known of the connection; its `topics` are what it reads.
-    pub info: ConnectionInfo,
-    /// How messages become bytes for it.
-    pub framing: &'static dyn Framing,
-    /// Where the bytes go.
-    pub sink: Sink,
-    /// Sent before anything else, ready for the wire.
-    pub preamble: Bytes,
-    /// Whether it begins with the totals of the one namespace that it reads: a message named `snapshot` with exactly what the tallies add up
-    /// to that it is not sent. Where the totals are not known, the subscriber is dropped; ask
-    /// [`Gateway::totals_known`](super::Gateway::totals_known) first.
-    pub snapshot: bool,
-    /// The ear for its client; without one, clients are not expected to say anything. A [`Sink::Body`] has none.
-    pub inbound: Option<Box<dyn Inbound>>,
-    /// Dropped when the connection ends, such as a permit that it took.
-    pub held: Option<Box<dyn Any + Send>>,
-}
-
-/// What came from a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Heard {
-    /// Nothing that matters.
-    Nothing,
-    /// There are replies to be written before more is heard.
+/// How reading from a client ended.
+pub(crate) enum ReadOutcome {
+    /// The client asked for nothing.
+    Idle,
+    /// Replies must be written before more is read.
     Replies,
-    /// It wants to read other topics.
+    /// The client wants to read other topics.
     Subscribe(Topics),
-    /// It is to be parted with.
-    Goodbye,
-    /// It is gone.
-    Gone,
+    /// The client wants something that must be decided first.
+    Authorize(Decision),
+    /// The connection is to be closed.
+    Close,
+    /// The client has gone.
+    Disconnected,
 }
 
-/// Where the engine stands with a client that speaks.
+/// How a write ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FlushOutcome {
+    /// Everything has been written.
+    Current,
+    /// The sink accepts no more for now; it will wake the connection.
+    Blocked,
+    /// The peer has gone.
+    Disconnected,
+}
+
+/// What was written, summed over many connections before it is added to the counters.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+}
+
+/// The state of a client with an inbound handler.
 #[derive(Debug)]
 struct Conversation {
     inbound: Box<dyn Inbound>,
     /// To be written between batches.
     replies: Vec<u8>,
-    /// Tells the connection from others that had its place, while the hub is asked about it.
-    serial: u64,
-    /// The hub is asked for another feed.
-    moving: bool,
-    /// Since when a keep-alive has not been answered.
-    asked: Option<Instant>,
-}
-
-/// How a write ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flushed {
-    /// Everything there is has been written.
-    Current,
-    /// The sink takes no more for now; the connection's waker will say when it does.
-    Blocked,
-    /// The peer is gone.
-    Closed,
-}
-
-/// What was written, summed over many connections before it is published.
-#[derive(Debug, Default)]
-pub(super) struct Sent {
-    pub(super) messages: u64,
-    pub(super) bytes: u64,
-}
-
-/// What a reader is to be sent before it reads on in the log: the snapshot it begins with, and what it missed because the
-/// log went on without it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Missed {
-    /// Ready for the wire, and shared by all readers that came at the same moment.
-    pub(super) snapshot: Option<Bytes>,
-    pub(super) skipped: u64,
-    pub(super) windows: Option<Arc<Windows>>,
+    /// When the keep-alive was sent that has not been answered.
+    ping_sent_at: Option<Instant>,
 }
 
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     sink: Sink,
-    pub(super) feed: FeedId,
-    /// Where the connection stands in its feed's list of readers.
-    pub(super) reader_slot: usize,
-    /// Where it stands in its feed's list of blocked readers, and since when, if it is blocked.
-    pub(super) blocked: Option<(usize, Instant)>,
+    pub(crate) feed: FeedId,
+    /// Its place in the feed's list of readers.
+    pub(crate) reader_slot: usize,
+    /// Its place in the feed's list of blocked readers, and since when, if it is blocked.
+    pub(crate) blocked: Option<(usize, Instant)>,
     /// The batch to read next.
-    pub(super) position: u64,
-    /// What is left of bytes already begun.
+    pub(crate) position: u64,
+    /// The rest of bytes that were begun.
     pending: Bytes,
-    pub(super) missed: Option<Box<Missed>>,
+    pub(crate) catch_up: Option<Box<CatchUp>>,
     waker: Waker,
-    pub(super) last_write: Instant,
-    received: usize,
+    pub(crate) last_write: Instant,
+    discarded: usize,
     conversation: Option<Box<Conversation>>,
-    pub(super) messages_sent: u64,
-    pub(super) info: Arc<ConnectionInfo>,
-    held: Option<Box<dyn Any + Send>>,
+    /// Distinguishes it from other connections in the same slot.
+    pub(crate) generation: u64,
+    /// A change of topics is under way; nothing is read from the client meanwhile.
+    pub(crate) change_pending: bool,
+    grant: Option<Arc<Grant>>,
+    pub(crate) messages_sent: u64,
+    pub(crate) info: Arc<ConnectionInfo>,
+    guard: Option<Box<dyn Any + Send>>,
 }
 
 impl Connection {
-    pub(super) fn new(
+    pub(crate) fn new(
         subscriber: Subscriber,
         snapshot: Option<Bytes>,
         feed: FeedId,
         position: u64,
-        serial: u64,
+        generation: u64,
         waker: Waker,
     ) -> Self {
         let conversation = subscriber
             .inbound
-            .map(|inbound| Box::new(Conversation { inbound, replies: Vec::new(), serial, moving: false, asked: None }));
-        let missed = snapshot.map(|snapshot| Box::new(Missed { snapshot: Some(snapshot), ..Missed::default() }));
+            .map(|inbound| Box::new(Conversation { inbound, replies: Vec::new(), ping_sent_at: None }));
+        let catch_up = snapshot.map(|snapshot| Box::new(CatchUp { snapshot: Some(snapshot), ..CatchUp::default() }));
         Self {
             sink: subscriber.sink,
             feed,
@@ -209,19 +118,22 @@ impl Connection {
             blocked: None,
             position,
             pending: subscriber.preamble,
-            missed,
+            catch_up,
             waker,
             last_write: Instant::now(),
-            received: 0,
+            discarded: 0,
             conversation,
+            generation,
+            change_pending: false,
+            grant: subscriber.grant,
             messages_sent: 0,
             info: Arc::new(subscriber.info),
-            held: subscriber.held,
+            guard: subscriber.guard,
         }
     }
 
-    /// Writes what the reader has not got yet, as far as the sink takes it.
-    pub(super) fn flush(&mut self, log: &Log, framing: &dyn Framing, sent: &mut Sent) -> Flushed {
+    /// Writes everything that the reader has not got yet, as far as the sink accepts it.
+    pub(crate) fn flush(&mut self, log: &Log, framing: &dyn Framing, sent: &mut Sent) -> FlushOutcome {
         loop {
             let before = self.messages_sent;
             if self.pending.is_empty()
@@ -230,11 +142,15 @@ impl Connection {
             {
                 self.pending = std::mem::take(&mut conversation.replies).into();
             }
-            if self.pending.is_empty() && self.missed.is_some() {
-                self.catch_up(log, framing);
+            if self.pending.is_empty() && self.catch_up.is_some() {
+                self.pending = self.next_catch_up(log, framing);
             }
             if self.pending.is_empty() && self.position == log.head() {
-                return self.push_out();
+                return match self.sink.poll_flush(&mut Context::from_waker(&self.waker)) {
+                    Poll::Pending => FlushOutcome::Blocked,
+                    Poll::Ready(Ok(())) => FlushOutcome::Current,
+                    Poll::Ready(Err(_)) => FlushOutcome::Disconnected,
+                };
             }
             let written = match &mut self.sink {
                 Sink::Socket(_) => self.write_socket(log),
@@ -244,107 +160,130 @@ impl Connection {
             sent.messages += self.messages_sent - before;
             match written {
                 Ok(bytes) => sent.bytes += bytes as u64,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self.poll_writable() {
-                    Poll::Pending => return Flushed::Blocked,
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => return Flushed::Closed,
-                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match self.sink.poll_writable(&mut Context::from_waker(&self.waker)) {
+                        Poll::Pending => return FlushOutcome::Blocked,
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(_)) => return FlushOutcome::Disconnected,
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Flushed::Closed,
+                Err(_) => return FlushOutcome::Disconnected,
             }
         }
     }
 
     /// Puts a keep-alive before the log, to be flushed next. Only for a reader that is current.
-    pub(super) fn put_keep_alive(&mut self, bytes: Bytes) {
-        debug_assert!(self.pending.is_empty(), "bytes put aside must not cut a batch in two");
+    pub(crate) fn put_keep_alive(&mut self, bytes: Bytes) {
+        debug_assert!(self.pending.is_empty(), "a keep-alive must not cut a batch in two");
         self.pending = bytes;
         self.last_write = Instant::now();
         if let Some(conversation) = &mut self.conversation {
-            conversation.asked.get_or_insert(self.last_write);
+            conversation.ping_sent_at.get_or_insert(self.last_write);
         }
     }
 
-    /// Reads what the client sends. Nothing is expected of most, so it is thrown away, and only tells when they are gone.
-    pub(super) fn hear(&mut self, scratch: &mut [u8]) -> Heard {
+    /// Appends a message for this reader alone to what it has not got yet, to be flushed next. Returns `false`, with nothing
+    /// changed, if the reader is too far behind.
+    pub(crate) fn put_message(&mut self, message: &Message, log: &Log, framing: &dyn Framing) -> bool {
+        let Some(mut own) = self.take_unread(log, framing) else { return false };
+        let mut batch = Vec::new();
+        framing.message(message, &mut batch);
+        own.extend_from_slice(&framing.finish(batch));
+        self.pending = own.into();
+        self.messages_sent += 1;
+        true
+    }
+
+    /// Reads what the client sends. Without an inbound handler that only shows when the client has gone.
+    pub(crate) fn read_inbound(&mut self, scratch: &mut [u8]) -> ReadOutcome {
         let mut context = Context::from_waker(&self.waker);
         let mut read = 0;
         for round in 0.. {
             if let Some(conversation) = &mut self.conversation {
-                // What it says next waits until it has been answered.
-                if conversation.moving || !conversation.replies.is_empty() {
-                    return Heard::Nothing;
+                // More is read only when everything before has been answered.
+                if self.change_pending {
+                    return ReadOutcome::Idle;
                 }
-                // What came with the request, or was kept, goes first.
+                if !conversation.replies.is_empty() {
+                    return ReadOutcome::Replies;
+                }
+                // Bytes that came with the request, or that the handler kept, come first.
                 match conversation.inbound.receive(&scratch[..read], &self.info.topics, &mut conversation.replies) {
-                    Said::Nothing if conversation.replies.is_empty() => {}
-                    Said::Nothing => return Heard::Replies,
-                    Said::Subscribe(topics) => {
-                        conversation.moving = true;
-                        return Heard::Subscribe(topics);
+                    ClientAction::None if conversation.replies.is_empty() => {}
+                    ClientAction::None => return ReadOutcome::Replies,
+                    ClientAction::Subscribe(topics) => {
+                        self.change_pending = true;
+                        return ReadOutcome::Subscribe(topics);
                     }
-                    Said::Goodbye => return Heard::Goodbye,
+                    ClientAction::Authorize(decision) => {
+                        self.change_pending = true;
+                        return ReadOutcome::Authorize(decision);
+                    }
+                    ClientAction::Close => return ReadOutcome::Close,
                 }
             }
             if round == MAX_READS {
                 break;
             }
             match self.sink.poll_read(&mut context, scratch) {
-                Poll::Pending if self.is_open() => return Heard::Nothing,
-                Poll::Pending | Poll::Ready(Ok(0) | Err(_)) => return Heard::Gone,
+                Poll::Pending if self.sink.is_open() => return ReadOutcome::Idle,
+                Poll::Pending | Poll::Ready(Ok(0) | Err(_)) => return ReadOutcome::Disconnected,
                 Poll::Ready(Ok(count)) => read = count,
             }
             match &mut self.conversation {
-                Some(conversation) => conversation.asked = None,
+                Some(conversation) => conversation.ping_sent_at = None,
                 None => {
-                    self.received += read;
-                    if self.received > MAX_RECEIVED {
-                        return Heard::Gone;
+                    self.discarded += read;
+                    if self.discarded > MAX_DISCARDED {
+                        return ReadOutcome::Disconnected;
                     }
                 }
             }
         }
-        // Others get a turn first.
         self.wake();
-        Heard::Nothing
+        ReadOutcome::Idle
     }
 
-    /// The number that tells it from others that had its place; none for a connection whose client is not heard.
-    pub(super) fn serial(&self) -> Option<u64> {
-        self.conversation.as_ref().map(|conversation| conversation.serial)
+    /// Ends the change of topics that was refused for `reason`. Returns whether the connection is to be closed.
+    pub(crate) fn refuse_change(&mut self, reason: &str) -> bool {
+        self.change_pending = false;
+        let Some(conversation) = &mut self.conversation else { return false };
+        matches!(conversation.inbound.refused(reason, &mut conversation.replies), ClientAction::Close)
     }
 
-    /// Has the connection served again soon.
-    pub(super) fn wake(&self) {
+    /// Has the shard serve the connection again soon.
+    pub(crate) fn wake(&self) {
         self.waker.wake_by_ref();
     }
 
-    /// Whether the client has left a keep-alive unanswered for `limit`.
-    pub(super) fn is_unanswered(&self, now: Instant, limit: Duration) -> bool {
-        let asked = self.conversation.as_ref().and_then(|conversation| conversation.asked);
-        asked.is_some_and(|asked| now.duration_since(asked) >= limit)
+    /// Whether the client left a keep-alive unanswered for `timeout`.
+    pub(crate) fn is_ping_overdue(&self, now: Instant, timeout: Duration) -> bool {
+        let sent_at = self.conversation.as_ref().and_then(|conversation| conversation.ping_sent_at);
+        sent_at.is_some_and(|sent_at| now.duration_since(sent_at) >= timeout)
     }
 
-    /// Takes along what the reader has not got of its feed, and makes it a reader of another; its position there is to be
-    /// set. `false`: that would be too much to take along, and nothing has changed.
-    pub(super) fn change_feed(&mut self, log: &Log, to: &FeedHandle) -> bool {
-        let unread: usize = log.since(self.position).map(|batch| batch.bytes.len()).sum();
-        if self.pending.len() + unread > MAX_CARRIED {
-            return false;
-        }
-        let mut carried = Vec::from(std::mem::take(&mut self.pending));
-        while self.missed.is_some() {
-            self.catch_up(log, to.framing);
-            carried.extend_from_slice(&std::mem::take(&mut self.pending));
-        }
-        for batch in log.since(self.position) {
-            carried.extend_from_slice(&batch.bytes);
-            self.messages_sent += u64::from(batch.messages);
-        }
+    /// Whether the client's grant has expired.
+    pub(crate) fn is_expired(&self, now: SystemTime) -> bool {
+        self.grant.as_ref().is_some_and(|grant| grant.is_expired(now))
+    }
+
+    /// The name of the client in its grant.
+    pub(crate) fn subject(&self) -> Option<Arc<str>> {
+        self.grant.as_ref()?.subject.clone()
+    }
+
+    /// Moves the reader to another feed, with everything that it has not got of the old one; the caller sets its position
+    /// there. Returns `false`, with nothing changed, if that would be too many bytes to take along.
+    pub(crate) fn change_feed(&mut self, log: &Log, to: &FeedHandle, grant: Option<Arc<Grant>>) -> bool {
+        let Some(mut carried) = self.take_unread(log, &*to.framing) else { return false };
         self.feed = to.id;
+        self.change_pending = false;
         Arc::make_mut(&mut self.info).topics = to.topics.clone();
+        if grant.is_some() {
+            self.grant = grant;
+        }
         if let Some(conversation) = &mut self.conversation {
-            conversation.moving = false;
             carried.append(&mut conversation.replies);
             conversation.inbound.subscribed(&to.topics, &mut carried);
         }
@@ -352,85 +291,78 @@ impl Connection {
         true
     }
 
-    /// What is needed to part in good order, if its client is one that speaks: what was begun, and the last word. One that
-    /// does not speak is let go at once, and `ending` means that what it has not read is nothing to it any more.
-    pub(super) fn part(mut self, ending: Option<Ending>) -> Option<impl Future<Output = ()> + Send + 'static> {
-        let Some(mut conversation) = self.conversation.take() else {
-            if ending.is_some() {
+    /// Takes everything that the reader has not got yet, ready for the wire, and moves it to the log's head. `None`, with
+    /// nothing changed, if that would be more than [`MAX_OWN_BYTES`].
+    fn take_unread(&mut self, log: &Log, framing: &dyn Framing) -> Option<Vec<u8>> {
+        let unread: usize = log.since(self.position).map(|batch| batch.bytes.len()).sum();
+        if self.pending.len() + unread > MAX_OWN_BYTES {
+            return None;
+        }
+        let mut taken = Vec::from(std::mem::take(&mut self.pending));
+        while self.catch_up.is_some() {
+            taken.extend_from_slice(&self.next_catch_up(log, framing));
+        }
+        for batch in log.since(self.position) {
+            taken.extend_from_slice(&batch.bytes);
+            self.messages_sent += u64::from(batch.messages);
+        }
+        self.position = log.head();
+        Some(taken)
+    }
+
+    /// The rest of the connection's life after the engine has let it go: bytes that were begun, replies, and `closing`.
+    /// `None` if there is nothing to write and no client that waits for an answer, so that it has ended already; with
+    /// `discard`, the kernel then keeps no unread bytes either.
+    pub(crate) fn into_close(
+        mut self,
+        closing: &[u8],
+        discard: bool,
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let conversation = self.conversation.take();
+        if conversation.is_none() && closing.is_empty() {
+            if discard {
                 self.sink.discard_unsent();
             }
             return None;
-        };
-        if let Some(ending) = ending {
-            conversation.inbound.ending(ending, &mut conversation.replies);
         }
-        let rest = [&self.pending[..], &conversation.replies[..]].concat().into();
-        Some(part(self.sink, rest, self.held))
+        let replies = conversation.as_ref().map_or(&[][..], |conversation| &conversation.replies);
+        let last = [&self.pending[..], replies, closing].concat().into();
+        Some(close_sink(self.sink, last, self.guard))
     }
 
-    /// Whether the peer may still be there. A socket tells through its waker; a body's channel must be asked.
-    pub(super) fn is_open(&self) -> bool {
-        match &self.sink {
-            Sink::Socket(_) | Sink::Stream(_) => true,
-            Sink::Body(sender) => sender.get_ref().is_some_and(|sender| !sender.is_closed()),
-        }
+    /// Whether the peer may still be there.
+    pub(crate) fn is_open(&self) -> bool {
+        self.sink.is_open()
     }
 
     /// Whether nothing was written for `silence`, and nothing waits to be.
-    pub(super) fn is_silent(&self, now: Instant, silence: Duration) -> bool {
+    pub(crate) fn is_silent(&self, now: Instant, silence: Duration) -> bool {
         self.blocked.is_none() && now.duration_since(self.last_write) >= silence
     }
 
     /// As [`Sink::discard_unsent`].
-    pub(super) fn discard_unsent(&self) {
+    pub(crate) fn discard_unsent(&self) {
         self.sink.discard_unsent();
     }
 
-    /// Begins what is to be sent before the log: the snapshot, then one batch for what the reader missed, and for merging
-    /// also for what it could still read.
-    fn catch_up(&mut self, log: &Log, framing: &dyn Framing) {
-        let Some(mut missed) = self.missed.take() else { return };
-        if let Some(snapshot) = missed.snapshot.take() {
-            self.pending = snapshot;
-            self.messages_sent += 1;
-            self.missed = (missed.skipped > 0 || missed.windows.is_some()).then_some(missed);
-            return;
+    /// Takes the next bytes that come before the log.
+    fn next_catch_up(&mut self, log: &Log, framing: &dyn Framing) -> Bytes {
+        let Some(catch_up) = &mut self.catch_up else { return Bytes::new() };
+        let CatchUpBytes { bytes, messages, to_head } = catch_up.next(log, self.position, framing);
+        if catch_up.is_empty() {
+            self.catch_up = None;
         }
-        let Missed { mut skipped, windows, .. } = *missed;
-        let mut batch = Vec::new();
-        let mut control = Vec::new();
-        let mut merged = None;
-        if let Some(windows) = windows {
-            let mut sum = Arc::unwrap_or_clone(windows);
-            for entry in log.since(self.position) {
-                match &entry.windows {
-                    Some(windows) => sum.merge(windows),
-                    None => control.extend_from_slice(&entry.bytes),
-                }
-            }
+        if to_head {
             self.position = log.head();
-            skipped += sum.skipped;
-            merged = Some(sum);
         }
-        if skipped > 0 {
-            framing.skipped(skipped, &mut batch);
-        }
-        for message in merged.iter().flat_map(|sum| &sum.tallies) {
-            framing.message(message, &mut batch);
-            self.messages_sent += 1;
-        }
-        if !batch.is_empty() {
-            self.pending = framing.finish(batch);
-        }
-        if !control.is_empty() {
-            self.pending = [&self.pending[..], &control[..]].concat().into();
-        }
+        self.messages_sent += messages;
+        bytes
     }
 
     fn write_socket(&mut self, log: &Log) -> io::Result<usize> {
         let Sink::Socket(socket) = &self.sink else { return Ok(0) };
-        // What was missed is told after what was begun and before what comes next.
-        let readable = if self.missed.is_some() { log.head() } else { self.position };
+        // A catch-up comes after what was begun and before the log.
+        let readable = if self.catch_up.is_some() { log.head() } else { self.position };
         let mut batches = log.since(readable).map(|batch| &batch.bytes);
         let written = match (self.pending.is_empty(), batches.len()) {
             // By far the most frequent: filling in slices for one batch would cost a tenth of the write.
@@ -451,13 +383,29 @@ impl Connection {
         Ok(written)
     }
 
+    fn write_stream(&mut self, log: &Log) -> io::Result<usize> {
+        let next = log.since(self.position).next().map_or(&[][..], |batch| &batch.bytes);
+        let bytes = if self.pending.is_empty() { next } else { &self.pending };
+        let written = self.sink.write_stream(&mut Context::from_waker(&self.waker), bytes)?;
+        self.advance(log, written);
+        Ok(written)
+    }
+
+    fn write_body(&mut self, log: &Log) -> io::Result<usize> {
+        let next = || log.since(self.position).next().map_or_else(Bytes::new, |batch| batch.bytes.clone());
+        let bytes = if self.pending.is_empty() { next() } else { self.pending.clone() };
+        let written = self.sink.write_body(&mut Context::from_waker(&self.waker), bytes)?;
+        self.advance(log, written);
+        Ok(written)
+    }
+
     /// Moves on by `written` bytes. A batch counts as sent once its first byte is.
     fn advance(&mut self, log: &Log, mut written: usize) {
         let of_pending = written.min(self.pending.len());
         self.pending.advance(of_pending);
         written -= of_pending;
         if self.pending.is_empty() {
-            // Do not keep the batch that this was a part of.
+            // Do not keep the batch alive that this was a part of.
             self.pending = Bytes::new();
         }
         for batch in log.since(self.position) {
@@ -472,65 +420,6 @@ impl Connection {
                 self.pending = batch.bytes.slice(of_batch..);
                 break;
             }
-        }
-    }
-
-    fn write_body(&mut self, log: &Log) -> io::Result<usize> {
-        let Sink::Body(sender) = &mut self.sink else { return Ok(0) };
-        let mut context = Context::from_waker(&self.waker);
-        match sender.poll_reserve(&mut context) {
-            Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
-            Poll::Ready(Err(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
-            Poll::Ready(Ok(())) => {}
-        }
-        let bytes = if self.pending.is_empty() {
-            log.since(self.position).next().map_or_else(Bytes::new, |batch| batch.bytes.clone())
-        } else {
-            self.pending.clone()
-        };
-        let written = bytes.len();
-        if written == 0 {
-            sender.abort_send();
-        } else {
-            sender.send_item(bytes).map_err(|_| io::ErrorKind::BrokenPipe)?;
-        }
-        self.advance(log, written);
-        Ok(written)
-    }
-
-    fn write_stream(&mut self, log: &Log) -> io::Result<usize> {
-        let Sink::Stream(stream) = &mut self.sink else { return Ok(0) };
-        let mut context = Context::from_waker(&self.waker);
-        let next = log.since(self.position).next().map_or(&[][..], |batch| &batch.bytes);
-        let bytes = if self.pending.is_empty() { next } else { &self.pending };
-        match Pin::new(stream).poll_write(&mut context, bytes) {
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-            Poll::Ready(Ok(0)) if !bytes.is_empty() => Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(Ok(written)) => {
-                self.advance(log, written);
-                Ok(written)
-            }
-            Poll::Ready(Err(error)) => Err(error),
-        }
-    }
-
-    /// Has what stands between write what it holds back.
-    fn push_out(&mut self) -> Flushed {
-        let Sink::Stream(stream) = &mut self.sink else { return Flushed::Current };
-        match Pin::new(stream).poll_flush(&mut Context::from_waker(&self.waker)) {
-            Poll::Pending => Flushed::Blocked,
-            Poll::Ready(Ok(())) => Flushed::Current,
-            Poll::Ready(Err(_)) => Flushed::Closed,
-        }
-    }
-
-    fn poll_writable(&mut self) -> Poll<io::Result<()>> {
-        let mut context = Context::from_waker(&self.waker);
-        match &mut self.sink {
-            Sink::Socket(socket) => socket.poll_write_ready(&mut context),
-            // It has taken the waker when it took no bytes.
-            Sink::Stream(_) => Poll::Pending,
-            Sink::Body(sender) => sender.poll_reserve(&mut context).map_err(|_| io::ErrorKind::BrokenPipe.into()),
         }
     }
 }

@@ -6,31 +6,31 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::message::{Data, Message, Tally};
+use crate::{Data, Message, Tally};
 
 /// What one turn of the hub gives one feed: its messages framed for the wire, ready to be written to any number of
 /// connections.
 #[derive(Debug, Clone)]
-pub(super) struct Batch {
-    pub(super) bytes: Bytes,
+pub(crate) struct Batch {
+    pub(crate) bytes: Bytes,
     /// How many messages `bytes` holds.
-    pub(super) messages: u32,
+    pub(crate) messages: u32,
     /// The same messages for merging; only for feeds whose policy is to merge.
-    pub(super) windows: Option<Arc<Windows>>,
+    pub(crate) merged: Option<Arc<MergedTallies>>,
     /// When the oldest of the messages came in; none when there are no messages.
-    pub(super) received_at: Option<Instant>,
+    pub(crate) received_at: Option<Instant>,
 }
 
 /// Messages in a form that can be summed: tallies by where they belong, and how many messages could not be summed.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Windows {
-    pub(super) tallies: Vec<Message>,
-    pub(super) skipped: u64,
+pub(crate) struct MergedTallies {
+    pub(crate) tallies: Vec<Message>,
+    pub(crate) skipped: u64,
 }
 
-impl Windows {
+impl MergedTallies {
     /// Takes in one message: a tally is added to the tally of the same namespace and event, text is counted as skipped.
-    pub(super) fn absorb(&mut self, message: &Message) {
+    pub(crate) fn absorb(&mut self, message: &Message) {
         let Data::Tally(tally) = &message.data else {
             self.skipped += 1;
             return;
@@ -43,13 +43,13 @@ impl Windows {
     }
 
     /// Adds all of `other`.
-    pub(super) fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.skipped += other.skipped;
         other.tallies.iter().for_each(|message| self.absorb(message));
     }
 
     /// The number of keys in all tallies.
-    pub(super) fn keys(&self) -> usize {
+    pub(crate) fn keys(&self) -> usize {
         self.tallies
             .iter()
             .map(|message| match &message.data {
@@ -62,7 +62,7 @@ impl Windows {
 
 /// The newest batches of a feed, numbered without gaps. A reader's place in it is the number of the batch it reads next.
 #[derive(Debug, Default)]
-pub(super) struct Log {
+pub(crate) struct Log {
     /// The number of the oldest batch kept.
     base: u64,
     batches: VecDeque<Batch>,
@@ -71,39 +71,44 @@ pub(super) struct Log {
 
 impl Log {
     /// The number that the next batch will have.
-    pub(super) fn head(&self) -> u64 {
+    pub(crate) fn head(&self) -> u64 {
         self.base + self.batches.len() as u64
     }
 
     /// The number of the oldest batch kept; the head if none is.
-    pub(super) fn base(&self) -> u64 {
+    pub(crate) fn base(&self) -> u64 {
         self.base
     }
 
     /// How many batches are kept.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.batches.len()
     }
 
     /// The bytes of all batches kept.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    pub(super) fn push(&mut self, batch: Batch) {
+    pub(crate) fn push(&mut self, batch: Batch) {
         self.bytes += batch.bytes.len();
         self.batches.push_back(batch);
     }
 
     /// The batches from number `position` on, oldest first.
-    pub(super) fn since(&self, position: u64) -> impl ExactSizeIterator<Item = &Batch> {
+    pub(crate) fn since(&self, position: u64) -> impl ExactSizeIterator<Item = &Batch> {
         debug_assert!(position >= self.base, "a reader must not be behind its log");
         let skipped = usize::try_from(position.saturating_sub(self.base)).unwrap_or(usize::MAX);
         self.batches.range(skipped.min(self.batches.len())..)
     }
 
-    /// Lets go of all batches before number `position`.
-    pub(super) fn release(&mut self, position: u64) {
+    /// The number of messages in the batches from number `position` on.
+    pub(crate) fn messages_since(&self, position: u64) -> u64 {
+        self.since(position).map(|batch| u64::from(batch.messages)).sum()
+    }
+
+    /// Drops all batches before number `position`.
+    pub(crate) fn release(&mut self, position: u64) {
         while self.base < position {
             let Some(batch) = self.batches.pop_front() else { return };
             self.base += 1;
@@ -122,7 +127,7 @@ mod tests {
     use crate::Namespace;
 
     fn batch(text: &'static str) -> Batch {
-        Batch { bytes: Bytes::from_static(text.as_bytes()), messages: 1, windows: None, received_at: None }
+        Batch { bytes: Bytes::from_static(text.as_bytes()), messages: 1, merged: None, received_at: None }
     }
 
     #[test]
@@ -146,12 +151,12 @@ mod tests {
         let tally = |namespace: &str, count| {
             Message::tally(namespace.parse::<Namespace>().unwrap(), [("k".to_owned(), count)].into_iter().collect())
         };
-        let mut windows = Windows::default();
-        windows.absorb(&tally("/eps", 1));
-        windows.absorb(&tally("/other", 10));
-        windows.absorb(&Message::text("/raw".parse().unwrap(), "x"));
-        let mut all = windows.clone();
-        all.merge(&windows);
+        let mut merged = MergedTallies::default();
+        merged.absorb(&tally("/eps", 1));
+        merged.absorb(&tally("/other", 10));
+        merged.absorb(&Message::text("/raw".parse().unwrap(), "x"));
+        let mut all = merged.clone();
+        all.merge(&merged);
         assert_eq!(all.tallies, [tally("/eps", 2), tally("/other", 20)]);
         assert_eq!((all.skipped, all.keys()), (2, 2));
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::Namespace;
+use crate::Namespace;
 
 /// One thing to broadcast: where it belongs, an optional event name, and the payload. Two messages are equal when they
 /// would be sent alike, whenever they came in.
@@ -29,7 +29,7 @@ pub enum Data {
     /// Text, passed on as it is; it may have several lines.
     Text(String),
     /// Counts, sent as one JSON object. A reader that falls behind may be sent the sum of several (see
-    /// [`Policy::Merge`](super::Policy::Merge)).
+    /// [`Policy::Merge`](crate::Policy::Merge)).
     Tally(Arc<Tally>),
     /// What the namespace's tallies add up to at this place among the messages, by a source that knows. Readers are sent
     /// the difference from what they were sent before, if there is one, as a [`Tally`].

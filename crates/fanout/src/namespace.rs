@@ -110,7 +110,7 @@ impl fmt::Debug for Namespace {
 }
 
 /// The segments of a path that begins with `/`; one `/` at its end is ignored.
-pub(super) fn split(path: &str) -> Result<impl Iterator<Item = &str>, NamespaceError> {
+pub(crate) fn split(path: &str) -> Result<impl Iterator<Item = &str>, NamespaceError> {
     let path = path.strip_prefix('/').ok_or(NamespaceError::NotAbsolute)?;
     let path = match path.strip_suffix('/') {
         Some("") => return Err(NamespaceError::EmptySegment),
@@ -122,7 +122,7 @@ pub(super) fn split(path: &str) -> Result<impl Iterator<Item = &str>, NamespaceE
 }
 
 /// Decodes percent-encoding (RFC 3986, §2.1), once.
-pub(super) fn decode(segment: &str) -> Result<String, NamespaceError> {
+pub(crate) fn decode(segment: &str) -> Result<String, NamespaceError> {
     let bytes = segment.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut rest = bytes;

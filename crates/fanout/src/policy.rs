@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Namespace, Topic, Topics};
+use crate::{Namespace, NamespaceError, Topic, Topics};
 
 /// What happens to a reader that falls further behind than its feed's log goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,7 +28,7 @@ pub enum PolicyError {
     NoPolicy(String),
     /// The namespace is not valid.
     #[error("{0:?} before '=': {1}")]
-    Namespace(String, super::NamespaceError),
+    Namespace(String, NamespaceError),
 }
 
 impl FromStr for Policy {
@@ -81,9 +81,9 @@ impl fmt::Display for NamespacePolicy {
 
 /// The policy for readers of `topics`: for each topic that of the longest namespace in `policies` that holds all of it,
 /// without one the default policy; the default policy, too, where topics disagree.
-pub(super) fn policy_of(policies: &[NamespacePolicy], topics: &Topics) -> Policy {
+pub(crate) fn policy_of(policies: &[NamespacePolicy], topics: &Topics) -> Policy {
     let of = |topic: &Topic| {
-        let within = topic.within();
+        let within = topic.literal_prefix();
         policies
             .iter()
             .filter(|entry| entry.namespace.contains(&within))

@@ -8,25 +8,25 @@ use tokio::sync::Notify;
 /// The numbers of connections that may have become readable or writable. It cannot grow past two for each connection:
 /// a waker is used up when it wakes.
 #[derive(Debug, Default)]
-pub(super) struct ReadyList {
+pub(crate) struct ReadyList {
     keys: Mutex<Vec<usize>>,
     notify: Notify,
 }
 
 impl ReadyList {
     /// A waker that puts connection `key` on the list.
-    pub(super) fn waker(self: &Arc<Self>, key: usize) -> Waker {
+    pub(crate) fn waker(self: &Arc<Self>, key: usize) -> Waker {
         Waker::from(Arc::new(Entry { list: Arc::clone(self), key }))
     }
 
     /// Waits until something has been put on the list.
-    pub(super) async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         self.notify.notified().await;
     }
 
     /// Moves the list's numbers to `keys`, which must be empty; the two vectors change places, so that neither is
     /// allocated anew.
-    pub(super) fn take(&self, keys: &mut Vec<usize>) {
+    pub(crate) fn take(&self, keys: &mut Vec<usize>) {
         std::mem::swap(&mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner), keys);
     }
 }

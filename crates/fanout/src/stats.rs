@@ -1,9 +1,8 @@
-//! What the engine counts.
+//! Counters and histograms.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number that several tasks change and anyone may read. Its readers see each change at once or a moment later, and
-/// never an order between two of them.
+/// A number that several tasks change and anyone may read. Changes of different counters may be seen in any order.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -13,9 +12,14 @@ impl Counter {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Takes `count` away, for counters that tell how many there are now.
+    /// Subtracts `count`, for counters of a current amount.
     pub fn subtract(&self, count: u64) {
         self.0.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// Replaces the number, for counters of a current amount that one task alone changes.
+    pub fn set(&self, count: u64) {
+        self.0.store(count, Ordering::Relaxed);
     }
 
     /// The number now.
@@ -24,41 +28,44 @@ impl Counter {
     }
 }
 
-/// What the engine counts. All but `connections` and `feeds` only grow.
+/// The engine's counters. All but `connections` and `feeds` only grow.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Stats {
     /// Messages that reached the hub.
     pub broadcast: Counter,
-    /// Deliveries: a message written to a connection.
+    /// Deliveries: messages written to connections.
     pub delivered: Counter,
     /// Bytes written to connections.
     pub bytes: Counter,
     /// Connections now.
     pub connections: Counter,
-    /// Connections taken in since the start.
+    /// Connections attached since the start.
     pub connected: Counter,
     /// Feeds now.
     pub feeds: Counter,
-    /// Readers that were disconnected because they fell behind, by [`Policy::Disconnect`](super::Policy::Disconnect).
+    /// Readers disconnected because they fell behind, by [`Policy::Disconnect`](crate::Policy::Disconnect).
     pub slow_disconnected: Counter,
-    /// Times a reader skipped ahead, by [`Policy::Skip`](super::Policy::Skip).
+    /// Times a reader skipped ahead, by [`Policy::Skip`](crate::Policy::Skip).
     pub slow_skipped: Counter,
-    /// Times a reader's tallies were merged, by [`Policy::Merge`](super::Policy::Merge).
+    /// Times a reader's tallies were merged, by [`Policy::Merge`](crate::Policy::Merge).
     pub slow_merged: Counter,
-    /// Readers that were disconnected because they took nothing for longer than the limit.
+    /// Readers disconnected because they accepted no bytes for longer than the limit.
     pub stalled: Counter,
-    /// Clients that were parted with because they left a keep-alive unanswered for longer than the limit.
+    /// Clients disconnected because they left a keep-alive unanswered for longer than the limit.
     pub unanswered: Counter,
+    /// Streams ended because their grant had expired.
+    pub expired: Counter,
     /// Times that totals differed from what readers had been sent.
     pub corrections: Counter,
-    /// Readers turned away because the totals they asked for are not known.
+    /// Readers turned away because the totals that they asked for were not known.
     pub without_totals: Counter,
-    /// Seconds from when a message came in to when it had been written to all readers of a feed in a shard that could
-    /// take it; observed once for each batch, for its oldest message.
+    /// Seconds from the receipt of a message until it was written to all readers of a feed in a shard that could take it;
+    /// observed once per batch, for its oldest message.
     pub lag: Histogram,
 }
 
-/// How often values of each size were seen.
+/// A distribution of values.
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [f64],

@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::namespace::{decode, split};
-use super::{Namespace, NamespaceError};
+use crate::namespace::{decode, split};
+use crate::{Namespace, NamespaceError};
 
 /// The most topics that one reader may have.
 pub const MAX_TOPICS: usize = 64;
@@ -47,7 +47,7 @@ pub enum TopicError {
 
 /// How a topic's segment reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Segment<'a> {
+pub(crate) enum Segment<'a> {
     Literal(&'a str),
     Any,
 }
@@ -89,12 +89,12 @@ impl Topic {
         Ok(Self { path: Namespace::from_segments(segments)?, below: rest || wildcards == 0 })
     }
 
-    pub(super) fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
+    pub(crate) fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
         self.path.segments().map(|segment| if segment == "*" { Segment::Any } else { Segment::Literal(segment) })
     }
 
     /// Whether what is below belongs to it too.
-    pub(super) fn has_below(&self) -> bool {
+    pub(crate) fn is_recursive(&self) -> bool {
         self.below
     }
 
@@ -105,7 +105,7 @@ impl Topic {
     }
 
     /// The longest namespace that holds all of it.
-    pub fn within(&self) -> Namespace {
+    pub fn literal_prefix(&self) -> Namespace {
         let literal = self.path.segments().take_while(|segment| *segment != "*");
         // It is the beginning of one that is valid.
         Namespace::from_segments(literal).unwrap_or_else(|_| Namespace::root())
@@ -234,7 +234,7 @@ mod tests {
         assert!(contains("/**", "/raw") && contains("/", "/raw") && contains("/**", "/"));
         assert_eq!(topic("/price/**"), topic("/price"));
         assert_eq!(topic("/*/a/**").to_string(), "/*/a/**");
-        assert_eq!((topic("/a/*/b").within().as_str(), topic("/*").within().as_str()), ("/a", "/"));
+        assert_eq!((topic("/a/*/b").literal_prefix().as_str(), topic("/*").literal_prefix().as_str()), ("/a", "/"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the tallies of a namespace add up to, for readers that begin with totals and go on with changes.
+//! Totals: the sums of the tallies of a namespace, for readers that start with totals and go on with changes.
 //!
 //! The hub keeps them, because only there it is certain which messages a new reader will be sent and which came before.
 
@@ -8,32 +8,31 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::framing::Framing;
-use super::message::{Data, Message, Tally};
-use super::{Config, Namespace};
+use crate::framing::{Framing, FramingKey};
+use crate::{Config, Data, Message, Namespace, Tally};
 
-/// The name of the event that a reader's totals come in.
+/// The event name of a reader's totals.
 const SNAPSHOT: &str = "snapshot";
 
 /// The totals of all namespaces that have some.
-pub(super) struct Totals {
+pub(crate) struct Totals {
     entries: HashMap<Namespace, Entry>,
     max_keys: usize,
     corrections: bool,
 }
 
 struct Entry {
-    /// Known since a source has told them.
+    /// `None` until a source has reported them.
     sums: Option<Arc<Tally>>,
-    /// Tells the transports whether they are.
+    /// Shows the transports whether they are known.
     known: watch::Sender<bool>,
-    /// The snapshot in each framing that was asked for since the totals changed.
-    framed: Vec<(&'static str, Bytes)>,
+    /// The snapshot in each framing that was needed since the totals changed.
+    framed: Vec<(FramingKey, Bytes)>,
 }
 
 impl Totals {
-    /// Nothing is known yet. The receivers tell when something is.
-    pub(super) fn new(config: &Config) -> (Self, HashMap<Namespace, watch::Receiver<bool>>) {
+    /// Nothing is known yet. The receivers show when something is.
+    pub(crate) fn new(config: &Config) -> (Self, HashMap<Namespace, watch::Receiver<bool>>) {
         let (mut entries, mut known) = (HashMap::new(), HashMap::new());
         for namespace in &config.totals {
             let (sender, receiver) = watch::channel(false);
@@ -43,9 +42,9 @@ impl Totals {
         (Self { entries, max_keys: config.max_totals, corrections: config.corrections }, known)
     }
 
-    /// Takes in a message that is about to be sent, and returns the one to send: what a source tells of totals becomes
-    /// the difference from what was sent before, or nothing.
-    pub(super) fn take_in(&mut self, message: Message) -> Option<Message> {
+    /// Updates the totals with a message that is about to be sent, and returns the one to send: totals that a source reports
+    /// become the difference from what was sent before, or nothing.
+    pub(crate) fn update(&mut self, message: Message) -> Option<Message> {
         let Data::Tally(tally) = &message.data else {
             let Data::Totals(totals) = message.data else { return Some(message) };
             let correction = self.replace(&message.namespace, totals)?;
@@ -60,8 +59,8 @@ impl Totals {
         Some(message)
     }
 
-    /// Puts `totals` in the place of those known. Returns what readers need to add to theirs, if anything and if they
-    /// shall be told.
+    /// Replaces the known totals by `totals`. Returns the difference that readers need to add to theirs, if there is one and
+    /// corrections are on.
     fn replace(&mut self, namespace: &Namespace, totals: Arc<Tally>) -> Option<Tally> {
         let entry = self.entries.get_mut(namespace)?;
         let before = entry.sums.replace(Arc::clone(&totals));
@@ -73,9 +72,10 @@ impl Totals {
     }
 
     /// The totals of `namespace` as one message, ready for the wire, if they are known.
-    pub(super) fn snapshot(&mut self, namespace: &Namespace, framing: &dyn Framing) -> Option<Bytes> {
+    pub(crate) fn snapshot(&mut self, namespace: &Namespace, framing: &Arc<dyn Framing>) -> Option<Bytes> {
         let entry = self.entries.get_mut(namespace)?;
-        if let Some((_, bytes)) = entry.framed.iter().find(|(name, _)| *name == framing.name()) {
+        let key = FramingKey(Arc::clone(framing));
+        if let Some((_, bytes)) = entry.framed.iter().find(|(framed, _)| *framed == key) {
             return Some(bytes.clone());
         }
         let mut message = Message::totals(namespace.clone(), Tally::default());
@@ -84,7 +84,7 @@ impl Totals {
         let mut batch = Vec::new();
         framing.message(&message, &mut batch);
         let bytes = framing.finish(batch);
-        entry.framed.push((framing.name(), bytes.clone()));
+        entry.framed.push((key, bytes.clone()));
         Some(bytes)
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use super::Namespace;
-use super::topic::{Segment, Topic};
+use crate::Namespace;
+use crate::topic::{Segment, Topic};
 
 /// Values filed under topics. Looking up a namespace visits the values of all topics that contain it, at a cost that depends
 /// on its depth, on how many `*` fit it and on the values found, not on how many are filed.
 #[derive(Debug)]
-pub(super) struct Trie<T> {
+pub(crate) struct Trie<T> {
     root: Node<T>,
 }
 
@@ -30,11 +30,11 @@ impl<T> Default for Node<T> {
 }
 
 impl<T: Copy + PartialEq> Trie<T> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { root: Node::default() }
     }
 
-    pub(super) fn insert(&mut self, topic: &Topic, value: T) {
+    pub(crate) fn insert(&mut self, topic: &Topic, value: T) {
         let mut node = &mut self.root;
         for segment in topic.segments() {
             node = match segment {
@@ -47,17 +47,17 @@ impl<T: Copy + PartialEq> Trie<T> {
                 Segment::Literal(text) => node.children.entry(text.into()).or_default(),
             };
         }
-        let values = if topic.has_below() { &mut node.below } else { &mut node.here };
+        let values = if topic.is_recursive() { &mut node.below } else { &mut node.here };
         values.push(value);
     }
 
     /// Removes `value`, and every node that holds nothing without it.
-    pub(super) fn remove(&mut self, topic: &Topic, value: T) {
-        remove_below(&mut self.root, &mut topic.segments(), topic.has_below(), value);
+    pub(crate) fn remove(&mut self, topic: &Topic, value: T) {
+        remove_below(&mut self.root, &mut topic.segments(), topic.is_recursive(), value);
     }
 
     /// Calls `visit` with each value filed under a topic that contains `namespace`: once for each such topic.
-    pub(super) fn visit(&self, namespace: &Namespace, mut visit: impl FnMut(T)) {
+    pub(crate) fn visit(&self, namespace: &Namespace, mut visit: impl FnMut(T)) {
         self.root.visit(namespace.as_str().trim_start_matches('/'), &mut visit);
     }
 }

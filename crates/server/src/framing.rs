@@ -2,31 +2,35 @@
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>), and HTTP/1.1's chunked coding (RFC 9112, §7.1).
 
 use std::io::Write;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 
 use super::coding::Coding;
-use tallycast_fanout::{Framing, Message};
+use tallycast_fanout::{CloseReason, Framing, Message};
 
 /// The framings: chunked for HTTP/1.1, where the engine writes to the socket; not for HTTP/1.0 and for layers that frame
 /// bodies themselves (HTTP/2, TLS). Each in every coding.
-static FRAMINGS: [EventStream; 6] = [
-    EventStream { name: "sse+chunked", chunked: true, coding: Coding::Identity },
-    EventStream { name: "sse+gzip+chunked", chunked: true, coding: Coding::Gzip },
-    EventStream { name: "sse+zstd+chunked", chunked: true, coding: Coding::Zstd },
-    EventStream { name: "sse", chunked: false, coding: Coding::Identity },
-    EventStream { name: "sse+gzip", chunked: false, coding: Coding::Gzip },
-    EventStream { name: "sse+zstd", chunked: false, coding: Coding::Zstd },
-];
+static FRAMINGS: LazyLock<[Arc<EventStream>; 6]> = LazyLock::new(|| {
+    [
+        EventStream { name: "sse+chunked", chunked: true, coding: Coding::Identity },
+        EventStream { name: "sse+gzip+chunked", chunked: true, coding: Coding::Gzip },
+        EventStream { name: "sse+zstd+chunked", chunked: true, coding: Coding::Zstd },
+        EventStream { name: "sse", chunked: false, coding: Coding::Identity },
+        EventStream { name: "sse+gzip", chunked: false, coding: Coding::Gzip },
+        EventStream { name: "sse+zstd", chunked: false, coding: Coding::Zstd },
+    ]
+    .map(Arc::new)
+});
 
 /// The framing of event streams in `coding`, each batch as one chunk of HTTP/1.1's chunked coding or as it is.
-pub(super) fn framing(chunked: bool, coding: Coding) -> &'static EventStream {
+pub(super) fn framing(chunked: bool, coding: Coding) -> Arc<EventStream> {
     let place = match coding {
         Coding::Identity => 0,
         Coding::Gzip => 1,
         Coding::Zstd => 2,
     };
-    &FRAMINGS[if chunked { place } else { place + 3 }]
+    Arc::clone(&FRAMINGS[if chunked { place } else { place + 3 }])
 }
 
 /// The comment that opens every stream, so that clients see the head before the first event.
@@ -92,8 +96,15 @@ impl Framing for EventStream {
         self.finish(KEEP_ALIVE.to_vec())
     }
 
-    fn closing(&self) -> Bytes {
-        Bytes::from_static(if self.chunked { LAST_CHUNK } else { b"" })
+    fn closing(&self, reason: &CloseReason) -> Bytes {
+        let last: &[u8] = if self.chunked { LAST_CHUNK } else { b"" };
+        let note = match reason {
+            CloseReason::Shutdown => return Bytes::from_static(if self.chunked { LAST_CHUNK } else { b"" }),
+            // Clients that do not read could not be reached anyway.
+            CloseReason::SlowReader | CloseReason::PingTimeout => return Bytes::new(),
+            reason => format!(": {}\n\n", reason.to_string().replace(['\r', '\n'], " ")),
+        };
+        [&self.finish(note.into_bytes())[..], last].concat().into()
     }
 }
 
@@ -124,19 +135,17 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use futures_util::{StreamExt, stream};
     use proptest::prelude::*;
 
     use super::*;
     use tallycast_fanout::{Namespace, Tally};
 
-    fn plain() -> &'static EventStream {
+    fn plain() -> Arc<EventStream> {
         framing(false, Coding::Identity)
     }
 
-    fn chunked() -> &'static EventStream {
+    fn chunked() -> Arc<EventStream> {
         framing(true, Coding::Identity)
     }
 
@@ -177,8 +186,8 @@ mod tests {
         assert_eq!(chunked().finish(b"data:1F602\n\n".to_vec()), "c\r\ndata:1F602\n\n\r\n");
         assert_eq!(chunked().keep_alive(), "e\r\n: keep-alive\n\n\r\n");
         assert_eq!(chunked().opening(), "d\r\n: tallycast\n\n\r\n");
-        assert_eq!(chunked().closing(), "0\r\n\r\n");
-        assert_eq!(plain().closing(), "");
+        assert_eq!(chunked().closing(&CloseReason::Shutdown), "0\r\n\r\n");
+        assert_eq!(plain().closing(&CloseReason::Shutdown), "");
     }
 
     #[test]

@@ -34,7 +34,7 @@ use super::proxies::client;
 use super::topics::topics;
 use super::{Compression, Shared};
 use crate::websocket::{Handshake, HandshakeError, Session, VERSION, framing, is_upgrade};
-use tallycast_fanout::{ConnectionInfo, Framing, Gateway, Inbound, NoTotals, Topics};
+use tallycast_fanout::{ConnectionInfo, Framing, Handle, Inbound, SnapshotError, Topics};
 
 /// Streams are below this path.
 pub const PREFIX: &str = "/subscribe";
@@ -56,7 +56,7 @@ pub(super) enum Answer {
 
 /// A stream that a request gets.
 pub(super) struct Stream {
-    pub(super) gateway: Gateway,
+    pub(super) gateway: Handle,
     pub(super) info: ConnectionInfo,
     /// Whether it begins with the totals.
     pub(super) snapshot: bool,
@@ -125,8 +125,8 @@ async fn subscription<P: Pages>(request: &Parts, rest: &str, peer: Peer, shared:
             return Err(bad_request(text));
         };
         shared.gateway.totals_known(namespace, shared.config().snapshot_limit).await.map_err(|error| match error {
-            NoTotals::NotKept(..) => bad_request(format!("{error}\n")),
-            NoTotals::NotKnown(_) => {
+            SnapshotError::NotKept(..) => bad_request(format!("{error}\n")),
+            SnapshotError::NotKnown(_) => {
                 let mut page = text_page(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
                 page.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after()));
                 page
@@ -195,7 +195,7 @@ fn upgrade_required(version: Version) -> Page {
 #[expect(clippy::result_large_err, reason = "made once for a request")]
 fn stream<P>(
     request: &Parts,
-    gateway: Gateway,
+    gateway: Handle,
     topics: Topics,
     transport: Transport,
     peer: Peer,
@@ -224,7 +224,7 @@ pub(super) fn conversation<P>(
     places: Places,
     ahead: &[u8],
     shared: &Shared<P>,
-) -> (&'static dyn Framing, Box<dyn Inbound>) {
+) -> (Arc<dyn Framing>, Box<dyn Inbound>) {
     let (subprotocol, stats) = (handshake.subprotocol, Arc::clone(&shared.stats.websocket));
     let session = Session::new(&shared.config.borrow().websocket, subprotocol, ahead, Box::new(places), stats);
     (framing(subprotocol), Box::new(session))

@@ -25,7 +25,7 @@ use super::http::{Answer, Stream, Transport, answer, conversation, stream_header
 use super::limits::retry_after;
 use super::pages::Pages;
 use super::socket::{Marks, Socket};
-use tallycast_fanout::{Framing, Inbound, Sink, Subscriber, finish};
+use tallycast_fanout::{Framing, Inbound, Sink, Subscriber, close_gracefully};
 
 /// The answer to a request whose head does not come (RFC 9110, §15.5.9).
 pub(super) const REQUEST_TIMEOUT: &[u8] =
@@ -131,11 +131,12 @@ pub(super) async fn serve<P: Pages>(
         End::Stream(wanted) => {
             let (Stream { gateway, info, snapshot, transport, admission }, request) = *wanted;
             held.admission.join(admission);
-            let (framing, preamble, inbound): (&'static dyn Framing, _, Option<Box<dyn Inbound>>) = match transport {
+            let (framing, preamble, inbound): (Arc<dyn Framing>, _, Option<Box<dyn Inbound>>) = match transport {
                 Transport::Events(coding) => {
                     let framing = framing(request.version != Version::HTTP_10, coding);
                     let headers = stream_headers(&request, coding, &shared.config.borrow().allowed_origins);
-                    (framing, event_stream(request.version, headers, framing), None)
+                    let preamble = event_stream(request.version, headers, &framing);
+                    (framing, preamble, None)
                 }
                 Transport::WebSocket(handshake, places) => {
                     let preamble = head("101 Switching Protocols", &handshake.headers());
@@ -143,15 +144,11 @@ pub(super) async fn serve<P: Pages>(
                     (framing, preamble.into(), Some(inbound))
                 }
             };
-            let subscriber = Subscriber {
-                info,
-                framing,
-                sink: Sink::Socket(socket),
-                preamble,
-                snapshot,
-                inbound,
-                held: Some(Box::new(held)),
-            };
+            let mut subscriber = Subscriber::new(info, framing, Sink::Socket(socket));
+            subscriber.preamble = preamble;
+            subscriber.snapshot = snapshot;
+            subscriber.inbound = inbound;
+            subscriber.guard = Some(Box::new(held));
             // An engine that has ended drops the connection, which is all there is to do.
             let _ = gateway.subscribe(subscriber).await;
         }
@@ -168,7 +165,7 @@ pub(super) async fn serve<P: Pages>(
 /// Writes a last answer, and gives the client a moment to read it.
 pub(super) async fn answer_and_close(mut stream: TcpStream, answer: impl AsRef<[u8]>) {
     // A client that is gone, or does not read, gets no answer.
-    let _ = finish(&mut stream, answer, LINGER_BYTES).await;
+    let _ = close_gracefully(&mut stream, answer, LINGER_BYTES).await;
 }
 
 /// The response's head and the stream's first comment.

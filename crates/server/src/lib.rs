@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use limits::Limits;
-use tallycast_fanout::Gateway;
+use tallycast_fanout::Handle;
 
 pub use coding::{Coding, accepted};
 pub use http::{PREFIX, WEBSOCKET_PREFIX};
@@ -126,7 +126,7 @@ impl Default for Config {
 
 /// What all connections share.
 struct Shared<P> {
-    gateway: Gateway,
+    gateway: Handle,
     pages: P,
     config: watch::Receiver<Config>,
     limits: Arc<Limits>,
@@ -147,7 +147,7 @@ impl<P> Shared<P> {
 /// comes after.
 pub async fn serve<P: Pages>(
     listener: TcpListener,
-    gateway: Gateway,
+    gateway: Handle,
     pages: P,
     config: watch::Receiver<Config>,
     stats: Arc<Stats>,

@@ -159,7 +159,7 @@ impl Places {
         let mut missing = Vec::new();
         let mut needed = Vec::new();
         for NamespaceLimit { namespace, streams } in &self.config.borrow().namespace_limits {
-            if !topics.iter().any(|topic| namespace.contains(&topic.within())) {
+            if !topics.iter().any(|topic| namespace.contains(&topic.literal_prefix())) {
                 continue;
             }
             needed.push(namespace.clone());

@@ -8,7 +8,7 @@ use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, He
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
 
-use tallycast_fanout::{Gateway, Namespace};
+use tallycast_fanout::{Handle, Namespace};
 
 /// A whole response.
 pub type Page = Response<Full<Bytes>>;
@@ -21,7 +21,7 @@ pub enum Reply {
     /// A stream of `namespace` from an engine of the embedder's choice, at a path of the embedder's choice.
     Stream {
         /// The engine that sends it.
-        gateway: Gateway,
+        gateway: Handle,
         /// What is sent.
         namespace: Namespace,
     },

@@ -121,15 +121,11 @@ async fn respond<P: Pages>(
             // The connection goes on when this task has nothing to do with it any more.
             tokio::spawn(async move {
                 let Ok(Ok(upgraded)) = tokio::time::timeout(limit, upgrade).await else { return };
-                let subscriber = Subscriber {
-                    info,
-                    framing,
-                    sink: Sink::Stream(Box::new(TokioIo::new(upgraded))),
-                    preamble: Bytes::new(),
-                    snapshot,
-                    inbound: Some(inbound),
-                    held: Some(Box::new((held, admission))),
-                };
+                let sink = Sink::Stream(Box::new(TokioIo::new(upgraded)));
+                let mut subscriber = Subscriber::new(info, framing, sink);
+                subscriber.snapshot = snapshot;
+                subscriber.inbound = Some(inbound);
+                subscriber.guard = Some(Box::new((held, admission)));
                 // An engine that has ended drops the connection, which is all there is to do.
                 let _ = gateway.subscribe(subscriber).await;
             });
@@ -141,15 +137,11 @@ async fn respond<P: Pages>(
     };
     let (sender, batches) = mpsc::channel(BODY_BATCHES);
     let framing = framing(false, coding);
-    let subscriber = Subscriber {
-        info,
-        framing,
-        sink: Sink::Body(PollSender::new(sender)),
-        preamble: framing.opening(),
-        snapshot,
-        inbound: None,
-        held: Some(Box::new(admission)),
-    };
+    let preamble = framing.opening();
+    let mut subscriber = Subscriber::new(info, framing, Sink::Body(PollSender::new(sender)));
+    subscriber.preamble = preamble;
+    subscriber.snapshot = snapshot;
+    subscriber.guard = Some(Box::new(admission));
     if let Err(error) = gateway.subscribe(subscriber).await {
         return text_page(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).map(Either::Left);
     }

@@ -1,21 +1,25 @@
 //! A message's bytes on the wire: one text frame (RFC 6455, §5.6) for each.
 
+use std::sync::{Arc, LazyLock};
+
 use bytes::Bytes;
 use serde::Serialize;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::frames::{write_close, write_ping, write_text};
 use super::handshake::Subprotocol;
-use tallycast_fanout::{Framing, Message};
+use tallycast_fanout::{CloseReason, Framing, Message};
 
-static JSON: Frames = Frames { name: "websocket", subprotocol: Subprotocol::Json };
-static RAW: Frames = Frames { name: "websocket+raw", subprotocol: Subprotocol::Raw };
+static JSON: LazyLock<Arc<Frames>> =
+    LazyLock::new(|| Arc::new(Frames { name: "websocket", subprotocol: Subprotocol::Json }));
+static RAW: LazyLock<Arc<Frames>> =
+    LazyLock::new(|| Arc::new(Frames { name: "websocket+raw", subprotocol: Subprotocol::Raw }));
 
 /// The framing of a subprotocol.
-pub fn framing(subprotocol: Subprotocol) -> &'static dyn Framing {
+pub fn framing(subprotocol: Subprotocol) -> Arc<dyn Framing> {
     match subprotocol {
-        Subprotocol::Json => &JSON,
-        Subprotocol::Raw => &RAW,
+        Subprotocol::Json => Arc::clone(&*JSON) as _,
+        Subprotocol::Raw => Arc::clone(&*RAW) as _,
     }
 }
 
@@ -72,9 +76,15 @@ impl Framing for Frames {
         ping.into()
     }
 
-    fn closing(&self) -> Bytes {
+    fn closing(&self, reason: &CloseReason) -> Bytes {
+        // RFC 6455, section 7.4.1, and the registry of close codes.
+        let code = match reason {
+            CloseReason::Shutdown => CloseCode::Away,
+            CloseReason::SlowReader => CloseCode::Again,
+            _ => CloseCode::Policy,
+        };
         let mut close = Vec::new();
-        write_close(CloseCode::Away, "the server is shutting down", &mut close);
+        write_close(code, &reason.to_string(), &mut close);
         close.into()
     }
 }

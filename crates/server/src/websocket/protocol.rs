@@ -146,7 +146,7 @@ mod tests {
 
     use super::*;
     use crate::websocket::{Subprotocol, framing};
-    use tallycast_fanout::{Message as Sent, Tally};
+    use tallycast_fanout::{CloseReason, Message as Sent, Tally};
 
     /// More than any of the tests sends.
     const ROOM: usize = 1 << 22;
@@ -242,7 +242,7 @@ mod tests {
                         Subprotocol::Raw => text.clone().into(),
                     });
                 }
-                let bytes = [framing.finish(batch), framing.keep_alive(), framing.closing()].concat();
+                let bytes = [framing.finish(batch), framing.keep_alive(), framing.closing(&CloseReason::Shutdown)].concat();
                 let mut read = read(&bytes);
                 let close = read.pop().unwrap();
                 prop_assert_eq!(close.as_close().map(|(code, _)| code.into()), Some(1001_u16));
@@ -273,7 +273,7 @@ mod tests {
     fn exact_bytes() {
         let framed = |subprotocol, fill: &dyn Fn(&dyn tallycast_fanout::Framing, &mut Vec<u8>)| {
             let mut batch = Vec::new();
-            fill(framing(subprotocol), &mut batch);
+            fill(&*framing(subprotocol), &mut batch);
             batch
         };
         let tally: Tally = [("1F602".to_owned(), 3)].into_iter().collect();

@@ -12,7 +12,7 @@ use super::frames::write_close;
 use super::framing::write_json;
 use super::handshake::Subprotocol;
 use super::protocol::{End, Protocol, Received};
-use tallycast_fanout::{Counter, Ending, Inbound, Said, Topics};
+use tallycast_fanout::{ClientAction, Counter, Inbound, Topics};
 
 /// Who decides which topics a client may read.
 pub trait Gatekeeper: Send + std::fmt::Debug {
@@ -85,49 +85,49 @@ impl Session {
     }
 
     /// Refuses what the client said. Where there is no room to say why, the connection ends.
-    fn refuse(&self, code: CloseCode, why: String, replies: &mut Vec<u8>) -> Said {
+    fn refuse(&self, code: CloseCode, why: String, replies: &mut Vec<u8>) -> ClientAction {
         self.stats.refused.add(1);
         match self.subprotocol {
             Subprotocol::Json => {
                 write_json(&Answer::Error(why), replies);
-                Said::Nothing
+                ClientAction::None
             }
             Subprotocol::Raw => {
                 write_close(code, &why, replies);
-                Said::Goodbye
+                ClientAction::Close
             }
         }
     }
 
-    fn follow(&mut self, text: &str, topics: &Topics, replies: &mut Vec<u8>) -> Said {
+    fn follow(&mut self, text: &str, topics: &Topics, replies: &mut Vec<u8>) -> ClientAction {
         let wanted = match wanted(text, topics) {
             Ok(wanted) => wanted,
             Err(error) => return self.refuse(CloseCode::Policy, error.to_string(), replies),
         };
         if wanted == *topics {
             self.subscribed(topics, replies);
-            return Said::Nothing;
+            return ClientAction::None;
         }
         match self.gatekeeper.admit(&wanted) {
-            Ok(()) => Said::Subscribe(wanted),
+            Ok(()) => ClientAction::Subscribe(wanted),
             Err(why) => self.refuse(CloseCode::Again, why, replies),
         }
     }
 }
 
 impl Inbound for Session {
-    fn receive(&mut self, bytes: &[u8], topics: &Topics, replies: &mut Vec<u8>) -> Said {
+    fn receive(&mut self, bytes: &[u8], topics: &Topics, replies: &mut Vec<u8>) -> ClientAction {
         self.protocol.take_in(bytes);
         while let Some(received) = self.protocol.next(replies) {
             let said = match received {
                 Received::End(end) => {
                     self.stats.failed.add(u64::from(end == End::Failed));
-                    return Said::Goodbye;
+                    return ClientAction::Close;
                 }
                 _ if self.rate.check().is_err() => {
                     self.stats.over_rate.add(1);
                     write_close(CloseCode::Policy, "too many messages", replies);
-                    return Said::Goodbye;
+                    return ClientAction::Close;
                 }
                 Received::Control => continue,
                 Received::Text(text) => self.follow(&text, topics, replies),
@@ -136,11 +136,11 @@ impl Inbound for Session {
                 }
             };
             // One answer at a time, so that they cannot pile up.
-            if said != Said::Nothing || !replies.is_empty() {
+            if !matches!(said, ClientAction::None) || !replies.is_empty() {
                 return said;
             }
         }
-        Said::Nothing
+        ClientAction::None
     }
 
     fn subscribed(&mut self, topics: &Topics, replies: &mut Vec<u8>) {
@@ -149,18 +149,15 @@ impl Inbound for Session {
         }
     }
 
-    fn ending(&mut self, ending: Ending, replies: &mut Vec<u8>) {
-        match ending {
-            Ending::TooSlow => write_close(CloseCode::Again, "too slow; connect again to start afresh", replies),
-            Ending::Unanswered => write_close(CloseCode::Policy, "no pong came in time", replies),
-        }
+    fn refused(&mut self, reason: &str, replies: &mut Vec<u8>) -> ClientAction {
+        self.refuse(CloseCode::Policy, reason.to_owned(), replies)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tallycast_fanout::Namespace;
+    use tallycast_fanout::{CloseReason, Namespace};
 
     #[derive(Debug)]
     struct Full;
@@ -187,11 +184,11 @@ mod tests {
         let topics = Topics::from("/b".parse::<Namespace>().unwrap());
         let (mut json, stats) = session(Subprotocol::Json);
         let mut replies = Vec::new();
-        assert_eq!(json.receive(&subscribe, &topics, &mut replies), Said::Nothing);
+        assert!(matches!(json.receive(&subscribe, &topics, &mut replies), ClientAction::None));
         assert_eq!((&replies[..], stats.refused.get()), (&b"\x81\x10{\"error\":\"full\"}"[..], 1));
         let (mut raw, stats) = session(Subprotocol::Raw);
         let mut replies = Vec::new();
-        assert_eq!(raw.receive(&subscribe, &topics, &mut replies), Said::Goodbye);
+        assert!(matches!(raw.receive(&subscribe, &topics, &mut replies), ClientAction::Close));
         assert_eq!((&replies[..], stats.refused.get()), (&b"\x88\x06\x03\xf5full"[..], 1));
     }
 
@@ -202,21 +199,21 @@ mod tests {
         let mut received = text(r#"{"subscribe": ["/a"]}"#).repeat(2);
         for _ in 0..2 {
             let mut replies = Vec::new();
-            assert_eq!(session.receive(&received, &topics, &mut replies), Said::Nothing);
+            assert!(matches!(session.receive(&received, &topics, &mut replies), ClientAction::None));
             assert_eq!(replies, b"\x81\x15{\"subscribed\":[\"/a\"]}");
             received.clear();
         }
         let mut replies = Vec::new();
-        assert_eq!((session.receive(b"", &topics, &mut replies), replies.len()), (Said::Nothing, 0));
+        assert!(matches!(session.receive(b"", &topics, &mut replies), ClientAction::None) && replies.is_empty());
     }
 
     #[test]
-    fn endings_have_their_codes() {
-        let (mut session, _) = session(Subprotocol::Json);
-        for (ending, code) in [(Ending::TooSlow, 1013_u16), (Ending::Unanswered, 1008)] {
-            let mut frame = Vec::new();
-            session.ending(ending, &mut frame);
-            assert_eq!((frame[0], &frame[2..4]), (0x88, &code.to_be_bytes()[..]));
+    fn close_reasons_have_their_codes() {
+        for (reason, code) in [(CloseReason::SlowReader, 1013_u16), (CloseReason::PingTimeout, 1008)] {
+            for subprotocol in [Subprotocol::Json, Subprotocol::Raw] {
+                let frame = crate::websocket::framing(subprotocol).closing(&reason);
+                assert_eq!((frame[0], &frame[2..4]), (0x88, &code.to_be_bytes()[..]));
+            }
         }
     }
 }

@@ -1,8 +1,12 @@
-//! The engine as its users see it, with readers that take batches when the test says so.
+//! The engine through its public API, with readers that take batches when the test says so.
+
+mod control;
+mod inbound;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::SystemTime;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -13,9 +17,17 @@ use super::*;
 
 /// A line for each message: `namespace payload`, or `skipped count`.
 #[derive(Debug)]
-pub(super) struct Lines;
+struct Lines {
+    /// The last line at shutdown.
+    end: &'static str,
+}
 
-pub(super) static LINES: Lines = Lines;
+static LINES: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Lines { end: "end" }));
+
+/// The one framing that all readers of a test share.
+pub(super) fn lines() -> Arc<dyn Framing> {
+    Arc::clone(&LINES)
+}
 
 impl Framing for Lines {
     fn name(&self) -> &'static str {
@@ -33,9 +45,17 @@ impl Framing for Lines {
     fn keep_alive(&self) -> Bytes {
         Bytes::from_static(b"alive\n")
     }
-    fn closing(&self) -> Bytes {
-        Bytes::from_static(b"end\n")
+    fn closing(&self, reason: &CloseReason) -> Bytes {
+        match reason {
+            CloseReason::Shutdown => format!("{}\n", self.end).into(),
+            reason => format!("{reason:?}\n").into(),
+        }
     }
+}
+
+/// An engine with a short inbox.
+pub(super) fn start(config: Config) -> Fanout {
+    Fanout::builder().config(config).inbox(16).build()
 }
 
 pub(super) fn ns(text: &str) -> Namespace {
@@ -47,7 +67,7 @@ pub(super) fn of(topics: &str) -> Topics {
     Topics::new(topics.split(',').map(|topic| topic.parse().unwrap()).collect()).unwrap()
 }
 
-/// What is known of a reader of topics that are separated by commas.
+/// The info of a reader of topics that are separated by commas.
 pub(super) fn info(topics: &str) -> ConnectionInfo {
     ConnectionInfo {
         request_path: topics.into(),
@@ -58,20 +78,17 @@ pub(super) fn info(topics: &str) -> ConnectionInfo {
     }
 }
 
-async fn subscribe(gateway: &Gateway, namespace: &str) -> mpsc::Receiver<Bytes> {
-    subscribe_with(gateway, namespace, false).await
+async fn subscribe(handle: &Handle, namespace: &str) -> mpsc::Receiver<Bytes> {
+    subscribe_with(handle, namespace, false).await
 }
 
 /// Subscribes to topics that are separated by commas.
-async fn subscribe_with(gateway: &Gateway, topics: &str, snapshot: bool) -> mpsc::Receiver<Bytes> {
+async fn subscribe_with(handle: &Handle, topics: &str, snapshot: bool) -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(1);
     let info = info(topics);
-    let sink = Sink::Body(PollSender::new(sender));
-    let preamble = Bytes::new();
-    gateway
-        .subscribe(Subscriber { info, framing: &LINES, sink, preamble, snapshot, inbound: None, held: None })
-        .await
-        .unwrap();
+    let mut subscriber = Subscriber::new(info, lines(), Sink::Body(PollSender::new(sender)));
+    subscriber.snapshot = snapshot;
+    handle.subscribe(subscriber).await.unwrap();
     receiver
 }
 
@@ -100,67 +117,64 @@ pub(super) async fn settle() {
 }
 
 #[tokio::test]
-async fn readers_get_what_their_namespace_contains_and_an_end() {
-    let (messages, inbox) = mpsc::channel(16);
-    let fanout = Fanout::start(Config::default(), inbox);
-    let gateway = fanout.gateway();
-    let (root, details, one) = (
-        subscribe(&gateway, "/").await,
-        subscribe(&gateway, "/details").await,
-        subscribe(&gateway, "/details/26").await,
-    );
+async fn reader_gets_what_its_namespace_contains_and_a_graceful_end() {
+    let fanout = start(Config::default());
+    let messages = fanout.publisher();
+    let handle = fanout.handle();
+    let (root, details, one) =
+        (subscribe(&handle, "/").await, subscribe(&handle, "/details").await, subscribe(&handle, "/details/26").await);
     let all = tokio::spawn(async { (rest(root).await, rest(details).await, rest(one).await) });
     for namespace in ["/details/26", "/details/2665", "/raw"] {
         messages.send(Message::text(ns(namespace), "x")).await.unwrap();
     }
-    while gateway.stats().connected.get() < 3 {
+    while handle.stats().connected.get() < 3 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(gateway.connections().await.unwrap().len(), 3);
+    assert_eq!(handle.connections().await.unwrap().len(), 3);
     drop(messages);
-    fanout.ended().await;
+    fanout.join().await;
     let (root, details, one) = all.await.unwrap();
     assert_eq!(root, "/details/26 x\n/details/2665 x\n/raw x\nend\n");
     assert_eq!(details, "/details/26 x\n/details/2665 x\nend\n");
     assert_eq!(one, "/details/26 x\nend\n");
-    assert_eq!((gateway.stats().connections.get(), gateway.stats().delivered.get()), (0, 6));
+    assert_eq!((handle.stats().connections.get(), handle.stats().delivered.get()), (0, 6));
 }
 
 #[tokio::test]
-async fn topics_that_overlap_bring_a_message_once_and_in_order() {
-    let (messages, inbox) = mpsc::channel(16);
-    let fanout = Fanout::start(Config::default(), inbox);
-    let gateway = fanout.gateway();
-    let reader = tokio::spawn(rest(subscribe(&gateway, "/a/*,/a,/*/b/**,/c").await));
-    let other = tokio::spawn(rest(subscribe(&gateway, "/c,/*/b/**,/a/*,/a").await));
+async fn overlapping_topics_deliver_a_message_once_and_in_order() {
+    let fanout = start(Config::default());
+    let messages = fanout.publisher();
+    let handle = fanout.handle();
+    let reader = tokio::spawn(rest(subscribe(&handle, "/a/*,/a,/*/b/**,/c").await));
+    let other = tokio::spawn(rest(subscribe(&handle, "/c,/*/b/**,/a/*,/a").await));
     for (number, namespace) in ["/a/b", "/c", "/x", "/c/d/e", "/a", "/x/b/y", "/x/c/b"].iter().enumerate() {
         messages.send(Message::text(ns(namespace), number.to_string())).await.unwrap();
     }
-    while gateway.stats().connected.get() < 2 {
+    while handle.stats().connected.get() < 2 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(gateway.feeds().await.unwrap().len(), 1);
+    assert_eq!(handle.feeds().await.unwrap().len(), 1);
     drop(messages);
-    fanout.ended().await;
+    fanout.join().await;
     let expected = "/a/b 0\n/c 1\n/c/d/e 3\n/a 4\n/x/b/y 5\nend\n";
     assert_eq!((reader.await.unwrap(), other.await.unwrap()), (expected.to_owned(), expected.to_owned()));
 }
 
 #[tokio::test]
-async fn a_feed_without_readers_is_forgotten() {
-    let (messages, inbox) = mpsc::channel(16);
-    let fanout = Fanout::start(small_log(Policy::Disconnect), inbox);
-    let gateway = fanout.gateway();
+async fn feed_without_readers_is_removed() {
+    let fanout = start(small_log(Policy::Disconnect));
+    let messages = fanout.publisher();
+    let handle = fanout.handle();
     for round in 0..3 {
-        let reader = subscribe(&gateway, "/a/b").await;
+        let reader = subscribe(&handle, "/a/b").await;
         messages.send(Message::text(ns("/a/b"), "x")).await.unwrap();
-        while gateway.stats().connected.get() <= round {
+        while handle.stats().connected.get() <= round {
             tokio::task::yield_now().await;
         }
-        assert_eq!(gateway.stats().feeds.get(), 1);
+        assert_eq!(handle.stats().feeds.get(), 1);
         drop(reader);
-        // Writing to it shows that the reader is gone.
-        while gateway.stats().feeds.get() > 0 {
+        // Only a write shows that the reader has gone.
+        while handle.stats().feeds.get() > 0 {
             messages.send(Message::text(ns("/a/b"), "x")).await.unwrap();
             tokio::task::yield_now().await;
         }
@@ -168,19 +182,19 @@ async fn a_feed_without_readers_is_forgotten() {
 }
 
 #[tokio::test]
-async fn a_reader_past_the_log_is_disconnected_and_the_others_lose_nothing() {
-    let (messages, inbox) = mpsc::channel(16);
-    let fanout = Fanout::start(small_log(Policy::Disconnect), inbox);
-    let gateway = fanout.gateway();
-    let slow = subscribe(&gateway, "/raw").await;
-    let quick = tokio::spawn(rest(subscribe(&gateway, "/raw").await));
+async fn slow_reader_is_disconnected_and_the_others_lose_nothing() {
+    let fanout = start(small_log(Policy::Disconnect));
+    let messages = fanout.publisher();
+    let handle = fanout.handle();
+    let slow = subscribe(&handle, "/raw").await;
+    let quick = tokio::spawn(rest(subscribe(&handle, "/raw").await));
     for number in 0..50 {
         messages.send(Message::text(ns("/raw"), number.to_string())).await.unwrap();
         settle().await;
     }
-    assert_eq!((gateway.stats().slow_disconnected.get(), gateway.stats().connections.get()), (1, 1));
+    assert_eq!((handle.stats().slow_disconnected.get(), handle.stats().connections.get()), (1, 1));
     drop(messages);
-    fanout.ended().await;
+    fanout.join().await;
     let expected: String = (0..50).map(|number| format!("/raw {number}\n")).collect();
     assert_eq!(quick.await.unwrap(), expected + "end\n");
     assert!(rest(slow).await.len() < 50);
@@ -195,64 +209,64 @@ fn with_totals() -> Config {
 }
 
 #[tokio::test]
-async fn a_reader_begins_with_the_totals_and_goes_on_with_changes() {
-    let (messages, inbox) = mpsc::channel(16);
-    let fanout = Fanout::start(with_totals(), inbox);
-    let gateway = fanout.gateway();
-    let plain = subscribe(&gateway, "/eps").await;
+async fn reader_starts_with_the_totals_and_goes_on_with_changes() {
+    let fanout = start(with_totals());
+    let messages = fanout.publisher();
+    let handle = fanout.handle();
+    let plain = subscribe(&handle, "/eps").await;
     messages.send(Message::tally(ns("/eps"), counts(&[("a", 1)]))).await.unwrap();
     messages.send(Message::totals(ns("/eps"), counts(&[("a", 10)]))).await.unwrap();
     messages.send(Message::tally(ns("/eps"), counts(&[("a", 1)]))).await.unwrap();
-    gateway.totals_known(&ns("/eps"), Duration::from_secs(60)).await.unwrap();
-    while gateway.stats().broadcast.get() < 2 {
+    handle.totals_known(&ns("/eps"), Duration::from_secs(60)).await.unwrap();
+    while handle.stats().broadcast.get() < 2 {
         tokio::task::yield_now().await;
     }
-    let late = subscribe_with(&gateway, "/eps", true).await;
-    // Two were counted while nobody was told, and one that had been told is not there any more.
-    while gateway.stats().connected.get() < 2 {
+    let late = subscribe_with(&handle, "/eps", true).await;
+    // The source counted two that were never sent, and lost one that was sent.
+    while handle.stats().connected.get() < 2 {
         tokio::task::yield_now().await;
     }
     messages.send(Message::totals(ns("/eps"), counts(&[("a", 10), ("b", 2)]))).await.unwrap();
     messages.send(Message::totals(ns("/eps"), counts(&[("a", 10), ("b", 2)]))).await.unwrap();
     drop(messages);
-    let ended = tokio::spawn(fanout.ended());
+    let ended = tokio::spawn(fanout.join());
     let lines = rest(late).await;
     let sums = sums(&lines);
     assert_eq!(sums, HashMap::from([("a".to_owned(), 10), ("b".to_owned(), 2)]), "{lines}");
     assert!(lines.starts_with("/eps {\"a\":11}\n"), "{lines}");
     assert_eq!(rest(plain).await.lines().count(), 4);
     ended.await.unwrap();
-    assert_eq!(gateway.stats().corrections.get(), 1);
+    assert_eq!(handle.stats().corrections.get(), 1);
 }
 
 #[tokio::test]
-async fn totals_that_are_not_there_are_named() {
-    let (_messages, inbox) = mpsc::channel(16);
-    let fanout = Fanout::start(with_totals(), inbox);
-    let gateway = fanout.gateway();
-    let error = gateway.totals_known(&ns("/raw"), Duration::ZERO).await.unwrap_err();
-    assert_eq!(error.to_string(), "there are no totals of /raw; there are some of /eps");
-    let error = gateway.totals_known(&ns("/eps"), Duration::ZERO).await.unwrap_err();
+async fn missing_totals_are_an_error_that_names_the_namespace() {
+    let fanout = start(with_totals());
+    let _messages = fanout.publisher();
+    let handle = fanout.handle();
+    let error = handle.totals_known(&ns("/raw"), Duration::ZERO).await.unwrap_err();
+    assert_eq!(error.to_string(), "/raw has no totals; namespaces with totals: /eps");
+    let error = handle.totals_known(&ns("/eps"), Duration::ZERO).await.unwrap_err();
     assert_eq!(error.to_string(), "the totals of /eps are not known yet");
-    assert_eq!(rest(subscribe_with(&gateway, "/eps", true).await).await, "");
-    assert_eq!(gateway.stats().without_totals.get(), 1);
+    assert_eq!(rest(subscribe_with(&handle, "/eps", true).await).await, "");
+    assert_eq!(handle.stats().without_totals.get(), 1);
 }
 
 #[tokio::test]
-async fn too_many_keys_are_not_summed_up() {
-    let (messages, inbox) = mpsc::channel(16);
-    let fanout = Fanout::start(Config { max_totals: 2, ..with_totals() }, inbox);
-    let gateway = fanout.gateway();
+async fn totals_with_too_many_keys_are_dropped() {
+    let fanout = start(Config { max_totals: 2, ..with_totals() });
+    let messages = fanout.publisher();
+    let handle = fanout.handle();
     messages.send(Message::totals(ns("/eps"), counts(&[("a", 1), ("b", 1)]))).await.unwrap();
-    gateway.totals_known(&ns("/eps"), Duration::from_secs(60)).await.unwrap();
+    handle.totals_known(&ns("/eps"), Duration::from_secs(60)).await.unwrap();
     messages.send(Message::tally(ns("/eps"), counts(&[("c", 1)]))).await.unwrap();
-    while gateway.stats().broadcast.get() < 1 {
+    while handle.stats().broadcast.get() < 1 {
         tokio::task::yield_now().await;
     }
-    gateway.totals_known(&ns("/eps"), Duration::ZERO).await.unwrap_err();
+    handle.totals_known(&ns("/eps"), Duration::ZERO).await.unwrap_err();
 }
 
-/// What all tallies in `lines` add up to.
+/// The sums of all tallies in `lines`.
 fn sums(lines: &str) -> HashMap<String, i64> {
     let mut sums = Tally::default();
     for line in lines.strip_suffix("end\n").expect("an end").lines() {
@@ -263,7 +277,7 @@ fn sums(lines: &str) -> HashMap<String, i64> {
     sums.iter().map(|(key, count)| (key.to_owned(), count)).collect()
 }
 
-/// What the test does next: send so many messages, or let the slow reader take a batch.
+/// The next step of a test: send so many messages, or let the slow reader take a batch.
 #[derive(Debug, Clone)]
 enum Step {
     Send(u8),
@@ -274,13 +288,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(prop_oneof![(1..8_u8).prop_map(Step::Send), Just(Step::Take)], 1..60)
 }
 
-/// Runs `steps` with one slow reader of `/eps` and returns all that it received, and how many messages were sent.
+/// Runs `steps` with one slow reader of `/eps`; returns everything it received, and how many messages were sent.
 fn run_steps(policy: Policy, steps: Vec<Step>, message: impl Fn(u64) -> Message) -> (String, u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let (messages, inbox) = mpsc::channel(16);
-        let fanout = Fanout::start(small_log(policy), inbox);
-        let mut reader = subscribe(&fanout.gateway(), "/eps").await;
+        let fanout = start(small_log(policy));
+        let messages = fanout.publisher();
+        let mut reader = subscribe(&fanout.handle(), "/eps").await;
         let mut received = String::new();
         let mut sent = 0;
         for step in steps {
@@ -301,7 +315,7 @@ fn run_steps(policy: Policy, steps: Vec<Step>, message: impl Fn(u64) -> Message)
             }
         }
         drop(messages);
-        let ended = tokio::spawn(fanout.ended());
+        let ended = tokio::spawn(fanout.join());
         received.push_str(&rest(reader).await);
         ended.await.unwrap();
         (received, sent)
@@ -320,22 +334,22 @@ proptest! {
         prop_assert_eq!(sums(&received), expected);
     }
 
-    /// Whenever a reader comes, and whatever is lost before: its totals are those of one that was there from the start.
+    /// Whenever a reader comes, and whatever was lost before: it ends with the same totals as a reader from the start.
     #[test]
-    fn snapshot_and_changes_make_the_totals(steps in proptest::collection::vec(0..8_u8, 1..60)) {
+    fn snapshot_plus_changes_equals_the_totals(steps in proptest::collection::vec(0..8_u8, 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (messages, inbox) = mpsc::channel(4);
-            let fanout = Fanout::start(with_totals(), inbox);
-            let gateway = fanout.gateway();
+            let fanout = start(with_totals());
+            let messages = fanout.publisher();
+            let handle = fanout.handle();
             let mut truth = counts(&[("k0", 5)]);
             messages.send(Message::totals(ns("/eps"), truth.clone())).await.unwrap();
-            gateway.totals_known(&ns("/eps"), Duration::from_secs(60)).await.unwrap();
+            handle.totals_known(&ns("/eps"), Duration::from_secs(60)).await.unwrap();
             let mut readers = Vec::new();
             for (number, step) in steps.into_iter().enumerate() {
                 let change = counts(&[(["k0", "k1", "k2"][number % 3], 1)]);
                 match step {
-                    0 => readers.push(tokio::spawn(rest(subscribe_with(&gateway, "/eps", true).await))),
+                    0 => readers.push(tokio::spawn(rest(subscribe_with(&handle, "/eps", true).await))),
                     // Counted, but lost on the way.
                     1 => truth.merge(&change),
                     2 => truth.subtract(&change),
@@ -349,7 +363,7 @@ proptest! {
             }
             messages.send(Message::totals(ns("/eps"), truth.clone())).await.unwrap();
             drop(messages);
-            fanout.ended().await;
+            fanout.join().await;
             truth.drop_zeros();
             let truth: HashMap<String, i64> = truth.iter().map(|(key, count)| (key.to_owned(), count)).collect();
             for reader in readers {
@@ -359,7 +373,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_skipped_is_told(steps in steps()) {
+    fn skipped_messages_are_counted_in_a_note(steps in steps()) {
         let (received, sent) = run_steps(Policy::Skip, steps, |sent| Message::text(ns("/eps"), sent.to_string()));
         let mut next = 0;
         for line in received.strip_suffix("end\n").expect("an end").lines() {

@@ -1,0 +1,85 @@
+//! Graceful close: why the engine ends a stream, and the time a client gets to read its last bytes.
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::sink::Sink;
+
+/// Time for a client to read the last bytes and to close its side.
+const LINGER: Duration = Duration::from_secs(2);
+/// Bytes that are read from a client meanwhile.
+const LINGER_BYTES: u64 = 1024 * 1024;
+
+/// Why the engine ends a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The engine shuts down.
+    Shutdown,
+    /// The reader fell further behind than its feed's log reaches.
+    SlowReader,
+    /// The client did not answer a keep-alive in time.
+    PingTimeout,
+    /// The client's [`Grant`](crate::Grant) has expired.
+    GrantExpired,
+    /// [`Handle::close`](crate::Handle::close) was called, with this reason for the client.
+    Requested(Arc<str>),
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Shutdown => "the server is shutting down",
+            Self::SlowReader => "too slow; connect again to start afresh",
+            Self::PingTimeout => "no pong came in time",
+            Self::GrantExpired => "the authorization has expired",
+            Self::Requested(reason) => reason,
+        })
+    }
+}
+
+/// Writes `last`, closes the write side, and waits until the client closes its side: closing with something unread would
+/// reset the connection and discard `last`. Reads at most `max_received` bytes and takes at most two seconds. Returns
+/// whether the client closed its side in time.
+pub async fn close_gracefully(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    last: impl AsRef<[u8]>,
+    max_received: u64,
+) -> bool {
+    let linger = async {
+        stream.write_all(last.as_ref()).await?;
+        stream.shutdown().await?;
+        let mut received = stream.take(max_received);
+        let mut scratch = [0; 1024];
+        while received.read(&mut scratch).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // An error means that the client is gone already.
+    tokio::time::timeout(LINGER, linger).await.is_ok()
+}
+
+/// Closes a connection's sink gracefully; then drops its guard.
+pub(crate) async fn close_sink(mut sink: Sink, last: Bytes, guard: Option<Box<dyn Any + Send>>) {
+    let in_time = match &mut sink {
+        Sink::Socket(socket) => close_gracefully(socket, &last, LINGER_BYTES).await,
+        Sink::Stream(stream) => close_gracefully(stream, &last, LINGER_BYTES).await,
+        Sink::Body(sender) => {
+            // The body's own layer ends it when the channel closes.
+            sender.abort_send();
+            if let Some(sender) = sender.get_ref().filter(|_| !last.is_empty()) {
+                let _ = tokio::time::timeout(LINGER, sender.send(last)).await;
+            }
+            true
+        }
+    };
+    if !in_time {
+        sink.discard_unsent();
+    }
+    drop(guard);
+}

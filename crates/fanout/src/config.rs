@@ -1,0 +1,173 @@
+//! What the engine may use, and the builder that starts it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::unconstrained;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::fanout::Fanout;
+use crate::handle::Handle;
+use crate::hub::{Hub, HubInboxes};
+use crate::publisher::Publisher;
+use crate::shard::{HubLink, Shard};
+use crate::totals::Totals;
+use crate::{Namespace, NamespacePolicy, Stats};
+
+/// New subscribers that may wait for the hub.
+const SUBSCRIBER_INBOX: usize = 1024;
+/// Feed changes that may wait for the hub. Further ones wait in their shards, at most one for each connection.
+const CHANGE_INBOX: usize = 1024;
+
+/// Limits of the engine. Build one by [`Fanout::builder`], or start from [`Config::default`] and set fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// Messages that may wait for the hub. Default: 16,384.
+    pub inbox: usize,
+    /// Tasks that write to connections. Default: one per core.
+    pub shards: usize,
+    /// Hub turns that may wait for a shard. Small, so that under load messages gather into few large batches before the
+    /// hub instead of many small ones behind it. Default: 2.
+    pub shard_inbox: usize,
+    /// Batches that a feed's log keeps for readers that are behind. Default: 256.
+    pub log_batches: usize,
+    /// Bytes that a feed's log keeps. Default: 4 MiB.
+    pub log_bytes: usize,
+    /// Bytes of all logs of one shard together. Default: 256 MiB.
+    pub total_log_bytes: usize,
+    /// Keys that the tallies merged for one reader may have. Default: 100,000.
+    pub merged_keys: usize,
+    /// Policies for slow readers. [`Policy::Disconnect`](crate::Policy::Disconnect) applies to every namespace that no
+    /// entry contains.
+    pub policies: Vec<NamespacePolicy>,
+    /// Namespaces whose tallies are summed up, so that readers can start with a snapshot of the totals.
+    pub totals: Vec<Namespace>,
+    /// Keys that the totals of one namespace may have. Beyond that the namespace has no snapshots. Default: 100,000.
+    pub max_totals: usize,
+    /// Whether readers receive the difference when a source reports other totals than they were sent. Default: `true`.
+    pub corrections: bool,
+    /// Silence on a connection before a keep-alive is sent. Default: 15 s.
+    pub keep_alive: Duration,
+    /// Time for a client with an [`Inbound`](crate::Inbound) handler to answer a keep-alive. Default: 15 s.
+    pub pong_timeout: Duration,
+    /// Time for which a reader may accept no bytes while some wait for it. Default: 60 s.
+    pub stall_timeout: Duration,
+    /// Time for streams to end at shutdown. Default: 5 s.
+    pub close_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            inbox: 16_384,
+            shards: std::thread::available_parallelism().map_or(1, usize::from),
+            shard_inbox: 2,
+            log_batches: 256,
+            log_bytes: 4 * 1024 * 1024,
+            total_log_bytes: 256 * 1024 * 1024,
+            merged_keys: 100_000,
+            policies: Vec::new(),
+            totals: Vec::new(),
+            max_totals: 100_000,
+            corrections: true,
+            keep_alive: Duration::from_secs(15),
+            pong_timeout: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(60),
+            close_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Starts an engine. Made by [`Fanout::builder`].
+///
+/// Counts of zero are raised to one.
+#[derive(Debug, Clone, Default)]
+#[must_use = "the engine starts at `build`"]
+pub struct Builder {
+    config: Config,
+}
+
+/// Setters with the documentation of the fields that they set.
+macro_rules! setters {
+    ($($field:ident: $type:ty),* $(,)?) => {
+        impl Builder {
+            $(
+                #[doc = concat!("Sets [`Config::", stringify!($field), "`].")]
+                pub fn $field(mut self, $field: $type) -> Self {
+                    self.config.$field = $field;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+setters! {
+    inbox: usize,
+    shards: usize,
+    shard_inbox: usize,
+    log_batches: usize,
+    log_bytes: usize,
+    total_log_bytes: usize,
+    merged_keys: usize,
+    policies: Vec<NamespacePolicy>,
+    totals: Vec<Namespace>,
+    max_totals: usize,
+    corrections: bool,
+    keep_alive: Duration,
+    pong_timeout: Duration,
+    stall_timeout: Duration,
+    close_timeout: Duration,
+}
+
+impl Builder {
+    /// Replaces all settings.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Starts the hub and its shards on the current runtime.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn build(self) -> Fanout {
+        let mut config = self.config;
+        for count in [&mut config.inbox, &mut config.shards, &mut config.shard_inbox] {
+            *count = (*count).max(1);
+        }
+        let config = Arc::new(config);
+        let stats = Arc::<Stats>::default();
+        let shutdown = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let (inbox, messages) = mpsc::channel(config.inbox);
+        let (subscribers, subscriber_inbox) = mpsc::channel(SUBSCRIBER_INBOX);
+        let (changes, change_inbox) = mpsc::channel(CHANGE_INBOX);
+        let shards: Vec<_> = (0..config.shards)
+            .map(|number| {
+                let (shard, inbox) = mpsc::channel(config.shard_inbox);
+                let hub = HubLink { shard: number, changes: changes.clone() };
+                // A shard yields by itself. With tokio's own budget, sockets would look unready after 128 of them.
+                tasks.spawn(unconstrained(Shard::new(Arc::clone(&config), Arc::clone(&stats), inbox, hub).run()));
+                shard
+            })
+            .collect();
+        let (totals, totals_known) = Totals::new(&config);
+        let handle = Handle::new(
+            subscribers,
+            inbox.downgrade(),
+            shards.clone(),
+            totals_known,
+            Arc::clone(&stats),
+            shutdown.clone(),
+            tasks.clone(),
+        );
+        let inboxes = HubInboxes { messages, subscribers: subscriber_inbox, changes: change_inbox };
+        tasks.spawn(Hub::new(config, stats, shards, totals).run(inboxes, shutdown));
+        tasks.close();
+        Fanout::new(Publisher::new(inbox), handle)
+    }
+}

@@ -1,0 +1,197 @@
+//! Feeds: the interned pairs of a topic set and a framing, of which every connection reads exactly one.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use slab::Slab;
+
+use crate::framing::{Framing, FramingKey};
+use crate::log::{Batch, MergedTallies};
+use crate::policy::policy_of;
+use crate::trie::Trie;
+use crate::{Message, NamespacePolicy, Policy, Topics};
+
+/// A feed's place in the hub's table. Used again after the feed has gone.
+pub(crate) type FeedId = usize;
+
+/// The part of a feed that the hub and its shards share.
+#[derive(Debug)]
+pub(crate) struct FeedHandle {
+    pub(crate) id: FeedId,
+    pub(crate) framing: Arc<dyn Framing>,
+    pub(crate) policy: Policy,
+    pub(crate) topics: Topics,
+    /// Readers in all shards. Only the hub adds to it, so the hub knows for certain when it is zero.
+    readers: AtomicUsize,
+    retired: Retired,
+}
+
+/// Feeds whose last reader has left.
+type Retired = Arc<Mutex<Vec<FeedId>>>;
+
+impl FeedHandle {
+    /// Adds one reader.
+    pub(crate) fn join(&self) {
+        self.readers.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Removes one reader. After the last one the hub removes the feed.
+    pub(crate) fn leave(&self) {
+        if self.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
+        }
+    }
+
+    fn has_readers(&self) -> bool {
+        self.readers.load(Ordering::Acquire) > 0
+    }
+}
+
+/// A feed as the hub sees it: its batch of the current turn.
+#[derive(Debug)]
+struct Feed {
+    handle: Arc<FeedHandle>,
+    bytes: Vec<u8>,
+    messages: u32,
+    merged: MergedTallies,
+    /// When the oldest of the messages came in.
+    received_at: Option<Instant>,
+    /// The number of the last message, so that overlapping topics do not bring it twice.
+    last: u64,
+}
+
+impl Feed {
+    fn new(handle: Arc<FeedHandle>) -> Self {
+        Self { handle, bytes: Vec::new(), messages: 0, merged: MergedTallies::default(), received_at: None, last: 0 }
+    }
+
+    /// Appends a message to the batch; returns the number of bytes.
+    fn append(&mut self, message: &Message) -> usize {
+        self.received_at.get_or_insert(message.received_at);
+        let before = self.bytes.len();
+        self.handle.framing.message(message, &mut self.bytes);
+        self.messages += 1;
+        if self.handle.policy == Policy::Merge {
+            self.merged.absorb(message);
+        }
+        self.bytes.len() - before
+    }
+
+    /// Takes the batch of the turn.
+    fn take_batch(&mut self) -> Batch {
+        let merged = std::mem::take(&mut self.merged);
+        Batch {
+            bytes: self.handle.framing.finish(std::mem::take(&mut self.bytes)),
+            messages: std::mem::take(&mut self.messages),
+            merged: (self.handle.policy == Policy::Merge).then(|| Arc::new(merged)),
+            received_at: self.received_at.take(),
+        }
+    }
+}
+
+/// All feeds, found by what they are and by the namespaces that they contain.
+#[derive(Debug)]
+pub(crate) struct Feeds {
+    feeds: Slab<Feed>,
+    by_key: HashMap<(Topics, FramingKey), FeedId>,
+    trie: Trie<FeedId>,
+    retired: Retired,
+    /// Messages so far.
+    messages: u64,
+    /// Feeds that have a batch in the current turn.
+    touched: Vec<FeedId>,
+}
+
+impl Feeds {
+    pub(crate) fn new() -> Self {
+        Self {
+            feeds: Slab::new(),
+            by_key: HashMap::new(),
+            trie: Trie::new(),
+            retired: Arc::default(),
+            messages: 0,
+            touched: Vec::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.feeds.len()
+    }
+
+    /// Appends a message to the batch of each feed that contains it. Returns the number of bytes.
+    pub(crate) fn append(&mut self, message: &Message) -> usize {
+        self.messages += 1;
+        let mut bytes = 0;
+        let Self { trie, feeds, touched, messages, .. } = self;
+        trie.visit(&message.namespace, |id| {
+            let feed = &mut feeds[id];
+            if std::mem::replace(&mut feed.last, *messages) == *messages {
+                return;
+            }
+            if feed.messages == 0 {
+                touched.push(id);
+            }
+            bytes += feed.append(message);
+        });
+        bytes
+    }
+
+    /// Takes the batches of the turn.
+    pub(crate) fn take_batches(&mut self) -> Arc<[(FeedId, Batch)]> {
+        let Self { feeds, touched, .. } = self;
+        touched.drain(..).map(|id| (id, feeds[id].take_batch())).collect()
+    }
+
+    /// Finds or adds a feed, and adds a reader to it.
+    pub(crate) fn join(
+        &mut self,
+        topics: &Topics,
+        framing: &Arc<dyn Framing>,
+        policies: &[NamespacePolicy],
+    ) -> Arc<FeedHandle> {
+        let key = (topics.clone(), FramingKey(Arc::clone(framing)));
+        let handle = match self.by_key.get(&key) {
+            Some(&id) => Arc::clone(&self.feeds[id].handle),
+            None => self.add(key, policies),
+        };
+        handle.join();
+        handle
+    }
+
+    fn add(&mut self, key: (Topics, FramingKey), policies: &[NamespacePolicy]) -> Arc<FeedHandle> {
+        let entry = self.feeds.vacant_entry();
+        let id = entry.key();
+        let (topics, FramingKey(framing)) = &key;
+        let handle = Arc::new(FeedHandle {
+            id,
+            framing: Arc::clone(framing),
+            policy: policy_of(policies, topics),
+            topics: topics.clone(),
+            readers: AtomicUsize::new(0),
+            retired: Arc::clone(&self.retired),
+        });
+        entry.insert(Feed::new(Arc::clone(&handle)));
+        for topic in topics.iter() {
+            self.trie.insert(topic, id);
+        }
+        self.by_key.insert(key, id);
+        handle
+    }
+
+    /// Removes the feeds whose last reader has left.
+    pub(crate) fn remove_retired(&mut self) {
+        let retired = std::mem::take(&mut *self.retired.lock().unwrap_or_else(PoisonError::into_inner));
+        for id in retired {
+            // It may have a reader again, or be on the list twice.
+            if self.feeds.get(id).is_some_and(|feed| !feed.handle.has_readers()) {
+                let FeedHandle { topics, framing, .. } = &*self.feeds.remove(id).handle;
+                for topic in topics.iter() {
+                    self.trie.remove(topic, id);
+                }
+                self.by_key.remove(&(topics.clone(), FramingKey(Arc::clone(framing))));
+            }
+        }
+    }
+}

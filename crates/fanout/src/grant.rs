@@ -1,0 +1,107 @@
+//! What a client was granted: who it is, what it may read and publish, and until when.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::{Namespace, Topics};
+
+/// What an authorizer granted to a client. The engine ends the stream when the grant expires; the topics are checked by
+/// whoever opens, changes or publishes.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Grant {
+    /// The client's name, shown to operators.
+    pub subject: Option<Arc<str>>,
+    /// What it may read. Default: everything.
+    pub readable: Access,
+    /// What it may publish. Default: everything.
+    pub publishable: Access,
+    /// When its streams end. The engine looks once a second.
+    pub expires_at: Option<SystemTime>,
+    /// Data about the client for the application.
+    pub payload: Option<serde_json::Value>,
+}
+
+/// A set of namespaces.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Every namespace.
+    #[default]
+    All,
+    /// The namespaces that one of these topics contains. [`Topics::none`] is no namespace at all.
+    Topics(Topics),
+}
+
+impl Access {
+    /// Whether `namespace` is one of them.
+    pub fn contains(&self, namespace: &Namespace) -> bool {
+        match self {
+            Self::All => true,
+            Self::Topics(topics) => topics.iter().any(|topic| topic.contains(namespace)),
+        }
+    }
+}
+
+impl Grant {
+    /// Sets [`subject`](Self::subject).
+    #[must_use]
+    pub fn with_subject(mut self, subject: impl Into<Arc<str>>) -> Self {
+        self.subject = Some(subject.into());
+        self
+    }
+
+    /// Sets [`expires_at`](Self::expires_at).
+    #[must_use]
+    pub fn with_expiry(mut self, expires_at: SystemTime) -> Self {
+        self.expires_at = Some(expires_at);
+        self
+    }
+
+    /// Sets [`readable`](Self::readable).
+    #[must_use]
+    pub fn with_readable(mut self, readable: Access) -> Self {
+        self.readable = readable;
+        self
+    }
+
+    /// Sets [`publishable`](Self::publishable).
+    #[must_use]
+    pub fn with_publishable(mut self, publishable: Access) -> Self {
+        self.publishable = publishable;
+        self
+    }
+
+    /// Sets [`payload`](Self::payload).
+    #[must_use]
+    pub fn with_payload(mut self, payload: serde_json::Value) -> Self {
+        self.payload = Some(payload);
+        self
+    }
+
+    /// Whether it has expired. By the wall clock, as the expiry is.
+    pub fn is_expired(&self, now: SystemTime) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn access_follows_topics() {
+        let namespace = |text: &str| text.parse::<Namespace>().unwrap();
+        let access = Access::Topics(Topics::new(vec!["/user/42/**".parse().unwrap()]).unwrap());
+        assert!(access.contains(&namespace("/user/42")) && access.contains(&namespace("/user/42/inbox")));
+        assert!(!access.contains(&namespace("/user/4")));
+        assert!(Access::All.contains(&Namespace::root()));
+        assert!(!Access::Topics(Topics::none()).contains(&Namespace::root()));
+    }
+
+    #[test]
+    fn grant_without_expiry_never_expires() {
+        let now = SystemTime::now();
+        assert!(Grant::default().with_expiry(now).is_expired(now) && !Grant::default().is_expired(now));
+        assert!(!Grant::default().with_expiry(now + std::time::Duration::from_secs(1)).is_expired(now));
+    }
+}

@@ -1,0 +1,273 @@
+//! The engine from outside: transports hand over subscribers, operators and backends look at connections and control them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::publisher::Envelope;
+use crate::report::{ConnectionReport, FeedReport, Report, merge_feeds};
+use crate::shard::{Command, Input};
+use crate::{CloseReason, Message, Namespace, Stats, Subscriber, Topics};
+
+/// Time for all shards to answer a request.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Access to a running engine. Cheap to clone; does not keep the engine running.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    subscribers: mpsc::Sender<Subscriber>,
+    inbox: mpsc::WeakSender<Envelope>,
+    shards: Vec<mpsc::Sender<Input>>,
+    totals_known: HashMap<Namespace, watch::Receiver<bool>>,
+    stats: Arc<Stats>,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Identifies a connection for as long as the engine runs; not used again after the connection has ended. Written
+/// `shard-slot-generation`, such as `0-17-4021`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    pub(crate) shard: usize,
+    pub(crate) key: usize,
+    pub(crate) generation: u64,
+}
+
+/// The text is not a [`ConnectionId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected a connection id, such as 0-17-4021")]
+pub struct ConnectionIdError;
+
+/// Messages that wait for the hub, and how many may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages that wait now.
+    pub len: usize,
+    /// Messages that may wait.
+    pub capacity: usize,
+}
+
+/// Why a reader cannot start with a snapshot of the totals.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// The namespace is not in [`Config::totals`](crate::Config::totals).
+    #[error("{0} has no totals; namespaces with totals: {1}")]
+    NotKept(Namespace, String),
+    /// No source has reported the totals within the time limit.
+    #[error("the totals of {0} are not known yet")]
+    NotKnown(Namespace),
+}
+
+/// The engine has ended, or did not answer within two seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the engine is shutting down or overloaded")]
+pub struct Unavailable;
+
+/// Why a connection was not controlled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// The connection has ended, or never existed.
+    #[error("no connection {0}")]
+    NotConnected(ConnectionId),
+    /// The connection is already changing its topics; try again.
+    #[error("connection {0} is changing its topics")]
+    Busy(ConnectionId),
+    /// The reader is too far behind to take more for itself alone.
+    #[error("connection {0} is too far behind")]
+    TooFarBehind(ConnectionId),
+    /// As [`Unavailable`].
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl Handle {
+    pub(crate) fn new(
+        subscribers: mpsc::Sender<Subscriber>,
+        inbox: mpsc::WeakSender<Envelope>,
+        shards: Vec<mpsc::Sender<Input>>,
+        totals_known: HashMap<Namespace, watch::Receiver<bool>>,
+        stats: Arc<Stats>,
+        shutdown: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { subscribers, inbox, shards, totals_known, stats, shutdown, tasks }) }
+    }
+
+    /// Hands over a subscriber. It receives every message that is sent after this has returned.
+    ///
+    /// # Errors
+    /// When the engine has ended; the subscriber and its connection are then dropped.
+    pub async fn subscribe(&self, subscriber: Subscriber) -> Result<(), Unavailable> {
+        self.inner.subscribers.send(subscriber).await.map_err(|_| Unavailable)
+    }
+
+    /// Waits until the totals of `namespace` are known, so that a [`Subscriber::snapshot`] of them is available.
+    ///
+    /// # Errors
+    /// When the engine keeps no totals of it, or does not know them within `limit`.
+    pub async fn totals_known(&self, namespace: &Namespace, limit: Duration) -> Result<(), SnapshotError> {
+        let totals = &self.inner.totals_known;
+        let Some(known) = totals.get(namespace) else {
+            let mut kept: Vec<&str> = totals.keys().map(Namespace::as_str).collect();
+            kept.sort_unstable();
+            let kept = if kept.is_empty() { "none".to_owned() } else { kept.join(", ") };
+            return Err(SnapshotError::NotKept(namespace.clone(), kept));
+        };
+        match tokio::time::timeout(limit, known.clone().wait_for(|known| *known)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(SnapshotError::NotKnown(namespace.clone())),
+        }
+    }
+
+    /// All connections and feeds.
+    ///
+    /// # Errors
+    /// When the engine has ended or a shard does not answer within two seconds.
+    pub async fn report(&self) -> Result<Report, Unavailable> {
+        Ok(Report { connections: self.ask(Input::ReportConnections).await?, feeds: self.feeds().await? })
+    }
+
+    /// All connections, in no particular order.
+    ///
+    /// # Errors
+    /// As [`report`](Self::report).
+    pub async fn connections(&self) -> Result<Vec<ConnectionReport>, Unavailable> {
+        self.ask(Input::ReportConnections).await
+    }
+
+    /// All feeds, the one with the most readers first. Costs much less than [`report`](Self::report).
+    ///
+    /// # Errors
+    /// As [`report`](Self::report).
+    pub async fn feeds(&self) -> Result<Vec<FeedReport>, Unavailable> {
+        Ok(merge_feeds(self.ask(Input::ReportFeeds).await?))
+    }
+
+    /// Ends a connection, with a close frame or a comment that gives the reason.
+    ///
+    /// # Errors
+    /// When there is no such connection, or the engine does not answer within two seconds.
+    pub async fn close(&self, connection: ConnectionId, reason: CloseReason) -> Result<(), ControlError> {
+        self.command(connection, Command::Close(reason)).await
+    }
+
+    /// Replaces the topics that a connection reads; returns once it does. Messages sent before belong to the old topics,
+    /// messages sent afterwards to the new ones.
+    ///
+    /// # Errors
+    /// When there is no such connection, it is changing its topics already, it is too far behind, or the engine does not
+    /// answer within two seconds.
+    pub async fn set_topics(&self, connection: ConnectionId, topics: Topics) -> Result<(), ControlError> {
+        self.command(connection, Command::SetTopics(topics)).await
+    }
+
+    /// Sends a message to one connection, whatever its topics are.
+    ///
+    /// # Errors
+    /// When there is no such connection, it is too far behind, or the engine does not answer within two seconds.
+    pub async fn send(&self, connection: ConnectionId, message: Message) -> Result<(), ControlError> {
+        self.command(connection, Command::Send(message)).await
+    }
+
+    /// The engine's counters.
+    pub fn stats(&self) -> &Stats {
+        &self.inner.stats
+    }
+
+    /// Messages that wait for the hub.
+    pub fn inbox(&self) -> Depth {
+        let inbox = self.inner.inbox.upgrade();
+        inbox.map_or(Depth { len: 0, capacity: 0 }, |inbox| {
+            let capacity = inbox.max_capacity();
+            Depth { len: capacity - inbox.capacity(), capacity }
+        })
+    }
+
+    /// Starts a graceful shutdown: the engine accepts no more messages, delivers those that were sent, then ends every
+    /// stream. Publishers may still exist. [`closed`](Self::closed) waits for the end.
+    pub fn shutdown(&self) {
+        self.inner.shutdown.cancel();
+    }
+
+    /// Waits until every stream has ended.
+    pub async fn closed(&self) {
+        self.inner.tasks.wait().await;
+    }
+
+    /// Asks every shard and joins the answers.
+    async fn ask<T>(&self, question: impl Fn(oneshot::Sender<Vec<T>>) -> Input) -> Result<Vec<T>, Unavailable> {
+        let all = async {
+            let mut answers = Vec::with_capacity(self.inner.shards.len());
+            for shard in &self.inner.shards {
+                let (reply, answer) = oneshot::channel();
+                shard.send(question(reply)).await.map_err(|_| Unavailable)?;
+                answers.push(answer);
+            }
+            let mut joined = Vec::new();
+            for answer in answers {
+                joined.append(&mut answer.await.map_err(|_| Unavailable)?);
+            }
+            Ok(joined)
+        };
+        tokio::time::timeout(REPLY_TIMEOUT, all).await.unwrap_or(Err(Unavailable))
+    }
+
+    async fn command(&self, connection: ConnectionId, command: Command) -> Result<(), ControlError> {
+        let shard = self.inner.shards.get(connection.shard).ok_or(ControlError::NotConnected(connection))?;
+        let answered = async {
+            let (reply, answer) = oneshot::channel();
+            shard.send(Input::Command(Box::new((connection, command, reply)))).await.map_err(|_| Unavailable)?;
+            // A connection that ends before it is answered takes the reply with it.
+            answer.await.unwrap_or(Err(ControlError::NotConnected(connection)))
+        };
+        tokio::time::timeout(REPLY_TIMEOUT, answered).await.unwrap_or(Err(Unavailable.into()))
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { shard, key, generation } = self;
+        write!(formatter, "{shard}-{key}-{generation}")
+    }
+}
+
+impl FromStr for ConnectionId {
+    type Err = ConnectionIdError;
+
+    fn from_str(text: &str) -> Result<Self, ConnectionIdError> {
+        let mut parts = text.split('-');
+        let mut next = || parts.next()?.parse::<u64>().ok();
+        let (Some(shard), Some(key), Some(generation)) = (next(), next(), next()) else {
+            return Err(ConnectionIdError);
+        };
+        let place = |number: u64| usize::try_from(number).map_err(|_| ConnectionIdError);
+        let id = Self { shard: place(shard)?, key: place(key)?, generation };
+        // So that every connection has one spelling.
+        if id.to_string() == text { Ok(id) } else { Err(ConnectionIdError) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_ids_are_read_as_they_are_written() {
+        let id = ConnectionId { shard: 0, key: 17, generation: 4021 };
+        assert_eq!((id.to_string().as_str(), "0-17-4021".parse()), ("0-17-4021", Ok(id)));
+        for text in ["", "0-17", "0-17-4021-1", "00-17-1", "+0-1-1", "0--1", "a-b-c"] {
+            assert_eq!(text.parse::<ConnectionId>(), Err(ConnectionIdError), "{text}");
+        }
+    }
+}

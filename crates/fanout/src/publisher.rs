@@ -1,0 +1,151 @@
+//! The way in: messages from any number of publishers, and the acknowledgement of those that must not be lost.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::Message;
+
+/// A message on its way to the hub.
+#[derive(Debug)]
+pub(crate) struct Envelope {
+    pub(crate) message: Message,
+    pub(crate) acknowledgement: Option<Acknowledgement>,
+}
+
+/// Sends messages to the engine. Cheap to clone.
+///
+/// The engine shuts down gracefully once every publisher has been dropped: messages that were sent are still delivered,
+/// then every stream ends. To shut it down while publishers exist, call [`Fanout::shutdown`](crate::Fanout::shutdown) or
+/// [`Handle::shutdown`](crate::Handle::shutdown).
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    inbox: mpsc::Sender<Envelope>,
+}
+
+/// The engine is shutting down and accepts no more messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the engine is shutting down and accepts no more messages")]
+pub struct Closed;
+
+/// Why [`Publisher::try_send`] did not send a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TrySendError {
+    /// As many messages wait for the hub as [`Config::inbox`](crate::Config::inbox) allows.
+    #[error("the engine's inbox is full")]
+    Full,
+    /// As [`Closed`].
+    #[error("the engine is shutting down and accepts no more messages")]
+    Closed,
+}
+
+/// The receiving end of a [`Publisher::detached`].
+#[derive(Debug)]
+pub struct Messages(mpsc::Receiver<Envelope>);
+
+impl Messages {
+    /// The next message, which is acknowledged; `None` when every publisher has been dropped.
+    pub async fn recv(&mut self) -> Option<Message> {
+        self.0.recv().await.map(Envelope::open)
+    }
+
+    /// A message that has been sent already, if there is one.
+    pub fn try_recv(&mut self) -> Option<Message> {
+        self.0.try_recv().ok().map(Envelope::open)
+    }
+}
+
+impl Envelope {
+    fn open(self) -> Message {
+        if let Some(acknowledgement) = self.acknowledgement {
+            acknowledgement.acknowledge();
+        }
+        self.message
+    }
+}
+
+impl Publisher {
+    /// A publisher without an engine, for tests of what publishes: messages are received by the other half, with room for
+    /// `capacity` (at least one).
+    pub fn detached(capacity: usize) -> (Self, Messages) {
+        let (inbox, messages) = mpsc::channel(capacity.max(1));
+        (Self { inbox }, Messages(messages))
+    }
+
+    pub(crate) fn new(inbox: mpsc::Sender<Envelope>) -> Self {
+        Self { inbox }
+    }
+
+    /// Sends a message; waits while the engine's inbox is full.
+    ///
+    /// # Errors
+    /// When the engine is shutting down.
+    pub async fn send(&self, message: Message) -> Result<(), Closed> {
+        self.inbox.send(Envelope { message, acknowledgement: None }).await.map_err(|_| Closed)
+    }
+
+    /// Like [`send`](Self::send); `acknowledgement` is given once the hub has handed the message to every shard. A message
+    /// that the engine discards at shutdown is not acknowledged.
+    ///
+    /// # Errors
+    /// When the engine is shutting down.
+    pub async fn send_acknowledged(&self, message: Message, acknowledgement: Acknowledgement) -> Result<(), Closed> {
+        let acknowledgement = Some(acknowledgement);
+        self.inbox.send(Envelope { message, acknowledgement }).await.map_err(|_| Closed)
+    }
+
+    /// Sends a message if there is room.
+    ///
+    /// # Errors
+    /// When there is no room, or the engine is shutting down.
+    pub fn try_send(&self, message: Message) -> Result<(), TrySendError> {
+        self.inbox.try_send(Envelope { message, acknowledgement: None }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => TrySendError::Full,
+            mpsc::error::TrySendError::Closed(_) => TrySendError::Closed,
+        })
+    }
+
+    /// Waits until there is room for a message, or the engine is shutting down. Another publisher may take the room.
+    pub async fn ready(&self) {
+        drop(self.inbox.reserve().await);
+    }
+}
+
+/// Confirms that nothing more will become of an event, so that a source may acknowledge it to its broker.
+///
+/// Dropping it without [`acknowledge`](Self::acknowledge) means that the event was lost on its way.
+#[derive(Debug)]
+pub struct Acknowledgement(oneshot::Sender<()>);
+
+/// Resolves when the matching [`Acknowledgement`] is given.
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Receipt(oneshot::Receiver<()>);
+
+/// The event was lost on its way to the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the event was lost before the hub took it")]
+pub struct NotAcknowledged;
+
+impl Acknowledgement {
+    /// An acknowledgement, and the receipt that resolves with it.
+    pub fn new() -> (Self, Receipt) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(sender), Receipt(receiver))
+    }
+
+    /// Resolves the receipt.
+    pub fn acknowledge(self) {
+        // A source that stopped waiting needs no answer.
+        let _ = self.0.send(());
+    }
+}
+
+impl Future for Receipt {
+    type Output = Result<(), NotAcknowledged>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map_err(|_| NotAcknowledged)
+    }
+}

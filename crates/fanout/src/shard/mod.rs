@@ -1,0 +1,315 @@
+//! A shard: one task that owns a share of the connections and writes to them. No lock is taken on its hot path.
+
+mod local_feed;
+mod serve;
+mod slow_readers;
+mod tick;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use slab::Slab;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::connection::{Connection, Sent};
+use crate::feed::{FeedHandle, FeedId};
+use crate::framing::Framing;
+use crate::log::Batch;
+use crate::ready::ReadyList;
+use crate::report::{ConnectionReport, FeedReport};
+use crate::{CloseReason, Config, ConnectionId, ControlError, Grant, Message, Stats, Subscriber, Subscription, Topics};
+use local_feed::LocalFeed;
+
+/// Connections that are served before other tasks get a turn.
+const WRITES_PER_YIELD: usize = 256;
+/// How often silent, stalled and expired connections are looked for.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What a shard receives.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// One turn of the hub.
+    Turn(Arc<[(FeedId, Batch)]>),
+    /// A new reader, and the snapshot that it starts with.
+    Attach(Box<(Arc<FeedHandle>, Subscriber, Option<Bytes>)>),
+    /// The feed that a reader changes to.
+    ChangeFeed(Box<(Arc<FeedHandle>, FeedChange)>),
+    /// A command for one connection.
+    Command(Box<(ConnectionId, Command, Reply)>),
+    /// Asks for all connections.
+    ReportConnections(oneshot::Sender<Vec<ConnectionReport>>),
+    /// Asks for all feeds.
+    ReportFeeds(oneshot::Sender<Vec<FeedReport>>),
+    /// End every stream gracefully; cut off what is not written at this moment.
+    Shutdown(tokio::time::Instant),
+}
+
+/// A command for one connection.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Close(CloseReason),
+    SetTopics(Topics),
+    Send(Message),
+}
+
+/// Reports to the sender of a [`Command`] what became of it.
+pub(crate) type Reply = oneshot::Sender<Result<(), ControlError>>;
+
+/// A reader's way from one feed to another.
+#[derive(Debug)]
+pub(crate) struct FeedChange {
+    pub(crate) shard: usize,
+    key: usize,
+    generation: u64,
+    pub(crate) topics: Topics,
+    pub(crate) framing: Arc<dyn Framing>,
+    grant: Option<Arc<Grant>>,
+    /// For a change that was not the client's own.
+    reply: Option<Reply>,
+}
+
+/// The hub, as a shard sees it.
+#[derive(Debug)]
+pub(crate) struct HubLink {
+    /// The shard's number there.
+    pub(crate) shard: usize,
+    /// For feed changes of its readers.
+    pub(crate) changes: mpsc::Sender<FeedChange>,
+}
+
+/// A change of topics that was decided.
+type Decided = (usize, u64, Result<Subscription, String>);
+
+/// Why the shard's loop woke.
+enum LoopEvent {
+    Inbox(usize),
+    Ready,
+    Decided(Decided),
+    Tick,
+}
+
+pub(crate) struct Shard {
+    config: Arc<Config>,
+    stats: Arc<Stats>,
+    inbox: mpsc::Receiver<Input>,
+    hub: HubLink,
+    ready: Arc<ReadyList>,
+    connections: Slab<Connection>,
+    /// The generation of the newest connection.
+    generation: u64,
+    /// Feed changes that the hub had no room for: at most one for each connection, which is not read from meanwhile.
+    pending_changes: VecDeque<FeedChange>,
+    /// Decisions about changes of topics: at most one for each connection.
+    decisions: JoinSet<Decided>,
+    /// Connections that close gracefully; each still holds its guard.
+    closing_sinks: JoinSet<()>,
+    feeds: HashMap<FeedId, LocalFeed>,
+    /// The bytes in all logs.
+    log_bytes: usize,
+    /// Nothing more will come, so the logs' bounds, exceeded by no more than the closing bytes, cut nobody off.
+    closing: bool,
+    sent: Sent,
+}
+
+impl Shard {
+    pub(crate) fn new(config: Arc<Config>, stats: Arc<Stats>, inbox: mpsc::Receiver<Input>, hub: HubLink) -> Self {
+        Self {
+            config,
+            stats,
+            inbox,
+            hub,
+            ready: Arc::default(),
+            connections: Slab::new(),
+            generation: 0,
+            pending_changes: VecDeque::new(),
+            decisions: JoinSet::new(),
+            closing_sinks: JoinSet::new(),
+            feeds: HashMap::new(),
+            log_bytes: 0,
+            closing: false,
+            sent: Sent::default(),
+        }
+    }
+
+    /// Runs until the hub orders the shutdown, or has gone.
+    pub(crate) async fn run(mut self) {
+        let mut inputs = Vec::new();
+        let mut ready = Vec::new();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                count = self.inbox.recv_many(&mut inputs, self.config.shard_inbox) => LoopEvent::Inbox(count),
+                () = self.ready.ready() => LoopEvent::Ready,
+                Some(Ok(decided)) = self.decisions.join_next() => LoopEvent::Decided(decided),
+                _ = tick.tick() => LoopEvent::Tick,
+            };
+            match event {
+                LoopEvent::Inbox(0) => return,
+                LoopEvent::Inbox(_) => {
+                    if let Some(deadline) = self.take_inputs(&mut inputs).await {
+                        return self.shut_down(deadline, &mut ready).await;
+                    }
+                }
+                LoopEvent::Ready => self.serve_ready(&mut ready).await,
+                LoopEvent::Decided(decided) => self.apply_decision(decided),
+                LoopEvent::Tick => self.tick().await,
+            }
+            self.forward_changes();
+            self.publish_sent();
+        }
+    }
+
+    /// Takes in what came, then writes to each feed that got a batch. Returns the deadline of a shutdown, if it is ordered.
+    async fn take_inputs(&mut self, inputs: &mut Vec<Input>) -> Option<tokio::time::Instant> {
+        let mut touched = Vec::new();
+        let mut received = Vec::new();
+        let mut shutdown = None;
+        for input in inputs.drain(..) {
+            match input {
+                Input::Turn(batches) => {
+                    for (id, batch) in batches.iter() {
+                        let Some(feed) = self.feeds.get_mut(id) else { continue };
+                        touched.push(*id);
+                        received.extend(batch.received_at);
+                        self.log_bytes += batch.bytes.len();
+                        feed.log.push(batch.clone());
+                    }
+                }
+                Input::Attach(attach) => self.attach(*attach),
+                Input::ChangeFeed(change) => {
+                    // Everything before it belongs to the old feed.
+                    self.write_feeds(&mut touched).await;
+                    self.change_feed(*change);
+                }
+                Input::Command(command) => {
+                    // Everything sent before it comes before it.
+                    self.write_feeds(&mut touched).await;
+                    self.obey(*command);
+                }
+                // Below, an error means that the one who asked has stopped waiting.
+                Input::ReportConnections(reply) => {
+                    let _ = reply.send(self.report_connections());
+                }
+                Input::ReportFeeds(reply) => {
+                    let _ = reply.send(self.report_feeds());
+                }
+                Input::Shutdown(deadline) => shutdown = Some(deadline),
+            }
+        }
+        self.write_feeds(&mut touched).await;
+        let now = Instant::now();
+        for received_at in received {
+            self.stats.lag.observe(now.duration_since(received_at).as_secs_f64());
+        }
+        shutdown
+    }
+
+    /// Writes to every reader of each feed that got a batch.
+    async fn write_feeds(&mut self, touched: &mut Vec<FeedId>) {
+        touched.sort_unstable();
+        touched.dedup();
+        for id in touched.drain(..) {
+            self.write_feed(id).await;
+        }
+    }
+
+    /// Carries out a command for one connection.
+    fn obey(&mut self, (id, command, reply): (ConnectionId, Command, Reply)) {
+        let outcome = match (self.connection(id.key, id.generation), command) {
+            (None, _) => Err(ControlError::NotConnected(id)),
+            (Some(_), Command::Close(reason)) => {
+                self.close_connection(id.key, Some(&reason));
+                Ok(())
+            }
+            (Some(connection), Command::SetTopics(_)) if connection.change_pending => Err(ControlError::Busy(id)),
+            (Some(connection), Command::SetTopics(topics)) => {
+                connection.change_pending = true;
+                // Answered when the change has been made.
+                return self.request_change(id.key, Subscription { topics, grant: None }, Some(reply));
+            }
+            (Some(_), Command::Send(message)) => {
+                if self.send_to(id.key, &message) {
+                    Ok(())
+                } else {
+                    Err(ControlError::TooFarBehind(id))
+                }
+            }
+        };
+        // The sender may have stopped waiting.
+        let _ = reply.send(outcome);
+    }
+
+    /// The connection at `key`, if it is still the one of that generation.
+    fn connection(&mut self, key: usize, generation: u64) -> Option<&mut Connection> {
+        self.connections.get_mut(key).filter(|connection| connection.generation == generation)
+    }
+
+    /// Ends every stream with its framing's closing bytes; cuts off those that cannot take them by `deadline`.
+    async fn shut_down(mut self, deadline: tokio::time::Instant, ready: &mut Vec<usize>) {
+        self.closing = true;
+        let ids: Vec<FeedId> = self.feeds.keys().copied().collect();
+        for id in ids {
+            if let Some(feed) = self.feeds.get_mut(&id) {
+                let bytes = feed.handle.framing.closing(&CloseReason::Shutdown);
+                self.log_bytes += bytes.len();
+                feed.log.push(Batch { bytes, messages: 0, merged: None, received_at: None });
+            }
+            self.write_feed(id).await;
+        }
+        self.close_current();
+        while !self.connections.is_empty() {
+            if tokio::time::timeout_at(deadline, self.ready.ready()).await.is_err() {
+                tracing::warn!(connections = self.connections.len(), "streams cut off at the shutdown time limit");
+                break;
+            }
+            self.serve_ready(ready).await;
+            self.close_current();
+        }
+        while let Ok(Some(_)) = tokio::time::timeout_at(deadline, self.closing_sinks.join_next()).await {}
+        self.publish_sent();
+        self.stats.connections.subtract(self.connections.len() as u64);
+    }
+
+    /// Closes the connections that have got everything.
+    fn close_current(&mut self) {
+        let is_current = |connection: &Connection| connection.blocked.is_none();
+        let current: Vec<usize> =
+            self.connections.iter().filter(|(_, connection)| is_current(connection)).map(|(key, _)| key).collect();
+        for key in current {
+            self.close_connection(key, None);
+        }
+    }
+
+    fn report_connections(&self) -> Vec<ConnectionReport> {
+        let report = |(key, connection): (usize, &Connection)| ConnectionReport {
+            id: ConnectionId { shard: self.hub.shard, key, generation: connection.generation },
+            info: Arc::clone(&connection.info),
+            subject: connection.subject(),
+            messages_sent: connection.messages_sent,
+        };
+        self.connections.iter().map(report).collect()
+    }
+
+    fn report_feeds(&self) -> Vec<FeedReport> {
+        self.feeds
+            .values()
+            .map(|feed| FeedReport {
+                topics: feed.handle.topics.clone(),
+                framing: feed.handle.framing.name(),
+                policy: feed.handle.policy,
+                readers: feed.readers.len(),
+            })
+            .collect()
+    }
+
+    fn publish_sent(&mut self) {
+        let Sent { messages, bytes } = std::mem::take(&mut self.sent);
+        self.stats.delivered.add(messages);
+        self.stats.bytes.add(bytes);
+    }
+}

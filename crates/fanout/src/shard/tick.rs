@@ -1,0 +1,56 @@
+//! Once a second: keep-alives after silence, and the end of connections that have stalled, gone or expired.
+
+use std::time::{Instant, SystemTime};
+
+use super::{Shard, WRITES_PER_YIELD};
+use crate::CloseReason;
+
+impl Shard {
+    pub(super) async fn tick(&mut self) {
+        let (now, wall_clock) = (Instant::now(), SystemTime::now());
+        let silence = self.config.keep_alive;
+        let mut removed = Vec::new();
+        let mut closed = Vec::new();
+        let mut silent = Vec::new();
+        while self.closing_sinks.try_join_next().is_some() {}
+        for (key, connection) in &self.connections {
+            let Some(feed) = self.feeds.get(&connection.feed) else { continue };
+            let stalled =
+                connection.blocked.is_some_and(|(_, since)| now.duration_since(since) >= self.config.stall_timeout);
+            if stalled {
+                self.stats.stalled.add(1);
+                connection.discard_unsent();
+            }
+            if stalled || !connection.is_open() {
+                removed.push(key);
+            } else if connection.is_expired(wall_clock) {
+                self.stats.expired.add(1);
+                closed.push((key, CloseReason::GrantExpired));
+            } else if connection.is_ping_overdue(now, self.config.pong_timeout) {
+                self.stats.unanswered.add(1);
+                closed.push((key, CloseReason::PingTimeout));
+            } else if now.duration_since(feed.last_batch) >= silence && connection.is_silent(now, silence) {
+                silent.push(key);
+            }
+        }
+        for key in removed {
+            self.remove(key);
+        }
+        for (key, reason) in closed {
+            self.close_connection(key, Some(&reason));
+        }
+        for (served, key) in silent.into_iter().enumerate() {
+            if served % WRITES_PER_YIELD == WRITES_PER_YIELD - 1 {
+                tokio::task::yield_now().await;
+            }
+            self.send_keep_alive(key);
+        }
+    }
+
+    fn send_keep_alive(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(feed) = self.feeds.get(&connection.feed) else { return };
+        connection.put_keep_alive(feed.handle.framing.keep_alive());
+        self.write(key);
+    }
+}
