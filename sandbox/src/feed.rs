@@ -1,4 +1,4 @@
-//! `sandbox feed`: publishes made-up updates to Redis as an Emojitracker feeder does.
+//! `sandbox feed`: publishes synthetic updates to Redis like an Emojitracker feeder.
 
 mod progress;
 mod publisher;
@@ -23,20 +23,20 @@ use self::publisher::Publisher;
 use self::server::Server;
 use crate::target::Target;
 
-/// Publish made-up Emojitracker updates to Redis, at an even rate
+/// Publish synthetic Emojitracker updates to Redis at an even rate
 ///
-/// For each update, in one transaction: ZINCRBY emojitrack_score 1 <ID>, PUBLISH stream.score_updates <ID>, LPUSH and LTRIM
-/// emojitrack_tweets_<ID> (the 10 newest posts stay), PUBLISH stream.tweet_updates.<ID> <post as JSON>. Where
-/// emojitrack_score does not exist, it gets a score for each of 858 emoji first, and the lists of posts get 10 each; an
-/// existing one is left as it is.
+/// Each update is one transaction: ZINCRBY emojitrack_score 1 <ID>, PUBLISH stream.score_updates <ID>, LPUSH and LTRIM
+/// emojitrack_tweets_<ID> (keeps the 10 newest posts), PUBLISH stream.tweet_updates.<ID> <post as JSON>. If
+/// emojitrack_score does not exist, it is created first with scores of 858 emoji and 10 posts for each. Existing scores
+/// are not reset.
 ///
-/// When Redis goes away, updates go on being made but are not published; how many these were is told when it is back.
-/// SIGINT and SIGTERM end the run with exit code 0. A wrong option, or a server that is not meant, is exit code 64; a server
-/// that stays away is 69.
+/// While Redis is unavailable, updates are generated but not published; their number is printed after the reconnect.
+/// SIGINT and SIGTERM end the run with exit code 0. Exit code 64 is an invalid option or a remote server without
+/// --yes-really, 69 is a server that stays unavailable.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct FeedArgs {
-    /// Where to publish: redis://[user:password@]host[:port][/database] or redis+unix:///path. Without --yes-really only
-    /// this machine (localhost, 127.0.0.0/8, ::1, a socket) and host names without dots, as compose services have
+    /// Redis URL: redis://[user:password@]host[:port][/database] or redis+unix:///path. Only this machine (localhost,
+    /// 127.0.0.0/8, ::1, a Unix socket) and host names without dots, such as Compose services, unless --yes-really is set
     #[arg(
         long,
         env = "REDIS_URL",
@@ -46,36 +46,36 @@ pub(crate) struct FeedArgs {
     )]
     redis: String,
 
-    /// Updates a second, at most 1,000,000
+    /// Updates per second, at most 1,000,000
     #[arg(long, env = "FEED_RATE", default_value = "250", value_name = "PER_SECOND", value_parser = rate)]
     rate: NonZeroU32,
 
-    /// The same seed gives the same updates
+    /// Seed of the generator; the same seed gives the same updates
     #[arg(long, env = "FEED_SEED", default_value_t = 1, value_name = "NUMBER")]
     seed: u64,
 
-    /// End after this time [default: do not end]
+    /// Stop after this time [default: run until stopped]
     #[arg(long, env = "FEED_DURATION", value_name = "SECONDS")]
     duration: Option<NonZeroU32>,
 
-    /// End after this many updates, published or not [default: do not end]
+    /// Stop after this many updates, published or not [default: run until stopped]
     #[arg(long, env = "FEED_COUNT", value_name = "UPDATES")]
     count: Option<NonZeroU64>,
 
-    /// Give up when Redis is away for longer than this
+    /// Exit if Redis is unavailable for longer than this
     #[arg(long, env = "FEED_OUTAGE_LIMIT", default_value = "300", value_name = "SECONDS")]
     outage_limit: NonZeroU32,
 
-    /// Publish to a server that may be somebody's real one
+    /// Allow publishing to a remote server
     #[arg(long, env = "FEED_YES_REALLY", value_parser = BoolishValueParser::new())]
     yes_really: bool,
 }
 
-/// Publishes until told to end, by an option or a signal.
+/// Publishes until an option or a signal ends the run.
 ///
 /// # Errors
-/// A [`TargetError`](crate::target::TargetError) for a server that is not meant, a [`FeedError`] when Redis stays away or
-/// refuses, others when the process cannot get what it needs to run.
+/// A [`TargetError`](crate::target::TargetError) for an invalid or remote server, a [`FeedError`] if Redis stays
+/// unavailable or rejects a command, and other errors if the runtime cannot start.
 pub(crate) fn run(args: &FeedArgs) -> Result<()> {
     let target = Target::new(&args.redis, args.yes_really)?;
     let runtime =
@@ -84,32 +84,32 @@ pub(crate) fn run(args: &FeedArgs) -> Result<()> {
 }
 
 async fn feed(args: &FeedArgs, target: &Target) -> Result<()> {
-    let mut signalled = pin!(signalled().context("cannot handle signals")?);
+    let mut shutdown = pin!(shutdown_signal().context("cannot handle signals")?);
     let mut progress = Progress::new(args.count.map(NonZeroU64::get))?;
     let generator = Generator::new(args.seed);
     let server = Server::new(target, seconds(args.outage_limit), generator.clone())?;
 
     let started = tokio::select! {
         biased;
-        () = &mut signalled => None,
-        publisher = Publisher::start(server, progress.lines()) => Some(publisher?),
+        () = &mut shutdown => None,
+        publisher = Publisher::start(server, progress.console()) => Some(publisher?),
     };
     let Some(mut publisher) = started else { return Ok(()) };
     progress.start(&format!("publishing {} updates/s to {target}, seed {}", args.rate, args.seed));
-    let mut over = pin!(passed(args.duration.map(seconds)));
+    let mut timeout = pin!(sleep(args.duration.map(seconds)));
     let mut updates = pin!(paced(generator, args.rate));
-    let mut left = args.count.map_or(u64::MAX, NonZeroU64::get);
-    while left > 0 {
+    let mut remaining = args.count.map_or(u64::MAX, NonZeroU64::get);
+    while remaining > 0 {
         let due = tokio::select! {
             biased;
-            () = &mut signalled => None,
-            () = &mut over => None,
+            () = &mut shutdown => None,
+            () = &mut timeout => None,
             batch = updates.next() => batch,
         };
         let Some(mut batch) = due else { break };
-        batch.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        batch.truncate(usize::try_from(remaining).unwrap_or(usize::MAX));
         let count = batch.len() as u64;
-        left -= count;
+        remaining -= count;
         let published = publisher.publish(&batch).await?;
         progress.count(count, published);
     }
@@ -117,8 +117,8 @@ async fn feed(args: &FeedArgs, target: &Target) -> Result<()> {
     Ok(())
 }
 
-/// Ends at the first SIGINT or SIGTERM.
-fn signalled() -> io::Result<impl Future<Output = ()>> {
+/// Resolves at the first SIGINT or SIGTERM.
+fn shutdown_signal() -> io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {
@@ -133,8 +133,8 @@ fn seconds(seconds: NonZeroU32) -> Duration {
     Duration::from_secs(seconds.get().into())
 }
 
-/// Ends after `duration`; without one never.
-async fn passed(duration: Option<Duration>) {
+/// Resolves after `duration`, or never without one.
+async fn sleep(duration: Option<Duration>) {
     match duration {
         Some(duration) => tokio::time::sleep(duration).await,
         None => std::future::pending().await,

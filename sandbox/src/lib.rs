@@ -1,7 +1,7 @@
-//! Made-up Emojitracker traffic: a stream of emoji updates with plausible posts, the same for the same seed, at any rate.
+//! Synthetic Emojitracker traffic: a reproducible stream of emoji updates with plausible posts, at any rate.
 //!
-//! [`Generator`] is an iterator without I/O, clocks or global state; [`paced`] makes it a stream at a given rate. The
-//! binary of this crate publishes that stream to Redis; `tallycast demo` takes it as it is.
+//! [`Generator`] is an iterator without I/O, clocks or global state; [`paced`] turns it into a stream at a given rate.
+//! The `sandbox` binary publishes that stream to Redis; `tallycast demo` uses it directly.
 //!
 //! ```
 //! let mut updates = sandbox::Generator::new(7);

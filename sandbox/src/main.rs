@@ -1,4 +1,4 @@
-//! The sandbox's command line: `feed` publishes fake Emojitracker traffic, `load` measures a server under many readers.
+//! The `sandbox` command line: `feed` publishes synthetic Emojitracker traffic, `load` measures a server under load.
 
 mod feed;
 mod load;
@@ -13,16 +13,16 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use self::feed::{FeedArgs, FeedError};
 use self::load::{LoadArgs, WriteLoopArgs};
-use self::target::{TargetError, without_credentials};
+use self::target::{TargetError, redact_credentials};
 
-/// The exit code when what was asked for failed.
+/// The exit code for a failed run.
 const EXIT_FAILURE: u8 = 1;
-/// The exit code for a wrong option or variable (`EX_USAGE` of sysexits).
+/// The exit code for an invalid option or variable (`EX_USAGE` of sysexits).
 const EXIT_USAGE: u8 = 64;
-/// The exit code when Redis is not there (`EX_UNAVAILABLE` of sysexits).
+/// The exit code if Redis is unavailable (`EX_UNAVAILABLE` of sysexits).
 const EXIT_UNAVAILABLE: u8 = 69;
 
-/// Made-up traffic for tallycast: a feeder and a load generator
+/// Synthetic traffic for tallycast: a feeder and a load generator
 #[derive(Debug, Parser)]
 #[command(name = "sandbox", version)]
 struct Cli {
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return explain(&error, &arguments),
+        Err(error) => return report_parse_error(&error, &arguments),
     };
     let outcome = match cli.command {
         Command::Feed(args) => feed::run(&args),
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("{error:#}"));
+            print_error(&format!("{error:#}"));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -61,18 +61,18 @@ fn main() -> ExitCode {
 fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<TargetError>() {
         EXIT_USAGE
-    } else if matches!(error.downcast_ref(), Some(FeedError::Away { .. })) {
+    } else if matches!(error.downcast_ref(), Some(FeedError::Unavailable { .. })) {
         EXIT_UNAVAILABLE
     } else {
         EXIT_FAILURE
     }
 }
 
-/// Prints what clap has to say: help as it is, an error as one line that tells where the wrong value came from.
-fn explain(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+/// Prints help unchanged, and an error as one line that names the source of the invalid value.
+fn report_parse_error(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // Whoever closed the pipe does not want the rest.
+            // A closed pipe is not an error.
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
@@ -90,13 +90,13 @@ fn explain(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
         _ => None,
     };
     let origin = origin.map(|name| format!(" (from the environment variable {name})")).unwrap_or_default();
-    // Clap repeats what it does not understand, which may be a URL with a password.
-    let line = without_credentials(line.trim_start_matches("error: "));
-    complain(&format!("{line}{origin}; see sandbox --help"));
+    // Clap repeats invalid values, which may be a URL with a password.
+    let line = redact_credentials(line.trim_start_matches("error: "));
+    print_error(&format!("{line}{origin}; see sandbox --help"));
     ExitCode::from(EXIT_USAGE)
 }
 
-/// The variable that `argument` (such as `--rate <PER_SECOND>`) came from, if the command line does not have it.
+/// The environment variable that set `argument` (such as `--rate <PER_SECOND>`), unless it is on the command line.
 fn variable_of(argument: &str, arguments: &[OsString]) -> Option<String> {
     let flag = argument.split([' ', '=']).next()?;
     if arguments.iter().any(|given| given.to_string_lossy().split('=').next() == Some(flag)) {
@@ -109,7 +109,7 @@ fn variable_of(argument: &str, arguments: &[OsString]) -> Option<String> {
     Some(option.get_env()?.to_string_lossy().into_owned())
 }
 
-/// Says it on standard error; when that is closed, nobody is left to be told.
-fn complain(line: &str) {
+/// Prints an error on standard error. A closed standard error is ignored.
+fn print_error(line: &str) {
     let _ = writeln!(io::stderr(), "sandbox: {line}");
 }

@@ -1,4 +1,4 @@
-//! Updates at a given rate.
+//! Rate-limited updates.
 
 use std::num::NonZeroU32;
 
@@ -8,49 +8,49 @@ use tokio_stream::Stream;
 
 use crate::{Generator, Update};
 
-/// The most updates a second that [`paced`] gives.
+/// The highest rate of [`paced`], in updates per second.
 pub const MAX_RATE: NonZeroU32 = NonZeroU32::new(1_000_000).unwrap();
 
-/// The most updates in one batch of [`paced`].
+/// The largest batch of [`paced`], in updates.
 pub const MAX_BATCH: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 
-/// How many times a second [`paced`] waits at the most: no timer is finer than a millisecond everywhere.
+/// The maximum number of timer waits per second: timers are not finer than a millisecond on every platform.
 const WAITS_PER_SECOND: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 
-/// What part of a second's updates is made up for after the consumer was busy; what it missed beyond that is not given.
+/// The fraction of a second (1/10) that a slow consumer can catch up on. Older updates are skipped.
 const CATCH_UP: u32 = 10;
 
-/// The updates of `generator`, `rate` a second, those that are due at the same time together.
+/// A stream of batches of updates from `generator`, `rate` updates per second.
 ///
-/// The rate is a mean that is never exceeded (but for rounding to whole nanoseconds between two updates: up to 0.1 %). A
-/// consumer that takes longer than the rate allows gets larger batches, up to [`MAX_BATCH`], and catches up on a tenth of a
-/// second; after a longer stop the updates of that time are left out. A rate over [`MAX_RATE`] is taken as that. The stream
-/// does not end. It is to be polled in a tokio runtime, to which it yields before each batch.
+/// The mean rate is never exceeded, except by up to 0.1 % from rounding to nanoseconds. A slow consumer gets larger
+/// batches, up to [`MAX_BATCH`], and catches up on a tenth of a second; updates of longer pauses are skipped. Rates above
+/// [`MAX_RATE`] are reduced to it. The stream never ends. It must be polled in a tokio runtime, to which it yields before
+/// each batch.
 pub fn paced(mut generator: Generator, rate: NonZeroU32) -> impl Stream<Item = Vec<Update>> + Send {
     let rate = rate.min(MAX_RATE);
-    let slice = slice(rate);
-    let burst = slice.saturating_add(rate.get() / CATCH_UP);
+    let step = step(rate);
+    let burst = step.saturating_add(rate.get() / CATCH_UP);
     stream! {
         let limiter = RateLimiter::direct(Quota::per_second(rate).allow_burst(burst));
-        let is_due = || limiter.check_n(slice).is_ok_and(|due| due.is_ok());
-        // A new limiter would let a whole burst through: use it up.
+        let is_due = || limiter.check_n(step).is_ok_and(|due| due.is_ok());
+        // A new limiter allows a full burst at once: use it up.
         let _ = limiter.check_n(burst);
         loop {
-            // When the consumer cannot keep up, nothing below ever waits, and other tasks need their turn.
+            // With a slow consumer nothing below ever waits; let other tasks run.
             tokio::task::yield_now().await;
-            // Fails only where the slice is larger than the burst.
-            let _ = limiter.until_n_ready(slice).await;
-            let mut due = slice.get();
-            while due + slice.get() <= MAX_BATCH.get() && is_due() {
-                due += slice.get();
+            // Fails only if the step is larger than the burst.
+            let _ = limiter.until_n_ready(step).await;
+            let mut due = step.get();
+            while due + step.get() <= MAX_BATCH.get() && is_due() {
+                due += step.get();
             }
             yield generator.by_ref().take(due as usize).collect();
         }
     }
 }
 
-/// The updates to wait for at once: one where that is possible.
-fn slice(rate: NonZeroU32) -> NonZeroU32 {
+/// The number of updates per timer wait: one if the rate allows it.
+fn step(rate: NonZeroU32) -> NonZeroU32 {
     rate.div_ceil(WAITS_PER_SECOND)
 }
 
@@ -68,7 +68,7 @@ mod tests {
         NonZeroU32::new(rate).unwrap()
     }
 
-    /// `count` batches, taken by a consumer that is busy for `pause` with each, and the time from the first poll on.
+    /// Takes `count` batches with a `pause` after each, and returns them with the elapsed time.
     async fn batches(per_second: NonZeroU32, count: usize, pause: Duration) -> (Vec<Vec<Update>>, Duration) {
         let started = Instant::now();
         let mut stream = pin!(paced(Generator::new(7), per_second));
@@ -80,42 +80,42 @@ mod tests {
         (batches, started.elapsed())
     }
 
-    /// None is left out, none comes twice, none comes early, and no batch is too large.
+    /// Asserts that no update is missing, duplicated or early, and that batch sizes are within bounds.
     async fn check(per_second: u32, count: usize, pause: Duration) {
         let (batches, elapsed) = batches(rate(per_second), count, pause).await;
-        let (most, least) = (MAX_BATCH.get() as usize, slice(rate(per_second)).get() as usize);
+        let (most, least) = (MAX_BATCH.get() as usize, step(rate(per_second)).get() as usize);
         assert!(batches.iter().all(|batch| (least..=most).contains(&batch.len())));
-        let given: Vec<Update> = batches.into_iter().flatten().collect();
+        let updates: Vec<Update> = batches.into_iter().flatten().collect();
         let allowed = elapsed.as_secs_f64() * f64::from(per_second) * 1.001;
-        assert!(given.len() as f64 <= allowed, "{} given, {allowed} allowed", given.len());
-        assert_eq!(given, Generator::new(7).take(given.len()).collect::<Vec<_>>());
+        assert!(updates.len() as f64 <= allowed, "{} updates, {allowed} allowed", updates.len());
+        assert_eq!(updates, Generator::new(7).take(updates.len()).collect::<Vec<_>>());
     }
 
     #[tokio::test]
-    async fn each_update_comes_once_and_none_early() {
+    async fn updates_are_complete_and_not_early() {
         check(400, 40, Duration::ZERO).await;
         check(50_000, 100, Duration::ZERO).await;
         check(MAX_RATE.get(), 5, Duration::ZERO).await;
     }
 
     #[tokio::test]
-    async fn a_slow_consumer_gets_larger_batches() {
+    async fn slow_consumer_gets_larger_batches() {
         check(10_000, 5, Duration::from_millis(20)).await;
         let (batches, _) = batches(rate(10_000), 3, Duration::from_millis(50)).await;
-        assert!(batches[1].len() > slice(rate(10_000)).get() as usize, "{}", batches[1].len());
+        assert!(batches[1].len() > step(rate(10_000)).get() as usize, "{}", batches[1].len());
     }
 
     #[tokio::test]
-    async fn a_rate_over_the_most_is_the_most() {
+    async fn rate_is_capped() {
         let (batches, _) = batches(NonZeroU32::MAX, 3, Duration::ZERO).await;
         assert!(batches.iter().all(|batch| batch.len() == MAX_BATCH.get() as usize));
     }
 
     #[tokio::test]
-    async fn other_tasks_get_their_turn() {
+    async fn stream_yields_to_other_tasks() {
         let other = tokio::spawn(async {});
         let mut stream = pin!(paced(Generator::new(7), MAX_RATE));
-        // Slower than the rate: the stream never has to wait.
+        // Slower than the rate, so that the stream never waits.
         for _ in 0..3 {
             std::thread::sleep(Duration::from_millis(2));
             stream.next().await;
@@ -125,12 +125,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn slices_are_small_and_not_too_many(per_second in 1..=MAX_RATE.get()) {
-            let slice = slice(rate(per_second)).get();
-            prop_assert!((1..=MAX_BATCH.get()).contains(&slice));
-            prop_assert!(per_second / slice <= WAITS_PER_SECOND.get());
-            // One update at a time wherever the timer allows it.
-            prop_assert!(slice == 1 || per_second > WAITS_PER_SECOND.get());
+        fn steps_are_small_and_within_the_timer_rate(per_second in 1..=MAX_RATE.get()) {
+            let step = step(rate(per_second)).get();
+            prop_assert!((1..=MAX_BATCH.get()).contains(&step));
+            prop_assert!(per_second / step <= WAITS_PER_SECOND.get());
+            // One update at a time if the timer allows it.
+            prop_assert!(step == 1 || per_second > WAITS_PER_SECOND.get());
         }
     }
 }

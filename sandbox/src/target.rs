@@ -1,44 +1,48 @@
-//! Which Redis servers the feeder may write to.
+//! Validation of the Redis server that the feeder writes to.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
-/// The schemes of URLs that are understood.
+/// Supported URL schemes.
 const SCHEMES: [&str; 3] = ["redis://", "redis+unix://", "unix://"];
 
-/// A Redis server that may be written to. Displays without user and password.
+/// A Redis server that the feeder may write to. `Display` omits user and password.
 #[derive(Clone, Debug)]
 pub(crate) struct Target(ConnectionInfo);
 
-/// Why a URL is refused. None of these repeats the URL, which may hold a password.
+/// Why a URL is rejected. The messages never repeat the URL, which may contain a password.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TargetError {
-    /// Another scheme, or none.
+    /// An unsupported or missing scheme.
     #[error("--redis (REDIS_URL): expected a URL that starts with redis:// or redis+unix:// (TLS is not supported)")]
     Scheme,
-    /// The client library cannot read it.
+    /// An invalid URL.
     #[error("--redis (REDIS_URL): not a Redis URL ({0}); expected redis://[user:password@]host[:port][/database]")]
     Malformed(String),
-    /// It may be somebody's real server.
+    /// A remote server.
     #[error(
-        "--redis (REDIS_URL): {0} is neither on this machine nor a service of the same compose file; made-up data goes there only \
-         with --yes-really"
+        "--redis (REDIS_URL): {0} is neither on this machine nor a Compose service; publishing synthetic data there requires \
+         --yes-really"
     )]
-    Elsewhere(String),
+    Remote(String),
 }
 
 impl Target {
-    /// The server at `url`, if it is on this machine or a compose service, or if the user is `sure`.
-    pub(crate) fn new(url: &str, sure: bool) -> Result<Self, TargetError> {
+    /// The server at `url`. Remote servers are rejected unless `allow_remote` is set.
+    pub(crate) fn new(url: &str, allow_remote: bool) -> Result<Self, TargetError> {
         if !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
             return Err(TargetError::Scheme);
         }
         let info = url.into_connection_info().map_err(|error| {
             TargetError::Malformed(error.detail().map_or_else(|| error.category().to_owned(), str::to_owned))
         })?;
-        if sure || is_near(info.addr()) { Ok(Self(info)) } else { Err(TargetError::Elsewhere(info.addr().to_string())) }
+        if allow_remote || is_local(info.addr()) {
+            Ok(Self(info))
+        } else {
+            Err(TargetError::Remote(info.addr().to_string()))
+        }
     }
 
     pub(crate) fn connection_info(&self) -> &ConnectionInfo {
@@ -52,8 +56,8 @@ impl fmt::Display for Target {
     }
 }
 
-/// Whether the address is one of this machine, or a name as compose gives to its services.
-fn is_near(address: &ConnectionAddr) -> bool {
+/// Whether the address belongs to this machine or looks like a Compose service name.
+fn is_local(address: &ConnectionAddr) -> bool {
     match address {
         ConnectionAddr::Unix(_) => true,
         ConnectionAddr::Tcp(host, _) => match host.parse::<IpAddr>() {
@@ -64,15 +68,15 @@ fn is_near(address: &ConnectionAddr) -> bool {
     }
 }
 
-/// Whether this is a host name without dots, `localhost` among them. A name that begins with a digit could be an address
-/// in one of its unusual forms, such as 134744072.
+/// Whether `host` is a name without dots, such as `localhost`. A name that begins with a digit could be an address in an
+/// unusual form, such as 134744072.
 fn is_service_name(host: &str) -> bool {
     host.starts_with(|first: char| first.is_ascii_alphabetic())
         && host.chars().all(|char| char.is_ascii_alphanumeric() || char == '-' || char == '_')
 }
 
-/// `line` with everything between `://` and the last `@` after it replaced by `***`.
-pub(crate) fn without_credentials(line: &str) -> String {
+/// Replaces everything between `://` and the last `@` after it with `***`.
+pub(crate) fn redact_credentials(line: &str) -> String {
     match (line.find("://"), line.rfind('@')) {
         (Some(scheme), Some(host)) if scheme < host => format!("{}://***{}", &line[..scheme], &line[host..]),
         _ => line.to_owned(),
@@ -86,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_and_compose_services_are_near() {
+    fn this_machine_and_compose_services_are_local() {
         for url in [
             "redis://localhost",
             "redis://localhost:6380/2",
@@ -104,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn other_places_need_to_be_meant() {
+    fn remote_servers_require_confirmation() {
         for host in [
             "example.org",
             "10.0.0.1",
@@ -115,7 +119,7 @@ mod tests {
             "localhost.example.org",
             "127.0.0.1.example.org",
             "redis.",
-            // What getaddrinfo takes for 8.8.8.8, for 127.0.0.1, and for nobody knows what.
+            // Names that getaddrinfo resolves as numbers, and an encoded one.
             "134744072",
             "0x08080808",
             "127.1",
@@ -123,14 +127,14 @@ mod tests {
         ] {
             let url = format!("redis://user:secret@{host}/1");
             let error = Target::new(&url, false).map(|target| target.to_string()).unwrap_err();
-            assert!(matches!(error, TargetError::Elsewhere(_)), "{url}: {error}");
+            assert!(matches!(error, TargetError::Remote(_)), "{url}: {error}");
             assert!(!error.to_string().contains("secret") && error.to_string().contains("--yes-really"), "{error}");
             assert!(Target::new(&url, true).is_ok(), "{url}");
         }
     }
 
     #[test]
-    fn what_is_no_redis_url_is_refused_without_repeating_it() {
+    fn invalid_urls_are_rejected_without_repeating_them() {
         for url in ["", "localhost:6379", "http://:secret@localhost", "rediss://:secret@localhost"] {
             assert_eq!(Target::new(url, true).map(|target| target.to_string()), Err(TargetError::Scheme), "{url}");
         }
@@ -143,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_shows_no_password() {
+    fn target_hides_password() {
         let target = Target::new("redis://user:secret@localhost:7000/3", false).unwrap();
         assert_eq!(target.to_string(), "localhost:7000");
         assert!(!format!("{target:?}").contains("secret"));
@@ -151,7 +155,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_url_gives_its_password_away(
+        fn passwords_are_never_shown(
             scheme in "(redis|rediss|http|unix|redis\\+unix)", host in "[a-z0-9.%:\\[\\]]{0,12}", rest in "(/[a-z0-9]{0,3})?"
         ) {
             let url = format!("{scheme}://user:SECRET@{host}{rest}");
@@ -160,7 +164,7 @@ mod tests {
                 Err(error) => format!("{error} {error:?}"),
             };
             prop_assert!(!shown.contains("SECRET"), "{}", shown);
-            let line = without_credentials(&format!("unexpected argument '{url}' found"));
+            let line = redact_credentials(&format!("unexpected argument '{url}' found"));
             prop_assert!(!line.contains("SECRET"), "{}", line);
         }
     }

@@ -1,4 +1,4 @@
-//! Publishes as long as Redis is there, and finds it again when it was away.
+//! Publishes to Redis and reconnects after an outage.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
@@ -11,32 +11,32 @@ use redis::aio::MultiplexedConnection;
 use sandbox::Update;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::progress::Lines;
+use super::progress::Console;
 use super::server::{self, Server};
 
-/// The first pause before connecting again. Short, because most outages are restarts that are over soon.
+/// The first delay before a reconnect. Short, because most outages are brief restarts.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
-/// The longest pause.
+/// The longest delay before a reconnect.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// Why publishing ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FeedError {
-    /// Redis stayed away.
-    #[error("Redis at {server} was away for more than {} s: {reason}", .limit.as_secs())]
-    Away { server: String, limit: Duration, reason: String },
-    /// Redis does not let it happen, and would not the next time.
-    #[error("Redis at {server} refuses: {reason}")]
-    Refused { server: String, reason: String },
-    /// The task that connects did not end as it should.
-    #[error("connecting failed")]
+    /// Redis stayed unavailable.
+    #[error("Redis at {server} was unavailable for more than {} s: {reason}", .limit.as_secs())]
+    Unavailable { server: String, limit: Duration, reason: String },
+    /// Redis rejected a command permanently.
+    #[error("Redis at {server} rejected a command: {reason}")]
+    Rejected { server: String, reason: String },
+    /// The task that connects failed.
+    #[error("the task that connects to Redis failed")]
     Connecting(#[from] JoinError),
 }
 
 /// Publishes to one server.
 pub(super) struct Publisher {
     server: Server,
-    lines: Lines,
+    console: Console,
     link: Link,
     outage: Option<Outage>,
 }
@@ -46,42 +46,42 @@ enum Link {
     Down(JoinHandle<Result<MultiplexedConnection, FeedError>>),
 }
 
-/// The time in which Redis takes no updates. It is over when Redis takes some again; that one can connect is not enough.
+/// A period without successful publishes. It ends with the next publish; a successful connection is not enough.
 struct Outage {
-    began: Instant,
+    started_at: Instant,
     not_published: u64,
 }
 
 impl Publisher {
-    /// Connects to `server`. What happens to it, now and later, goes to `lines`.
-    pub(super) async fn start(server: Server, lines: Lines) -> Result<Self, FeedError> {
-        let began = Instant::now();
+    /// Connects to `server`. Outages are reported on `console`.
+    pub(super) async fn start(server: Server, console: Console) -> Result<Self, FeedError> {
+        let started_at = Instant::now();
         let mut outage = None;
         let connection = match server.connect().await {
             Ok(connection) => connection,
             Err(error) => {
-                outage = Some(Outage::begin(began, &server, &error, &lines)?);
-                reconnect(server.clone(), began).await?
+                outage = Some(Outage::begin(started_at, &server, &error, &console)?);
+                reconnect(server.clone(), started_at).await?
             }
         };
-        Ok(Self { server, lines, link: Link::Up(connection), outage })
+        Ok(Self { server, console, link: Link::Up(connection), outage })
     }
 
-    /// Tells whether `batch` was published: all of it or nothing. Does not wait for a Redis that is away.
+    /// Publishes `batch` atomically and returns whether that succeeded. Does not wait while Redis is unavailable.
     ///
-    /// When Redis goes away without an answer, its batch counts as not published, though it may have been.
+    /// A batch without a response counts as not published, although Redis may have executed it.
     pub(super) async fn publish(&mut self, batch: &[Update]) -> Result<bool, FeedError> {
         if let Link::Down(connecting) = &mut self.link
             && connecting.is_finished()
         {
             self.link = Link::Up(connecting.await??);
         }
-        let began = Instant::now();
+        let started_at = Instant::now();
         let published = match &mut self.link {
             Link::Up(connection) => match server::publish(connection, batch).await {
                 Ok(()) => true,
                 Err(error) => {
-                    self.lost(began, &error)?;
+                    self.connection_lost(started_at, &error)?;
                     false
                 }
             },
@@ -89,10 +89,10 @@ impl Publisher {
         };
         match &mut self.outage {
             Some(outage) if published => {
-                self.lines.say(&format!(
-                    "Redis at {} is back after {:.1} s; {} updates were not published",
+                self.console.print(&format!(
+                    "Redis at {} is available again after {:.1} s; {} updates were not published",
                     self.server.name(),
-                    outage.began.elapsed().as_secs_f64(),
+                    outage.started_at.elapsed().as_secs_f64(),
                     HumanCount(outage.not_published)
                 ));
                 self.outage = None;
@@ -103,59 +103,59 @@ impl Publisher {
         Ok(published)
     }
 
-    /// Begins to connect again, since the publishing that `began` then has failed.
-    fn lost(&mut self, began: Instant, error: &RedisError) -> Result<(), FeedError> {
-        let began = match &self.outage {
-            Some(outage) => outage.began,
-            None => self.outage.insert(Outage::begin(began, &self.server, error, &self.lines)?).began,
+    /// Starts to reconnect after a publish that started at `started_at` has failed.
+    fn connection_lost(&mut self, started_at: Instant, error: &RedisError) -> Result<(), FeedError> {
+        let started_at = match &self.outage {
+            Some(outage) => outage.started_at,
+            None => self.outage.insert(Outage::begin(started_at, &self.server, error, &self.console)?).started_at,
         };
-        check(&self.server, error, began)?;
-        self.link = Link::Down(tokio::spawn(reconnect(self.server.clone(), began)));
+        check(&self.server, error, started_at)?;
+        self.link = Link::Down(tokio::spawn(reconnect(self.server.clone(), started_at)));
         Ok(())
     }
 }
 
 impl Outage {
-    fn begin(began: Instant, server: &Server, error: &RedisError, lines: &Lines) -> Result<Self, FeedError> {
-        check(server, error, began)?;
-        lines.say(&format!(
-            "Redis at {} is away: {}; trying again for up to {} s",
+    fn begin(started_at: Instant, server: &Server, error: &RedisError, console: &Console) -> Result<Self, FeedError> {
+        check(server, error, started_at)?;
+        console.print(&format!(
+            "Redis at {} is unavailable: {}; retrying for up to {} s",
             server.name(),
             server::reason(error),
-            server.away_limit().as_secs()
+            server.outage_limit().as_secs()
         ));
-        Ok(Self { began, not_published: 0 })
+        Ok(Self { started_at, not_published: 0 })
     }
 }
 
-/// Connects to a server that is away since `began`, however often it takes.
-async fn reconnect(server: Server, began: Instant) -> Result<MultiplexedConnection, FeedError> {
+/// Reconnects to a server that has been unavailable since `started_at`.
+async fn reconnect(server: Server, started_at: Instant) -> Result<MultiplexedConnection, FeedError> {
     let mut pause = BACKOFF_MIN;
     loop {
         tokio::time::sleep(jittered(pause)).await;
         match server.connect().await {
             Ok(connection) => return Ok(connection),
-            Err(error) => check(&server, &error, began)?,
+            Err(error) => check(&server, &error, started_at)?,
         }
         pause = (pause * 2).min(BACKOFF_MAX);
     }
 }
 
-/// Fails if trying again makes no sense.
-fn check(server: &Server, error: &RedisError, began: Instant) -> Result<(), FeedError> {
-    let (name, limit, reason) = (server.name().to_owned(), server.away_limit(), server::reason(error));
-    if !server::may_pass(error) {
-        Err(FeedError::Refused { server: name, reason })
-    } else if began.elapsed() >= limit {
-        Err(FeedError::Away { server: name, limit, reason })
+/// Fails if the error is permanent or the outage limit is exceeded.
+fn check(server: &Server, error: &RedisError, started_at: Instant) -> Result<(), FeedError> {
+    let (name, limit, reason) = (server.name().to_owned(), server.outage_limit(), server::reason(error));
+    if !server::is_transient(error) {
+        Err(FeedError::Rejected { server: name, reason })
+    } else if started_at.elapsed() >= limit {
+        Err(FeedError::Unavailable { server: name, limit, reason })
     } else {
         Ok(())
     }
 }
 
-/// Between half of `pause` and all of it, so that many feeders do not come back at the same moment.
+/// A random delay between half of `pause` and `pause`, so that many feeders do not reconnect at the same moment.
 fn jittered(pause: Duration) -> Duration {
-    // The hasher's keys are random for each instance.
+    // The keys of the hasher are random for each instance.
     let seed = RandomState::new().hash_one(0);
     ChaCha8Rng::seed_from_u64(seed).random_range(pause / 2..=pause)
 }
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_are_jittered_within_their_bounds() {
+    fn jitter_stays_within_bounds() {
         let pauses: Vec<Duration> = (0..1_000).map(|_| jittered(BACKOFF_MAX)).collect();
         assert!(pauses.iter().all(|pause| (BACKOFF_MAX / 2..=BACKOFF_MAX).contains(pause)));
         assert!(pauses.iter().any(|pause| *pause != pauses[0]));

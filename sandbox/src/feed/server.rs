@@ -1,4 +1,4 @@
-//! What is asked of Redis: keys, channels and commands are those of an Emojitracker feeder.
+//! The Redis commands, keys and channels of an Emojitracker feeder.
 
 use std::time::Duration;
 
@@ -11,51 +11,51 @@ use crate::target::Target;
 
 /// The sorted set of all scores.
 const SCORES: &str = "emojitrack_score";
-/// The channel that tells whose score has grown.
+/// The channel for IDs whose score has grown.
 const SCORE_UPDATES: &str = "stream.score_updates";
-/// How many posts the list of each emoji keeps.
+/// The number of posts kept per emoji.
 const KEPT_POSTS: u16 = 10;
-/// The index of the last of them.
+/// The list index of the oldest kept post.
 const LAST_POST: isize = KEPT_POSTS as isize - 1;
 
-/// How long connecting may take.
+/// The time limit for connecting.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// How long Redis may take to answer. This is also the longest that a signal waits.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// The time limit for a response. A signal is handled within this time.
+const RESPONSE_LIMIT: Duration = Duration::from_secs(5);
 
-/// A Redis server, and what it is given where it has nothing yet.
+/// A Redis server, and the initial data for an empty one.
 #[derive(Debug, Clone)]
 pub(super) struct Server {
     client: Client,
     name: String,
-    away_limit: Duration,
-    beginning: Generator,
+    outage_limit: Duration,
+    initial: Generator,
 }
 
 impl Server {
-    /// The server at `target`, which may be away for `away_limit`. Where it has no scores, those before the first update of
-    /// `beginning` are written.
-    pub(super) fn new(target: &Target, away_limit: Duration, beginning: Generator) -> RedisResult<Self> {
+    /// The server at `target`, which may be unavailable for `outage_limit`. If it has no scores, those before the first
+    /// update of `initial` are written.
+    pub(super) fn new(target: &Target, outage_limit: Duration, initial: Generator) -> RedisResult<Self> {
         let settings = TcpSettings::default().set_nodelay(true);
         let client = Client::open(target.connection_info().clone().set_tcp_settings(settings))?;
-        Ok(Self { client, name: target.to_string(), away_limit, beginning })
+        Ok(Self { client, name: target.to_string(), outage_limit, initial })
     }
 
-    /// Where it is, without user and password.
+    /// The address without user and password.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// How long it may take no updates, before there is no hope left.
-    pub(super) fn away_limit(&self) -> Duration {
-        self.away_limit
+    /// The longest outage before the feeder exits.
+    pub(super) fn outage_limit(&self) -> Duration {
+        self.outage_limit
     }
 
-    /// A connection to the server, which has scores by then.
+    /// Connects, and writes the initial scores if there are none.
     pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_LIMIT))
-            .set_response_timeout(Some(ANSWER_LIMIT));
+            .set_response_timeout(Some(RESPONSE_LIMIT));
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         let has_scores: bool = redis::cmd("EXISTS").arg(SCORES).query_async(&mut connection).await?;
         if !has_scores {
@@ -64,30 +64,30 @@ impl Server {
         Ok(connection)
     }
 
-    /// Gives every emoji its score, and its list the posts from before the first update.
+    /// Writes the initial scores and posts.
     async fn seed(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         let mut transaction = redis::pipe();
-        // NX: another feeder may have been faster.
+        // NX: another feeder may have written scores meanwhile.
         transaction.atomic().cmd("ZADD").arg(SCORES).arg("NX");
-        for (emoji, score) in self.beginning.standings() {
+        for (emoji, score) in self.initial.standings() {
             transaction.arg(score).arg(&*emoji.id);
         }
-        for Update { id, tweet } in self.beginning.backlog(KEPT_POSTS) {
+        for Update { id, tweet } in self.initial.backlog(KEPT_POSTS) {
             transaction.lpush(posts(&id), tweet);
         }
-        for (emoji, _) in self.beginning.standings() {
+        for (emoji, _) in self.initial.standings() {
             transaction.ltrim(posts(&emoji.id), 0, LAST_POST);
         }
         transaction.exec_async(connection).await
     }
 }
 
-/// Publishes `batch` as one transaction, in one write and one answer.
+/// Publishes `batch` as one transaction, with one write and one response.
 ///
-/// A transaction for each batch and not for each update: that nobody sees a score without its publishes holds for either, but
-/// with one for each nobody could tell how many of a batch Redis had taken when the connection broke, and it costs two
-/// commands more (measured at the limit: 147,000 updates/s instead of 159,000). Other clients wait for no more than
-/// [`sandbox::MAX_BATCH`] updates at once, some milliseconds.
+/// One transaction per batch, not per update. Either way no client sees a score without its publishes. A transaction per
+/// update would leave the number of executed updates unknown when the connection breaks, and cost two more commands
+/// (147,000 updates/s at the limit instead of 159,000). Other clients wait for at most [`sandbox::MAX_BATCH`] updates at
+/// once, some milliseconds.
 pub(super) async fn publish(connection: &mut MultiplexedConnection, batch: &[Update]) -> RedisResult<()> {
     const COMMANDS: usize = 5;
     let mut transaction = redis::Pipeline::with_capacity(batch.len() * COMMANDS);
@@ -104,13 +104,13 @@ pub(super) async fn publish(connection: &mut MultiplexedConnection, batch: &[Upd
     transaction.exec_async(connection).await
 }
 
-/// The list of the newest posts with an emoji.
+/// The key of the list of the newest posts with an emoji.
 fn posts(id: &str) -> String {
     format!("emojitrack_tweets_{id}")
 }
 
-/// Whether what went wrong can be over the next time: Redis is away, or busy with becoming what it shall be.
-pub(super) fn may_pass(error: &RedisError) -> bool {
+/// Whether a retry can succeed: Redis is unavailable, loading or failing over.
+pub(super) fn is_transient(error: &RedisError) -> bool {
     matches!(
         error.kind(),
         ErrorKind::Io
@@ -126,7 +126,7 @@ pub(super) fn may_pass(error: &RedisError) -> bool {
     )
 }
 
-/// The error in a line. Of a transaction every command may have failed; the first tells why.
+/// The error in one line. In a failed transaction every command can have an error; the first one has the reason.
 pub(super) fn reason(error: &RedisError) -> String {
     match error.clone().into_server_errors().as_deref() {
         Some([(_, first), ..]) => first.to_string(),

@@ -1,4 +1,4 @@
-//! The stream of updates: which emoji is used next, and the post it is used in.
+//! The generator of updates: an emoji and the post that uses it.
 
 mod catalogue;
 mod post;
@@ -11,26 +11,26 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use self::catalogue::FAMOUS_COUNT;
+use self::catalogue::POPULAR_COUNT;
 pub use self::catalogue::{Emoji, catalogue, unified_id};
 
-/// The score that the most popular emoji has before the first update.
+/// The initial score of the most popular emoji.
 const TOP_SCORE: u64 = 3_000_000_000;
 
-/// When the first post is written, in milliseconds of Unix time: 2026-01-01T00:00:00Z.
+/// The time of the first post in milliseconds of Unix time: 2026-01-01T00:00:00Z.
 const START_MILLIS: u64 = 1_767_225_600_000;
 
-/// The time from one post to the next in their own clock, in milliseconds: 250 a second, as Emojitracker had.
+/// The time between two posts in milliseconds of simulated time: 250 per second, as on Emojitracker.
 const POST_MILLIS: u64 = 4;
 
-/// After so many milliseconds (50 years; 394 thousand million posts) the clock of the posts begins again, so that times
-/// and IDs stay such as clients can read.
+/// The simulated clock restarts after this many milliseconds (50 years, 394 billion posts), so that times and IDs stay in
+/// a range that clients can parse.
 const CLOCK_MILLIS: u64 = 50 * 365 * 24 * 60 * 60 * 1000;
 
-/// The time from one post of the [backlog](Generator::backlog) to the next of the same emoji, in milliseconds.
+/// The time between two posts of the same emoji in the [backlog](Generator::backlog), in milliseconds.
 const BACKLOG_MILLIS: u64 = 60_000;
 
-/// The stream of random numbers that the backlog takes, so that making it changes nothing in the updates.
+/// The random number stream of the backlog, separate from that of the updates.
 const BACKLOG_STREAM: u64 = 1;
 
 /// One use of an emoji.
@@ -38,32 +38,32 @@ const BACKLOG_STREAM: u64 = 1;
 pub struct Update {
     /// The [ID](Emoji::id) of the emoji.
     pub id: Arc<str>,
-    /// The post it was used in: a JSON object with the strings `id`, `text` (at most 140 characters, and the emoji is in
-    /// it), `screen_name`, `name`, `profile_image_url` and `created_at` (ISO 8601), and the list `links`.
+    /// The post as a JSON object with the strings `id`, `text` (at most 140 characters, includes the emoji),
+    /// `screen_name`, `name`, `profile_image_url` and `created_at` (ISO 8601), and the list `links`.
     pub tweet: String,
 }
 
-/// Makes updates without end; the same seed gives the same updates.
+/// An endless iterator of updates; the same seed gives the same updates.
 ///
-/// Popularity follows Zipf's law: the emoji of rank *n* is used *1/n* as often as the first. The famous emoji have the
-/// first ranks; the order of the others is the seed's. Posts are dated by a clock of their own, which starts on the first
-/// of January 2026 and goes on by 4 ms with each post, whatever the time is.
+/// Popularity follows Zipf's law: the emoji of rank *n* is used *1/n* as often as the first. The most popular emoji are
+/// fixed; the order of the others depends on the seed. Posts are dated by a simulated clock, which starts at 2026-01-01
+/// and advances by 4 ms per post.
 #[derive(Debug, Clone)]
 pub struct Generator {
     seed: u64,
     rng: ChaCha8Rng,
-    /// The emoji of each rank.
+    /// The emoji by rank.
     ranking: Vec<&'static Emoji>,
     ranks: WeightedIndex<u64>,
     posts: u64,
 }
 
 impl Generator {
-    /// The updates of `seed`, from the first on.
+    /// A generator at the first update of `seed`.
     pub fn new(seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut ranking: Vec<&Emoji> = catalogue().iter().collect();
-        ranking[FAMOUS_COUNT..].shuffle(&mut rng);
+        ranking[POPULAR_COUNT..].shuffle(&mut rng);
         #[expect(
             clippy::expect_used,
             reason = "the catalogue is not empty, no score is 0, and their sum is under 2^64"
@@ -72,14 +72,13 @@ impl Generator {
         Self { seed, rng, ranking, ranks, posts: 0 }
     }
 
-    /// Every emoji with the score that it had before the first update, the most popular first. Scores are in proportion
-    /// to how often the emoji is used.
+    /// Every emoji with its initial score, in descending order. Scores are proportional to the frequency of the emoji.
     pub fn standings(&self) -> impl Iterator<Item = (&'static Emoji, u64)> {
         self.ranking.iter().enumerate().map(|(rank, emoji)| (*emoji, starting_score(rank)))
     }
 
-    /// The last `per_emoji` updates of each emoji before the first update, those of the same emoji together and the
-    /// oldest first. They are no part of the updates that the iterator gives, and do not change them.
+    /// The last `per_emoji` updates of each emoji before the first update, grouped by emoji, oldest first. They are not
+    /// part of the iterator and do not affect it.
     pub fn backlog(&self, per_emoji: u16) -> impl Iterator<Item = Update> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(BACKLOG_STREAM);
@@ -106,7 +105,7 @@ impl Iterator for Generator {
     }
 }
 
-/// Zipf's law in whole numbers, which are the same on every machine.
+/// Zipf's law in integers, for the same result on every machine.
 fn starting_score(rank: usize) -> u64 {
     TOP_SCORE / (rank as u64 + 1)
 }
@@ -129,17 +128,17 @@ mod tests {
     }
 
     fn text<'a>(tweet: &'a Value, name: &str) -> &'a str {
-        tweet[name].as_str().unwrap_or_else(|| panic!("{name} is no string in {tweet}"))
+        tweet[name].as_str().unwrap_or_else(|| panic!("{name} is not a string in {tweet}"))
     }
 
     #[test]
-    fn a_seed_is_one_sequence() {
+    fn seed_determines_the_updates() {
         assert_eq!(updates(7, 2_000), updates(7, 2_000));
         assert_ne!(updates(7, 20), updates(8, 20));
     }
 
     #[test]
-    fn the_backlog_changes_nothing() {
+    fn backlog_does_not_affect_updates() {
         let mut generator = Generator::new(7);
         let backlog: Vec<Update> = generator.backlog(3).collect();
         assert_eq!(backlog, Generator::new(7).backlog(3).collect::<Vec<_>>());
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn popularity_follows_the_standings() {
+    fn frequency_follows_the_standings() {
         const COUNT: usize = 100_000;
         let generator = Generator::new(1);
         let standings: Vec<_> = generator.standings().collect();
@@ -168,25 +167,25 @@ mod tests {
         assert_eq!(standings.len(), catalogue().len());
         for (emoji, score) in &standings[..100] {
             let expected = COUNT as f64 * *score as f64 / total as f64;
-            // Five standard deviations; the seed is fixed, so this holds always or never.
+            // Five standard deviations. The seed is fixed, so the result is deterministic.
             let used = uses[&emoji.id];
             assert!((used - expected).abs() < 5.0 * expected.sqrt(), "{emoji:?}: {used} instead of {expected}");
         }
-        // The rare ones come too.
+        // Rare emoji are used as well.
         assert!(uses.len() > standings.len() * 9 / 10, "{}", uses.len());
     }
 
     #[test]
-    fn seeds_differ_in_the_order_after_the_famous() {
+    fn seeds_differ_in_the_order_after_the_popular() {
         let ranking = |seed| Generator::new(seed).standings().map(|(emoji, _)| &*emoji.id).collect::<Vec<_>>();
         let (one, other) = (ranking(1), ranking(2));
-        assert_eq!(one[..FAMOUS_COUNT], other[..FAMOUS_COUNT]);
-        assert_ne!(one[FAMOUS_COUNT..], other[FAMOUS_COUNT..]);
+        assert_eq!(one[..POPULAR_COUNT], other[..POPULAR_COUNT]);
+        assert_ne!(one[POPULAR_COUNT..], other[POPULAR_COUNT..]);
         assert_eq!(one.iter().collect::<HashSet<_>>(), other.iter().collect::<HashSet<_>>());
     }
 
     #[test]
-    fn the_clock_begins_again_before_times_become_unreadable() {
+    fn simulated_clock_restarts() {
         let mut generator = Generator::new(1);
         generator.posts = CLOCK_MILLIS / POST_MILLIS - 1;
         let times: Vec<String> =
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn posts_show_everything_that_must_come_through() {
+    fn posts_contain_special_characters() {
         let texts: Vec<String> =
             updates(1, 5_000).iter().map(|update| text(&parsed(update), "text").to_owned()).collect();
         for part in ["\n", "\"", "#", "@", "<3", "&", "https://", "ラーメン", "café"] {
@@ -215,7 +214,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn posts_are_what_clients_expect(seed: u64) {
+        fn posts_are_valid(seed: u64) {
             for update in updates(seed, 50) {
                 let emoji = catalogue().iter().find(|emoji| emoji.id == update.id).unwrap();
                 prop_assert!(!update.tweet.contains(['\n', '\r']));

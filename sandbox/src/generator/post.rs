@@ -1,4 +1,4 @@
-//! A short post about an emoji, as the JSON that Emojitracker publishes.
+//! A short post with an emoji, in Emojitracker's JSON format.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -10,25 +10,25 @@ use serde::Serialize;
 use super::catalogue::Emoji;
 use super::words;
 
-/// The most characters (Unicode scalar values) of a post's text.
+/// The maximum length of a post's text in characters (Unicode scalar values).
 pub(super) const MAX_TEXT_CHARS: usize = 140;
 
-/// The most characters of a screen name.
+/// The maximum length of a screen name in characters.
 const MAX_HANDLE_CHARS: usize = 15;
 
-/// The most times that a post repeats its emoji.
+/// The maximum repetitions of the emoji in a post.
 const MAX_REPEATS: usize = 4;
 
-/// The beginning of the time that is counted in IDs, in milliseconds of Unix time.
+/// The epoch of the time in IDs, in milliseconds of Unix time.
 const ID_EPOCH_MILLIS: u64 = 1_288_834_974_657;
 
-/// The bits of an ID below the time.
+/// The number of ID bits below the time.
 const ID_LOW_BITS: u32 = 22;
 
-/// What a client needs to show a post; the names are those of Emojitracker.
+/// The JSON fields of a post, as in Emojitracker.
 #[derive(Serialize)]
 struct Tweet {
-    /// The time in milliseconds above 22 random bits, in decimal: a string, since JavaScript has no such numbers.
+    /// The time in milliseconds above 22 random bits, in decimal. A string, because JavaScript numbers are too imprecise.
     id: String,
     text: String,
     screen_name: String,
@@ -45,11 +45,11 @@ struct Link {
     url: String,
     expanded_url: String,
     display_url: String,
-    /// Where it begins and ends in the text, in characters.
+    /// Start and end in the text, in characters.
     indices: [usize; 2],
 }
 
-/// A post about `emoji`, written `millis` milliseconds after the Unix epoch.
+/// A post with `emoji`, dated `millis` milliseconds after the Unix epoch.
 pub(super) fn write(rng: &mut ChaCha8Rng, emoji: &Emoji, others: &[Emoji], millis: u64) -> String {
     let (text, links) = compose(rng, emoji, others);
     let since_epoch = Duration::from_millis(millis);
@@ -61,18 +61,18 @@ pub(super) fn write(rng: &mut ChaCha8Rng, emoji: &Emoji, others: &[Emoji], milli
         screen_name: screen_name(rng),
         name: pick(rng, &words::NAMES).to_owned(),
         links,
-        // Hosts under .example exist nowhere, so that a page that shows the post asks nobody for the picture.
+        // A reserved domain, so that pages that show the post send no request to a real host.
         profile_image_url: format!("https://avatars.example/{:08x}_normal.png", rng.random::<u32>()),
         created_at: created_at.replace('Z', "+00:00"),
     };
-    #[expect(clippy::expect_used, reason = "strings, numbers and lists of them always have a JSON form")]
+    #[expect(clippy::expect_used, reason = "strings, numbers and lists of them always serialize")]
     serde_json::to_string(&tweet).expect("a post is valid JSON")
 }
 
-/// The text, which has `emoji` in it, and the links in the text.
+/// The text, including `emoji`, and its links.
 fn compose(rng: &mut ChaCha8Rng, emoji: &Emoji, others: &[Emoji]) -> (String, Vec<Link>) {
     let mut phrase = if rng.random_bool(0.2) {
-        pick(rng, &words::ABROAD).to_owned()
+        pick(rng, &words::NON_ENGLISH_PHRASES).to_owned()
     } else {
         let template = pick(rng, &words::TEMPLATES);
         fill(rng, template)
@@ -86,12 +86,12 @@ fn compose(rng: &mut ChaCha8Rng, emoji: &Emoji, others: &[Emoji]) -> (String, Ve
         text.append("", &format!("@{handle}"));
     }
     text.append(" ", &phrase);
-    // A line break inside the text is rare, and must come through as one.
+    // Line breaks are rare, but must be delivered unchanged.
     let separator = if rng.random_bool(0.02) { "\n" } else { " " };
     let repeats = if rng.random_bool(0.25) { rng.random_range(2..=MAX_REPEATS) } else { 1 };
     text.append(separator, &emoji.glyph.repeat(repeats));
 
-    // The rest is left out where there is no room.
+    // The following parts are omitted if the text is full.
     if rng.random_bool(0.1) {
         let other = others.choose(rng).unwrap_or(emoji);
         text.append("", other.glyph);
@@ -116,7 +116,7 @@ fn compose(rng: &mut ChaCha8Rng, emoji: &Emoji, others: &[Emoji]) -> (String, Ve
     (text.text, links)
 }
 
-/// A text that stays within [`MAX_TEXT_CHARS`].
+/// A text limited to [`MAX_TEXT_CHARS`].
 #[derive(Default)]
 struct Text {
     text: String,
@@ -124,8 +124,8 @@ struct Text {
 }
 
 impl Text {
-    /// Adds `part`, after `separator` if it is not the first, and tells where it begins and ends; `None` if there is no
-    /// room for it.
+    /// Adds `part`, after `separator` if it is not the first, and returns its start and end. Returns `None` if the text is
+    /// full.
     fn append(&mut self, separator: &str, part: &str) -> Option<[usize; 2]> {
         let separator = if self.text.is_empty() { "" } else { separator };
         let start = self.chars + separator.chars().count();
@@ -140,7 +140,7 @@ impl Text {
     }
 }
 
-/// The template with a word for each place.
+/// The template with a word for each placeholder.
 fn fill(rng: &mut ChaCha8Rng, template: &str) -> String {
     let mut filled = String::with_capacity(MAX_TEXT_CHARS);
     let mut rest = template;
@@ -172,7 +172,7 @@ fn screen_name(rng: &mut ChaCha8Rng) -> String {
     name
 }
 
-/// One of `words`; nothing if there are none.
+/// A random word; empty if there are none.
 fn pick(rng: &mut ChaCha8Rng, words: &[&'static str]) -> &'static str {
     words.choose(rng).copied().unwrap_or_default()
 }
@@ -187,22 +187,22 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_phrase_leaves_room_for_the_emoji() {
+    fn longest_phrase_leaves_room_for_the_emoji() {
         let templates = words::TEMPLATES.iter().map(|template| {
             let places = template.split('{').skip(1).map(|place| place.split_once('}').unwrap().0);
             let names: Vec<&str> = places.collect();
             let words: usize = names.iter().map(|name| longest(words_for(name))).sum();
             template.chars().count() - names.iter().map(|name| name.len() + "{}".len()).sum::<usize>() + words
         });
-        let phrase = templates.max().unwrap().max(longest(&words::ABROAD));
+        let phrase = templates.max().unwrap().max(longest(&words::NON_ENGLISH_PHRASES));
         let glyph = catalogue().iter().map(|emoji| emoji.glyph.chars().count()).max().unwrap();
         let mention = "@".len() + MAX_HANDLE_CHARS + " ".len();
-        let most = mention + "\"\"".len() + phrase + " ".len() + MAX_REPEATS * glyph;
-        assert!(most <= MAX_TEXT_CHARS, "{most}");
+        let max_chars = mention + "\"\"".len() + phrase + " ".len() + MAX_REPEATS * glyph;
+        assert!(max_chars <= MAX_TEXT_CHARS, "{max_chars}");
     }
 
     #[test]
-    fn a_text_takes_what_fits_and_says_where_it_is() {
+    fn append_returns_position_or_none_if_full() {
         let mut text = Text::default();
         assert_eq!(text.append(" ", "né"), Some([0, 2]));
         assert_eq!(text.append(" ", &"x".repeat(MAX_TEXT_CHARS - 2)), None);

@@ -1,6 +1,6 @@
-//! What posts are made of.
+//! Words and templates for posts.
 
-/// What people say. `{noun}`, `{adjective}`, `{place}`, `{activity}` and `{time}` stand for a word of that list.
+/// Phrases. `{noun}`, `{adjective}`, `{place}`, `{activity}` and `{time}` are replaced with a word of that list.
 pub(super) const TEMPLATES: [&str; 40] = [
     "can't stop thinking about {noun}",
     "just saw {noun} {place} and I'm not okay",
@@ -44,7 +44,7 @@ pub(super) const TEMPLATES: [&str; 40] = [
     "anyone up for {activity} {place}?",
 ];
 
-/// What stands for `{noun}`.
+/// Words for `{noun}`.
 pub(super) const NOUNS: [&str; 24] = [
     "iced coffee",
     "cold pizza",
@@ -72,7 +72,7 @@ pub(super) const NOUNS: [&str; 24] = [
     "the family recipe",
 ];
 
-/// What stands for `{adjective}`.
+/// Words for `{adjective}`.
 pub(super) const ADJECTIVES: [&str; 16] = [
     "unreal",
     "beautiful",
@@ -92,7 +92,7 @@ pub(super) const ADJECTIVES: [&str; 16] = [
     "so much better",
 ];
 
-/// What stands for `{place}`.
+/// Words for `{place}`.
 pub(super) const PLACES: [&str; 14] = [
     "in Lisbon",
     "on the train",
@@ -110,7 +110,7 @@ pub(super) const PLACES: [&str; 14] = [
     "at my aunt's",
 ];
 
-/// What stands for `{activity}`.
+/// Words for `{activity}`.
 pub(super) const ACTIVITIES: [&str; 16] = [
     "dancing",
     "watching reruns",
@@ -130,7 +130,7 @@ pub(super) const ACTIVITIES: [&str; 16] = [
     "doing nothing",
 ];
 
-/// What stands for `{time}`.
+/// Words for `{time}`.
 pub(super) const TIMES: [&str; 10] = [
     "at 3am",
     "on a Monday",
@@ -144,8 +144,8 @@ pub(super) const TIMES: [&str; 10] = [
     "at noon",
 ];
 
-/// What people say elsewhere.
-pub(super) const ABROAD: [&str; 20] = [
+/// Phrases in other languages.
+pub(super) const NON_ENGLISH_PHRASES: [&str; 20] = [
     "qué día tan bonito, ¡no me lo creo!",
     "¿quién más está despierto a esta hora?",
     "mañana será otro día",
@@ -168,7 +168,7 @@ pub(super) const ABROAD: [&str; 20] = [
     "σήμερα θάλασσα και παγωτό",
 ];
 
-/// What may follow with `#`.
+/// Hashtags.
 pub(super) const HASHTAGS: [&str; 20] = [
     "mood",
     "nofilter",
@@ -192,7 +192,7 @@ pub(super) const HASHTAGS: [&str; 20] = [
     "emoji",
 ];
 
-/// Parts of what may look like markup, and must come through as it is.
+/// Text that looks like markup and must be delivered unchanged.
 pub(super) const MARKUP: [&str; 6] = ["<3", "</3", "<b>wow</b>", "&amp; more", "1 < 2 && 3 > 2", "<!-- hi -->"];
 
 /// First halves of screen names.
@@ -207,7 +207,7 @@ pub(super) const HANDLE_ENDS: [&str; 16] = [
     "bear", "zoe", "pixel",
 ];
 
-/// What people are called.
+/// Display names.
 pub(super) const NAMES: [&str; 24] = [
     "María José",
     "Kenji",

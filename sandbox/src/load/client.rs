@@ -1,7 +1,7 @@
-//! Many readers on one thread: an epoll loop that opens streams and counts what they bring.
+//! The readers: an epoll loop on one thread that opens streams and counts the events of all.
 //!
-//! One thread, since it shares the machine with what it measures: what it uses is reported, so that a run in which the
-//! readers were the limit shows. A read that fills less than the buffer has emptied the socket, which saves the second
+//! It uses one thread, because it shares the machine with the measured server. Its CPU time is reported, to reveal runs
+//! that were limited by the readers. A read that does not fill the buffer has emptied the socket, which saves a second
 //! `read(2)`.
 
 use std::{
@@ -16,36 +16,35 @@ use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::{
-    interrupt,
-    received::Received,
+    delivery::DeliveryStats,
+    resource_usage, signals,
     transport::{Parser, Transport},
-    usage,
 };
 
-/// Connections that may wait for their response head at a time: fewer than a listener's usual backlog of 4,096.
+/// Connections that wait for their response headers at a time: fewer than the usual listen backlog of 4,096.
 const CONNECT_WINDOW: usize = 512;
 
-/// For all connections to get their response head.
+/// The time limit for all connections to receive their response headers.
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
-/// The longest wait in one turn, so that nothing is blind to interrupts and limits.
-const LONGEST_TURN: Duration = Duration::from_millis(50);
+/// The longest wait of one poll, so that signals and time limits are noticed.
+const MAX_POLL_WAIT: Duration = Duration::from_millis(50);
 
-/// Bytes asked for in one `read(2)`.
+/// Buffer size of one `read(2)` in bytes.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Sockets that one turn serves at most.
-const EVENTS_PER_TURN: usize = 1024;
+/// Sockets handled per poll.
+const EVENTS_PER_POLL: usize = 1024;
 
-/// The receive buffer of a slow reader, in bytes: small, so that the server sees soon that it does not read.
+/// The receive buffer of a slow reader in bytes: small, so that the server's writes soon block.
 const SLOW_RECEIVE_BUFFER: usize = 4096;
 
-/// The segment size of a slow reader, as on an Ethernet. With the 64 KiB of loopback the server's own send buffer would
-/// swallow 2.5 MB before a write would block.
+/// The TCP segment size of a slow reader, as on Ethernet. With the 64 KiB of loopback the server's send buffer accepts
+/// 2.5 MB before a write blocks.
 const SLOW_SEGMENT_BYTES: u32 = 1460;
 
-/// How long slow readers are read in the end to learn what the server did with them.
-const SLOW_READ_OUT_LIMIT: Duration = Duration::from_secs(3);
+/// How long the sockets of slow readers are drained at the end of a run.
+const SLOW_DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
 /// The readers.
 #[derive(Debug)]
@@ -57,26 +56,26 @@ pub(super) struct Client {
     poll: Poll,
     events: Events,
     buffer: Box<[u8]>,
-    /// Connections from one source address before the next one is taken.
+    /// Connections per source address.
     per_address: usize,
     connections: Vec<Connection>,
-    with_head: usize,
-    received: Received,
+    ready: usize,
+    received: DeliveryStats,
     /// Bytes read from all sockets.
     bytes: u64,
     lost: usize,
-    first_loss: Option<String>,
+    first_error: Option<String>,
 }
 
 #[derive(Debug)]
 struct Connection {
     stream: TcpStream,
     state: State,
-    /// Never reads after the response head.
+    /// Never reads after the response headers.
     is_slow: bool,
     parser: Parser,
-    /// The sequence number of the message that should come next.
-    next: u64,
+    /// The sequence number of the next expected message.
+    next_sequence: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,26 +85,26 @@ enum State {
     Closed,
 }
 
-/// What is needed to read, and where it is counted.
-struct Reading<'a> {
+/// The buffer and counters used while reading.
+struct ReadContext<'a> {
     buffer: &'a mut [u8],
     epoch: Instant,
-    received: &'a mut Received,
+    received: &'a mut DeliveryStats,
     bytes: &'a mut u64,
 }
 
-/// What became of the connections that did not read.
+/// The result of the connections that did not read.
 #[derive(Clone, Debug)]
 pub(super) struct SlowReaders {
     pub(super) count: usize,
-    /// How many of them the server closed.
+    /// Connections that the server closed.
     pub(super) closed: usize,
-    /// What they found in their sockets in the end.
-    pub(super) received: Received,
+    /// Messages in their socket buffers at the end.
+    pub(super) received: DeliveryStats,
 }
 
 impl Client {
-    /// A client without connections. Stamps in what it reads count from `epoch`.
+    /// A client without connections. Stamps in messages count from `epoch`.
     pub(super) fn new(
         server: SocketAddr,
         path: &str,
@@ -113,67 +112,66 @@ impl Client {
         epoch: Instant,
         payload_bytes: usize,
     ) -> Result<Self> {
-        let (first, last) = usage::outgoing_ports()?;
+        let (first, last) = resource_usage::ephemeral_ports()?;
         Ok(Self {
             server,
             transport,
             request: transport.request(path, &server.to_string()),
             epoch,
             poll: Poll::new()?,
-            events: Events::with_capacity(EVENTS_PER_TURN),
+            events: Events::with_capacity(EVENTS_PER_POLL),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
-            // The other quarter is left to the rest of the machine.
+            // Leaves a quarter of the ports to other processes.
             per_address: (usize::from(last - first) * 3 / 4).max(1),
             connections: Vec::new(),
-            with_head: 0,
-            received: Received::new(payload_bytes)?,
+            ready: 0,
+            received: DeliveryStats::new(payload_bytes)?,
             bytes: 0,
             lost: 0,
-            first_loss: None,
+            first_error: None,
         })
     }
 
-    /// Opens `readers` connections that read and `slow` that do not, and gives the time until all have their response
-    /// head. `watch` is called every turn with the number that have it.
+    /// Opens `readers` connections that read and `slow` ones that do not, and returns the time until all have received
+    /// their response headers. `on_progress` is called after every poll with the number of these.
     ///
     /// # Errors
-    /// When a connection fails, is closed, or gets another answer than a stream; or when the limit is over.
+    /// If a connection fails, is closed or receives another response than a stream, or if the time limit expires.
     pub(super) fn connect(
         &mut self,
         readers: usize,
         slow: usize,
-        mut watch: impl FnMut(usize) -> Result<()>,
+        mut on_progress: impl FnMut(usize) -> Result<()>,
     ) -> Result<Duration> {
         let total = readers + slow;
         let started = Instant::now();
-        while self.with_head < total {
-            while self.connections.len() < total && self.connections.len() - self.with_head < CONNECT_WINDOW {
+        while self.ready < total {
+            while self.connections.len() < total && self.connections.len() - self.ready < CONNECT_WINDOW {
                 let is_slow = self.connections.len() >= readers;
-                self.open(is_slow)
-                    .with_context(|| format!("connection {} cannot be opened", self.connections.len() + 1))?;
+                self.open(is_slow).with_context(|| format!("cannot open connection {}", self.connections.len() + 1))?;
             }
-            self.turn(LONGEST_TURN)?;
-            if let Some(reason) = &self.first_loss {
-                bail!("a connection failed after {} were open: {reason}", self.with_head);
+            self.poll_once(MAX_POLL_WAIT)?;
+            if let Some(reason) = &self.first_error {
+                bail!("a connection failed after {} were open: {reason}", self.ready);
             }
             ensure!(
                 started.elapsed() < CONNECT_LIMIT,
-                "only {} of {total} connections have a response head after {} s",
-                self.with_head,
+                "only {} of {total} connections received response headers within {} s",
+                self.ready,
                 CONNECT_LIMIT.as_secs()
             );
-            watch(self.with_head)?;
+            on_progress(self.ready)?;
         }
         Ok(started.elapsed())
     }
 
-    /// Reads what has come, waiting for it at most `limit`.
+    /// Polls once, for at most `limit`, and reads from all readable sockets.
     ///
     /// # Errors
-    /// When interrupted, or when polling fails. A connection that fails is only counted.
-    pub(super) fn turn(&mut self, limit: Duration) -> Result<()> {
-        interrupt::check()?;
-        match self.poll.poll(&mut self.events, Some(limit.min(LONGEST_TURN))) {
+    /// If interrupted, or if polling fails. Failed connections are only counted.
+    pub(super) fn poll_once(&mut self, limit: Duration) -> Result<()> {
+        signals::check()?;
+        match self.poll.poll(&mut self.events, Some(limit.min(MAX_POLL_WAIT))) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             polled => polled.context("cannot poll")?,
         }
@@ -182,66 +180,66 @@ impl Client {
             if connection.state == State::Closed {
                 continue;
             }
-            let had_head = connection.parser.has_head();
-            let mut reading = Reading {
+            let was_ready = connection.parser.has_headers();
+            let mut context = ReadContext {
                 buffer: &mut self.buffer,
                 epoch: self.epoch,
                 received: &mut self.received,
                 bytes: &mut self.bytes,
             };
-            let served = connection.serve(readiness, &self.request, &mut reading);
-            if !had_head && connection.parser.has_head() {
-                self.with_head += 1;
+            let result = connection.handle_readiness(readiness, &self.request, &mut context);
+            if !was_ready && connection.parser.has_headers() {
+                self.ready += 1;
             }
-            if let Err(error) = served {
+            if let Err(error) = result {
                 connection.state = State::Closed;
-                // Closing it would do the same, but the stream is kept so that tokens stay indexes.
+                // Closing would deregister it too, but the stream is kept so that tokens stay indexes.
                 let _ = self.poll.registry().deregister(&mut connection.stream);
                 self.lost += 1;
-                self.first_loss.get_or_insert_with(|| format!("{error:#}"));
+                self.first_error.get_or_insert_with(|| format!("{error:#}"));
             }
         }
         Ok(())
     }
 
-    /// What the readers got so far.
-    pub(super) fn received(&self) -> &Received {
+    /// The deliveries to the readers so far.
+    pub(super) fn received(&self) -> &DeliveryStats {
         &self.received
     }
 
-    /// Bytes that were read, with all that frames the messages.
+    /// Bytes read so far, including headers and framing.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// How many connections ended before their time, and why the first of them did.
+    /// The number of connections that ended early, and the error of the first.
     pub(super) fn lost(&self) -> (usize, Option<&str>) {
-        (self.lost, self.first_loss.as_deref())
+        (self.lost, self.first_error.as_deref())
     }
 
-    /// Reads what lies in the sockets of the slow readers, until each is empty and stays so for the limit, or ends.
-    pub(super) fn read_slow_out(&mut self, payload_bytes: usize) -> Result<SlowReaders> {
-        let mut received = Received::new(payload_bytes)?;
+    /// Drains the sockets of the slow readers until each is closed or the time limit expires.
+    pub(super) fn drain_slow_readers(&mut self, payload_bytes: usize) -> Result<SlowReaders> {
+        let mut received = DeliveryStats::new(payload_bytes)?;
         let mut slow: Vec<&mut Connection> = self.connections.iter_mut().filter(|c| c.is_slow).collect();
         let count = slow.len();
-        let deadline = Instant::now() + SLOW_READ_OUT_LIMIT;
+        let deadline = Instant::now() + SLOW_DRAIN_LIMIT;
         while !slow.is_empty() && Instant::now() < deadline {
-            // What is retained is still open.
+            // Retains open connections.
             slow.retain_mut(|connection| {
-                let mut reading = Reading {
+                let mut context = ReadContext {
                     buffer: &mut self.buffer,
                     epoch: self.epoch,
                     received: &mut received,
                     bytes: &mut self.bytes,
                 };
-                connection.state == State::Open && connection.read(true, &mut reading).is_ok()
+                connection.state == State::Open && connection.read(true, &mut context).is_ok()
             });
-            interrupt::sleep_until(Instant::now() + Duration::from_millis(10))?;
+            signals::sleep_until(Instant::now() + Duration::from_millis(10))?;
         }
         Ok(SlowReaders { count, closed: count - slow.len(), received })
     }
 
-    /// Begins a connection.
+    /// Starts to connect.
     fn open(&mut self, is_slow: bool) -> Result<()> {
         let index = self.connections.len();
         let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), None)?;
@@ -265,38 +263,38 @@ impl Client {
             state: State::Connecting,
             is_slow,
             parser: self.transport.parser(),
-            next: 0,
+            next_sequence: 0,
         });
         Ok(())
     }
 }
 
 impl Connection {
-    /// Does what the socket is ready for.
+    /// Sends the request or reads, as the socket allows.
     ///
     /// # Errors
-    /// When the connection is of no use any more.
-    fn serve(&mut self, readiness: &Readiness, request: &str, reading: &mut Reading<'_>) -> Result<()> {
+    /// If the connection is unusable.
+    fn handle_readiness(&mut self, readiness: &Readiness, request: &str, context: &mut ReadContext<'_>) -> Result<()> {
         if self.state == State::Connecting && (readiness.is_writable() || readiness.is_error()) {
             if let Some(error) = self.stream.take_error()? {
                 return Err(anyhow!(error).context("cannot connect"));
             }
-            // A new socket takes this little at once or is broken.
+            // A new socket accepts so few bytes at once unless it is broken.
             let written = self.stream.write(request.as_bytes()).context("cannot send the request")?;
-            ensure!(written == request.len(), "the request was sent in part only");
+            ensure!(written == request.len(), "only a part of the request was sent");
             self.state = State::Open;
         }
         let reads = readiness.is_readable() || readiness.is_read_closed();
-        let is_stalled = self.is_slow && self.parser.has_head();
+        let is_stalled = self.is_slow && self.parser.has_headers();
         if self.state == State::Open && reads && !is_stalled {
-            self.read(readiness.is_read_closed(), reading)?;
+            self.read(readiness.is_read_closed(), context)?;
         }
         Ok(())
     }
 
-    /// Reads until the socket is empty; with `to_the_end`, until it says so itself, and so sees the end of the stream.
-    fn read(&mut self, to_the_end: bool, reading: &mut Reading<'_>) -> Result<()> {
-        let Reading { buffer, epoch, received, bytes } = reading;
+    /// Reads until a read does not fill the buffer; with `until_blocked`, until `WouldBlock` or the end of the stream.
+    fn read(&mut self, until_blocked: bool, context: &mut ReadContext<'_>) -> Result<()> {
+        let ReadContext { buffer, epoch, received, bytes } = context;
         loop {
             let length = match self.stream.read(buffer) {
                 Ok(0) => bail!("the server closed the connection"),
@@ -306,14 +304,14 @@ impl Connection {
                 Err(error) => return Err(io::Error::into(error)),
             };
             let now = epoch.elapsed();
-            let next = &mut self.next;
+            let next_sequence = &mut self.next_sequence;
             **bytes += length as u64;
-            self.parser.feed(&buffer[..length], &mut |event| received.count(event, next, now))?;
+            self.parser.feed(&buffer[..length], &mut |event| received.count(event, next_sequence, now))?;
             if let Some(reply) = self.parser.take_reply() {
-                // This little is taken at once, or the connection is of no use any more.
+                // So few bytes are accepted at once unless the connection is unusable.
                 self.stream.write_all(reply).context("cannot answer a ping")?;
             }
-            if length < buffer.len() && !to_the_end {
+            if length < buffer.len() && !until_blocked {
                 return Ok(());
             }
         }

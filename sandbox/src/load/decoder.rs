@@ -1,36 +1,36 @@
-//! Takes the compression off a stream, as its bytes come.
+//! Incremental decompression of a stream.
 
 use std::{fmt, io::Write};
 
 use anyhow::Result;
 
-use super::head;
+use super::response_header::has_header;
 
-/// A stream's compression.
+/// A decompressor for a content coding.
 pub(super) enum Decoder {
     Gzip(Box<flate2::write::GzDecoder<Vec<u8>>>),
     Zstd(Box<zstd::stream::write::Decoder<'static, Vec<u8>>>),
 }
 
 impl Decoder {
-    /// What the headers of a response ask for.
+    /// The decoder for the `content-encoding` of a response, if any.
     ///
     /// # Errors
-    /// When there is no memory for it.
-    pub(super) fn of(headers: &[httparse::Header<'_>]) -> Result<Option<Self>> {
-        Ok(if head::has(headers, "content-encoding", "gzip") {
+    /// If it cannot be allocated.
+    pub(super) fn from_headers(headers: &[httparse::Header<'_>]) -> Result<Option<Self>> {
+        Ok(if has_header(headers, "content-encoding", "gzip") {
             Some(Self::Gzip(Box::new(flate2::write::GzDecoder::new(Vec::new()))))
-        } else if head::has(headers, "content-encoding", "zstd") {
+        } else if has_header(headers, "content-encoding", "zstd") {
             Some(Self::Zstd(Box::new(zstd::stream::write::Decoder::new(Vec::new())?)))
         } else {
             None
         })
     }
 
-    /// What `bytes` add to the stream.
+    /// Decompresses `bytes` and returns the new output.
     ///
     /// # Errors
-    /// When they are not of this compression.
+    /// If the bytes are invalid.
     pub(super) fn decode(&mut self, bytes: &[u8]) -> Result<Vec<u8>> {
         let decoded = match self {
             Self::Gzip(decoder) => {

@@ -1,23 +1,23 @@
-//! `sandbox load`: tallycast under many readers, beside the plainest thing that does the same work.
+//! `sandbox load`: measures tallycast with many readers, compared with a minimal baseline.
 //!
-//! One run measures two subjects in turn, on the same machine, with the same readers, messages and Redis: the
-//! write loop, which is a baseline, and tallycast; or tallycast's plain event streams, and tallycast read in another way. What counts is the ratio of the two, since absolute
-//! figures belong to a machine.
+//! One run measures two subjects in turn, on the same machine with the same readers, messages and Redis: either the write
+//! loop (the baseline) and tallycast, or plain event streams and another transport of tallycast. The ratio of the two
+//! matters, because absolute figures depend on the machine.
 
 mod client;
 mod decoder;
-mod figures;
-mod head;
-mod interrupt;
+mod delivery;
+mod measurement;
 mod process;
 mod publisher;
-mod received;
 mod report;
+mod resource_usage;
+mod response_header;
+mod signals;
+mod sse;
 mod stamp;
-mod stream;
 mod subject;
 mod transport;
-mod usage;
 mod websocket;
 mod write_loop;
 
@@ -39,53 +39,53 @@ use self::{
     transport::{Coding, Subprotocol, Transport},
 };
 
-/// Where the default routes of tallycast listen for what goes to `/subscribe/raw`.
+/// The Redis channel that tallycast's default routes map to `/subscribe/raw`.
 const DEFAULT_CHANNEL: &str = "stream.score_updates";
 
-/// For connecting to Redis and for one answer of it.
+/// The time limit for connecting to Redis and for each response.
 const REDIS_LIMIT: Duration = Duration::from_secs(5);
 
-/// Measure tallycast under many readers, beside a plain write(2) loop in the same run
+/// Measure tallycast with many readers, compared with a plain write(2) loop
 ///
-/// Starts a Redis of its own, then for each subject in turn: starts it, opens the connections, lets them idle, publishes
-/// at an even rate, and reads every event of every connection. Prints the time to connect, memory per idle connection,
-/// deliveries, latency from publishing to reading, the server's CPU time per delivery, and the ratio of each to the same
-/// figure of the write loop. Everything stays on this machine's loopback.
+/// Starts a private Redis and then measures each subject in turn: starts it, opens the connections, lets them idle,
+/// publishes at an even rate, and reads every event on every connection. Prints connect time, memory per idle
+/// connection, deliveries, latency from publish to read, server CPU time per delivery, and the ratio of each figure to
+/// the baseline. All traffic stays on the loopback interface.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LoadArgs {
-    /// Connections that read
+    /// Number of connections that read
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     connections: usize,
 
-    /// Further connections that never read, on tallycast only: they would block the write loop for everybody
+    /// Number of additional connections that never read (tallycast only: they would block the write loop)
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=1_000_000))]
     slow_readers: usize,
 
-    /// Messages published a second
+    /// Messages published per second
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: u32,
 
-    /// For how many seconds messages are published, or with --idle for how many the connections are held
+    /// Seconds to publish messages, or to hold the connections with --idle
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     seconds: u32,
 
-    /// How many seconds to wait after that for what has not been delivered
+    /// Seconds to wait for outstanding deliveries afterwards
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=3_600))]
     drain_seconds: u32,
 
-    /// Bytes of each payload, of which the first 25 tell its number and time
+    /// Bytes per payload; the first 25 are the sequence number and the time
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = RangedU64ValueParser::<usize>::new().range(STAMP_BYTES as u64..=65_536))]
     payload_bytes: usize,
 
-    /// Publish nothing: measure only the time to connect and the memory of an idle connection
+    /// Publish nothing: measure only connect time and memory per idle connection
     #[arg(long)]
     idle: bool,
 
-    /// What the readers subscribe to; each message must come there once, as it was published
+    /// Path that the readers subscribe to; it must deliver each message once and unchanged
     #[arg(long, default_value = "/subscribe/raw", value_parser = request_path)]
     path: String,
 
-    /// Redis channel to publish on
+    /// Redis channel to publish to
     #[arg(long, default_value = DEFAULT_CHANNEL)]
     channel: String,
 
@@ -93,21 +93,21 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "URL", value_parser = loopback_redis)]
     redis: Option<String>,
 
-    /// The tallycast to measure; by default the one that was built beside this program
+    /// The tallycast binary to measure [default: the one next to this program]
     #[arg(long, value_name = "FILE")]
     server_bin: Option<PathBuf>,
 
-    /// What to measure
+    /// Subjects to measure
     #[arg(long, value_enum, default_value_t = Subjects::Both)]
     subject: Subjects,
 
-    /// Measure WebSocket beside event streams, instead of these beside the write loop: messages of JSON, or with =raw the
-    /// payload alone
+    /// Compare WebSocket with event streams, instead of event streams with the write loop. JSON messages, or with =raw the
+    /// payload only
     #[arg(long, value_enum, value_name = "SUBPROTOCOL", num_args = 0..=1, require_equals = true, default_missing_value = "json")]
     #[arg(conflicts_with_all = ["subject", "compression"])]
     ws: Option<Subprotocol>,
 
-    /// Measure compressed event streams beside plain ones, instead of these beside the write loop
+    /// Compare compressed with plain event streams, instead of plain ones with the write loop
     #[arg(long, value_enum, value_name = "CODING", conflicts_with = "subject")]
     compression: Option<Coding>,
 
@@ -115,23 +115,23 @@ pub(crate) struct LoadArgs {
     #[arg(long)]
     json: bool,
 
-    /// Further arguments for tallycast
+    /// Additional arguments for tallycast
     #[arg(last = true, value_name = "TALLYCAST ARGUMENT")]
     server_args: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Subjects {
-    /// The write loop, then tallycast, and the ratios
+    /// The write loop and tallycast, with ratios
     Both,
-    /// The baseline alone
+    /// The write loop only
     WriteLoop,
-    /// tallycast alone
+    /// tallycast only
     Tallycast,
 }
 
 impl LoadArgs {
-    /// What to measure, the baseline first.
+    /// The subjects to measure, the baseline first.
     fn subjects(&self) -> Vec<Subject> {
         const PLAIN: Subject = Subject::Tallycast(Transport::EventStream);
         match (self.ws, self.compression, self.subject) {
@@ -144,23 +144,23 @@ impl LoadArgs {
     }
 }
 
-/// Measures and prints the figures to the standard output.
+/// Measures, and prints the figures to standard output.
 ///
 /// # Errors
-/// When the machine does not allow so many connections, a program is missing, a subject ends or refuses readers, Redis
-/// cannot be used, or the run is interrupted. Messages that are not delivered are no error but a figure.
+/// If the machine does not allow that many connections, a program is missing, a subject exits or refuses readers, Redis
+/// cannot be used, or the run is interrupted. Undelivered messages are not an error but a figure.
 pub(crate) fn run(args: LoadArgs) -> Result<()> {
     ensure!(
         u64::from(args.rate) * u64::from(args.seconds) <= MAX_MESSAGES,
-        "--rate times --seconds is more than the {MAX_MESSAGES} messages that one run can number"
+        "--rate times --seconds exceeds the limit of {MAX_MESSAGES} messages per run"
     );
-    usage::allow_open_files((args.connections + args.slow_readers) as u64)?;
+    resource_usage::allow_open_files((args.connections + args.slow_readers) as u64)?;
     for subject in args.subjects() {
         subject.check(&args)?;
     }
-    interrupt::install()?;
+    signals::install()?;
 
-    // Dropped in reverse, also on an error: first the subject, then Redis, then the directory of their logs.
+    // Dropped in reverse order, also on errors: the subject, Redis, the directory with their logs.
     let scratch = Scratch::create()?;
     let (_redis, url) = match &args.redis {
         Some(url) => (None, url.clone()),
@@ -176,16 +176,16 @@ pub(crate) fn run(args: LoadArgs) -> Result<()> {
     io::stdout().write_all(text.as_bytes()).context("cannot print the figures")
 }
 
-/// A path as it stands in a request line.
+/// Validates a request path.
 fn request_path(path: &str) -> Result<String, String> {
     if path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(path.to_owned())
     } else {
-        Err("expected a path that begins with '/' and has only visible ASCII characters".to_owned())
+        Err("expected a path that starts with '/' and contains only visible ASCII characters".to_owned())
     }
 }
 
-/// The URL of a Redis on this machine.
+/// Validates the URL of a Redis on this machine.
 fn loopback_redis(url: &str) -> Result<String, String> {
     let client = redis::Client::open(url).map_err(|error| format!("expected redis://127.0.0.1:<port>: {error}"))?;
     let is_loopback = match client.get_connection_info().addr() {
@@ -198,7 +198,7 @@ fn loopback_redis(url: &str) -> Result<String, String> {
     if is_loopback {
         Ok(url.to_owned())
     } else {
-        Err("load is only put on this machine: expected redis://127.0.0.1:<port>".to_owned())
+        Err("load tests run on this machine only: expected redis://127.0.0.1:<port>".to_owned())
     }
 }
 
@@ -208,9 +208,9 @@ mod tests {
 
     use super::{client::Client, process::Scratch, publisher::Plan, *};
 
-    /// The parts of a run in one process: a real Redis, the write loop, the readers, the publisher.
+    /// All parts of a run in one process: a real Redis, the write loop, the readers and the publisher.
     #[test]
-    fn readers_of_the_write_loop_get_every_message_once() -> Result<()> {
+    fn write_loop_delivers_every_message_once() -> Result<()> {
         const READERS: usize = 40;
         const LIMIT: Duration = Duration::from_secs(20);
         let scratch = Scratch::create()?;
@@ -222,7 +222,7 @@ mod tests {
         let address = (Ipv4Addr::LOCALHOST, port).into();
         let epoch = Instant::now();
         while !process::accepts(address) {
-            ensure!(epoch.elapsed() < LIMIT, "the write loop does not listen");
+            ensure!(epoch.elapsed() < LIMIT, "the write loop did not start");
             thread::sleep(Duration::from_millis(10));
         }
 
@@ -232,7 +232,7 @@ mod tests {
         let expected = plan.messages() * READERS as u64;
         let publisher = publisher::start(plan, epoch)?;
         while client.received().delivered < expected && epoch.elapsed() < LIMIT {
-            client.turn(Duration::from_millis(10))?;
+            client.poll_once(Duration::from_millis(10))?;
         }
         let published = publisher.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))??;
 
@@ -241,14 +241,14 @@ mod tests {
         assert_eq!((received.delivered, received.latency.len()), (expected, expected));
         assert_eq!((received.missing, received.duplicates, received.unexpected), (0, 0, 0));
         assert_eq!(client.lost(), (0, None));
-        // Without its Redis the write loop ends.
+        // Without Redis the write loop exits.
         drop(redis);
         assert!(write_loop.join().is_ok_and(|result| result.is_err()));
         Ok(())
     }
 
     #[test]
-    fn only_loopback_is_put_under_load() {
+    fn only_loopback_redis_is_accepted() {
         for url in [
             "redis://127.0.0.1:6379",
             "redis://localhost",
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_cannot_break_the_request() {
+    fn invalid_request_paths_are_rejected() {
         assert!(request_path("/subscribe/raw").is_ok());
         for path in ["subscribe", "/a b", "/a\r\nx: y", "/é"] {
             assert!(request_path(path).is_err(), "{path:?}");

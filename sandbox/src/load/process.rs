@@ -1,4 +1,4 @@
-//! The processes under measurement: started, watched, and killed when the measurement ends, however it ends.
+//! Child processes: started, monitored, and killed at the end of a measurement.
 
 use std::{
     env, fs,
@@ -12,29 +12,29 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
-    interrupt,
-    usage::{self, CpuTime, Memory},
+    resource_usage::{self, CpuTime, Memory},
+    signals,
 };
 
-/// How long a process may take until it serves.
+/// The time limit for a process to become ready.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// Between two looks at whether it does.
+/// The interval between readiness checks.
 const START_POLL: Duration = Duration::from_millis(20);
 
-/// For one question to a starting process.
+/// The time limit of one readiness check.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Where free ports are looked for: under the range from which Linux takes the ports of outgoing connections.
+/// The range to search for free ports: below the ephemeral port range of Linux.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
 
-/// What Redis may hold for a subscriber that reads too slowly: enough for a run of which nothing was read.
+/// The output buffer limit of Redis for slow subscribers: large enough for a whole run.
 const REDIS_SUBSCRIBER_BACKLOG: &str = "pubsub 1gb 0 0";
 
-/// How many lines of a dead process's output an error shows.
+/// The number of output lines of an exited process that an error shows.
 const LOG_LINES: usize = 5;
 
-/// A child process; dropping it kills it.
+/// A child process, killed on drop.
 #[derive(Debug)]
 pub(super) struct Process {
     name: &'static str,
@@ -43,7 +43,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts `command` with its output going to a file in `scratch`.
+    /// Starts `command` with its output in a file in `scratch`.
     pub(super) fn start(name: &'static str, command: &mut Command, scratch: &Scratch) -> Result<Self> {
         let log = scratch.path().join(format!("{}.log", name.replace(' ', "-")));
         let output = fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
@@ -56,8 +56,10 @@ impl Process {
         Ok(Self { name, child, log })
     }
 
+    /// Checks that the process is running.
+    ///
     /// # Errors
-    /// When the process has ended, with the end of what it printed.
+    /// If the process has exited, with the end of its output.
     pub(super) fn ensure_running(&mut self) -> Result<()> {
         let Some(status) = self.child.try_wait()? else {
             return Ok(());
@@ -66,37 +68,37 @@ impl Process {
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join(" | ");
-        bail!("{} ended by itself ({status}): {tail}", self.name);
+        bail!("{} exited unexpectedly ({status}): {tail}", self.name);
     }
 
-    /// Waits until `is_ready` says so.
+    /// Waits until `is_ready` returns true.
     pub(super) fn wait_until_ready(&mut self, mut is_ready: impl FnMut() -> bool) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         while !is_ready() {
             self.ensure_running()?;
             ensure!(Instant::now() < deadline, "{} is not ready after {} s", self.name, START_LIMIT.as_secs());
-            interrupt::sleep_until(Instant::now() + START_POLL)?;
+            signals::sleep_until(Instant::now() + START_POLL)?;
         }
-        // What answered may have been another program on the same port.
+        // Another program on the same port may have answered.
         self.ensure_running()
     }
 
-    /// CPU time of all threads since the process began.
+    /// CPU time of all threads since the process started.
     ///
     /// # Errors
-    /// When the process has ended.
+    /// If the process has exited.
     pub(super) fn cpu_time(&mut self) -> Result<CpuTime> {
-        let time = usage::cpu_time(&format!("/proc/{}/stat", self.child.id()));
+        let time = resource_usage::cpu_time(&format!("/proc/{}/stat", self.child.id()));
         self.ensure_running()?;
         time
     }
 
-    /// Memory held now.
+    /// Current memory use.
     ///
     /// # Errors
-    /// When the process has ended.
+    /// If the process has exited.
     pub(super) fn memory(&mut self) -> Result<Memory> {
-        let memory = usage::memory(&format!("/proc/{}/status", self.child.id()));
+        let memory = resource_usage::memory(&format!("/proc/{}/status", self.child.id()));
         self.ensure_running()?;
         memory
     }
@@ -104,13 +106,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only when it has ended already.
+        // Both fail only if the process has exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A directory for this run; dropping it removes it.
+/// A temporary directory for this run, removed on drop.
 #[derive(Debug)]
 pub(super) struct Scratch(PathBuf);
 
@@ -129,15 +131,15 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Left behind, it holds three short logs in the system's directory for such things.
+        // If this fails, three short logs remain in the system's temporary directory.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// A port of loopback that nobody listens on.
+/// A free loopback port.
 pub(super) fn free_port() -> Result<u16> {
     let span = PORTS.end - PORTS.start;
-    // Runs side by side begin at different places.
+    // Concurrent runs start at different ports.
     let first = (std::process::id() % u32::from(span)) as u16;
     (0..span)
         .map(|step| PORTS.start + (first + step) % span)
@@ -145,7 +147,7 @@ pub(super) fn free_port() -> Result<u16> {
         .context("no free port on loopback")
 }
 
-/// Starts a Redis that keeps nothing, and gives its URL.
+/// Starts a Redis without persistence and returns its URL.
 pub(super) fn start_redis(scratch: &Scratch) -> Result<(Process, String)> {
     let port = free_port()?;
     let url = format!("redis://127.0.0.1:{port}");
@@ -159,7 +161,7 @@ pub(super) fn start_redis(scratch: &Scratch) -> Result<(Process, String)> {
             .arg(scratch.path()),
         scratch,
     )
-    .context("a Redis server is needed: install redis-server, or name one with --redis")?;
+    .context("Redis is required: install redis-server or set --redis")?;
     let client = redis::Client::open(url.as_str())?;
     redis.wait_until_ready(|| {
         client
@@ -169,14 +171,14 @@ pub(super) fn start_redis(scratch: &Scratch) -> Result<(Process, String)> {
     Ok((redis, url))
 }
 
-/// Whether something accepts connections at `address`.
+/// Whether `address` accepts connections.
 pub(super) fn accepts(address: SocketAddr) -> bool {
     TcpStream::connect_timeout(&address, PROBE_LIMIT).is_ok()
 }
 
-/// Whether `GET path` at `address` is answered with 200.
+/// Whether `GET path` at `address` returns 200.
 pub(super) fn answers_ok(address: SocketAddr, path: &str) -> bool {
-    let ask = || -> io::Result<bool> {
+    let request = || -> io::Result<bool> {
         let mut stream = TcpStream::connect_timeout(&address, PROBE_LIMIT)?;
         stream.set_read_timeout(Some(PROBE_LIMIT))?;
         stream.set_write_timeout(Some(PROBE_LIMIT))?;
@@ -185,5 +187,5 @@ pub(super) fn answers_ok(address: SocketAddr, path: &str) -> bool {
         stream.read_exact(&mut status)?;
         Ok(&status == b"HTTP/1.1 200")
     };
-    ask().unwrap_or(false)
+    request().unwrap_or(false)
 }

@@ -1,4 +1,4 @@
-//! Publishes stamped messages through Redis at an even rate, on a thread of its own.
+//! Publishes stamped messages through Redis at an even rate on a separate thread.
 
 use std::{
     thread::{self, JoinHandle},
@@ -7,48 +7,48 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{REDIS_LIMIT, interrupt, stamp::Stamp};
+use super::{REDIS_LIMIT, signals, stamp::Stamp};
 
 /// The shortest time between two batches: at 5,000 messages/s each batch has five.
-const SLICE: Duration = Duration::from_millis(1);
+const BATCH_PERIOD: Duration = Duration::from_millis(1);
 
-/// The most messages in one round trip to Redis.
+/// The maximum number of messages per round trip to Redis.
 const MAX_BATCH: u64 = 1_000;
 
-/// How much longer than planned publishing may take before the rest is left out.
+/// How much longer than planned publishing may take. The remaining messages are skipped.
 const OVERRUN_LIMIT: Duration = Duration::from_secs(5);
 
-/// What to publish.
+/// The messages to publish.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) redis: String,
     pub(super) channel: String,
-    /// Messages a second.
+    /// Messages per second.
     pub(super) rate: u32,
     pub(super) duration: Duration,
     pub(super) payload_bytes: usize,
 }
 
-/// What was published.
+/// The published messages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Published {
     pub(super) messages: u64,
-    /// From the first message to the last answer of Redis.
-    pub(super) took: Duration,
+    /// From the first message to the last response of Redis.
+    pub(super) elapsed: Duration,
 }
 
 impl Plan {
-    /// How many messages there are, from second 0 until just before the end.
+    /// The total number of messages.
     pub(super) fn messages(&self) -> u64 {
         u64::from(self.rate) * self.duration.as_secs()
     }
 
-    /// When message `number` is due.
+    /// The time at which message `number` is due.
     fn due(&self, number: u64) -> Duration {
         Duration::from_nanos(number * 1_000_000_000 / u64::from(self.rate))
     }
 
-    /// How many messages are due `elapsed` after the start.
+    /// The number of messages due `elapsed` after the start.
     fn due_count(&self, elapsed: Duration) -> u64 {
         let whole = elapsed.as_nanos() * u128::from(self.rate) / 1_000_000_000;
         u64::try_from(whole).map_or(u64::MAX, |whole| whole + 1).min(self.messages())
@@ -74,7 +74,7 @@ fn publish(plan: &Plan, epoch: Instant) -> Result<Published> {
     let mut sent = 0;
     let mut payload = Vec::with_capacity(plan.payload_bytes);
     while sent < plan.messages() && started.elapsed() < plan.duration + OVERRUN_LIMIT {
-        let slice = Instant::now();
+        let batch_started = Instant::now();
         let due = plan.due_count(started.elapsed()).min(sent + MAX_BATCH);
         let mut batch = redis::pipe();
         for sequence in sent..due {
@@ -84,11 +84,11 @@ fn publish(plan: &Plan, epoch: Instant) -> Result<Published> {
             batch.publish(&plan.channel, payload.as_slice());
         }
         let receivers: Vec<u64> = batch.query(&mut connection).context("cannot publish")?;
-        ensure!(receivers.iter().all(|receivers| *receivers > 0), "nobody is subscribed to {}", plan.channel);
+        ensure!(receivers.iter().all(|receivers| *receivers > 0), "no subscriber to {}", plan.channel);
         sent = due;
-        interrupt::sleep_until((started + plan.due(sent)).max(slice + SLICE))?;
+        signals::sleep_until((started + plan.due(sent)).max(batch_started + BATCH_PERIOD))?;
     }
-    Ok(Published { messages: sent, took: started.elapsed() })
+    Ok(Published { messages: sent, elapsed: started.elapsed() })
 }
 
 #[cfg(test)]
@@ -99,7 +99,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_message_is_due_from_its_time_on(rate in 1..2_000_000_u32, seconds in 1..1_000_u64, part in 0.0..1.0_f64) {
+        fn due_count_includes_a_message_from_its_due_time(rate in 1..2_000_000_u32, seconds in 1..1_000_u64, part in 0.0..1.0_f64) {
             let plan = Plan {
                 redis: String::new(),
                 channel: String::new(),
@@ -109,7 +109,7 @@ mod tests {
             };
             let number = ((plan.messages() - 1) as f64 * part) as u64;
             let due = plan.due(number);
-            // The time of a message is rounded down to a nanosecond.
+            // Due times are rounded down to nanoseconds.
             prop_assert!(plan.due_count(due + Duration::from_nanos(1)) > number);
             prop_assert!(plan.due_count(due.saturating_sub(Duration::from_nanos(1))) <= number.max(1));
             prop_assert_eq!(plan.due_count(plan.duration * 2), plan.messages());

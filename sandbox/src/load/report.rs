@@ -1,4 +1,4 @@
-//! The figures for people, as a table, and for programs, as JSON. Both come from one list.
+//! Output of the figures as a table or as JSON, both from one list of metrics.
 
 use std::fmt::Write;
 
@@ -8,28 +8,28 @@ use serde_json::{Map, Value, json};
 
 use super::{
     LoadArgs,
-    figures::{Figures, LoadFigures},
+    measurement::{LoadMeasurement, Measurement},
 };
 
-/// A reading thread that is busier than this may have been the limit itself.
+/// Above this many cores the reading thread may have limited the result.
 const BUSY_CLIENT_CORES: f64 = 0.9;
 
-/// A publisher that reached less than this share of the asked rate has fallen behind.
-const HELD_RATE: f64 = 0.98;
+/// Below this share of the requested rate the publisher has lagged.
+const MIN_RATE_SHARE: f64 = 0.98;
 
-/// One line of the table, one member in JSON.
+/// One row of the table and one member in JSON.
 struct Metric {
     title: &'static str,
-    /// With the unit at its end.
+    /// The JSON key, which ends with the unit.
     key: &'static str,
     unit: Unit,
-    /// Whether tallycast's figure divided by the baseline's says something.
+    /// Whether the ratio to the baseline is meaningful.
     has_ratio: bool,
-    /// `None` when it was not measured.
-    value: fn(&Figures) -> Option<f64>,
+    /// `None` if it was not measured.
+    value: fn(&Measurement) -> Option<f64>,
 }
 
-/// What the numbers are, and so how they are shown.
+/// The unit of a figure, which determines its format.
 #[derive(Clone, Copy)]
 enum Unit {
     Microseconds,
@@ -37,11 +37,11 @@ enum Unit {
     Bytes,
     Count,
     Percent,
-    /// Small numbers of which the decimals matter.
+    /// Small numbers with decimals.
     Decimal,
 }
 
-fn load(figures: &Figures, value: impl Fn(&LoadFigures) -> f64) -> Option<f64> {
+fn load(figures: &Measurement, value: impl Fn(&LoadMeasurement) -> f64) -> Option<f64> {
     figures.load.as_ref().map(value).filter(|value| value.is_finite())
 }
 
@@ -52,8 +52,8 @@ const METRICS: &[Metric] = &[
     Metric { title: "resident memory per idle connection", key: "idle_resident_bytes", unit: Unit::Bytes, has_ratio: false, value: |f| Some(f.idle.resident_bytes) },
     Metric { title: "peak resident memory", key: "peak_resident_bytes", unit: Unit::Bytes, has_ratio: true, value: |f| Some(f.peak_memory as f64) },
     Metric { title: "connections lost", key: "connections_lost", unit: Unit::Count, has_ratio: false, value: |f| Some(f.lost as f64) },
-    Metric { title: "published per second", key: "published_per_second", unit: Unit::Count, has_ratio: false, value: |f| load(f, LoadFigures::publish_rate) },
-    Metric { title: "deliveries per second", key: "deliveries_per_second", unit: Unit::Count, has_ratio: true, value: |f| load(f, LoadFigures::delivery_rate) },
+    Metric { title: "published per second", key: "published_per_second", unit: Unit::Count, has_ratio: false, value: |f| load(f, LoadMeasurement::publish_rate) },
+    Metric { title: "deliveries per second", key: "deliveries_per_second", unit: Unit::Count, has_ratio: true, value: |f| load(f, LoadMeasurement::delivery_rate) },
     Metric { title: "delivered", key: "delivered_percent", unit: Unit::Percent, has_ratio: false, value: |f| load(f, |l| l.delivered_fraction() * 100.0) },
     Metric { title: "missing (sequence gaps)", key: "missing_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.missing as f64) },
     Metric { title: "duplicates", key: "duplicate_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.duplicates as f64) },
@@ -64,18 +64,18 @@ const METRICS: &[Metric] = &[
     Metric { title: "server CPU", key: "server_cpu_seconds", unit: Unit::Seconds, has_ratio: true, value: |f| load(f, |l| l.server_cpu.total().as_secs_f64()) },
     Metric { title: "server cores used", key: "server_cores", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.cores(l.server_cpu)) },
     Metric { title: "server CPU per delivery (us)", key: "cpu_per_delivery_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.total())) },
-    Metric { title: "  of it user", key: "cpu_per_delivery_user_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.user)) },
-    Metric { title: "  of it system", key: "cpu_per_delivery_system_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.system)) },
-    Metric { title: "bytes on the wire per delivery", key: "wire_bytes_per_delivery", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, LoadFigures::bytes_per_delivery) },
-    Metric { title: "reading thread, cores used", key: "client_cores", unit: Unit::Decimal, has_ratio: false, value: |f| load(f, |l| l.cores(l.client_cpu)) },
+    Metric { title: "  user", key: "cpu_per_delivery_user_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.user)) },
+    Metric { title: "  system", key: "cpu_per_delivery_system_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.system)) },
+    Metric { title: "bytes on the wire per delivery", key: "wire_bytes_per_delivery", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, LoadMeasurement::bytes_per_delivery) },
+    Metric { title: "client cores used", key: "client_cores", unit: Unit::Decimal, has_ratio: false, value: |f| load(f, |l| l.cores(l.client_cpu)) },
     Metric { title: "slow readers", key: "slow_readers", unit: Unit::Count, has_ratio: false, value: |f| f.slow.as_ref().map(|s| s.count as f64) },
     Metric { title: "  closed by the server", key: "slow_readers_closed", unit: Unit::Count, has_ratio: false, value: |f| f.slow.as_ref().map(|s| s.closed as f64) },
-    Metric { title: "  messages in their sockets", key: "slow_readers_delivered", unit: Unit::Count, has_ratio: false, value: |f| f.slow.as_ref().map(|s| s.received.delivered as f64) },
+    Metric { title: "  messages in socket buffers", key: "slow_readers_delivered", unit: Unit::Count, has_ratio: false, value: |f| f.slow.as_ref().map(|s| s.received.delivered as f64) },
     Metric { title: "  missing (sequence gaps)", key: "slow_readers_missing", unit: Unit::Count, has_ratio: false, value: |f| f.slow.as_ref().map(|s| s.received.missing as f64) },
 ];
 
-/// An aligned table, and below it what a reader of it should know.
-pub(super) fn table(args: &LoadArgs, figures: &[Figures]) -> String {
+/// An aligned table, followed by notes.
+pub(super) fn table(args: &LoadArgs, figures: &[Measurement]) -> String {
     let mut lines = vec![heading(figures)];
     for metric in METRICS {
         let values: Vec<_> = figures.iter().map(metric.value).collect();
@@ -83,9 +83,9 @@ pub(super) fn table(args: &LoadArgs, figures: &[Figures]) -> String {
             continue;
         }
         let mut line = vec![metric.title.to_owned()];
-        line.extend(values.iter().map(|value| value.map_or("-".to_owned(), |value| metric.unit.show(value))));
+        line.extend(values.iter().map(|value| value.map_or("-".to_owned(), |value| metric.unit.format(value))));
         if figures.len() > 1 {
-            line.push(ratio(metric, &values).map_or(String::new(), show_ratio));
+            line.push(ratio(metric, &values).map_or(String::new(), format_ratio));
         }
         lines.push(line);
     }
@@ -101,8 +101,8 @@ pub(super) fn table(args: &LoadArgs, figures: &[Figures]) -> String {
     text
 }
 
-/// The same as one JSON object.
-pub(super) fn json(args: &LoadArgs, figures: &[Figures]) -> Result<String> {
+/// The figures as a JSON object.
+pub(super) fn json(args: &LoadArgs, figures: &[Measurement]) -> Result<String> {
     let mut subjects = Map::new();
     for figures in figures {
         let members =
@@ -144,7 +144,7 @@ fn title(args: &LoadArgs) -> String {
     )
 }
 
-fn heading(figures: &[Figures]) -> Vec<String> {
+fn heading(figures: &[Measurement]) -> Vec<String> {
     let mut heading = vec![String::new()];
     heading.extend(figures.iter().map(|figures| figures.subject.name().to_owned()));
     if figures.len() > 1 {
@@ -153,7 +153,7 @@ fn heading(figures: &[Figures]) -> Vec<String> {
     heading
 }
 
-/// The second subject's value divided by the first's.
+/// The value of the second subject divided by that of the first.
 fn ratio(metric: &Metric, values: &[Option<f64>]) -> Option<f64> {
     match values {
         [Some(baseline), Some(value)] if metric.has_ratio && *baseline > 0.0 => Some(value / baseline),
@@ -161,35 +161,38 @@ fn ratio(metric: &Metric, values: &[Option<f64>]) -> Option<f64> {
     }
 }
 
-/// Two decimals, or two digits where those would be zeros.
-fn show_ratio(ratio: f64) -> String {
+/// Two decimals, or four for small ratios.
+fn format_ratio(ratio: f64) -> String {
     if ratio < 0.1 { format!("{ratio:.4}") } else { format!("{ratio:.2}") }
 }
 
-/// What makes figures worth less than they look.
-fn notes(args: &LoadArgs, figures: &Figures) -> Vec<String> {
+/// Notes about conditions that limit the validity of the figures.
+fn notes(args: &LoadArgs, figures: &Measurement) -> Vec<String> {
     let name = figures.subject.name();
     let mut notes = Vec::new();
-    if let Some(reason) = &figures.first_loss {
-        notes.push(format!("{name}: the first connection was lost because: {reason}"));
+    if let Some(reason) = &figures.first_error {
+        notes.push(format!("{name}: connections were lost; the first error was: {reason}"));
     }
     if let Some(load) = &figures.load {
-        if load.publish_rate() < f64::from(args.rate) * HELD_RATE {
-            notes.push(format!("{name}: the publisher did not reach the asked rate"));
+        if load.publish_rate() < f64::from(args.rate) * MIN_RATE_SHARE {
+            notes.push(format!("{name}: the publisher did not reach the requested rate"));
         }
         let (client, server) = (load.cores(load.client_cpu), load.cores(load.server_cpu));
         if client > BUSY_CLIENT_CORES && client > server {
-            notes.push(format!("{name}: the reading thread was busier than the server and may have been the limit"));
+            notes
+                .push(format!("{name}: the reading thread was busier than the server and may have limited the result"));
         }
         if load.received.delivered < load.expected {
-            notes.push(format!("{name}: not everything was delivered in time; the latencies are those of what was"));
+            notes.push(format!(
+                "{name}: some messages were not delivered in time; latencies include delivered messages only"
+            ));
         }
     }
     notes
 }
 
 impl Unit {
-    fn show(self, value: f64) -> String {
+    fn format(self, value: f64) -> String {
         match self {
             Self::Microseconds if value < 1e3 => format!("{value:.0} us"),
             Self::Microseconds if value < 1e6 => format!("{:.2} ms", value / 1e3),
@@ -198,14 +201,14 @@ impl Unit {
             Self::Bytes if value.abs() < 1e6 => format!("{value:.0} B"),
             Self::Bytes => format!("{:.1} MB", value / 1e6),
             Self::Count => HumanCount(value.round() as u64).to_string(),
-            // Rounded down: what lacks one delivery is not 100 %.
+            // Rounded down, so that a single missing delivery is not 100 %.
             Self::Percent => format!("{:.2} %", (value * 100.0).floor() / 100.0),
             Self::Decimal => format!("{value:.3}"),
         }
     }
 }
 
-/// The first column to the left, the others to the right.
+/// Aligns the first column to the left and the others to the right.
 fn align(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_shown_with_fitting_units() {
+    fn numbers_have_readable_units() {
         for (unit, value, expected) in [
             (Unit::Microseconds, 412.4, "412 us"),
             (Unit::Microseconds, 1_234.0, "1.23 ms"),
@@ -254,8 +257,8 @@ mod tests {
             (Unit::Percent, 100.0, "100.00 %"),
             (Unit::Decimal, 0.1954, "0.195"),
         ] {
-            assert_eq!(unit.show(value), expected);
+            assert_eq!(unit.format(value), expected);
         }
-        assert_eq!([show_ratio(1.016), show_ratio(0.0478)], ["1.02", "0.0478"]);
+        assert_eq!([format_ratio(1.016), format_ratio(0.0478)], ["1.02", "0.0478"]);
     }
 }

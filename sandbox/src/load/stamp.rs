@@ -1,6 +1,6 @@
-//! The mark at the start of every published payload, by which a reader knows which message it got and how old it is.
+//! The stamp at the start of every payload: sequence number and publish time.
 //!
-//! `00000042 0000001234567890` and then filler: the sequence number in 8 digits, the publish time in 16 digits of
+//! Format: `00000042 0000001234567890` followed by filler. The sequence number has 8 digits, the publish time 16 digits of
 //! nanoseconds since an epoch that publisher and readers share (they are threads of one process).
 
 use std::{
@@ -8,30 +8,30 @@ use std::{
     time::Duration,
 };
 
-/// Length of a stamp, and so of the shortest payload, in bytes.
+/// The length of a stamp, and thus of the shortest payload, in bytes.
 pub(super) const STAMP_BYTES: usize = SEQUENCE_DIGITS + 1 + TIME_DIGITS;
 
-/// The most messages one run can number.
+/// The maximum number of messages per run.
 pub(super) const MAX_MESSAGES: u64 = 10_u64.pow(SEQUENCE_DIGITS as u32);
 
 const SEQUENCE_DIGITS: usize = 8;
 const TIME_DIGITS: usize = 16;
 
-/// Which message, and when it was published.
+/// The sequence number and publish time of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     /// 0 for the first message of a run.
     pub(super) sequence: u64,
-    /// Since the epoch of the run.
+    /// Publish time since the epoch of the run.
     pub(super) published: Duration,
 }
 
 impl Stamp {
-    /// Appends a payload of `bytes` bytes (at least [`STAMP_BYTES`]) that begins with this stamp.
+    /// Appends a payload of `bytes` bytes (at least [`STAMP_BYTES`]) that starts with this stamp.
     pub(super) fn write_payload(self, bytes: usize, payload: &mut Vec<u8>) -> io::Result<()> {
         let start = payload.len();
         write!(payload, "{:0SEQUENCE_DIGITS$} {:0TIME_DIGITS$}", self.sequence, self.published.as_nanos())?;
-        // Letters that compress no better than text does.
+        // Filler that does not compress better than text.
         let mut state = self.sequence;
         payload.resize_with(start + bytes, || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -40,7 +40,7 @@ impl Stamp {
         Ok(())
     }
 
-    /// Reads the stamp that `payload` begins with; `None` when it begins with something else.
+    /// Parses the stamp at the start of `payload`.
     pub(super) fn parse(payload: &[u8]) -> Option<Self> {
         let (sequence, rest) = payload.split_at_checked(SEQUENCE_DIGITS)?;
         let (space, rest) = rest.split_first()?;
@@ -52,7 +52,7 @@ impl Stamp {
     }
 }
 
-/// The value of up to 19 decimal digits.
+/// Parses up to 19 decimal digits.
 fn parse_digits(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0, |value, byte| {
         let digit = byte.wrapping_sub(b'0');
@@ -68,7 +68,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_payload_gives_its_stamp_back(
+        fn payload_stamp_round_trips(
             sequence in 0..MAX_MESSAGES,
             nanos in 0..10_u64.pow(TIME_DIGITS as u32),
             bytes in STAMP_BYTES..300,
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_stamp_is_none() {
+    fn invalid_stamps_are_rejected() {
         for payload in [
             "",
             "00000042",

@@ -1,4 +1,4 @@
-//! One measurement from start to end: start the program, connect, let it idle, publish, drain.
+//! The measurement of one subject: start the program, connect, idle, publish, drain.
 
 use std::{
     env,
@@ -14,21 +14,20 @@ use indicatif::{HumanCount, ProgressBar};
 use super::{
     LoadArgs,
     client::Client,
-    figures::{Figures, IdleFigures, LoadFigures},
-    interrupt,
+    measurement::{IdleMeasurement, LoadMeasurement, Measurement},
     process::{self, Process, Scratch},
     publisher::{self, Plan},
+    resource_usage, signals,
     transport::Transport,
-    usage,
 };
 
-/// Before memory is read: allocators and kernel take a moment to give back what a burst needed.
+/// The delay before memory is read: allocator and kernel need a moment to release the memory of a burst.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// How often the process is looked at and the progress is drawn.
-const WATCH_PERIOD: Duration = Duration::from_millis(100);
+/// The interval of process checks and progress updates.
+const MONITOR_PERIOD: Duration = Duration::from_millis(100);
 
-/// A program to measure.
+/// A measured program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Subject {
     WriteLoop,
@@ -43,13 +42,15 @@ impl Subject {
         }
     }
 
+    /// Checks that the program exists.
+    ///
     /// # Errors
-    /// When the program is not there.
+    /// If the program is missing.
     pub(super) fn check(self, args: &LoadArgs) -> Result<()> {
         let program = self.program(args)?;
         ensure!(
             program.is_file(),
-            "no tallycast at {}: build it with `cargo build --release`, or say where it is with --server-bin",
+            "tallycast not found at {}: build it with `cargo build --release`, or set --server-bin",
             program.display()
         );
         Ok(())
@@ -58,12 +59,12 @@ impl Subject {
     /// Starts the program and measures it.
     ///
     /// # Errors
-    /// When it does not start, ends, or does not take the connections; when publishing fails; when interrupted.
-    pub(super) fn measure(self, args: &LoadArgs, redis: &str, scratch: &Scratch) -> Result<Figures> {
+    /// If the program does not start, exits or refuses connections, if publishing fails, or if interrupted.
+    pub(super) fn measure(self, args: &LoadArgs, redis: &str, scratch: &Scratch) -> Result<Measurement> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, process::free_port()?));
         let mut server = self.start(args, redis, scratch, address)?;
-        let mut watch = Watch::new(self.name());
-        interrupt::sleep_until(Instant::now() + SETTLE)?;
+        let mut monitor = Monitor::new(self.name());
+        signals::sleep_until(Instant::now() + SETTLE)?;
         let memory_before = server.memory()?;
 
         let (slow_readers, transport) = match self {
@@ -74,35 +75,35 @@ impl Subject {
         let epoch = Instant::now();
         let mut client = Client::new(address, &args.path, transport, epoch, args.payload_bytes)?;
         let connect_time = client.connect(args.connections, slow_readers, |open| {
-            watch.look(&mut server, || {
+            monitor.update(&mut server, || {
                 format!("{} of {} connections", HumanCount(open as u64), HumanCount(connections as u64))
             })
         })?;
 
-        let hold = if args.idle { Duration::from_secs(args.seconds.into()) } else { SETTLE };
-        let held = Instant::now();
-        while held.elapsed() < hold {
-            client.turn(hold.saturating_sub(held.elapsed()))?;
-            watch.look(&mut server, || format!("{} idle connections", HumanCount(connections as u64)))?;
+        let idle_period = if args.idle { Duration::from_secs(args.seconds.into()) } else { SETTLE };
+        let idle_since = Instant::now();
+        while idle_since.elapsed() < idle_period {
+            client.poll_once(idle_period.saturating_sub(idle_since.elapsed()))?;
+            monitor.update(&mut server, || format!("{} idle connections", HumanCount(connections as u64)))?;
         }
         let memory_idle = server.memory()?;
 
         let load =
-            if args.idle { None } else { Some(publish(args, redis, epoch, &mut client, &mut server, &mut watch)?) };
-        let (lost, first_loss) = client.lost();
-        Ok(Figures {
+            if args.idle { None } else { Some(publish(args, redis, epoch, &mut client, &mut server, &mut monitor)?) };
+        let (lost, first_error) = client.lost();
+        Ok(Measurement {
             subject: self,
-            idle: IdleFigures::new(connections, connect_time, memory_before, memory_idle),
+            idle: IdleMeasurement::new(connections, connect_time, memory_before, memory_idle),
             load,
             lost,
-            first_loss: first_loss.map(str::to_owned),
+            first_error: first_error.map(str::to_owned),
             peak_memory: server.memory()?.peak,
-            slow: (slow_readers > 0).then(|| client.read_slow_out(args.payload_bytes)).transpose()?,
+            slow: (slow_readers > 0).then(|| client.drain_slow_readers(args.payload_bytes)).transpose()?,
         })
     }
 
     fn program(self, args: &LoadArgs) -> Result<PathBuf> {
-        let this = env::current_exe().context("cannot find this program's own file")?;
+        let this = env::current_exe().context("cannot find the path of this program")?;
         Ok(match (self, &args.server_bin) {
             (Self::WriteLoop, _) => this,
             (Self::Tallycast(_), Some(path)) => path.clone(),
@@ -110,7 +111,7 @@ impl Subject {
         })
     }
 
-    /// Starts the program and waits until it serves.
+    /// Starts the program and waits until it is ready.
     fn start(self, args: &LoadArgs, redis: &str, scratch: &Scratch, address: SocketAddr) -> Result<Process> {
         let mut command = Command::new(self.program(args)?);
         match self {
@@ -136,15 +137,15 @@ impl Subject {
     }
 }
 
-/// Publishes, and reads until all is delivered or the time to drain is over.
+/// Publishes, and reads until all messages are delivered or the time to drain is over.
 fn publish(
     args: &LoadArgs,
     redis: &str,
     epoch: Instant,
     client: &mut Client,
     server: &mut Process,
-    watch: &mut Watch,
-) -> Result<LoadFigures> {
+    monitor: &mut Monitor,
+) -> Result<LoadMeasurement> {
     let plan = Plan {
         redis: redis.to_owned(),
         channel: args.channel.clone(),
@@ -156,51 +157,51 @@ fn publish(
     let mut expected = plan.messages() * readers;
     let server_before = server.cpu_time()?;
     let bytes_before = client.bytes();
-    let client_before = usage::cpu_time(usage::THIS_THREAD)?;
+    let client_before = resource_usage::cpu_time(resource_usage::THIS_THREAD)?;
     let started = epoch.elapsed();
 
     let mut publisher = Some(publisher::start(plan, epoch)?);
     let mut published = None;
     let mut drain_until = None;
     while client.received().delivered < expected && drain_until.is_none_or(|limit| Instant::now() < limit) {
-        client.turn(WATCH_PERIOD)?;
+        client.poll_once(MONITOR_PERIOD)?;
         if let Some(finished) = publisher.take_if(|publisher| publisher.is_finished()) {
             let result = finished.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))??;
             expected = result.messages * readers;
             published = Some(result);
             drain_until = Some(Instant::now() + Duration::from_secs(args.drain_seconds.into()));
         }
-        watch.look(server, || {
+        monitor.update(server, || {
             let delivered = client.received().delivered;
             format!("{} of {} deliveries", HumanCount(delivered), HumanCount(expected))
         })?;
     }
     let server_cpu = server.cpu_time()? - server_before;
-    let client_cpu = usage::cpu_time(usage::THIS_THREAD)? - client_before;
-    let took = epoch.elapsed() - started;
-    // All may be delivered a moment before the publisher has its last answer.
+    let client_cpu = resource_usage::cpu_time(resource_usage::THIS_THREAD)? - client_before;
+    let elapsed = epoch.elapsed() - started;
+    // The last delivery can precede the last response to the publisher.
     if let Some(publisher) = publisher {
         published = Some(publisher.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))??);
     }
-    Ok(LoadFigures {
-        published: published.context("nothing was published")?,
+    Ok(LoadMeasurement {
+        published: published.context("no message was published")?,
         expected,
         received: client.received().clone(),
-        delivering: client.received().last.saturating_sub(started),
-        took,
+        delivery_time: client.received().last.saturating_sub(started),
+        elapsed,
         bytes: client.bytes() - bytes_before,
         server_cpu,
         client_cpu,
     })
 }
 
-/// Sees that the process is alive, and draws the progress on a terminal, but not on every turn.
-struct Watch {
+/// Checks that the process is alive and shows progress on a terminal, at most every [`MONITOR_PERIOD`].
+struct Monitor {
     bar: ProgressBar,
     next: Instant,
 }
 
-impl Watch {
+impl Monitor {
     fn new(name: &'static str) -> Self {
         let bar = ProgressBar::new_spinner().with_prefix(name);
         bar.set_style(
@@ -210,19 +211,19 @@ impl Watch {
         Self { bar, next: Instant::now() }
     }
 
-    fn look(&mut self, server: &mut Process, message: impl FnOnce() -> String) -> Result<()> {
+    fn update(&mut self, server: &mut Process, message: impl FnOnce() -> String) -> Result<()> {
         let now = Instant::now();
         if now < self.next {
             return Ok(());
         }
-        self.next = now + WATCH_PERIOD;
+        self.next = now + MONITOR_PERIOD;
         self.bar.set_message(message());
         self.bar.tick();
         server.ensure_running()
     }
 }
 
-impl Drop for Watch {
+impl Drop for Monitor {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

@@ -1,42 +1,42 @@
-//! How readers get their messages from tallycast: what they ask for, and what reads the answer.
+//! The transports of tallycast: request headers and response parser of each.
 
 use anyhow::Result;
 use clap::ValueEnum;
 
 use super::{
-    stream::{Event, StreamParser},
+    sse::{Event, StreamParser},
     websocket::FrameParser,
 };
 
-/// A way to read a stream.
+/// A transport of streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transport {
     /// Server-Sent Events.
     EventStream,
-    /// The same, compressed.
+    /// Compressed Server-Sent Events.
     Compressed(Coding),
     /// WebSocket.
     WebSocket(Subprotocol),
 }
 
-/// A compression of event streams.
+/// A content coding of event streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Coding {
     Gzip,
     Zstd,
 }
 
-/// What WebSocket messages look like.
+/// The format of WebSocket messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Subprotocol {
     /// A JSON object with namespace, event and data
     Json,
-    /// The payload alone
+    /// The payload only
     Raw,
 }
 
 impl Transport {
-    /// The name of tallycast when it is read so.
+    /// The name of the subject with this transport.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::EventStream => "tallycast",
@@ -47,9 +47,9 @@ impl Transport {
         }
     }
 
-    /// A reader's request for `path`.
+    /// The HTTP request for `path`.
     pub(super) fn request(self, path: &str, host: &str) -> String {
-        let wants = match self {
+        let headers = match self {
             Self::EventStream => "Accept: text/event-stream\r\n",
             Self::Compressed(Coding::Gzip) => "Accept: text/event-stream\r\nAccept-Encoding: gzip\r\n",
             Self::Compressed(Coding::Zstd) => "Accept: text/event-stream\r\nAccept-Encoding: zstd\r\n",
@@ -60,10 +60,10 @@ impl Transport {
         };
         let raw = self == Self::WebSocket(Subprotocol::Raw);
         let subprotocol = if raw { "Sec-WebSocket-Protocol: raw\r\n" } else { "" };
-        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: sandbox-load\r\n{wants}{subprotocol}\r\n")
+        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: sandbox-load\r\n{headers}{subprotocol}\r\n")
     }
 
-    /// What reads the answer.
+    /// A parser for the response.
     pub(super) fn parser(self) -> Parser {
         match self {
             Self::EventStream | Self::Compressed(_) => Parser::EventStream(StreamParser::default()),
@@ -72,7 +72,7 @@ impl Transport {
     }
 }
 
-/// Where one answer stands.
+/// The parser of one response.
 #[derive(Debug)]
 pub(super) enum Parser {
     EventStream(StreamParser),
@@ -80,10 +80,10 @@ pub(super) enum Parser {
 }
 
 impl Parser {
-    /// Takes the next bytes and gives every event that they complete to `sink`.
+    /// Parses the next bytes and passes every completed event to `sink`.
     ///
     /// # Errors
-    /// When the bytes are not what was asked for, or say that the stream ends.
+    /// If the response is invalid, or if the server closes the stream.
     pub(super) fn feed(&mut self, bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
         match self {
             Self::EventStream(parser) => parser.feed(bytes, sink),
@@ -91,15 +91,15 @@ impl Parser {
         }
     }
 
-    /// Whether the whole response head has come.
-    pub(super) fn has_head(&self) -> bool {
+    /// Whether the response headers are complete.
+    pub(super) fn has_headers(&self) -> bool {
         match self {
-            Self::EventStream(parser) => parser.has_head(),
-            Self::WebSocket(parser) => parser.has_head(),
+            Self::EventStream(parser) => parser.has_headers(),
+            Self::WebSocket(parser) => parser.has_headers(),
         }
     }
 
-    /// What is to be sent for what has come.
+    /// A pending reply to the server, such as a pong.
     pub(super) fn take_reply(&mut self) -> Option<&'static [u8]> {
         match self {
             Self::EventStream(_) => None,

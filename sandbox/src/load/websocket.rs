@@ -1,46 +1,45 @@
-//! Reads WebSocket messages as they come off the socket: response head, then a server's frames (RFC 6455, §5.2).
+//! Incremental parser of a WebSocket response: headers, then server frames (RFC 6455, §5.2).
 //!
-//! Whole messages in one frame each are all that a server of broadcasts sends; anything else is an error. Frames that are
-//! whole in one read are parsed where they lie.
+//! A broadcasting server sends each message in one frame; anything else is an error. Complete frames are parsed in place.
 
 use anyhow::{Result, bail, ensure};
 
-use super::{head::HeadReader, stamp::Stamp, stream::Event, transport::Subprotocol};
+use super::{response_header::ResponseHeaderReader, sse::Event, stamp::Stamp, transport::Subprotocol};
 
-/// The largest frame that is read, in bytes.
+/// The maximum size of a frame in bytes.
 const MAX_FRAME_BYTES: u64 = 1024 * 1024;
 
-/// A pong without payload, under a mask of zeros.
+/// A pong with a zero mask and no payload.
 const PONG: &[u8] = &[0x8a, 0x80, 0, 0, 0, 0];
 
-/// Where one connection stands.
+/// The parser of one connection.
 #[derive(Debug)]
 pub(super) struct FrameParser {
     subprotocol: Subprotocol,
-    /// Until it has been read.
-    head: Option<HeadReader>,
-    /// The start of a frame whose end has not come.
+    /// `None` once the response headers are complete.
+    headers: Option<ResponseHeaderReader>,
+    /// The start of an incomplete frame.
     partial: Vec<u8>,
-    owes_pong: bool,
+    pong_pending: bool,
 }
 
 impl FrameParser {
     pub(super) fn new(subprotocol: Subprotocol) -> Self {
-        Self { subprotocol, head: Some(HeadReader::default()), partial: Vec::new(), owes_pong: false }
+        Self { subprotocol, headers: Some(ResponseHeaderReader::default()), partial: Vec::new(), pong_pending: false }
     }
 
-    pub(super) fn has_head(&self) -> bool {
-        self.head.is_none()
+    pub(super) fn has_headers(&self) -> bool {
+        self.headers.is_none()
     }
 
     pub(super) fn take_reply(&mut self) -> Option<&'static [u8]> {
-        std::mem::take(&mut self.owes_pong).then_some(PONG)
+        std::mem::take(&mut self.pong_pending).then_some(PONG)
     }
 
     pub(super) fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
-        if let Some(head) = &mut self.head {
-            let Some(((), rest)) = head.feed(bytes, 101, |_| ())? else { return Ok(()) };
-            self.head = None;
+        if let Some(headers) = &mut self.headers {
+            let Some(((), rest)) = headers.feed(bytes, 101, |_| ())? else { return Ok(()) };
+            self.headers = None;
             bytes = rest;
         }
         if self.partial.is_empty() {
@@ -56,17 +55,17 @@ impl FrameParser {
         Ok(())
     }
 
-    /// Takes all whole frames; gives what is left.
+    /// Parses all complete frames and returns the remaining bytes.
     fn frames<'b>(&mut self, mut bytes: &'b [u8], sink: &mut impl FnMut(Event)) -> Result<&'b [u8]> {
         while let Some((first, payload, rest)) = split(bytes)? {
             match first {
                 0x81 => sink(self.event(payload)),
-                0x89 => self.owes_pong = true,
+                0x89 => self.pong_pending = true,
                 0x88 => bail!(
                     "the server closed the WebSocket: {}",
                     String::from_utf8_lossy(payload.get(2..).unwrap_or_default())
                 ),
-                other => bail!("a frame begins with {other:#04x}"),
+                other => bail!("unsupported frame: first byte {other:#04x}"),
             }
             bytes = rest;
         }
@@ -78,7 +77,7 @@ impl FrameParser {
         const END: &[u8] = b"\"}";
         let data = match self.subprotocol {
             Subprotocol::Raw => Some(payload),
-            // The payloads of this program have nothing that JSON escapes.
+            // The payloads of this program contain no characters that JSON escapes.
             Subprotocol::Json => {
                 memchr::memmem::find(payload, DATA).and_then(|at| payload[at + DATA.len()..].strip_suffix(END))
             }
@@ -88,10 +87,10 @@ impl FrameParser {
     }
 }
 
-/// A frame's first byte, its payload, and what follows.
+/// First byte and payload of a frame, and the bytes that follow.
 type Frame<'b> = (u8, &'b [u8], &'b [u8]);
 
-/// The first frame; `None` until it is whole.
+/// Splits off the first frame; `None` if it is incomplete.
 fn split(bytes: &[u8]) -> Result<Option<Frame<'_>>> {
     let [first, length, rest @ ..] = bytes else { return Ok(None) };
     let (length, rest) = match length {
@@ -103,10 +102,10 @@ fn split(bytes: &[u8]) -> Result<Option<Frame<'_>>> {
             Some((length, rest)) => (u64::from_be_bytes(*length), rest),
             None => return Ok(None),
         },
-        128.. => bail!("a server's frame is masked"),
+        128.. => bail!("invalid frame: server frames must not be masked"),
         length => (u64::from(*length), rest),
     };
-    ensure!(length <= MAX_FRAME_BYTES, "a frame has {length} bytes");
+    ensure!(length <= MAX_FRAME_BYTES, "frame too large: {length} bytes");
     Ok(rest.split_at_checked(length as usize).map(|(payload, rest)| (*first, payload, rest)))
 }
 
@@ -133,7 +132,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_are_read_however_the_bytes_are_cut(
+        fn messages_are_parsed_for_any_split(
             lengths in proptest::collection::vec(prop_oneof![25..400_usize, Just(70_000)], 0..8),
             json in any::<bool>(),
             cut in 1..3000_usize,
@@ -155,19 +154,19 @@ mod tests {
             for piece in bytes.chunks(cut) {
                 parser.feed(piece, &mut |event| events.push(event)).map_err(|error| TestCaseError::fail(error.to_string()))?;
             }
-            prop_assert!(parser.has_head());
+            prop_assert!(parser.has_headers());
             prop_assert_eq!(parser.take_reply().is_some(), !expected.is_empty());
             prop_assert_eq!(events, expected);
         }
     }
 
     #[test]
-    fn what_is_not_expected_is_an_error() {
+    fn unexpected_frames_are_errors() {
         for (bytes, expected) in [
             (frame(0x88, b"\x03\xe9bye"), "the server closed the WebSocket: bye"),
-            (frame(0x82, b"x"), "a frame begins with 0x82"),
-            (vec![0x81, 0x80], "a server's frame is masked"),
-            (vec![0x81, 127, 1, 0, 0, 0, 0, 0, 0, 0], "a frame has 72057594037927936 bytes"),
+            (frame(0x82, b"x"), "unsupported frame: first byte 0x82"),
+            (vec![0x81, 0x80], "invalid frame: server frames must not be masked"),
+            (vec![0x81, 127, 1, 0, 0, 0, 0, 0, 0, 0], "frame too large: 72057594037927936 bytes"),
         ] {
             let mut parser = FrameParser::new(Subprotocol::Raw);
             let error = parser.feed(&[HEAD, &bytes].concat(), &mut |_| ()).err().map(|error| error.to_string());

@@ -1,7 +1,7 @@
-//! `sandbox feed` as people run it: the built binary and a Redis server that each test starts.
+//! Tests of `sandbox feed`: the built binary with a private Redis server per test.
 
 #![cfg(feature = "cli")]
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends with a panic, and says why")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail with a panic and a message")]
 
 mod redis;
 
@@ -18,14 +18,14 @@ use self::redis::{Client, LIMIT, POLL, Redis};
 
 const SCORES: &str = "emojitrack_score";
 
-/// What a run said and how it ended.
+/// Exit status and output of a run.
 #[derive(Debug)]
 struct Ended {
     status: ExitStatus,
-    said: String,
+    stderr: String,
 }
 
-/// A running feeder; dropping it kills it.
+/// A running feeder, killed on drop.
 struct Feeder(Child);
 
 impl Feeder {
@@ -51,25 +51,25 @@ impl Feeder {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
-    /// Waits for its end. What it says fits into a pipe.
+    /// Waits for the process to exit. Its output must fit into a pipe buffer.
     fn ended(mut self) -> Ended {
         let deadline = Instant::now() + LIMIT;
         let status = loop {
             if let Some(status) = self.0.try_wait().unwrap() {
                 break status;
             }
-            assert!(Instant::now() < deadline, "the feeder does not end");
+            assert!(Instant::now() < deadline, "the feeder did not exit");
             thread::sleep(POLL);
         };
         let read = |pipe: &mut dyn std::io::Read| std::io::read_to_string(pipe).unwrap();
-        assert_eq!(read(self.0.stdout.as_mut().unwrap()), "", "everything is said on standard error");
-        Ended { status, said: read(self.0.stderr.as_mut().unwrap()) }
+        assert_eq!(read(self.0.stdout.as_mut().unwrap()), "", "all output goes to standard error");
+        Ended { status, stderr: read(self.0.stderr.as_mut().unwrap()) }
     }
 }
 
 impl Drop for Feeder {
     fn drop(&mut self) {
-        // Both fail only when it has ended already.
+        // Both fail only if the process has exited.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -79,23 +79,23 @@ fn feed(arguments: &[&str]) -> Ended {
     Feeder::start(arguments).ended()
 }
 
-/// Runs to a good end.
-fn feed_well(redis: &Redis, arguments: &[&str]) -> String {
+/// Runs the feeder, which must succeed, and returns its output.
+fn feed_ok(redis: &Redis, arguments: &[&str]) -> String {
     let ended = feed(&[&["--redis", &redis.url()], arguments].concat());
     assert!(ended.status.success(), "{ended:?}");
-    ended.said
+    ended.stderr
 }
 
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}: not so after {LIMIT:?}");
+    while !condition() {
+        assert!(Instant::now() < deadline, "timed out waiting until: {what}");
         thread::sleep(POLL);
     }
 }
 
 fn scores(client: &mut Client) -> HashMap<String, u64> {
-    client.ask(cmd("ZRANGE").arg(SCORES).arg(0).arg(-1).arg("WITHSCORES"))
+    client.query(cmd("ZRANGE").arg(SCORES).arg(0).arg(-1).arg("WITHSCORES"))
 }
 
 fn total(client: &mut Client) -> u64 {
@@ -103,10 +103,10 @@ fn total(client: &mut Client) -> u64 {
 }
 
 fn posts(client: &mut Client, id: &str) -> Vec<String> {
-    client.ask(cmd("LRANGE").arg(format!("emojitrack_tweets_{id}")).arg(0).arg(-1))
+    client.query(cmd("LRANGE").arg(format!("emojitrack_tweets_{id}")).arg(0).arg(-1))
 }
 
-/// What a feeder publishes for `updates`.
+/// The messages that a feeder publishes for `updates`.
 fn messages(updates: impl Iterator<Item = Update>) -> Vec<(String, String)> {
     updates
         .flat_map(|Update { id, tweet }| {
@@ -116,7 +116,7 @@ fn messages(updates: impl Iterator<Item = Update>) -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_update_is_counted_listed_and_published_once() {
+fn updates_are_counted_stored_and_published_once() {
     let redis = Redis::start();
     let mut client = redis.connect();
     let expected: Vec<Update> = Generator::new(7).take(500).collect();
@@ -125,8 +125,8 @@ fn every_update_is_counted_listed_and_published_once() {
 
     for _ in 0..2 {
         let listener = redis.listen(1_000);
-        let said = feed_well(&redis, &["--count", "500", "--seed", "7", "--rate", "5000"]);
-        assert!(said.contains("\n500 updates published in "), "{said}");
+        let stderr = feed_ok(&redis, &["--count", "500", "--seed", "7", "--rate", "5000"]);
+        assert!(stderr.contains("\n500 updates published in "), "{stderr}");
 
         assert_eq!(listener.join().unwrap(), messages(expected.iter().cloned()));
         for update in &expected {
@@ -144,21 +144,21 @@ fn every_update_is_counted_listed_and_published_once() {
 }
 
 #[test]
-fn other_seeds_are_other_updates() {
+fn seed_changes_the_updates() {
     let redis = Redis::start();
     let listener = redis.listen(20);
-    feed_well(&redis, &["--count", "10", "--seed", "8"]);
+    feed_ok(&redis, &["--count", "10", "--seed", "8"]);
     let published = listener.join().unwrap();
     assert_eq!(published, messages(Generator::new(8).take(10)));
     assert_ne!(published, messages(Generator::new(7).take(10)));
 }
 
 #[test]
-fn scores_that_exist_are_left_as_they_are() {
+fn existing_scores_are_kept() {
     let redis = Redis::start();
     let mut client = redis.connect();
-    let () = client.ask(cmd("ZADD").arg(SCORES).arg(5).arg("1F4A9"));
-    feed_well(&redis, &["--count", "100", "--rate", "5000"]);
+    let () = client.query(cmd("ZADD").arg(SCORES).arg(5).arg("1F4A9"));
+    feed_ok(&redis, &["--count", "100", "--rate", "5000"]);
     let scores = scores(&mut client);
     assert_eq!(scores.values().sum::<u64>(), 105);
     assert!(scores["1F4A9"] >= 5);
@@ -168,12 +168,12 @@ fn scores_that_exist_are_left_as_they_are() {
 }
 
 #[test]
-fn nobody_sees_a_score_without_its_publishes() {
-    const LOOKS: u32 = 50;
+fn scores_and_publishes_are_atomic() {
+    const SAMPLES: u32 = 50;
     let redis = Redis::start();
     let mut client = redis.connect();
     let calls = |client: &mut Client| -> HashMap<String, u64> {
-        let text: String = client.ask(cmd("INFO").arg("commandstats"));
+        let text: String = client.query(cmd("INFO").arg("commandstats"));
         let calls = text.lines().filter_map(|line| {
             let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
             Some((name.to_owned(), figures.split(',').next()?.parse().ok()?))
@@ -181,128 +181,130 @@ fn nobody_sees_a_score_without_its_publishes() {
         calls.collect()
     };
     let feeder = Feeder::start(&["--redis", &redis.url(), "--rate", "1000000"]);
-    let (mut looks, mut last) = (0, 0);
-    wait_until("scores are seen to grow", || {
+    let (mut samples, mut last) = (0, 0);
+    wait_until("the scores have grown", || {
         let calls = calls(&mut client);
         let [scores, publishes] = ["zincrby", "publish"].map(|name| calls.get(name).copied().unwrap_or(0));
         assert_eq!(publishes, 2 * scores);
-        looks += u32::from(scores > last);
+        samples += u32::from(scores > last);
         last = scores;
-        looks == LOOKS
+        samples == SAMPLES
     });
     feeder.signal(Signal::TERM);
     assert!(feeder.ended().status.success());
 }
 
 #[test]
-fn signals_end_it_well() {
+fn signals_end_the_run_gracefully() {
     for signal in [Signal::INT, Signal::TERM] {
         let redis = Redis::start();
         let mut client = redis.connect();
         let before: u64 = Generator::new(1).standings().map(|(_, score)| score).sum();
         let feeder = Feeder::start_with(&[("REDIS_URL", &redis.url()), ("FEED_RATE", "1000")], &[]);
-        wait_until("something is published", || total(&mut client) > before);
+        wait_until("an update is published", || total(&mut client) > before);
         feeder.signal(signal);
         let ended = feeder.ended();
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
         let published = total(&mut client) - before;
-        assert!(ended.said.contains(&format!("\n{published} updates published in ")), "{published}: {ended:?}");
+        assert!(ended.stderr.contains(&format!("\n{published} updates published in ")), "{published}: {ended:?}");
     }
 }
 
 #[test]
-fn a_signal_ends_it_also_when_redis_was_never_there() {
+fn signal_ends_the_run_without_redis() {
     let mut redis = Redis::start();
     let url = redis.url();
     redis.kill();
     let mut feeder = Feeder::start(&["--redis", &url]);
-    // It handles signals before it tries to connect, and says so when it cannot.
-    let mut said = [0; 1];
-    std::io::Read::read_exact(feeder.0.stderr.as_mut().unwrap(), &mut said).unwrap();
+    // Signal handlers are installed before the first connection attempt, whose failure is printed.
+    let mut output = [0; 1];
+    std::io::Read::read_exact(feeder.0.stderr.as_mut().unwrap(), &mut output).unwrap();
     feeder.signal(Signal::TERM);
     assert_eq!(feeder.ended().status.code(), Some(0));
 }
 
 #[test]
-fn it_goes_on_after_an_outage_and_counts_what_was_not_published() {
+fn run_continues_after_outages_and_counts_unpublished_updates() {
     let mut redis = Redis::start();
-    let beginning: u64 = Generator::new(1).standings().map(|(_, score)| score).sum();
+    let initial: u64 = Generator::new(1).standings().map(|(_, score)| score).sum();
     let feeder = Feeder::start(&["--redis", &redis.url(), "--rate", "2000"]);
-    let mut taken = 0;
+    let mut accepted = 0;
     for _ in 0..2 {
         let mut client = redis.connect();
-        wait_until("something is published", || total(&mut client) > beginning);
-        // From here on the server takes nothing, so that what it has taken can be known.
-        let () = client.ask(cmd("CLIENT").arg("PAUSE").arg(LIMIT.as_millis() as u64).arg("WRITE"));
-        taken += total(&mut client) - beginning;
+        wait_until("an update is published", || total(&mut client) > initial);
+        // From here on the server accepts no writes, so that the published updates can be counted.
+        let () = client.query(cmd("CLIENT").arg("PAUSE").arg(LIMIT.as_millis() as u64).arg("WRITE"));
+        accepted += total(&mut client) - initial;
         redis.kill();
         redis.restart();
     }
     let mut client = redis.connect();
-    wait_until("something is published again", || total(&mut client) > beginning);
+    wait_until("an update is published again", || total(&mut client) > initial);
     feeder.signal(Signal::TERM);
     let ended = feeder.ended();
     assert!(ended.status.success(), "{ended:?}");
 
-    let lines = |part: &str| ended.said.lines().filter(|line| line.contains(part)).collect::<Vec<_>>();
+    let lines = |part: &str| ended.stderr.lines().filter(|line| line.contains(part)).collect::<Vec<_>>();
     let number = |line: &str, before: &str, after: &str| -> u64 {
         let rest = line.split_once(before).unwrap_or_else(|| panic!("no {before:?} in {line:?}")).1;
         rest.split_once(after).unwrap().0.replace(',', "").parse().unwrap()
     };
-    // One line when it begins and one when it is over.
-    assert_eq!(lines(" is away: ").len(), 2, "{ended:?}");
-    let lost: Vec<u64> =
-        lines(" is back after ").iter().map(|line| number(line, " s; ", " updates were not published")).collect();
+    // One line at the start of an outage and one at its end.
+    assert_eq!(lines(" is unavailable: ").len(), 2, "{ended:?}");
+    let lost: Vec<u64> = lines(" is available again after ")
+        .iter()
+        .map(|line| number(line, " s; ", " updates were not published"))
+        .collect();
     assert!(lost.len() == 2 && lost.iter().all(|lost| *lost > 0), "{ended:?}");
-    let last = ended.said.lines().last().unwrap();
+    let last = ended.stderr.lines().last().unwrap();
     let published = number(&format!("\n{last}"), "\n", " updates published (");
     assert_eq!(number(last, " (", " were not)"), lost.iter().sum::<u64>(), "{ended:?}");
 
-    // Each server began empty: it was given the scores of the beginning, and since then every update until its end.
-    taken += total(&mut client) - beginning;
-    assert_eq!(published, taken, "{ended:?}");
-    let made = usize::try_from(published + lost.iter().sum::<u64>()).unwrap();
-    let newest = Generator::new(1).nth(made - 1).unwrap();
+    // Each server started empty and received the initial scores and then all updates until its end.
+    accepted += total(&mut client) - initial;
+    assert_eq!(published, accepted, "{ended:?}");
+    let generated = usize::try_from(published + lost.iter().sum::<u64>()).unwrap();
+    let newest = Generator::new(1).nth(generated - 1).unwrap();
     assert_eq!(posts(&mut client, &newest.id)[0], newest.tweet);
 }
 
 #[test]
-fn a_server_that_stays_away_is_given_up() {
+fn run_fails_after_the_outage_limit() {
     let mut redis = Redis::start();
     let url = redis.url();
     redis.kill();
     let ended = feed(&["--redis", &url, "--outage-limit", "1"]);
     assert_eq!(ended.status.code(), Some(69), "{ended:?}");
-    assert!(ended.said.contains("was away for more than 1 s"), "{ended:?}");
+    assert!(ended.stderr.contains("was unavailable for more than 1 s"), "{ended:?}");
 }
 
 #[test]
-fn what_redis_refuses_is_told_in_a_line() {
+fn rejected_commands_exit_with_one_line() {
     let redis = Redis::start();
-    let () = redis.connect().ask(cmd("SET").arg(SCORES).arg("a string"));
+    let () = redis.connect().query(cmd("SET").arg(SCORES).arg("a string"));
     let ended = feed(&["--redis", &redis.url()]);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    let last = ended.said.lines().last().unwrap();
-    assert!(last.contains("refuses: ") && last.contains("WRONGTYPE"), "{ended:?}");
+    let last = ended.stderr.lines().last().unwrap();
+    assert!(last.contains("rejected a command: ") && last.contains("WRONGTYPE"), "{ended:?}");
     assert_eq!(last.matches("WRONGTYPE").count(), 1, "{ended:?}");
 }
 
 #[test]
-fn passwords_are_used_and_not_shown() {
+fn passwords_are_used_but_not_shown() {
     let redis = Redis::start_with_password("open-sesame");
-    let said = feed_well(&redis, &["--count", "5"]);
-    assert!(!said.contains("sesame"), "{said}");
+    let stderr = feed_ok(&redis, &["--count", "5"]);
+    assert!(!stderr.contains("sesame"), "{stderr}");
     let ended = feed(&["--redis", &redis.url().replace("open", "close"), "--count", "5"]);
-    assert!(ended.status.code() == Some(1) && !ended.said.contains("sesame"), "{ended:?}");
+    assert!(ended.status.code() == Some(1) && !ended.stderr.contains("sesame"), "{ended:?}");
 }
 
 #[test]
-fn wrong_options_are_one_line_and_exit_code_64() {
+fn invalid_options_exit_with_one_line_and_code_64() {
     let usage_error = |feeder: Feeder, expected: &str| {
         let ended = feeder.ended();
         assert_eq!(ended.status.code(), Some(64), "{ended:?}");
-        assert_eq!(ended.said.lines().count(), 1, "{ended:?}");
-        assert!(ended.said.contains(expected) && !ended.said.contains("sesame"), "{expected}: {ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+        assert!(ended.stderr.contains(expected) && !ended.stderr.contains("sesame"), "{expected}: {ended:?}");
     };
     for url in [
         "redis://example.org",

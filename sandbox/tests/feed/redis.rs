@@ -1,4 +1,4 @@
-//! A real Redis on a free port, and a client for what the tests ask of it.
+//! A real Redis on a free port, and a client for queries.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -13,17 +13,17 @@ use tokio::runtime::{self, Runtime};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
-/// How long anything may take before the test fails.
+/// The time limit of every wait.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// Between two looks at whether something is so.
+/// The interval of polling.
 pub(crate) const POLL: Duration = Duration::from_millis(5);
 
-/// Where free ports are looked for: under the range from which Linux takes the ports of outgoing connections, so that a
-/// port stays free while its server is down.
+/// The range to search for free ports: below the ephemeral port range of Linux, so that a port stays free while its
+/// server is down.
 const PORTS: std::ops::Range<u16> = 10_000..20_000;
 
-/// A server that keeps nothing; dropping it kills it.
+/// A server without persistence, killed on drop.
 pub(crate) struct Redis {
     child: Child,
     port: u16,
@@ -48,7 +48,7 @@ impl Redis {
                 return Self { child, port, password };
             }
         }
-        panic!("no port is free");
+        panic!("no free port");
     }
 
     pub(crate) fn url(&self) -> String {
@@ -59,7 +59,7 @@ impl Redis {
         Client::connect(&self.url()).unwrap()
     }
 
-    /// Subscribes to all streams, and gives the first `count` messages: channels and payloads.
+    /// Subscribes to all channels and returns the first `count` messages: channels and payloads.
     pub(crate) fn listen(&self, count: usize) -> JoinHandle<Vec<(String, String)>> {
         let url = self.url();
         let (ready, is_ready) = mpsc::sync_channel(1);
@@ -70,7 +70,7 @@ impl Redis {
             let mut incoming = subscription.on_message();
             let mut messages = Vec::with_capacity(count);
             while messages.len() < count {
-                let message = timeout(LIMIT, incoming.next()).await.expect("a message comes in time").unwrap();
+                let message = timeout(LIMIT, incoming.next()).await.expect("no message in time").unwrap();
                 messages.push((message.get_channel_name().to_owned(), message.get_payload().unwrap()));
             }
             messages
@@ -80,13 +80,13 @@ impl Redis {
         listener
     }
 
-    /// Ends it as a crash would.
+    /// Kills the server with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Starts it again, empty.
+    /// Starts the server again, empty.
     pub(crate) fn restart(&mut self) {
         self.child = start_at(self.port, self.password).expect("the port is still free");
     }
@@ -94,13 +94,13 @@ impl Redis {
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        // Both fail only when it has ended already.
+        // Both fail only if the process has exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A connection that waits for each answer, for as long as [`LIMIT`].
+/// A blocking connection with a response timeout of [`LIMIT`].
 pub(crate) struct Client {
     runtime: Runtime,
     connection: MultiplexedConnection,
@@ -115,11 +115,11 @@ impl Client {
         Ok(Self { runtime, connection })
     }
 
-    pub(crate) fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> T {
-        self.try_ask(command).unwrap()
+    pub(crate) fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> T {
+        self.try_query(command).unwrap()
     }
 
-    fn try_ask<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
+    fn try_query<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
         self.runtime.block_on(command.query_async(&mut self.connection))
     }
 }
@@ -134,14 +134,14 @@ fn url(port: u16, password: Option<&str>) -> String {
 }
 
 fn next_port() -> u16 {
-    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     let span = PORTS.end - PORTS.start;
-    // Test runs side by side have process IDs side by side, and begin further apart than the servers of one are many.
+    // Concurrent test runs have adjacent process IDs and start at distant ports.
     let first = (std::process::id() * 31 % u32::from(span)) as u16;
-    PORTS.start + (first + TAKEN.fetch_add(1, Ordering::Relaxed)) % span
+    PORTS.start + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % span
 }
 
-/// A server at `port` that answers, or nothing if it ended, because the port is taken.
+/// Starts a server at `port` and waits until it answers. Returns `None` if it exited because the port is in use.
 fn start_at(port: u16, password: Option<&str>) -> Option<Child> {
     let mut child = Command::new("redis-server")
         .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()])
@@ -153,7 +153,7 @@ fn start_at(port: u16, password: Option<&str>) -> Option<Child> {
         .expect("redis-server is installed");
     let deadline = Instant::now() + LIMIT;
     while Instant::now() < deadline {
-        // What answers could be another's server at the same port.
+        // Another server could answer on this port.
         if process_id(&url(port, password)).is_ok_and(|id| id == child.id()) {
             return Some(child);
         }
@@ -167,6 +167,6 @@ fn start_at(port: u16, password: Option<&str>) -> Option<Child> {
 }
 
 fn process_id(url: &str) -> RedisResult<u32> {
-    let info: redis::InfoDict = Client::connect(url)?.try_ask(redis::cmd("INFO").arg("server"))?;
+    let info: redis::InfoDict = Client::connect(url)?.try_query(redis::cmd("INFO").arg("server"))?;
     Ok(info.get("process_id").unwrap_or_default())
 }

@@ -1,38 +1,38 @@
-//! What readers got: counted for every event on every connection, nothing sampled.
+//! Delivery statistics over every event on every connection, without sampling.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use hdrhistogram::Histogram;
 
-use super::stream::Event;
+use super::sse::Event;
 
-/// Latencies above this are counted as this, in microseconds.
+/// The highest recorded latency in microseconds. Longer ones are recorded as this.
 const MAX_LATENCY_US: u64 = 120_000_000;
 
 /// Significant decimal digits of a latency.
 const LATENCY_DIGITS: u8 = 3;
 
-/// The sum over a group of readers.
+/// Delivery statistics of a group of readers.
 #[derive(Clone, Debug)]
-pub(super) struct Received {
+pub(super) struct DeliveryStats {
     payload_bytes: usize,
-    /// Messages that came, each once for each connection.
+    /// Delivered messages, once per connection.
     pub(super) delivered: u64,
-    /// Messages that were passed over: a later one came and they had not.
+    /// Gaps in the sequence: messages that had not arrived before a later one.
     pub(super) missing: u64,
-    /// Events whose message had come before, or was older than one that had.
+    /// Events with the sequence number of an earlier message.
     pub(super) duplicates: u64,
-    /// Events that are no message of this run, or not of the right length.
+    /// Events that are not messages of this run or have the wrong length.
     pub(super) unexpected: u64,
-    /// From publishing to the return of the `read(2)` that brought the event, in microseconds.
+    /// Time from publishing to the return of the `read(2)` with the event, in microseconds.
     pub(super) latency: Histogram<u64>,
-    /// When the last message came, since the epoch of the run.
+    /// The arrival of the last message, since the epoch of the run.
     pub(super) last: Duration,
 }
 
-impl Received {
-    /// Nothing yet, of messages with payloads of `payload_bytes` bytes.
+impl DeliveryStats {
+    /// Empty statistics for payloads of `payload_bytes` bytes.
     pub(super) fn new(payload_bytes: usize) -> Result<Self> {
         Ok(Self {
             payload_bytes,
@@ -45,7 +45,7 @@ impl Received {
         })
     }
 
-    /// Counts an event that was read at `now`, on a connection that expects `next`.
+    /// Counts an event that was read at `now` on a connection that expects the sequence number `next`.
     pub(super) fn count(&mut self, event: Event, next: &mut u64, now: Duration) {
         let Some(stamp) = event.stamp.filter(|_| event.data_bytes == self.payload_bytes) else {
             self.unexpected += 1;
@@ -69,23 +69,23 @@ mod tests {
     use super::{super::stamp::Stamp, *};
 
     #[test]
-    fn gaps_repeats_and_strangers_are_told_apart() -> Result<()> {
-        let mut received = Received::new(100)?;
+    fn gaps_duplicates_and_unexpected_events_are_counted() -> Result<()> {
+        let mut stats = DeliveryStats::new(100)?;
         let mut next = 0;
         let mut count = |sequence, data_bytes| {
             let published = Duration::from_millis(sequence);
             let stamp = Some(Stamp { sequence, published });
-            received.count(Event { stamp, data_bytes }, &mut next, Duration::from_millis(20));
+            stats.count(Event { stamp, data_bytes }, &mut next, Duration::from_millis(20));
         };
         for sequence in [0, 1, 5, 5, 3, 6] {
             count(sequence, 100);
         }
         count(7, 99);
-        received.count(Event { stamp: None, data_bytes: 100 }, &mut next, Duration::from_millis(30));
+        stats.count(Event { stamp: None, data_bytes: 100 }, &mut next, Duration::from_millis(30));
         assert_eq!(next, 7);
-        assert_eq!((received.delivered, received.missing, received.duplicates, received.unexpected), (4, 3, 2, 2));
-        assert_eq!(received.last, Duration::from_millis(20));
-        assert_eq!((received.latency.min(), received.latency.len()), (14_000, 4));
+        assert_eq!((stats.delivered, stats.missing, stats.duplicates, stats.unexpected), (4, 3, 2, 2));
+        assert_eq!(stats.last, Duration::from_millis(20));
+        assert_eq!((stats.latency.min(), stats.latency.len()), (14_000, 4));
         Ok(())
     }
 }

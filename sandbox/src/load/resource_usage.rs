@@ -1,17 +1,17 @@
-//! What processes use, as `/proc` tells it, and how many files they may open.
+//! CPU time and memory of processes from `/proc`, and the limit of open files.
 
 use std::{fs, io, ops::Sub, str::FromStr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// The CPU time of the calling thread, to be read with [`cpu_time`].
+/// The path for the CPU time of the calling thread, for [`cpu_time`].
 pub(super) const THIS_THREAD: &str = "/proc/thread-self/stat";
 
-/// Files that a process opens besides its connections, with room to spare.
+/// A generous number of files that a process opens besides its connections.
 const OTHER_FILES: u64 = 100;
 
-/// CPU time, exact to a clock tick (10 ms).
+/// CPU time, with a resolution of a clock tick (10 ms).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct CpuTime {
     pub(super) user: Duration,
@@ -35,41 +35,41 @@ impl Sub for CpuTime {
 /// Memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Memory {
-    /// Resident pages that belong to the process alone and to no file: its heap and stacks.
+    /// Resident anonymous pages: heap and stacks.
     pub(super) user: u64,
     /// All resident pages.
     pub(super) resident: u64,
-    /// The most that `resident` ever was.
+    /// The peak of `resident`.
     pub(super) peak: u64,
 }
 
 /// Reads a `stat` file of `/proc`.
 pub(super) fn cpu_time(path: &str) -> Result<CpuTime> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-    parse_stat(&text, rustix::param::clock_ticks_per_second()).with_context(|| format!("{path} is not understood"))
+    parse_stat(&text, rustix::param::clock_ticks_per_second()).with_context(|| format!("unexpected format of {path}"))
 }
 
 /// Reads a `status` file of `/proc`.
 pub(super) fn memory(path: &str) -> Result<Memory> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-    parse_status(&text).with_context(|| format!("{path} is not understood"))
+    parse_status(&text).with_context(|| format!("unexpected format of {path}"))
 }
 
-/// The first and the last port that outgoing connections take.
-pub(super) fn outgoing_ports() -> Result<(u16, u16)> {
+/// The first and last ephemeral port.
+pub(super) fn ephemeral_ports() -> Result<(u16, u16)> {
     const PATH: &str = "/proc/sys/net/ipv4/ip_local_port_range";
     let text = fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?;
     let mut ports = text.split_whitespace().map(u16::from_str);
     match (ports.next(), ports.next()) {
         (Some(Ok(first)), Some(Ok(last))) if first <= last => Ok((first, last)),
-        _ => Err(anyhow::anyhow!("{PATH} is not understood: {text:?}")),
+        _ => Err(anyhow::anyhow!("unexpected format of {PATH}: {text:?}")),
     }
 }
 
-/// Raises the soft limit of open files to the hard one; children inherit it.
+/// Raises the soft limit of open files to the hard limit, which child processes inherit.
 ///
 /// # Errors
-/// When `connections` do not fit under the limit.
+/// If the limit is too low for `connections`.
 pub(super) fn allow_open_files(connections: u64) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -81,19 +81,19 @@ pub(super) fn allow_open_files(connections: u64) -> Result<()> {
             limit.current
         }
     };
-    let wanted = connections.saturating_add(OTHER_FILES);
+    let required = connections.saturating_add(OTHER_FILES);
     if let Some(allowed) = allowed {
         ensure!(
-            wanted <= allowed,
-            "{connections} connections do not fit: a process may open {allowed} files here (`ulimit -Hn`), \
-             which leaves room for {}",
+            required <= allowed,
+            "cannot open {connections} connections: the limit of open files (`ulimit -Hn`) is {allowed}, which \
+             allows {}",
             allowed.saturating_sub(OTHER_FILES)
         );
     }
     Ok(())
 }
 
-/// Fields 14 and 15, counted after the command name, which may hold anything.
+/// Parses fields 14 and 15, counted after the command name, which can contain any character.
 fn parse_stat(text: &str, ticks_per_second: u64) -> Option<CpuTime> {
     let (_, fields) = text.rsplit_once(')')?;
     let mut ticks = fields.split_whitespace().skip(11).map(u64::from_str);
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stat_is_read_past_a_confusing_command_name() {
+    fn stat_with_parentheses_in_command_name_is_parsed() {
         let text = "42 (a) b (c)) S 1 1 1 0 -1 4194560 100 0 0 0 250 7 0 0 20 0 4 0 100 1 1\n";
         assert_eq!(
             parse_stat(text, 100),
@@ -128,18 +128,18 @@ mod tests {
     }
 
     #[test]
-    fn status_is_read() {
+    fn status_is_parsed() {
         let text = "Name:\tx\nVmHWM:\t    3000 kB\nVmRSS:\t    2000 kB\nRssAnon:\t    1500 kB\nRssFile:\t   500 kB\n";
         assert_eq!(parse_status(text), Some(Memory { user: 1500 * 1024, resident: 2000 * 1024, peak: 3000 * 1024 }));
         assert_eq!(parse_status("VmRSS:\t 1 kB\n"), None);
     }
 
     #[test]
-    fn this_process_can_be_read() -> Result<()> {
+    fn own_process_is_readable() -> Result<()> {
         cpu_time(THIS_THREAD)?;
         let memory = memory("/proc/self/status")?;
         assert!(memory.user > 0 && memory.user < memory.resident && memory.resident <= memory.peak);
-        let (first, last) = outgoing_ports()?;
+        let (first, last) = ephemeral_ports()?;
         assert!(first < last);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: every wait of the load generator ends with an error, so that what it started is cleaned up.
+//! SIGINT and SIGTERM: they end every wait with an error, so that child processes are cleaned up.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -11,13 +11,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// How long a sleep may be blind to an interrupt.
-const LONGEST_NAP: Duration = Duration::from_millis(50);
+/// The longest uninterruptible sleep.
+const MAX_SLEEP: Duration = Duration::from_millis(50);
 
-/// From now on a signal to end is noted instead of ending the process at once.
+/// Installs handlers that record SIGINT and SIGTERM instead of ending the process.
 ///
 /// # Errors
-/// When the signal handlers cannot be installed.
+/// If the signal handlers cannot be installed.
 pub(super) fn install() -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().build().context("cannot start the signal handler")?;
@@ -37,24 +37,26 @@ pub(super) fn install() -> Result<()> {
     Ok(())
 }
 
+/// Checks for a signal.
+///
 /// # Errors
-/// When a signal to end has come.
+/// If a signal was received.
 pub(super) fn check() -> Result<()> {
     ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
     Ok(())
 }
 
-/// Sleeps, but not through an interrupt.
+/// Sleeps until `deadline`.
 ///
 /// # Errors
-/// When a signal to end has come.
+/// If a signal was received.
 pub(super) fn sleep_until(deadline: Instant) -> Result<()> {
     loop {
         check()?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
             return Ok(());
         }
-        thread::sleep(left.min(LONGEST_NAP));
+        thread::sleep(remaining.min(MAX_SLEEP));
     }
 }

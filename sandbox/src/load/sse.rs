@@ -1,43 +1,42 @@
-//! Reads an event stream as it comes off the socket: response head, chunked transfer coding, Server-Sent Events.
+//! Incremental parser of an event stream: response headers, chunked transfer coding, Server-Sent Events.
 //!
-//! Bytes may be cut anywhere. What is whole in one read is parsed where it lies; only a line that is split over reads or
-//! chunks is copied.
+//! Input may be split anywhere. Complete lines are parsed in place; only lines that span reads or chunks are copied.
 
 use anyhow::{Result, bail, ensure};
 
 use super::{
     decoder::Decoder,
-    head::{self, HeadReader},
+    response_header::{ResponseHeaderReader, has_header},
     stamp::Stamp,
 };
 
-/// The longest line of an event that is read, in bytes.
+/// The maximum length of a line in bytes.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
 
-/// An event, as far as measuring needs it.
+/// The parts of an event that are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Event {
-    /// What the first `data` line begins with.
+    /// The stamp at the start of the first `data` line.
     pub(super) stamp: Option<Stamp>,
-    /// Bytes of data, with one for every line break between `data` lines.
+    /// Bytes of data, including one for each line break between `data` lines.
     pub(super) data_bytes: usize,
 }
 
-/// Where one response stands.
+/// The parser of one response.
 #[derive(Debug, Default)]
 pub(super) struct StreamParser {
     state: State,
-    head: HeadReader,
+    headers: ResponseHeaderReader,
     decoder: Option<Decoder>,
     events: EventParser,
 }
 
-/// What the next byte belongs to.
+/// The element that the next byte belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     #[default]
-    Head,
-    /// A body without transfer coding: everything until the connection closes.
+    Headers,
+    /// A body without transfer coding, until the connection closes.
     Identity,
     ChunkSize(Option<u64>),
     ChunkExtension(u64),
@@ -45,22 +44,22 @@ enum State {
     ChunkData(u64),
     ChunkDataCr,
     ChunkDataLf,
-    /// After the last chunk. Trailers are not looked at.
+    /// After the last chunk. Trailers are ignored.
     Ended,
 }
 
 impl StreamParser {
-    /// Takes the next bytes and gives every event that they complete to `sink`.
+    /// Parses the next bytes and passes every completed event to `sink`.
     ///
     /// # Errors
-    /// When the bytes are no `200` response, or break the transfer coding or a bound.
+    /// If the response is not a valid `200` response, or exceeds a limit.
     pub(super) fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
-        if self.state == State::Head {
-            bytes = self.feed_head(bytes)?;
+        if self.state == State::Headers {
+            bytes = self.feed_headers(bytes)?;
         }
         while let Some((&byte, after)) = bytes.split_first() {
             match self.state {
-                State::Head => break,
+                State::Headers => break,
                 State::Identity => {
                     self.content(bytes, sink)?;
                     break;
@@ -69,12 +68,12 @@ impl StreamParser {
                     self.state = match (char::from(byte).to_digit(16), value) {
                         (Some(digit), value) => {
                             let value = value.unwrap_or(0);
-                            ensure!(value >> 56 == 0, "a chunk size is out of range");
+                            ensure!(value >> 56 == 0, "the chunk size is out of range");
                             State::ChunkSize(Some(value << 4 | u64::from(digit)))
                         }
                         (None, Some(size)) if byte == b'\r' => State::ChunkSizeLf(size),
                         (None, Some(size)) if matches!(byte, b';' | b' ' | b'\t') => State::ChunkExtension(size),
-                        _ => bail!("byte {byte:#04x} where a chunk size should be"),
+                        _ => bail!("expected a chunk size, found byte {byte:#04x}"),
                     };
                     bytes = after;
                 }
@@ -85,25 +84,25 @@ impl StreamParser {
                     bytes = after;
                 }
                 State::ChunkSizeLf(size) => {
-                    ensure!(byte == b'\n', "no LF after a chunk size");
+                    ensure!(byte == b'\n', "expected LF after the chunk size");
                     self.state = if size == 0 { State::Ended } else { State::ChunkData(size) };
                     bytes = after;
                 }
                 State::ChunkData(left) => {
-                    let here = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
-                    let (data, rest) = bytes.split_at(here);
+                    let available = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                    let (data, rest) = bytes.split_at(available);
                     self.content(data, sink)?;
-                    let left = left - here as u64;
+                    let left = left - available as u64;
                     self.state = if left == 0 { State::ChunkDataCr } else { State::ChunkData(left) };
                     bytes = rest;
                 }
                 State::ChunkDataCr => {
-                    ensure!(byte == b'\r', "a chunk is longer than its size says");
+                    ensure!(byte == b'\r', "the chunk is longer than its size");
                     self.state = State::ChunkDataLf;
                     bytes = after;
                 }
                 State::ChunkDataLf => {
-                    ensure!(byte == b'\n', "no LF after a chunk");
+                    ensure!(byte == b'\n', "expected LF after the chunk");
                     self.state = State::ChunkSize(None);
                     bytes = after;
                 }
@@ -113,23 +112,23 @@ impl StreamParser {
         Ok(())
     }
 
-    /// Whether the whole response head has come.
-    pub(super) fn has_head(&self) -> bool {
-        self.state != State::Head
+    /// Whether the response headers are complete.
+    pub(super) fn has_headers(&self) -> bool {
+        self.state != State::Headers
     }
 
-    /// Collects and reads the head; gives what follows it.
-    fn feed_head<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8]> {
-        let head = self
-            .head
-            .feed(bytes, 200, |headers| (head::has(headers, "transfer-encoding", "chunked"), Decoder::of(headers)))?;
-        let Some(((is_chunked, decoder), rest)) = head else { return Ok(&[]) };
+    /// Parses the headers and returns the bytes that follow.
+    fn feed_headers<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8]> {
+        let headers = self.headers.feed(bytes, 200, |headers| {
+            (has_header(headers, "transfer-encoding", "chunked"), Decoder::from_headers(headers))
+        })?;
+        let Some(((is_chunked, decoder), rest)) = headers else { return Ok(&[]) };
         self.state = if is_chunked { State::ChunkSize(None) } else { State::Identity };
         self.decoder = decoder?;
         Ok(rest)
     }
 
-    /// Takes what the transfer coding brought.
+    /// Parses content bytes without transfer coding.
     fn content(&mut self, bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
         match &mut self.decoder {
             Some(decoder) => self.events.feed(&decoder.decode(bytes)?, sink),
@@ -138,14 +137,14 @@ impl StreamParser {
     }
 }
 
-/// Finds events in the lines of a body.
+/// Parses events from the lines of a body.
 #[derive(Debug, Default)]
 struct EventParser {
-    /// The start of a line whose end has not come.
+    /// The start of an incomplete line.
     partial: Vec<u8>,
-    /// The last byte was a CR; an LF now belongs to it.
+    /// The last byte was a CR; a following LF belongs to it.
     after_cr: bool,
-    /// The data of the event that is not yet complete.
+    /// The data of the incomplete event.
     pending: Option<Event>,
 }
 
@@ -157,7 +156,7 @@ impl EventParser {
                 continue;
             }
             let Some(end) = memchr::memchr2(b'\n', b'\r', bytes) else {
-                ensure!(self.partial.len() + bytes.len() <= MAX_LINE_BYTES, "a line is over {MAX_LINE_BYTES} bytes");
+                ensure!(self.partial.len() + bytes.len() <= MAX_LINE_BYTES, "a line exceeds {MAX_LINE_BYTES} bytes");
                 self.partial.extend_from_slice(bytes);
                 break;
             };
@@ -175,7 +174,7 @@ impl EventParser {
     }
 }
 
-/// Takes one line, without its end. Comments and the fields `event`, `id` and `retry` change nothing here.
+/// Parses one line without its line end. Comments and the fields `event`, `id` and `retry` are ignored.
 fn line(pending: &mut Option<Event>, line: &[u8], sink: &mut impl FnMut(Event)) {
     if line.is_empty() {
         if let Some(event) = pending.take() {
@@ -206,8 +205,7 @@ mod tests {
 
     const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-    /// The events of a whole body, read slowly and by the standard's words: one line after another out of a copy with
-    /// one kind of line end.
+    /// A simple reference parser: normalises line ends and parses line by line.
     fn naive_events(body: &str) -> Vec<Event> {
         let body = body.replace("\r\n", "\n").replace('\r', "\n");
         let mut lines: Vec<&str> = body.split('\n').collect();
@@ -241,7 +239,7 @@ mod tests {
             .then_some(Stamp { sequence: sequence.parse().ok()?, published: Duration::from_nanos(time.parse().ok()?) })
     }
 
-    /// `body` in chunks of these sizes (in turn), with some of what a chunk header may hold.
+    /// `body` in chunks of the given sizes (repeated), with different forms of chunk headers.
     fn chunked(body: &[u8], sizes: &[usize], ends: bool) -> Vec<u8> {
         let mut out = HEAD.as_bytes().to_vec();
         let mut rest = body;
@@ -275,7 +273,7 @@ mod tests {
         Ok((parser, events))
     }
 
-    /// `bytes` cut at these places.
+    /// Splits `bytes` at the given positions.
     fn split<'b>(bytes: &'b [u8], cuts: &[Index]) -> Vec<&'b [u8]> {
         let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
         at.extend([0, bytes.len()]);
@@ -296,7 +294,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reads_what_a_naive_parser_reads_however_the_bytes_are_cut(
+        fn parser_agrees_with_reference_for_any_split(
             lines in vec((any_line(), prop_oneof![4 => Just("\n"), 1 => Just("\r\n"), 1 => Just("\r")]), 0..40),
             sizes in vec(1..200_usize, 1..5),
             cuts in vec(any::<Index>(), 0..30),
@@ -307,7 +305,7 @@ mod tests {
 
             let bytes = chunked(body.as_bytes(), &sizes, ends);
             let (parser, events) = parse(&split(&bytes, &cuts)).map_err(|e| TestCaseError::fail(e.to_string()))?;
-            prop_assert!(parser.has_head());
+            prop_assert!(parser.has_headers());
             prop_assert_eq!(parser.state == State::Ended, ends);
             prop_assert_eq!(&events, &expected);
 
@@ -318,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn compressed_streams_are_read_block_by_block() -> Result<()> {
+    fn compressed_streams_are_decoded_block_by_block() -> Result<()> {
         use std::io::Write;
         let event = format!("data:{:08} {:016}\n\n", 3, 7);
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -335,15 +333,15 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_answer_is_an_error() {
+    fn invalid_responses_are_errors() {
         for (bytes, expected) in [
-            ("HTTP/1.1 404 Not Found\r\n\r\n", "the answer is 404 Not Found"),
-            ("SSH-2.0-OpenSSH\r\n\r\n", "the answer is no HTTP response"),
-            (&format!("{HEAD}xyz\r\n"), "byte 0x78 where a chunk size should be"),
-            (&format!("{HEAD}\r\n"), "byte 0x0d where a chunk size should be"),
-            (&format!("{HEAD}3\r\nabcd\r\n"), "a chunk is longer than its size says"),
-            (&format!("{HEAD}3\rabc\r\n"), "no LF after a chunk size"),
-            (&format!("{HEAD}123456789abcdef01\r\n"), "a chunk size is out of range"),
+            ("HTTP/1.1 404 Not Found\r\n\r\n", "unexpected response: 404 Not Found"),
+            ("SSH-2.0-OpenSSH\r\n\r\n", "invalid HTTP response"),
+            (&format!("{HEAD}xyz\r\n"), "expected a chunk size, found byte 0x78"),
+            (&format!("{HEAD}\r\n"), "expected a chunk size, found byte 0x0d"),
+            (&format!("{HEAD}3\r\nabcd\r\n"), "the chunk is longer than its size"),
+            (&format!("{HEAD}3\rabc\r\n"), "expected LF after the chunk size"),
+            (&format!("{HEAD}123456789abcdef01\r\n"), "the chunk size is out of range"),
         ] {
             let error = parse(&[bytes.as_bytes()]).err().map(|error| error.to_string());
             assert_eq!(error.as_deref(), Some(expected), "{bytes:?}");
