@@ -1,4 +1,4 @@
-//! What operators see, and who may see it.
+//! The admin paths and metrics, and access to them.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::{EventSource, Raw, RedisServer, Tallycast, eventually, get};
 
-/// The samples of `/metrics`, by name and labels as they are written.
+/// The samples of `/metrics`, keyed by name and labels as printed.
 fn metrics(tallycast: &Tallycast) -> BTreeMap<String, f64> {
     let answer = get(tallycast, "/metrics", &[]);
     assert_eq!(answer.status, 200);
@@ -23,7 +23,7 @@ fn metrics(tallycast: &Tallycast) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn metrics_tell_what_happened() {
+fn metrics_report_the_pipeline_counters() {
     let mut redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let raw = EventSource::open(&tallycast, "/subscribe/raw");
@@ -36,7 +36,7 @@ fn metrics_tell_what_happened() {
     tallycast.until_counter("/decode/rejected", 1);
     tallycast.until_counter("/tally/sent", 2);
     redis.kill();
-    eventually("the loss is noticed", || tallycast.get("/readyz").0 == 503);
+    eventually("the lost connection is detected", || tallycast.get("/readyz").0 == 503);
     assert_eq!(metrics(&tallycast)["tallycast_source_up"], 0.0);
     redis.run();
     tallycast.until_ready();
@@ -66,7 +66,7 @@ fn metrics_tell_what_happened() {
 }
 
 #[test]
-fn an_independent_parser_reads_the_metrics() {
+fn metrics_are_valid_for_an_independent_parser() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--route", "a\"b\\c*=/x"]);
     let text = tallycast.get("/metrics").1;
@@ -80,7 +80,7 @@ fn an_independent_parser_reads_the_metrics() {
 }
 
 #[test]
-fn every_metric_is_in_the_operators_guide() {
+fn every_metric_is_documented() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
@@ -90,21 +90,24 @@ fn every_metric_is_in_the_operators_guide() {
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
     for (family, kind) in &families {
         let name = if *kind == "counter" { format!("{family}_total") } else { (*family).to_owned() };
-        assert!(guide.contains(&format!("`{name}`")), "docs/operations.md says nothing of {name}");
+        assert!(guide.contains(&format!("`{name}`")), "{name} is missing in docs/operations.md");
     }
-    // And the dashboard shows nothing that there is not.
+    // The dashboard uses existing metrics only.
     let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
     for expression in expressions(&dashboard) {
         for name in expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
             if let Some(rest) = name.strip_prefix("tallycast_") {
                 let family = ["_total", "_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
-                assert!(families.contains_key(name) || family.is_some_and(|f| families.contains_key(f)), "no {rest}");
+                assert!(
+                    families.contains_key(name) || family.is_some_and(|f| families.contains_key(f)),
+                    "unknown metric tallycast_{rest}"
+                );
             }
         }
     }
 }
 
-/// All queries of a Grafana dashboard.
+/// All query expressions of a Grafana dashboard.
 fn expressions(value: &Value) -> Vec<&str> {
     match value {
         Value::Object(fields) => {
@@ -117,7 +120,7 @@ fn expressions(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn live_events_come_over_a_stream_that_no_public_reader_sees() {
+fn live_statistics_stream_is_separate_from_public_streams() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let public = EventSource::open(&tallycast, "/subscribe/");
@@ -136,7 +139,7 @@ fn live_events_come_over_a_stream_that_no_public_reader_sees() {
     assert!(event["process"]["memory_bytes"].as_u64().unwrap() > 1_000_000);
     let history = tallycast.json("/admin/history.json");
     assert!(history["samples"][0]["at"].as_f64().unwrap() > 1e9);
-    // By HTTP/2 too.
+    // Over HTTP/2 as well.
     EventSource::open_http2(&tallycast, "/admin/events").next();
     tallycast.terminate();
     assert_eq!(public.rest(), []);
@@ -144,7 +147,7 @@ fn live_events_come_over_a_stream_that_no_public_reader_sees() {
 }
 
 #[test]
-fn connections_are_given_by_the_page() {
+fn connections_are_paginated() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let _streams: Vec<Raw> = ["/subscribe/details/26", "/subscribe/eps", "/subscribe/details/27"]
@@ -162,7 +165,7 @@ fn connections_are_given_by_the_page() {
 }
 
 #[test]
-fn a_token_protects_all_but_the_probes() {
+fn token_protects_everything_except_probes() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--admin-token", "secret"]);
     for path in ["/admin/", "/admin", "/admin/status.json", "/admin/events", "/admin/nothing", "/metrics"] {
@@ -181,7 +184,7 @@ fn a_token_protects_all_but_the_probes() {
 }
 
 #[test]
-fn without_admin_there_is_none() {
+fn no_admin_removes_admin_paths() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--no-admin"]);
     for path in ["/admin/", "/admin/status.json", "/admin/events", "/metrics"] {

@@ -1,12 +1,12 @@
-//! A part of the Autobahn testsuite's cases, under its numbers, against the echo example, which is built on the server's
-//! WebSocket code. `docs/measurements.md` has the result of the whole suite.
+//! Selected cases of the Autobahn testsuite, under their original numbers, against the echo example, which uses the
+//! server's WebSocket code. `docs/measurements.md` has the results of the complete suite.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use crate::support::{LIMIT, block_on, upgrade};
 
-#[expect(dead_code, reason = "its main is for those who run it")]
+#[expect(dead_code, reason = "the tests call its functions, not its main")]
 #[path = "../../examples/websocket_echo.rs"]
 mod websocket_echo;
 
@@ -16,10 +16,10 @@ const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
-/// The bit of a frame's first byte that says that the message ends with it.
+/// The FIN bit of the first byte of a frame.
 const FIN: u8 = 0x80;
 
-/// Starts the echo and returns its address. It ends with the test process.
+/// Starts the echo server and returns its address. It ends with the test process.
 fn start() -> SocketAddr {
     let (sender, address) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
@@ -32,7 +32,7 @@ fn start() -> SocketAddr {
     address.recv_timeout(LIMIT).unwrap()
 }
 
-/// A client's frame: its first byte, and the payload under a mask.
+/// A client frame: first byte and masked payload.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let mut frame = vec![first];
@@ -57,18 +57,18 @@ fn close(code: u16, reason: &[u8]) -> Vec<u8> {
     frame(FIN | CLOSE, &[&code.to_be_bytes(), reason].concat())
 }
 
-/// A message in several frames of at most `size` bytes.
+/// A message fragmented into frames of at most `size` bytes.
 fn fragments(opcode: u8, payload: &[u8], size: usize) -> Vec<Vec<u8>> {
     let count = payload.len().div_ceil(size);
     let first = |place| (if place == 0 { opcode } else { CONTINUATION }) | (if place + 1 == count { FIN } else { 0 });
     payload.chunks(size).enumerate().map(|(place, part)| frame(first(place), part)).collect()
 }
 
-/// What comes back: opcode and payload of unmasked, whole frames. Of a close frame only the code counts.
+/// Received frames: opcode and payload. The payload of a close frame is reduced to its code.
 type Frames = Vec<(u8, Vec<u8>)>;
 
-/// Sends `bytes` in pieces of `chop`, closes if `close` says so, and returns all that comes until the end.
-fn talk(address: SocketAddr, bytes: &[u8], chop: usize) -> Frames {
+/// Sends `bytes` in pieces of `chop` bytes and returns all frames received until the end of the connection.
+fn exchange(address: SocketAddr, bytes: &[u8], chop: usize) -> Frames {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     stream.set_nodelay(true).unwrap();
@@ -85,7 +85,7 @@ fn talk(address: SocketAddr, bytes: &[u8], chop: usize) -> Frames {
         scope.spawn(move || {
             let mut writer = writer;
             for piece in chopped.chunks(chop) {
-                // The server may have closed before it has read everything.
+                // The server may close before it has read everything.
                 if writer.write_all(piece).is_err() {
                     return;
                 }
@@ -96,7 +96,7 @@ fn talk(address: SocketAddr, bytes: &[u8], chop: usize) -> Frames {
             match stream.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => all.extend_from_slice(&buffer[..read]),
-                // What it has not read resets the connection when it closes.
+                // Closing with unread data resets the connection.
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
                 Err(error) => panic!("{error} after {} bytes", all.len()),
             }
@@ -108,7 +108,7 @@ fn talk(address: SocketAddr, bytes: &[u8], chop: usize) -> Frames {
 fn parse(mut bytes: &[u8]) -> Frames {
     let mut frames = Vec::new();
     while let [first, length, rest @ ..] = bytes {
-        assert_eq!(first & 0xf0, FIN, "whole, and no reserved bits");
+        assert_eq!(first & 0xf0, FIN, "expected a complete frame without reserved bits");
         let (length, rest) = match length {
             126 => (usize::from(u16::from_be_bytes(rest[..2].try_into().unwrap())), &rest[2..]),
             127 => (usize::try_from(u64::from_be_bytes(rest[..8].try_into().unwrap())).unwrap(), &rest[8..]),
@@ -123,7 +123,7 @@ fn parse(mut bytes: &[u8]) -> Frames {
     frames
 }
 
-/// A case: its number in the testsuite, what is sent, and what must come back.
+/// A case: its number in the testsuite, the frames to send and the expected response.
 struct Case {
     number: String,
     sent: Vec<Vec<u8>>,
@@ -140,14 +140,14 @@ impl Cases {
         self.0.last_mut().unwrap()
     }
 
-    /// What is answered with `expected`, after which the client closes.
+    /// A case answered with `expected`, after which the client closes.
     fn passes(&mut self, number: impl Into<String>, mut sent: Vec<Vec<u8>>, mut expected: Frames) -> &mut Case {
         sent.push(close(1000, b""));
         expected.push((CLOSE, 1000_u16.to_be_bytes().to_vec()));
         self.add(number, sent, expected)
     }
 
-    /// What is answered with `expected` and then ends the connection with `code`.
+    /// A case answered with `expected` and then a close frame with `code`.
     fn fails(&mut self, number: impl Into<String>, sent: Vec<Vec<u8>>, mut expected: Frames, code: u16) -> &mut Case {
         expected.push((CLOSE, code.to_be_bytes().to_vec()));
         self.add(number, sent, expected)
@@ -241,11 +241,11 @@ fn utf8(cases: &mut Cases) {
     cases.passes("6.2.1", vec![frame(FIN | TEXT, valid)], vec![(TEXT, valid.to_vec())]);
     cases.passes("6.2.2", fragments(TEXT, valid, 12), vec![(TEXT, valid.to_vec())]);
     cases.passes("6.2.3", fragments(TEXT, valid, 1), vec![(TEXT, valid.to_vec())]);
-    // A surrogate, which UTF-8 has no way to write.
+    // An encoded surrogate, which is invalid UTF-8.
     let invalid = b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80\x65\x64\x69\x74\x65\x64";
     cases.fails("6.3.1", vec![frame(FIN | TEXT, invalid)], vec![], 1007);
     cases.fails("6.3.2", fragments(TEXT, invalid, 1), vec![], 1007);
-    // It fails with the frame that is wrong; the rest never comes.
+    // The connection fails at the invalid frame; the rest is not sent.
     cases.fails("6.4.1", fragments(TEXT, invalid, 13)[..2].to_vec(), vec![], 1007);
     for (number, valid) in
         [("6.5.1", "\0"), ("6.6.5", "\u{7f}"), ("6.7.1", "\u{80}"), ("6.9.4", "\u{10ffff}"), ("6.11.4", "\u{ffff}")]
@@ -304,7 +304,7 @@ fn large(cases: &mut Cases) {
 }
 
 #[test]
-fn the_protocol_is_as_the_testsuite_wants_it() {
+fn autobahn_cases_pass() {
     let mut cases = Cases::default();
     for group in [framing, pings, reserved, fragmentation, utf8, closing, large] {
         group(&mut cases);
@@ -312,7 +312,7 @@ fn the_protocol_is_as_the_testsuite_wants_it() {
     assert!(cases.0.len() > 100, "{}", cases.0.len());
     let address = start();
     for Case { number, sent, expected, chop } in cases.0 {
-        let received = talk(address, &sent.concat(), chop);
+        let received = exchange(address, &sent.concat(), chop);
         let brief = |frames: &Frames| {
             let brief = |(opcode, payload): &(u8, Vec<u8>)| {
                 format!("{opcode}:{}", payload[..payload.len().min(20)].escape_ascii())

@@ -1,11 +1,11 @@
-//! A broker that is late, dies, freezes, refuses, or speaks TLS.
+//! A broker that starts late, dies, freezes, refuses access or uses TLS.
 
 use redis::Commands;
 
 use crate::support::{Certificate, Event, EventSource, RedisServer, Tallycast, command, eventually, run};
 
 #[test]
-fn a_redis_that_comes_late_is_waited_for_and_streams_opened_before_receive() {
+fn streams_opened_before_redis_starts_receive_events() {
     let mut redis = RedisServer::absent();
     let tallycast = Tallycast::start_unready(&redis.url(), &[]);
     let raw = EventSource::open(&tallycast, "/subscribe/raw");
@@ -14,29 +14,29 @@ fn a_redis_that_comes_late_is_waited_for_and_streams_opened_before_receive() {
     tallycast.until_ready();
     redis.publish_scores(["1F602"]);
     assert_eq!(raw.next(), Event::message("1F602"));
-    // Said once, however often it was tried.
+    // Logged once, regardless of the number of attempts.
     assert_eq!(tallycast.log().matches("cannot subscribe").count(), 1);
-    // What was not subscribed yet was no gap.
+    // The time before the first subscription is not a gap.
     assert_eq!(tallycast.counter("/source/gaps"), 0);
 }
 
 #[test]
-fn each_reason_for_having_no_subscription_is_told_once() {
+fn each_subscription_error_is_logged_once() {
     let mut redis = RedisServer::absent();
     let tallycast = Tallycast::start_unready(&redis.url(), &[]);
     tallycast.wait_for_log("Connection refused");
-    // It comes, and wants a password that the URL has not: another reason, which nobody would guess from the first.
+    // It starts and requires a password that the URL lacks: a different error, which must be logged as well.
     redis.require_password("secret");
     redis.run();
     tallycast.wait_for_log("NOAUTH");
-    // Some more attempts, each at most 0.8 s after the one before.
+    // Time for several more attempts, which are at most 0.8 s apart.
     std::thread::sleep(std::time::Duration::from_secs(2));
     let log = tallycast.log();
     assert_eq!([log.matches("Connection refused").count(), log.matches("NOAUTH").count()], [1, 1], "{log}");
 }
 
 #[test]
-fn clients_stay_connected_while_redis_is_killed_and_started_again() {
+fn clients_stay_connected_while_redis_restarts() {
     let mut redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let raw = EventSource::open(&tallycast, "/subscribe/raw");
@@ -45,7 +45,7 @@ fn clients_stay_connected_while_redis_is_killed_and_started_again() {
     assert_eq!(raw.next(), Event::message("0"));
     for times in 1..=3 {
         redis.kill();
-        eventually("the loss is noticed", || tallycast.get("/readyz").0 == 503);
+        eventually("the lost connection is detected", || tallycast.get("/readyz").0 == 503);
         redis.run();
         tallycast.until_ready();
         let id = times.to_string();
@@ -64,7 +64,7 @@ fn clients_stay_connected_while_redis_is_killed_and_started_again() {
 }
 
 #[test]
-fn a_subscription_that_redis_ends_is_made_again() {
+fn subscription_closed_by_redis_is_renewed() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let raw = EventSource::open(&tallycast, "/subscribe/raw");
@@ -76,28 +76,28 @@ fn a_subscription_that_redis_ends_is_made_again() {
 }
 
 #[test]
-fn a_frozen_redis_is_noticed_though_its_connection_stands() {
+fn frozen_redis_is_detected_by_ping() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--redis-ping", "100ms", "--redis-timeout", "300ms"]);
     let raw = EventSource::open(&tallycast, "/subscribe/raw");
     redis.freeze();
-    eventually("the loss is noticed", || tallycast.get("/readyz").0 == 503);
+    eventually("the lost connection is detected", || tallycast.get("/readyz").0 == 503);
     assert_eq!(tallycast.json("/admin/status.json")["status"], "DEGRADED");
     redis.thaw();
     tallycast.until_ready();
     tallycast.wait_for_log("no answer within 300ms");
     redis.publish_scores(["1F602"]);
     assert_eq!(raw.next(), Event::message("1F602"));
-    // A busy machine may make more than one of it.
+    // A busy machine can cause more than one.
     assert!(tallycast.counter("/source/gaps") >= 1);
 }
 
 #[test]
-fn a_silent_redis_that_answers_is_not_given_up() {
+fn silent_redis_that_answers_pings_stays_subscribed() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--redis-ping", "5ms"]);
-    // Redis tells how often it was asked.
-    eventually("many pings", || {
+    // Redis counts the calls of each command.
+    eventually("Redis received many pings", || {
         let statistics: String = redis::cmd("INFO").arg("commandstats").query(&mut redis.connect()).unwrap();
         let calls = statistics.lines().find_map(|line| line.strip_prefix("cmdstat_ping:calls="));
         calls.is_some_and(|calls| calls.split(',').next().unwrap().parse::<u32>().unwrap() > 20)
@@ -106,7 +106,7 @@ fn a_silent_redis_that_answers_is_not_given_up() {
 }
 
 #[test]
-fn a_required_broker_that_is_not_there_ends_the_process_with_one_line() {
+fn missing_required_broker_exits_with_one_line() {
     let redis = RedisServer::absent();
     let output = run(command()
         .args(["--require-broker", "--port", "0", "--address", "127.0.0.1", "--log", "error", "--redis-url"])
@@ -121,23 +121,23 @@ fn a_required_broker_that_is_not_there_ends_the_process_with_one_line() {
 }
 
 #[test]
-fn a_required_broker_that_was_there_may_go_away() {
+fn required_broker_may_restart_after_startup() {
     let mut redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--require-broker"]);
     redis.kill();
-    eventually("the loss is noticed", || tallycast.get("/readyz").0 == 503);
+    eventually("the lost connection is detected", || tallycast.get("/readyz").0 == 503);
     redis.run();
     tallycast.until_ready();
 }
 
 #[test]
-fn a_password_in_the_url_is_used() {
+fn password_in_url_authenticates() {
     let redis = RedisServer::start_with_password("correct-horse");
     let tallycast = Tallycast::start(&redis, &["--log", "trace", "--app-env", "staging", "--status-interval", "10ms"]);
     let raw = EventSource::open(&tallycast, "/subscribe/raw");
     redis.publish_scores(["1F602"]);
     assert_eq!(raw.next(), Event::message("1F602"));
-    eventually("the report uses it too", || {
+    eventually("the status report authenticates as well", || {
         let reports: usize = redis.connect().hlen("admin_stream_status").unwrap();
         reports == 1
     });
@@ -146,7 +146,7 @@ fn a_password_in_the_url_is_used() {
 }
 
 #[test]
-fn a_wrong_password_is_told_but_never_printed() {
+fn wrong_password_is_reported_but_never_printed() {
     let redis = RedisServer::start_with_password("correct-horse");
     let url = redis.url_with_password(Some("battery-staple"));
     let tallycast = Tallycast::start_unready(&url, &["--log", "trace"]);
@@ -161,7 +161,7 @@ fn a_wrong_password_is_told_but_never_printed() {
 }
 
 #[test]
-fn a_database_and_a_user_in_the_url_are_used() {
+fn database_and_user_in_url_are_used() {
     let redis = RedisServer::start();
     let () = redis::cmd("ACL")
         .arg(&["SETUSER", "streamer", "on", ">secret", "~*", "&*", "+@all"])
@@ -173,7 +173,7 @@ fn a_database_and_a_user_in_the_url_are_used() {
     tallycast.until_ready();
     let mut connection = redis.connect();
     let () = redis::cmd("SELECT").arg(3).query(&mut connection).unwrap();
-    eventually("the report is in that database", || {
+    eventually("the status report is in that database", || {
         connection.hexists("admin_stream_status", "rust-staging-a").unwrap()
     });
     let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut connection).unwrap();
@@ -182,7 +182,7 @@ fn a_database_and_a_user_in_the_url_are_used() {
 }
 
 #[test]
-fn tls_with_a_self_signed_certificate_works_when_that_is_asked_for() {
+fn self_signed_redis_certificate_is_accepted_if_insecure() {
     let certificate = Certificate::self_signed();
     let redis = RedisServer::start_with_tls(&certificate);
     let tallycast = Tallycast::start(&redis, &[]);
@@ -192,7 +192,7 @@ fn tls_with_a_self_signed_certificate_works_when_that_is_asked_for() {
 }
 
 #[test]
-fn tls_with_a_self_signed_certificate_is_refused_otherwise() {
+fn self_signed_redis_certificate_is_rejected_by_default() {
     let certificate = Certificate::self_signed();
     let redis = RedisServer::start_with_tls(&certificate);
     let tallycast = Tallycast::start_unready(&redis.url().replace("#insecure", ""), &[]);

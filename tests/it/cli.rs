@@ -1,4 +1,4 @@
-//! The command line: one clear line for a wrong value, help that needs no manual, and the other subcommands.
+//! The command line: error messages, help, environment variables and subcommands.
 
 use std::process::{Command, Output};
 
@@ -11,7 +11,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// The one line on standard error with which a wrong value is refused.
+/// Runs a command that must fail with a usage error, and returns its one line on standard error.
 #[track_caller]
 fn refused(command: &mut Command) -> String {
     let output = run(command);
@@ -24,7 +24,7 @@ fn refused(command: &mut Command) -> String {
 }
 
 #[test]
-fn a_wrong_flag_is_refused_with_one_line_that_names_value_and_flag() {
+fn invalid_flag_error_names_flag_and_value() {
     for (flag, value, expected) in [
         ("--port", "80001", "0..=65535"),
         ("--port", "http", "invalid"),
@@ -49,7 +49,7 @@ fn a_wrong_flag_is_refused_with_one_line_that_names_value_and_flag() {
 }
 
 #[test]
-fn a_wrong_variable_is_refused_with_one_line_that_names_it() {
+fn invalid_variable_error_names_variable() {
     for (variable, value) in [
         ("PORT", "eighty"),
         ("REDIS_URL", "http://localhost"),
@@ -63,14 +63,14 @@ fn a_wrong_variable_is_refused_with_one_line_that_names_it() {
         for subcommand in [&[][..], &["serve"][..]] {
             let line = refused(command().args(subcommand).env(variable, value));
             assert!(line.contains(&format!("environment variable {variable}")), "{variable}={value}: {line}");
-            // A URL may hold a password and is not repeated.
+            // A URL can contain a password and is not repeated.
             assert_eq!(line.contains(value), variable != "REDIS_URL", "{line}");
         }
     }
 }
 
 #[test]
-fn a_wrong_redis_url_is_refused_without_repeating_its_password() {
+fn invalid_redis_url_error_hides_password() {
     for url in ["http://:hunter2@host", ":hunter2@host", "redis://:hunter2@host:port", "redis://:hunter2@host/zero"] {
         let by_flag = refused(command().args(["--redis-url", url]));
         let by_flag_with_equals = refused(command().arg(format!("--redis-url={url}")));
@@ -83,14 +83,14 @@ fn a_wrong_redis_url_is_refused_without_repeating_its_password() {
 }
 
 #[test]
-fn unknown_flags_and_subcommands_are_refused_with_one_line() {
+fn unknown_arguments_exit_with_one_line() {
     for arguments in [&["--prot", "80"][..], &["sing"], &["--port"], &["demo", "--redis-url", "redis://x"]] {
         refused(command().args(arguments));
     }
 }
 
 #[test]
-fn a_port_that_is_taken_is_told_with_one_line() {
+fn occupied_port_exits_with_one_line() {
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = taken.local_addr().unwrap();
     let output =
@@ -101,7 +101,7 @@ fn a_port_that_is_taken_is_told_with_one_line() {
     assert!(stderr.contains(&format!("cannot listen on {address}")), "{stderr}");
 }
 
-/// The options of a subcommand's help: each flag with all that is said of it.
+/// The options in the help of a subcommand: each flag with its description.
 fn options(help: &str) -> Vec<(String, String)> {
     let mut options: Vec<(String, String)> = Vec::new();
     for line in help.lines() {
@@ -120,17 +120,17 @@ fn options(help: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn help_tells_of_every_flag_its_variable_and_default() {
+fn help_lists_variable_and_default_of_every_flag() {
     for subcommand in ["serve", "demo"] {
         let help = stdout(&run(command().args([subcommand, "--help"])));
         let options = options(&help);
         let flags_with_values: Vec<_> = options.iter().filter(|(_, text)| text.contains('<')).collect();
         assert!(flags_with_values.len() > 15, "{help}");
         for (flag, text) in options.iter().filter(|(flag, _)| !["--help", "--version"].contains(&flag.as_str())) {
-            assert!(text.contains("[env: "), "{flag} has no variable: {text}");
-            assert!(!text.contains('<') || text.contains("[default: "), "{flag} has no default: {text}");
+            assert!(text.contains("[env: "), "{flag} documents no variable: {text}");
+            assert!(!text.contains('<') || text.contains("[default: "), "{flag} documents no default: {text}");
         }
-        // And none is left out: what is in force is printed with every flag's name.
+        // Every option that --print-config shows must be in the help.
         let effective = stdout(&run(command().args([subcommand, "--print-config"])));
         for line in effective.lines() {
             let (name, rest) = line.split_once(" = ").unwrap();
@@ -148,7 +148,7 @@ fn help_tells_of_every_flag_its_variable_and_default() {
 }
 
 #[test]
-fn every_variable_sets_its_flag() {
+fn variables_set_their_flags() {
     for (variable, value, line) in [
         ("PORT", "9000", "port = 9000"),
         ("REDIS_URL", "redis://other:1234/5", "redis-url = redis://other:1234/5"),
@@ -166,13 +166,13 @@ fn every_variable_sets_its_flag() {
 }
 
 #[test]
-fn a_flag_wins_over_its_variable() {
+fn flag_takes_precedence_over_variable() {
     let text = stdout(&run(command().args(["--port", "1", "--print-config"]).env("PORT", "2")));
     assert!(text.lines().any(|line| line.starts_with("port = 1 ") && line.ends_with("# flag")), "{text}");
 }
 
 #[test]
-fn print_config_masks_the_password() {
+fn print_config_masks_password() {
     let url = "rediss://user:hunter2@host:6380/1#insecure";
     for command in [
         command().args(["--print-config", "--redis-url", url]),
@@ -182,18 +182,18 @@ fn print_config_masks_the_password() {
         assert!(!text.contains("hunter2"), "{text}");
         assert!(text.contains("redis-url = rediss://user:***@host:6380/1#insecure"), "{text}");
     }
-    // Help shows variables' values, but not this one's.
+    // Help shows the values of variables, except this one.
     let help = stdout(&run(command().arg("--help").env("REDIS_URL", url)));
     assert!(!help.contains("hunter2"), "{help}");
 }
 
 #[test]
-fn version_is_printed() {
+fn version_flag_prints_version() {
     assert_eq!(stdout(&run(command().arg("--version"))), format!("tallycast {}\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]
-fn a_bare_tallycast_serves() {
+fn serve_is_the_default_subcommand() {
     let redis = RedisServer::start();
     let mut bare = command();
     bare.env("REDIS_URL", redis.url());
@@ -225,20 +225,20 @@ fn demo_serves_the_whole_api_without_redis() {
 }
 
 #[test]
-fn demo_with_the_same_seed_is_the_same() {
-    let first_posts = |seed: &str| {
+fn demo_output_depends_on_seed() {
+    let first_post = |seed: &str| {
         let mut demo = command();
         demo.args(["demo", "--rate", "1", "--seed", seed]);
         let tallycast = Tallycast::spawn(demo);
         let details = EventSource::open(&tallycast, "/subscribe/details");
         details.next()
     };
-    // The stream may be opened before or after the first post, but the posts of two seeds have nothing in common.
-    assert_ne!(first_posts("1"), first_posts("2"));
+    // The stream may miss the first posts, but posts of different seeds never coincide.
+    assert_ne!(first_post("1"), first_post("2"));
 }
 
 #[test]
-fn healthcheck_tells_whether_a_process_is_alive() {
+fn healthcheck_exit_code_reports_liveness() {
     let tallycast = Tallycast::start_unready("redis://127.0.0.1:1", &[]);
     let port = tallycast.address.port().to_string();
     let by_flag = run(command().args(["healthcheck", "--port", &port]));
@@ -246,7 +246,7 @@ fn healthcheck_tells_whether_a_process_is_alive() {
     let by_variable = run(command().arg("healthcheck").env("PORT", &port));
     assert_eq!(by_variable.status.code(), Some(0), "{by_variable:?}");
     tallycast.terminate();
-    eventually("nobody is alive", || {
+    eventually("the healthcheck fails", || {
         let gone = run(command().args(["healthcheck", "--port", &port]));
         let stderr = String::from_utf8(gone.stderr).unwrap();
         gone.status.code() == Some(1) && stderr.lines().count() == 1 && stderr.contains(&port)

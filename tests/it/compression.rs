@@ -1,10 +1,10 @@
-//! Compressed streams: one block a batch, whoever reads it and from wherever on.
+//! Compressed streams: one block per batch, shared by all readers and decodable from any block on.
 
 use std::process::{Command, Stdio};
 
 use crate::support::{Browser, EventSource, Raw, RedisServer, Tallycast, get};
 
-/// What curl makes of a stream up to its end, and its exit code.
+/// A curl process that reads a stream to its end.
 struct Curl(std::process::Child);
 
 impl Curl {
@@ -24,7 +24,7 @@ impl Curl {
 }
 
 #[test]
-fn curl_reads_compressed_streams_as_it_reads_others() {
+fn compressed_streams_decode_to_the_plain_stream() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let path = "/subscribe/raw";
@@ -34,7 +34,7 @@ fn curl_reads_compressed_streams_as_it_reads_others() {
         Curl::open(&tallycast, path, &["--compressed", "--header", "accept-encoding: gzip", "--http2-prior-knowledge"]);
     redis.publish_scores(["1", "2"]);
     tallycast.until_counter("/hub/delivered", 6);
-    // In the middle of a stream that others read from its beginning.
+    // Joins a stream that others have read from the beginning.
     let late = Curl::open(&tallycast, path, &["--compressed", "--header", "accept-encoding: gzip"]);
     redis.publish_scores(["3"]);
     tallycast.until_counter("/hub/delivered", 10);
@@ -49,7 +49,7 @@ fn curl_reads_compressed_streams_as_it_reads_others() {
 }
 
 #[test]
-fn zstd_streams_are_frames_that_the_reference_reads() {
+fn zstd_streams_are_valid_frames() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let mut raw = Raw::request(&tallycast, "GET /subscribe/raw HTTP/1.0\r\naccept-encoding: zstd\r\n\r\n");
@@ -64,12 +64,12 @@ fn zstd_streams_are_frames_that_the_reference_reads() {
     redis.publish_scores(["2"]);
     tallycast.until_counter("/hub/delivered", 2);
     tallycast.terminate();
-    let text = zstd::stream::decode_all(&*raw.bytes_to_the_end()).unwrap();
+    let text = zstd::stream::decode_all(&*raw.bytes_to_end()).unwrap();
     assert_eq!(String::from_utf8(text).unwrap(), ": tallycast\n\ndata:1\n\ndata:2\n\n");
 }
 
 #[test]
-fn large_batches_shrink() {
+fn compression_reduces_large_events() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let post = format!("{{\"text\":\"{}\"}}", "the same again, ".repeat(500));
@@ -82,7 +82,7 @@ fn large_batches_shrink() {
 }
 
 #[test]
-fn who_does_not_ask_or_comes_by_a_proxy_gets_the_stream_as_it_is() {
+fn compression_depends_on_accept_encoding_and_proxies() {
     let redis = RedisServer::start();
     let coding = |tallycast: &Tallycast, headers: &str| {
         let mut raw = Raw::request(tallycast, &format!("HEAD /subscribe/raw HTTP/1.1\r\nhost: a\r\n{headers}\r\n"));
@@ -106,23 +106,23 @@ fn who_does_not_ask_or_comes_by_a_proxy_gets_the_stream_as_it_is() {
 }
 
 #[test]
-fn a_browser_shows_events_of_a_compressed_stream_at_once() {
+fn browser_receives_compressed_events_immediately() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let browser = Browser::start();
     browser.open(&tallycast, "/v1/status");
     browser.eval(
-        "(window.heard = [], window.stream = new EventSource('/subscribe/raw'), \
-         stream.onmessage = event => heard.push(event.data), 0)",
+        "(window.received = [], window.stream = new EventSource('/subscribe/raw'), \
+         stream.onmessage = event => received.push(event.data), 0)",
     );
-    browser.until("stream.readyState", 1);
+    browser.wait_until("stream.readyState", 1);
     tallycast.until_counter("/hub/connections", 1);
     assert_eq!(tallycast.get("/metrics").1.matches("transport=\"sse+gzip+chunked\"} 1").count(), 1);
     for (published, shown) in [("1", "1"), ("2", "1 2"), ("3", "1 2 3")] {
         redis.publish_scores([published]);
-        browser.until("heard.join(' ')", shown);
+        browser.wait_until("received.join(' ')", shown);
     }
-    // One that comes later reads the same blocks from another place on.
+    // A later reader starts at another block of the same stream.
     let plain = EventSource::open(&tallycast, "/subscribe/raw");
     browser.eval(
         "(window.late = [], window.second = new EventSource('/subscribe/raw'), \
@@ -130,7 +130,7 @@ fn a_browser_shows_events_of_a_compressed_stream_at_once() {
     );
     tallycast.until_counter("/hub/connections", 3);
     redis.publish_scores(["4"]);
-    browser.until("late.join(' ') + heard.join(' ')", "41 2 3 4");
+    browser.wait_until("late.join(' ') + received.join(' ')", "41 2 3 4");
     assert_eq!(plain.next().data, "4");
     assert_eq!(get(&tallycast, "/subscribe/raw?snapshot=1", &[]).status, 400);
 }

@@ -1,4 +1,4 @@
-//! The configuration file: what it says, what is wrong with it, and what SIGHUP changes.
+//! The configuration file: precedence, errors and reloading with SIGHUP.
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use crate::support::{
     Certificate, Event, EventSource, LIMIT, RedisServer, Tallycast, TempDir, command, eventually, run,
 };
 
-/// A file that goes with its owner.
+/// A temporary configuration file, removed on drop.
 struct File {
     directory: TempDir,
 }
@@ -32,7 +32,7 @@ impl File {
     }
 }
 
-/// What `tallycast check` prints: value and origin by key.
+/// The output of `tallycast check`: value and origin by key.
 fn check(command: &mut Command) -> BTreeMap<String, (String, String)> {
     let output = run(command);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -47,7 +47,7 @@ fn check(command: &mut Command) -> BTreeMap<String, (String, String)> {
         .collect()
 }
 
-/// The one line that a refusal is.
+/// Runs a command that must fail with a usage error, and returns its one line on standard error.
 fn refused(command: &mut Command) -> String {
     let output = run(command);
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -57,7 +57,7 @@ fn refused(command: &mut Command) -> String {
 }
 
 #[test]
-fn flags_win_over_variables_and_both_over_the_file() {
+fn flags_override_variables_and_variables_override_file() {
     let file = File::new("port = 1001\nkeep-alive = \"1s\"\ninbox = 7\nredis-url = \"redis://:hunter2@host\"\n");
     let path = file.path().display().to_string();
     let effective =
@@ -71,12 +71,12 @@ fn flags_win_over_variables_and_both_over_the_file() {
     assert_eq!(of("inbox"), ("7", path.as_str()));
     assert_eq!(of("stall-limit"), ("60s", "default"));
     assert_eq!(of("redis-url"), ("redis://:***@host", path.as_str()));
-    // The variable that names the file does as well.
+    // The file can also be named by a variable.
     assert_eq!(check(command().arg("check").env("TALLYCAST_CONFIG", &path))["inbox"].0, "7");
 }
 
 #[test]
-fn what_is_wrong_is_told_in_one_line_with_its_place() {
+fn file_errors_are_one_line_with_location() {
     let file = File::new("");
     let path = file.path().display().to_string();
     for (text, expected) in [
@@ -102,14 +102,14 @@ fn what_is_wrong_is_told_in_one_line_with_its_place() {
 }
 
 #[test]
-fn the_annotated_example_has_every_option_with_its_default() {
+fn annotated_example_lists_every_option_with_default() {
     let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/tallycast.toml")).unwrap();
     let is_option = |line: &&str| {
         let key = line.strip_prefix("# ").and_then(|line| line.split_once(" = ")).map_or("", |(key, _)| key);
         !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '-')
     };
     let options: Vec<&str> = example.lines().filter(is_option).map(|line| &line[2..]).collect();
-    // Of files that are there.
+    // Paths must name existing files.
     let certificate = Certificate::self_signed();
     let options = options.join("\n").replace("/etc/tallycast/cert.pem", &certificate.certificate());
     let file = File::new(&options.replace("/etc/tallycast/key.pem", &certificate.key()));
@@ -119,7 +119,7 @@ fn the_annotated_example_has_every_option_with_its_default() {
     for (key, (value, _)) in &defaults {
         assert_eq!(with_file.get(key).map(|(value, _)| value), Some(value), "{key}");
     }
-    // Those without a default.
+    // Options without a default.
     let without: Vec<&str> = with_file.keys().filter(|key| !defaults.contains_key(*key)).map(String::as_str).collect();
     assert_eq!(
         without,
@@ -140,12 +140,12 @@ fn the_annotated_example_has_every_option_with_its_default() {
     for flag in help.split_whitespace().filter_map(|word| word.strip_prefix("--")) {
         let flag = flag.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
         let other = ["config", "print-config", "help"].contains(&flag);
-        assert!(other || with_file.contains_key(flag), "docs/tallycast.toml says nothing of {flag}");
+        assert!(other || with_file.contains_key(flag), "{flag} is missing in docs/tallycast.toml");
     }
 }
 
 #[test]
-fn hangup_changes_routes_limits_and_log_without_dropping_a_connection() {
+fn sighup_applies_routes_limits_and_log_level_without_disconnects() {
     let redis = RedisServer::start();
     let file = File::new("");
     let path = file.path().display().to_string();
@@ -163,7 +163,7 @@ fn hangup_changes_routes_limits_and_log_without_dropping_a_connection() {
         !received.is_empty()
     });
     assert!(received.iter().all(|event| *event == Event::message("one")), "{received:?}");
-    // The limit holds for connections to come: with the stream that is open, one more.
+    // The limit applies to new connections: next to the open stream, one more is accepted.
     let mut crowd: Vec<TcpStream> = (0..5).map(|_| TcpStream::connect(tallycast.address).unwrap()).collect();
     let last = crowd.pop().unwrap();
     last.set_read_timeout(Some(LIMIT)).unwrap();
@@ -174,7 +174,7 @@ fn hangup_changes_routes_limits_and_log_without_dropping_a_connection() {
 }
 
 #[test]
-fn a_file_that_is_wrong_changes_nothing() {
+fn sighup_with_invalid_file_keeps_configuration() {
     let redis = RedisServer::start();
     let file = File::new("");
     let path = file.path().display().to_string();

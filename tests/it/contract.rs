@@ -1,5 +1,4 @@
-//! The wire contract of the Emojitracker Streaming API, line by line. What any HTTP server owes its clients is in
-//! `http.rs`.
+//! The wire contract of the Emojitracker Streaming API. General HTTP behaviour is in `http.rs`.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +11,9 @@ pub(crate) fn sum_windows(windows: impl IntoIterator<Item = String>) -> BTreeMap
     let mut sums = BTreeMap::new();
     for window in windows {
         let counts: BTreeMap<String, u64> = serde_json::from_str(&window).unwrap();
-        assert!(!counts.is_empty(), "an empty window");
+        assert!(!counts.is_empty(), "the window is empty");
         for (id, count) in counts {
-            assert_ne!(count, 0, "{id} was not seen in {window}");
+            assert_ne!(count, 0, "{id} has a count of 0 in {window}");
             *sums.entry(id).or_default() += count;
         }
     }
@@ -22,7 +21,7 @@ pub(crate) fn sum_windows(windows: impl IntoIterator<Item = String>) -> BTreeMap
 }
 
 #[test]
-fn raw_is_the_id_alone_byte_for_byte() {
+fn raw_event_bytes_are_the_id_only() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let mut raw = Raw::subscribe(&tallycast, "/subscribe/raw");
@@ -33,7 +32,7 @@ fn raw_is_the_id_alone_byte_for_byte() {
 }
 
 #[test]
-fn raw_has_neither_event_nor_id() {
+fn raw_events_have_no_name_and_no_id() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let raw = EventSource::open(&tallycast, "/subscribe/raw");
@@ -43,7 +42,7 @@ fn raw_has_neither_event_nor_id() {
 }
 
 #[test]
-fn eps_counts_every_event_in_windows_that_are_never_empty() {
+fn eps_windows_count_every_event_and_are_never_empty() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let eps = EventSource::open(&tallycast, "/subscribe/eps");
@@ -51,21 +50,21 @@ fn eps_counts_every_event_in_windows_that_are_never_empty() {
         redis.publish_scores(std::iter::repeat_n(id, 1000));
     }
     tallycast.until_counter("/tally/sent", 3000);
-    // A period or more without any event, which must bring no window.
+    // At least one period without events, which must not produce a window.
     redis.publish_scores(["2764"]);
     tallycast.until_counter("/tally/sent", 3001);
     let ended = tallycast.terminate();
     let windows: Vec<Event> = eps.rest();
     assert!(windows.iter().all(|window| window.name.is_none() && window.id.is_none()));
     assert_eq!(ended.counters()["tally"]["flushes"], windows.len());
-    assert!(windows.len() < 1000, "{} windows for 3001 events are no windows", windows.len());
+    assert!(windows.len() < 1000, "{} windows for 3001 events", windows.len());
     let sums = sum_windows(windows.into_iter().map(|window| window.data));
     let expected = [("1F602", 1000), ("2665", 1000), ("1F62D", 1000), ("2764", 1)];
     assert_eq!(sums, expected.map(|(id, count)| (id.to_owned(), count)).into());
 }
 
 #[test]
-fn eps_is_valid_json_whatever_the_key() {
+fn eps_is_valid_json_for_any_key() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let eps = EventSource::open(&tallycast, "/subscribe/eps");
@@ -78,7 +77,7 @@ fn eps_is_valid_json_whatever_the_key() {
 }
 
 #[test]
-fn details_name_the_channel_and_carry_the_post_byte_for_byte() {
+fn details_event_bytes_are_channel_and_post() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let mut details = Raw::subscribe(&tallycast, "/subscribe/details/1F602");
@@ -87,7 +86,7 @@ fn details_name_the_channel_and_carry_the_post_byte_for_byte() {
 }
 
 #[test]
-fn details_as_a_client_sees_them() {
+fn details_events_are_named_after_the_channel() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let details = EventSource::open(&tallycast, "/subscribe/details/1F602");
@@ -96,7 +95,7 @@ fn details_as_a_client_sees_them() {
 }
 
 #[test]
-fn namespaces_match_by_whole_segments() {
+fn namespaces_match_whole_segments() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let [short, long] = ["26", "2665"].map(|id| EventSource::open(&tallycast, &format!("/subscribe/details/{id}")));
@@ -109,7 +108,7 @@ fn namespaces_match_by_whole_segments() {
 }
 
 #[test]
-fn parents_receive_what_is_below_them() {
+fn parent_namespaces_receive_child_events() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let parents = ["/subscribe/details", "/subscribe/details/"].map(|path| EventSource::open(&tallycast, path));
@@ -117,7 +116,7 @@ fn parents_receive_what_is_below_them() {
     redis.publish_post("26", "one");
     redis.publish_scores(["26"]);
     redis.publish_post("2665", "two");
-    // Two posts, one score and the window with it.
+    // Two posts, one score and its window.
     tallycast.until_counter("/hub/broadcast", 4);
     tallycast.terminate();
     let posts =
@@ -134,7 +133,7 @@ fn parents_receive_what_is_below_them() {
 }
 
 #[test]
-fn raw_and_eps_do_not_receive_posts() {
+fn raw_and_eps_exclude_posts() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let [raw, eps] = ["/subscribe/raw", "/subscribe/eps"].map(|path| EventSource::open(&tallycast, path));
@@ -147,8 +146,8 @@ fn raw_and_eps_do_not_receive_posts() {
 }
 
 #[test]
-fn head_and_first_comment_come_before_any_event_byte_for_byte() {
-    // Not even a broker is needed for it.
+fn response_starts_with_exact_headers_and_comment() {
+    // This works without a broker.
     let tallycast = Tallycast::start_unready("redis://127.0.0.1:1", &[]);
     let mut raw = Raw::request(&tallycast, "GET /subscribe/raw HTTP/1.1\r\nhost: localhost\r\n\r\n");
     let head = raw.head();
@@ -169,7 +168,7 @@ fn head_and_first_comment_come_before_any_event_byte_for_byte() {
 }
 
 #[test]
-fn head_is_answered_with_the_streams_headers_and_no_body() {
+fn head_request_returns_stream_headers_without_body() {
     let tallycast = Tallycast::start_unready("redis://127.0.0.1:1", &[]);
     let mut raw = Raw::request(&tallycast, "HEAD /subscribe/eps HTTP/1.1\r\nhost: localhost\r\n\r\n");
     let head = raw.head();
@@ -183,13 +182,13 @@ fn head_is_answered_with_the_streams_headers_and_no_body() {
          x-accel-buffering: no\r\n\
          connection: keep-alive\r\n"
     );
-    // Ended, and the connection can be used again.
+    // The response is complete and the connection can be reused.
     raw.send("GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    assert!(raw.read_to_the_end().starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(raw.read_to_end().starts_with("HTTP/1.1 200 OK\r\n"));
 }
 
 #[test]
-fn options_is_answered_with_what_cors_allows() {
+fn options_request_returns_cors_headers() {
     let tallycast = Tallycast::start_unready("redis://127.0.0.1:1", &[]);
     let mut raw = Raw::request(
         &tallycast,
@@ -197,7 +196,7 @@ fn options_is_answered_with_what_cors_allows() {
          access-control-request-method: GET\r\naccess-control-request-headers: last-event-id\r\n\
          connection: close\r\n\r\n",
     );
-    let answer = raw.read_to_the_end();
+    let answer = raw.read_to_end();
     assert!(answer.starts_with("HTTP/1.1 204 No Content\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\n"), "{answer}");
     for line in [
@@ -211,12 +210,12 @@ fn options_is_answered_with_what_cors_allows() {
 }
 
 #[test]
-fn other_methods_are_answered_with_405_and_allow() {
+fn other_methods_return_405_with_allow_header() {
     let tallycast = Tallycast::start_unready("redis://127.0.0.1:1", &[]);
     for method in ["POST", "PUT", "DELETE", "PATCH", "BREW"] {
         let request =
             format!("{method} /subscribe/raw HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-        let answer = Raw::request(&tallycast, &request).read_to_the_end();
+        let answer = Raw::request(&tallycast, &request).read_to_end();
         assert!(answer.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{answer}");
         assert!(answer.contains("\r\nallow: GET, HEAD, OPTIONS\r\n"), "{answer}");
         assert!(answer.ends_with(&format!("\r\n\r\n{method} is not allowed here; a stream is read with GET\n")));
@@ -224,7 +223,7 @@ fn other_methods_are_answered_with_405_and_allow() {
 }
 
 #[test]
-fn every_line_end_in_a_payload_starts_a_new_data_line() {
+fn payload_line_ends_become_data_lines() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let mut raw = Raw::subscribe(&tallycast, "/subscribe/raw");
@@ -249,7 +248,7 @@ fn every_line_end_in_a_payload_starts_a_new_data_line() {
 }
 
 #[test]
-fn a_line_break_in_a_channel_does_not_reach_the_wire() {
+fn channels_with_line_breaks_are_rejected() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let root = EventSource::open(&tallycast, "/subscribe/");
@@ -261,7 +260,7 @@ fn a_line_break_in_a_channel_does_not_reach_the_wire() {
 }
 
 #[test]
-fn a_payload_that_is_no_text_is_dropped_and_counted_and_the_flow_goes_on() {
+fn non_utf8_payloads_are_rejected_and_counted() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let raw = EventSource::open(&tallycast, "/subscribe/raw");
@@ -277,7 +276,7 @@ fn a_payload_that_is_no_text_is_dropped_and_counted_and_the_flow_goes_on() {
 }
 
 #[test]
-fn a_silent_stream_gets_comments_that_no_client_takes_for_events() {
+fn keep_alive_comments_are_not_events() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--keep-alive", "1s"]);
     let client = EventSource::open(&tallycast, "/subscribe/details/26");
@@ -290,7 +289,7 @@ fn a_silent_stream_gets_comments_that_no_client_takes_for_events() {
 }
 
 #[test]
-fn streams_by_http_2_carry_the_same_events_and_headers() {
+fn http2_streams_have_the_same_events_and_headers() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let by_version = [EventSource::open(&tallycast, "/subscribe/"), EventSource::open_http2(&tallycast, "/subscribe/")];
@@ -318,7 +317,7 @@ fn streams_by_http_2_carry_the_same_events_and_headers() {
 }
 
 #[test]
-fn routes_given_by_flag_replace_the_default_ones() {
+fn route_flags_replace_the_default_routes() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(
         &redis,

@@ -1,5 +1,4 @@
-//! What any HTTP server owes its clients: clear answers to bad requests, every version of HTTP/1, connections that can
-//! be used again.
+//! General HTTP behaviour: errors for invalid requests, HTTP/1.0 and 1.1, connection reuse and limits.
 
 use crate::support::{Raw, RedisServer, Tallycast, eventually};
 
@@ -7,12 +6,12 @@ fn without_broker(flags: &[&str]) -> Tallycast {
     Tallycast::start_unready("redis://127.0.0.1:1", flags)
 }
 
-/// The answer to a request after which the connection ends.
+/// Sends a request and reads the response to the end of the connection.
 fn answer(tallycast: &Tallycast, request: &str) -> String {
-    Raw::request(tallycast, request).read_to_the_end()
+    Raw::request(tallycast, request).read_to_end()
 }
 
-/// The body, which must be one line.
+/// The body of a response, which must be one line of text.
 #[track_caller]
 fn one_line(answer: &str) -> &str {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -24,7 +23,7 @@ fn one_line(answer: &str) -> &str {
 }
 
 #[test]
-fn an_unknown_path_is_answered_with_the_paths_that_there_are() {
+fn unknown_path_returns_404_with_available_paths() {
     let tallycast = without_broker(&[]);
     for path in ["/subscribed/raw", "/Subscribe/raw", "/Admin"] {
         let answer =
@@ -42,7 +41,7 @@ fn an_unknown_path_is_answered_with_the_paths_that_there_are() {
 }
 
 #[test]
-fn a_path_that_is_no_namespace_is_answered_with_400() {
+fn invalid_namespace_returns_400() {
     let tallycast = without_broker(&[]);
     for (path, reason) in [
         ("/%zz", "percent-encoding must be '%' and two hexadecimal digits and decode to UTF-8"),
@@ -69,7 +68,7 @@ fn percent_encoded_paths_are_decoded() {
 }
 
 #[test]
-fn a_query_does_not_change_what_is_subscribed() {
+fn unknown_query_parameters_are_ignored() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let mut raw = Raw::subscribe(&tallycast, "/subscribe/raw?_=1234");
@@ -78,7 +77,7 @@ fn a_query_does_not_change_what_is_subscribed() {
 }
 
 #[test]
-fn a_target_that_is_too_long_is_answered_with_414() {
+fn long_request_target_returns_414() {
     let tallycast = without_broker(&[]);
     let target = format!("/subscribe/{}", "x".repeat(5000));
     let answer = answer(&tallycast, &format!("GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
@@ -87,19 +86,19 @@ fn a_target_that_is_too_long_is_answered_with_414() {
 }
 
 #[test]
-fn a_head_that_is_too_large_is_answered_with_431() {
+fn large_request_headers_return_431() {
     let tallycast = without_broker(&["--max-head-bytes", "8192"]);
     let filler = "x".repeat(20_000);
     let answer = answer(&tallycast, &format!("GET /subscribe/raw HTTP/1.1\r\nhost: x\r\nx-filler: {filler}\r\n\r\n"));
     assert!(answer.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{answer}");
-    // Others are not disturbed.
+    // Other connections still work.
     Raw::subscribe(&tallycast, "/subscribe/raw");
 }
 
 #[test]
-fn a_head_that_does_not_come_is_answered_with_408() {
+fn late_request_headers_return_408() {
     let tallycast = without_broker(&["--head-timeout", "200ms"]);
-    // Nothing at all, the beginning of a head, and what might become HTTP/2.
+    // Nothing, the beginning of a request, and the beginning of an HTTP/2 preface.
     let beginnings = ["", "GET /subscribe/raw HTTP/1.1\r\nhost: x\r\n", "PRI * HTTP/2.0\r\n"];
     for beginning in beginnings {
         let answer = answer(&tallycast, beginning);
@@ -111,21 +110,21 @@ fn a_head_that_does_not_come_is_answered_with_408() {
 }
 
 #[test]
-fn a_connection_that_is_kept_for_later_is_closed_without_a_word_unless_a_request_has_begun() {
+fn idle_connection_is_closed_silently_but_partial_request_returns_408() {
     let tallycast = without_broker(&["--head-timeout", "200ms"]);
     for (further, end_of_answer) in [("", ""), ("GET /hea", "HTTP/1.1 408 Request Timeout\r\n")] {
         let mut raw = Raw::request(&tallycast, "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
         assert!(raw.head().starts_with("HTTP/1.1 200 OK\r\n"));
         raw.expect("alive\n");
         raw.send(further);
-        let end = raw.read_to_the_end();
+        let end = raw.read_to_end();
         assert!(end.starts_with(end_of_answer) && end.is_empty() == further.is_empty(), "{end}");
     }
     assert_eq!(tallycast.counter("/http/head_timeouts"), 1);
 }
 
 #[test]
-fn the_time_limit_for_heads_does_not_end_streams() {
+fn header_timeout_does_not_end_streams() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--head-timeout", "200ms", "--keep-alive", "1s"]);
     let mut raw = Raw::subscribe(&tallycast, "/subscribe/raw");
@@ -135,7 +134,7 @@ fn the_time_limit_for_heads_does_not_end_streams() {
 }
 
 #[test]
-fn a_client_of_http_1_0_gets_a_body_without_chunks() {
+fn http_1_0_response_is_not_chunked() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let mut raw = Raw::request(&tallycast, "GET /subscribe/raw HTTP/1.0\r\n\r\n");
@@ -145,18 +144,18 @@ fn a_client_of_http_1_0_gets_a_body_without_chunks() {
     redis.publish_scores(["1F602"]);
     raw.expect("data:1F602\n\n");
     tallycast.terminate();
-    assert_eq!(raw.read_to_the_end(), "");
+    assert_eq!(raw.read_to_end(), "");
 }
 
 #[test]
-fn what_is_no_http_is_answered_with_400() {
+fn invalid_http_returns_400() {
     let tallycast = without_broker(&[]);
     let answer = answer(&tallycast, "\x16\x03\x01 this is no request\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer:?}");
 }
 
 #[test]
-fn a_stream_can_follow_a_page_on_the_same_connection() {
+fn stream_can_follow_responses_on_the_same_connection() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let mut raw = Raw::connect(&tallycast);
@@ -171,7 +170,7 @@ fn a_stream_can_follow_a_page_on_the_same_connection() {
 }
 
 #[test]
-fn a_stream_can_be_asked_for_before_the_page_was_answered() {
+fn stream_request_can_be_pipelined() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     for _ in 0..20 {
@@ -189,18 +188,18 @@ fn a_stream_can_be_asked_for_before_the_page_was_answered() {
 }
 
 #[test]
-fn a_stream_does_not_overtake_pages_that_its_client_has_not_read() {
+fn stream_follows_unread_pipelined_responses() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--send-buffer", "4096"]);
     for pages in [20, 21, 22, 23, 200] {
         let mut raw = Raw::connect_with_small_buffer(&tallycast);
         let page = "GET /admin/counters.json HTTP/1.1\r\nhost: localhost\r\n\r\n";
         raw.send(&(page.repeat(pages) + "GET /subscribe/raw HTTP/1.1\r\nhost: localhost\r\n\r\n"));
-        // By the time that another is answered, this one's answers wait for it to be read.
+        // Once another request is answered, the responses on this connection wait for their reader.
         tallycast.get("/healthz");
         for _ in 0..pages {
             let head = raw.head();
-            let (_, length) = head.split_once("\r\ncontent-length: ").expect("the answer to a request for a page");
+            let (_, length) = head.split_once("\r\ncontent-length: ").expect("a response with a body");
             raw.read_exactly(length.split_once("\r\n").unwrap().0.parse().unwrap());
         }
         assert!(raw.head().contains("\r\ncontent-type: text/event-stream; charset=utf-8\r\n"));
@@ -211,7 +210,7 @@ fn a_stream_does_not_overtake_pages_that_its_client_has_not_read() {
 }
 
 #[test]
-fn a_request_may_come_byte_by_byte() {
+fn request_may_arrive_byte_by_byte() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let mut raw = Raw::connect(&tallycast);
@@ -225,7 +224,7 @@ fn a_request_may_come_byte_by_byte() {
 }
 
 #[test]
-fn connections_over_the_limit_are_answered_with_503_until_others_leave() {
+fn connections_over_the_limit_get_503_until_others_close() {
     let tallycast = without_broker(&["--max-connections", "2"]);
     let streams = [(); 2].map(|()| Raw::subscribe(&tallycast, "/subscribe/raw"));
     let refused = answer(&tallycast, "GET /subscribe/raw HTTP/1.1\r\nhost: localhost\r\n\r\n");
@@ -233,10 +232,10 @@ fn connections_over_the_limit_are_answered_with_503_until_others_leave() {
     assert!(refused.contains("\r\nretry-after: "), "{refused}");
     assert_eq!(one_line(&refused), "too many connections; try again in a moment.");
     drop(streams);
-    eventually("the places are free again", || {
+    eventually("new connections are accepted again", || {
         let mut raw = Raw::request(&tallycast, "GET /subscribe/raw HTTP/1.1\r\nhost: localhost\r\n\r\n");
         raw.head().starts_with("HTTP/1.1 200 OK\r\n")
     });
-    eventually("the refusal is counted", || tallycast.get("/healthz").0 == 200);
+    eventually("requests are answered again", || tallycast.get("/healthz").0 == 200);
     assert!(tallycast.counter("/http/refused") >= 1);
 }

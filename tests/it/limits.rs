@@ -1,4 +1,4 @@
-//! What one client may take, who it is behind a proxy, and what happens when files run out.
+//! Limits per client, client addresses behind proxies, and exhausted file descriptors.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use crate::support::{Event, EventSource, LIMIT, Raw, RedisServer, Tallycast, eventually, get};
 
-/// What a connection that sends a request for `path` is answered at once.
+/// Sends a request for `path` on a new connection and returns the response headers.
 fn answer(tallycast: &Tallycast, path: &str, more: &str) -> String {
     let mut raw = Raw::connect(tallycast);
     raw.send(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{more}\r\n"));
     raw.head()
 }
 
-/// The seconds after which a refusal says to try again.
+/// The value of the `retry-after` header in seconds.
 fn retry_after(head: &str) -> u64 {
     let (_, rest) = head.split_once("\r\nretry-after: ").unwrap_or_else(|| panic!("no retry-after in {head}"));
     rest.split_once("\r\n").unwrap().0.parse().unwrap()
@@ -28,7 +28,7 @@ fn clients(tallycast: &Tallycast) -> Vec<String> {
 }
 
 #[test]
-fn an_address_has_no_more_connections_than_it_may() {
+fn connections_per_address_are_limited() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--max-per-address", "3"]);
     let first = Raw::subscribe(&tallycast, "/subscribe/raw");
@@ -37,21 +37,23 @@ fn an_address_has_no_more_connections_than_it_may() {
     assert!(head.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{head}");
     assert!((2..=10).contains(&retry_after(&head)));
     drop(first);
-    eventually("one that left makes room", || answer(&tallycast, "/healthz", "").starts_with("HTTP/1.1 200 "));
+    eventually("a closed connection frees its permit", || {
+        answer(&tallycast, "/healthz", "").starts_with("HTTP/1.1 200 ")
+    });
     assert!(tallycast.terminate().counters()["http"]["refused_address"].as_u64() >= Some(1));
 }
 
 #[test]
-fn an_address_makes_no_more_connections_than_it_may() {
+fn connection_rate_per_address_is_limited() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start_unready(&redis.url(), &["--rate-per-address", "1"]);
     tallycast.wait_for_log("subscribed url");
-    // However slow the machine: ten connections in a row are not a second apart each.
+    // Even on a slow machine, ten consecutive connections are less than a second apart.
     let heads: Vec<String> = (0..10).map(|_| answer(&tallycast, "/healthz", "")).collect();
     assert!(heads[0].starts_with("HTTP/1.1 200 "), "{}", heads[0]);
     let refused = heads.iter().filter(|head| head.starts_with("HTTP/1.1 429 ")).count();
     assert!(refused > 0, "{heads:?}");
-    eventually("the rate recovers", || {
+    eventually("connections are accepted again", || {
         std::thread::sleep(std::time::Duration::from_millis(1100));
         answer(&tallycast, "/healthz", "").starts_with("HTTP/1.1 200 ")
     });
@@ -59,7 +61,7 @@ fn an_address_makes_no_more_connections_than_it_may() {
 }
 
 #[test]
-fn a_namespace_has_no_more_streams_than_it_may() {
+fn streams_per_namespace_are_limited() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--namespace-limit", "/details=2"]);
     let first = EventSource::open(&tallycast, "/subscribe/details/26");
@@ -70,14 +72,14 @@ fn a_namespace_has_no_more_streams_than_it_may() {
     assert!((2..=10).contains(&refused.header("retry-after").parse().unwrap()));
     let _raw = EventSource::open(&tallycast, "/subscribe/raw");
     drop(first);
-    eventually("one that left makes room", || {
+    eventually("a closed connection frees its permit", || {
         answer(&tallycast, "/subscribe/details/27", "").starts_with("HTTP/1.1 200 ")
     });
     assert!(tallycast.counter("/http/refused_namespace") >= 1);
 }
 
 #[test]
-fn a_trusted_proxy_tells_whose_a_request_is_and_others_do_not() {
+fn client_address_header_is_accepted_from_trusted_proxies_only() {
     let redis = RedisServer::start();
     let trusting = Tallycast::start(&redis, &["--trusted-proxy", "127.0.0.0/8", "--max-per-address", "1"]);
     let forwarded = "x-forwarded-for: 6.6.6.6, 1.1.1.1, 127.0.0.2\r\n";
@@ -99,18 +101,18 @@ fn a_trusted_proxy_tells_whose_a_request_is_and_others_do_not() {
     let (_stream, _) = subscribe(&by_rfc, "forwarded: for=\"[2001:db8::1]:80\"\r\nx-forwarded-for: 6.6.6.6\r\n");
     assert_eq!(clients(&by_rfc), ["2001:db8::1"]);
 
-    let careful = Tallycast::start(&redis, &[]);
-    let (_stream, _) = subscribe(&careful, forwarded);
-    assert_eq!(clients(&careful), ["127.0.0.1"]);
+    let untrusting = Tallycast::start(&redis, &[]);
+    let (_stream, _) = subscribe(&untrusting, forwarded);
+    assert_eq!(clients(&untrusting), ["127.0.0.1"]);
 }
 
 #[test]
-fn the_proxy_protocol_is_believed_of_trusted_proxies_only() {
+fn proxy_protocol_is_accepted_from_trusted_proxies_only() {
     let redis = RedisServer::start();
     let trusting = Tallycast::start(&redis, &["--trusted-proxy", "127.0.0.1"]);
     let request = "GET /subscribe/raw HTTP/1.1\r\nhost: localhost\r\nx-forwarded-for: 6.6.6.6\r\n\r\n";
     let mut version_1 = Raw::connect(&trusting);
-    // In pieces, as a network may bring it.
+    // In several pieces, as a network can deliver it.
     version_1.send("PROXY TCP6 2001:db8::1 2001:db8::2 ");
     version_1.send(&format!("1 2\r\n{request}"));
     assert!(version_1.head().starts_with("HTTP/1.1 200 "));
@@ -124,15 +126,15 @@ fn the_proxy_protocol_is_believed_of_trusted_proxies_only() {
         raw.expect("d\r\n: tallycast\n\n\r\n");
         assert_eq!(raw.chunk(), "data:26\n\n");
     }
-    // A header that is not valid, and one from elsewhere.
-    assert_eq!(Raw::request(&trusting, "PROXY TCP4 nonsense\r\n").read_to_the_end(), "");
-    let careful = Tallycast::start(&redis, &[]);
-    let mut raw = Raw::request(&careful, &format!("PROXY TCP4 1.1.1.1 2.2.2.2 3 4\r\n{request}"));
-    assert!(raw.read_to_the_end().starts_with("HTTP/1.1 400 "));
+    // An invalid header, and a header from an untrusted address.
+    assert_eq!(Raw::request(&trusting, "PROXY TCP4 nonsense\r\n").read_to_end(), "");
+    let untrusting = Tallycast::start(&redis, &[]);
+    let mut raw = Raw::request(&untrusting, &format!("PROXY TCP4 1.1.1.1 2.2.2.2 3 4\r\n{request}"));
+    assert!(raw.read_to_end().starts_with("HTTP/1.1 400 "));
 }
 
 #[test]
-fn without_files_left_it_serves_those_it_has_and_accepts_again_when_it_can() {
+fn running_out_of_file_descriptors_keeps_existing_streams() {
     let redis = RedisServer::start();
     let mut limited = Command::new("sh");
     limited.args(["-c", "ulimit -n 48; exec \"$0\" serve", env!("CARGO_BIN_EXE_tallycast")]);
@@ -152,7 +154,7 @@ fn without_files_left_it_serves_those_it_has_and_accepts_again_when_it_can() {
 }
 
 #[test]
-fn a_crowd_that_is_refused_does_not_keep_others_waiting() {
+fn refused_connections_do_not_delay_streams() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--max-connections", "4"]);
     let raw = EventSource::open(&tallycast, "/subscribe/raw");

@@ -1,13 +1,14 @@
-//! The built binary against a real Redis and clients that are not ours. What a test states, users may rely on.
+//! Integration tests: the built binary against a real Redis and third-party clients. They define the behaviour that
+//! users can rely on.
 //!
-//! No port is fixed, no duration is asserted, and no test knows of another: each starts the servers it needs and they
-//! end with it. Time limits only keep a test that fails from hanging.
+//! Tests use free ports, assert no durations and are independent of each other: each starts the servers that it needs
+//! and stops them at its end. Time limits only prevent a failing test from hanging.
 
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,
-    reason = "a test ends with a panic, and says why"
+    reason = "tests fail with a panic and a message"
 )]
 
 mod admin;

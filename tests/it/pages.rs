@@ -1,4 +1,4 @@
-//! The pages, in a real browser.
+//! The board and the admin page in Chromium.
 
 use redis::Commands;
 use serde_json::Value;
@@ -8,7 +8,7 @@ use crate::support::{Browser, RedisServer, Tallycast, command, eventually, get};
 const SCORES: &str = "emojitrack_score";
 const STATE: &str = "document.documentElement.dataset.connection";
 
-/// Counts and publishes, as a feeder does.
+/// Increments and publishes scores, like a feeder.
 fn update(redis: &RedisServer, ids: &[&str]) {
     let mut transaction = redis::pipe();
     transaction.atomic();
@@ -18,10 +18,11 @@ fn update(redis: &RedisServer, ids: &[&str]) {
     let () = transaction.query(&mut redis.connect()).unwrap();
 }
 
-/// All totals that the board shows, as Redis has them: ID and score, in order of the IDs.
+/// JavaScript for all totals that the board shows, as `ID=score` sorted by ID; see [`scores`].
 const SHOWN: &str = "[...document.querySelectorAll('[data-id]')].map(cell => cell.dataset.id + '=' + \
      (cell.matches('[data-total]') ? cell : cell.querySelector('[data-total]')).dataset.total).sort().join(' ')";
 
+/// The totals in Redis, in the format of [`SHOWN`].
 fn scores(redis: &RedisServer) -> String {
     let scores: Vec<(String, f64)> = redis.connect().zrange_withscores(SCORES, 0, -1).unwrap();
     let mut scores: Vec<String> = scores.into_iter().map(|(id, score)| format!("{id}={score}")).collect();
@@ -38,51 +39,51 @@ fn post(text: &str) -> String {
 }
 
 #[test]
-fn the_board_counts_up_and_is_exact_again_after_an_outage() {
+fn board_totals_are_exact_after_an_outage() {
     let mut redis = RedisServer::start();
     let () = redis.connect().zadd_multiple(SCORES, &[(1234, "1F602"), (99, "2764"), (5, "ANZ.ASX")]).unwrap();
     let tallycast = Tallycast::start(&redis, &[]);
     let browser = Browser::start();
     browser.open(&tallycast, "/");
-    browser.until(STATE, "live");
-    browser.until(SHOWN, scores(&redis));
+    browser.wait_until(STATE, "live");
+    browser.wait_until(SHOWN, scores(&redis));
     update(&redis, &["1F602", "1F602", "2764", "1F525"]);
-    browser.until(SHOWN, scores(&redis));
-    browser.until("document.querySelector('[data-id=\"1F602\"]').textContent.includes('1,236')", true);
-    // Without persistence: what comes back is empty, and its scores are lower than those shown.
+    browser.wait_until(SHOWN, scores(&redis));
+    browser.wait_until("document.querySelector('[data-id=\"1F602\"]').textContent.includes('1,236')", true);
+    // Redis has no persistence: after the restart its scores are lower than those shown.
     redis.kill();
-    browser.until("document.documentElement.dataset.source", "away");
-    browser.until("document.querySelector('#age').textContent.startsWith('the source is away')", true);
+    browser.wait_until("document.documentElement.dataset.source", "away");
+    browser.wait_until("document.querySelector('#age').textContent.startsWith('the source is away')", true);
     redis.run();
     update(&redis, &["2764", "2764", "26"]);
     tallycast.until_ready();
-    browser.until("document.documentElement.dataset.source", "there");
-    // Emoji that are gone are shown with zero.
-    browser.until(&format!("{SHOWN}.split(' ').filter(cell => !cell.endsWith('=0')).join(' ')"), scores(&redis));
-    assert_eq!(browser.complaints(), [""; 0]);
+    browser.wait_until("document.documentElement.dataset.source", "there");
+    // Removed emoji are shown with zero.
+    browser.wait_until(&format!("{SHOWN}.split(' ').filter(cell => !cell.endsWith('=0')).join(' ')"), scores(&redis));
+    assert_eq!(browser.console_messages(), [""; 0]);
 }
 
 #[test]
-fn the_board_tells_when_it_is_cut_off_and_comes_back() {
+fn board_shows_lost_connection_and_recovers() {
     let redis = RedisServer::start();
     update(&redis, &["1F602"]);
     let tallycast = Tallycast::start(&redis, &[]);
     let address = tallycast.address;
     let browser = Browser::start();
     browser.open(&tallycast, "/");
-    browser.until(STATE, "live");
+    browser.wait_until(STATE, "live");
     tallycast.terminate();
-    browser.until(STATE, "reconnecting");
+    browser.wait_until(STATE, "reconnecting");
     update(&redis, &["1F602", "2764"]);
     let mut again = command();
     again.arg("serve").env("REDIS_URL", redis.url());
     let _again = Tallycast::spawn_at(again, address.port());
-    browser.until(STATE, "live");
-    browser.until(SHOWN, scores(&redis));
+    browser.wait_until(STATE, "live");
+    browser.wait_until(SHOWN, scores(&redis));
 }
 
 #[test]
-fn the_panel_shows_posts_as_text() {
+fn panel_shows_posts_as_text() {
     let redis = RedisServer::start();
     update(&redis, &["1F602", "2764"]);
     let text = "<script>document.title = 'hit'</script><img src=x onerror=alert(1)> & so on 😂";
@@ -90,59 +91,59 @@ fn the_panel_shows_posts_as_text() {
     let tallycast = Tallycast::start(&redis, &[]);
     let browser = Browser::start();
     browser.open(&tallycast, "/");
-    browser.until(STATE, "live");
+    browser.wait_until(STATE, "live");
     browser.click("[data-id='1F602']");
-    browser.until("document.querySelectorAll('#panel .post').length", 1);
+    browser.wait_until("document.querySelectorAll('#panel .post').length", 1);
     tallycast.until_counter("/hub/connections", 2);
     redis.publish_post("1F602", &post(text));
-    browser.until("document.querySelectorAll('#panel .post').length", 2);
-    // The newest first.
+    browser.wait_until("document.querySelectorAll('#panel .post').length", 2);
+    // Newest first.
     assert_eq!(browser.eval(&format!("document.querySelector('#panel .post').textContent.includes({text:?})")), true);
     assert_ne!(browser.eval("document.title"), "hit");
     assert_eq!(browser.eval("document.querySelectorAll('#panel .post script, #panel .post img').length"), 0);
-    // Paused, it shows nothing new.
+    // A paused panel shows no new posts.
     browser.click("#pause");
     redis.publish_post("1F602", &post("a third"));
     tallycast.until_counter("/hub/broadcast", 2);
-    browser.until("document.querySelector('#panel').textContent.includes('1')", true);
+    browser.wait_until("document.querySelector('#panel').textContent.includes('1')", true);
     assert_eq!(browser.eval("document.querySelectorAll('#panel .post').length"), 2);
     browser.click("#pause");
-    browser.until("document.querySelectorAll('#panel .post').length", 3);
-    assert_eq!(browser.complaints(), [""; 0]);
+    browser.wait_until("document.querySelectorAll('#panel .post').length", 3);
+    assert_eq!(browser.console_messages(), [""; 0]);
 }
 
 #[test]
-fn the_board_is_searched() {
+fn board_search_filters_by_name() {
     let mut demo = command();
     demo.args(["demo", "--rate", "100"]);
     let demo = Tallycast::spawn(demo);
     let browser = Browser::start();
     browser.open(&demo, "/");
-    browser.until("document.querySelectorAll('[data-id]').length > 800", true);
+    browser.wait_until("document.querySelectorAll('[data-id]').length > 800", true);
     let visible = "[...document.querySelectorAll('[data-id]')].filter(cell => cell.checkVisibility()).length";
-    browser.write("#search", "heart");
-    eventually("only hearts are shown", || (1..60).contains(&browser.eval(visible).as_u64().unwrap()));
+    browser.type_text("#search", "heart");
+    eventually("only hearts are visible", || (1..60).contains(&browser.eval(visible).as_u64().unwrap()));
 }
 
 #[test]
-fn the_admin_page_shows_its_own_readers() {
+fn admin_page_lists_connections() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--admin-token", "secret"]);
     let board = Browser::start();
     board.open(&tallycast, "/");
-    board.until(STATE, "live");
+    board.wait_until(STATE, "live");
     let browser = Browser::start();
     browser.open_url(&tallycast.url("/admin/").replace("://", "://operator:secret@"));
-    browser.until(STATE, "live");
-    browser.until("document.querySelectorAll('[data-connection-path=\"/subscribe/eps\"]').length", 1);
-    browser.until("document.querySelector('#connections').textContent.trim() !== ''", true);
-    browser.write("#filter", "/raw");
-    browser.until("document.querySelectorAll('[data-connection-path]').length", 0);
-    assert_eq!(browser.complaints(), [""; 0]);
+    browser.wait_until(STATE, "live");
+    browser.wait_until("document.querySelectorAll('[data-connection-path=\"/subscribe/eps\"]').length", 1);
+    browser.wait_until("document.querySelector('#connections').textContent.trim() !== ''", true);
+    browser.type_text("#filter", "/raw");
+    browser.wait_until("document.querySelectorAll('[data-connection-path]').length", 0);
+    assert_eq!(browser.console_messages(), [""; 0]);
 }
 
 #[test]
-fn pages_come_under_a_strict_policy_and_are_validated() {
+fn pages_have_security_headers_and_etags() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     for path in ["/", "/admin/", "/assets/board.js", "/assets/style.css"] {
@@ -160,7 +161,7 @@ fn pages_come_under_a_strict_policy_and_are_validated() {
     assert_eq!(get(&tallycast, "/admin", &[]).header("location"), "/admin/");
 }
 
-/// Pictures for those who look: both pages, in both themes, on a desktop and on a phone.
+/// Saves a screenshot of both pages in both themes and at both widths.
 #[test]
 fn pages_fit_desktops_and_phones_in_both_themes() {
     let mut demo = command();
@@ -170,15 +171,15 @@ fn pages_fit_desktops_and_phones_in_both_themes() {
         let browser = Browser::start_with(width, dark);
         for (name, path) in [("board", "/"), ("admin", "/admin/")] {
             browser.open(&demo, path);
-            browser.until(STATE, "live");
-            browser.until("matchMedia('(prefers-color-scheme: dark)').matches", dark);
+            browser.wait_until(STATE, "live");
+            browser.wait_until("matchMedia('(prefers-color-scheme: dark)').matches", dark);
             let overflow = browser.eval("document.documentElement.scrollWidth - document.documentElement.clientWidth");
             assert_eq!(overflow, Value::from(0), "{path} is wider than {width} pixels");
-            let figure = if name == "board" { "#rate" } else { "#messages-out" };
-            let figure = format!("parseInt(document.querySelector('{figure}').textContent) || 0");
-            eventually("something is counted", || browser.eval(&figure).as_u64() > Some(0));
+            let selector = if name == "board" { "#rate" } else { "#messages-out" };
+            let figure = format!("parseInt(document.querySelector('{selector}').textContent) || 0");
+            eventually("the page shows a rate", || browser.eval(&figure).as_u64() > Some(0));
             browser.screenshot(&format!("{name}-{}-{width}", if dark { "dark" } else { "light" }));
         }
-        assert_eq!(browser.complaints(), [""; 0]);
+        assert_eq!(browser.console_messages(), [""; 0]);
     }
 }

@@ -1,4 +1,4 @@
-//! The end: what was taken in is sent, every stream ends in good order, and nothing waits for ever.
+//! Shutdown: received events are delivered, streams end gracefully, and every wait has a limit.
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::contract::sum_windows;
 use crate::support::{EventSource, Raw, RedisServer, Tallycast, eventually};
 
-/// Publishes score updates without an end, until it is dropped.
+/// Publishes score updates until it is dropped.
 struct Publisher {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -28,7 +28,7 @@ impl Publisher {
                 while !stop.load(Ordering::Relaxed) {
                     redis.publish_scores((0..50).map(|key| format!("{:X}", 0x1F600 + (key * 7 + round) % 80)));
                     round += 1;
-                    // No faster than a debug build on a busy machine can follow.
+                    // Slow enough for a debug build on a busy machine.
                     std::thread::sleep(Duration::from_millis(2));
                 }
             }
@@ -49,13 +49,13 @@ fn data_lines(body: &str) -> Vec<String> {
 }
 
 #[test]
-fn sigterm_mid_stream_flushes_what_was_counted_and_completes_every_body() {
+fn sigterm_flushes_tallies_and_completes_every_body() {
     let redis = Arc::new(RedisServer::start());
     let tallycast = Tallycast::start(&redis, &["--log-bytes", "100000000", "--log-batches", "1000000"]);
     let [eps, raw] = ["/subscribe/eps", "/subscribe/raw"].map(|path| {
         let mut stream = Raw::subscribe(&tallycast, path);
-        // Ends with the last chunk and then the connection's end.
-        std::thread::spawn(move || data_lines(&stream.chunks_to_the_end()))
+        // Expects the last chunk and then the end of the connection.
+        std::thread::spawn(move || data_lines(&stream.chunks_to_end()))
     });
     let [eps_by_http2, raw_by_http1] =
         [EventSource::open_http2(&tallycast, "/subscribe/eps"), EventSource::open(&tallycast, "/subscribe/raw")]
@@ -67,13 +67,13 @@ fn sigterm_mid_stream_flushes_what_was_counted_and_completes_every_body() {
 
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
     let counters = ended.counters();
-    let taken_in = counters["source"]["received"].as_u64().unwrap();
-    assert!(taken_in >= 5000, "{counters}");
+    let received = counters["source"]["received"].as_u64().unwrap();
+    assert!(received >= 5000, "{counters}");
     assert_eq!(counters["source"]["overflowed"], 0, "{counters}");
-    assert_eq!(counters["decode"]["decoded"], taken_in, "{counters}");
-    assert_eq!(counters["tally"]["sent"], taken_in, "{counters}");
+    assert_eq!(counters["decode"]["decoded"], received, "{counters}");
+    assert_eq!(counters["tally"]["sent"], received, "{counters}");
     let sums = sum_windows(eps.join().unwrap());
-    assert_eq!(sums.values().sum::<u64>(), taken_in);
+    assert_eq!(sums.values().sum::<u64>(), received);
     let windows = eps_by_http2.join().unwrap().into_iter().map(|event| event.data);
     assert_eq!(sum_windows(windows), sums);
     let mut counted = BTreeMap::<String, u64>::new();
@@ -81,17 +81,17 @@ fn sigterm_mid_stream_flushes_what_was_counted_and_completes_every_body() {
         *counted.entry(id).or_default() += 1;
     }
     assert_eq!(counted, sums);
-    assert_eq!(raw_by_http1.join().unwrap().len() as u64, taken_in);
+    assert_eq!(raw_by_http1.join().unwrap().len() as u64, received);
 }
 
 #[test]
-fn what_was_published_before_sigterm_is_sent_though_its_period_is_not_over() {
+fn sigterm_flushes_an_unfinished_tally_period() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--tally-period", "10m"]);
     let eps = EventSource::open(&tallycast, "/subscribe/eps");
     redis.publish_scores(["first"]);
     tallycast.until_counter("/tally/sent", 1);
-    // This one has to wait for ten minutes, or for the end.
+    // These wait for the end of the period or for the shutdown.
     redis.publish_scores(["second", "second"]);
     tallycast.until_counter("/tally/counted", 3);
     assert_eq!(tallycast.counter("/tally/sent"), 1);
@@ -102,7 +102,7 @@ fn what_was_published_before_sigterm_is_sent_though_its_period_is_not_over() {
 }
 
 #[test]
-fn an_idle_process_ends_with_code_0_on_both_signals() {
+fn idle_process_exits_with_code_0_on_both_signals() {
     for signal in [Signal::TERM, Signal::INT] {
         let tallycast = Tallycast::start_unready("redis://127.0.0.1:1", &[]);
         let mut stream = Raw::subscribe(&tallycast, "/subscribe/raw");
@@ -112,8 +112,8 @@ fn an_idle_process_ends_with_code_0_on_both_signals() {
         let silent = Raw::connect(&tallycast);
         tallycast.signal(signal);
         stream.expect("0\r\n\r\n");
-        assert_eq!(stream.read_to_the_end(), "");
-        assert_eq!(kept_alive.read_to_the_end(), "");
+        assert_eq!(stream.read_to_end(), "");
+        assert_eq!(kept_alive.read_to_end(), "");
         let ended = tallycast.wait();
         assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
         assert!(!ended.log.contains("cut off"), "{}", ended.log);
@@ -121,8 +121,8 @@ fn an_idle_process_ends_with_code_0_on_both_signals() {
     }
 }
 
-/// A server that cannot end its streams in good order, because a client does not read.
-fn stuck(redis: &RedisServer, flags: &[&str]) -> (Tallycast, Raw) {
+/// Starts a server with a client that does not read, so that its stream cannot end gracefully.
+fn start_with_blocked_client(redis: &RedisServer, flags: &[&str]) -> (Tallycast, Raw) {
     let tallycast = Tallycast::start(redis, &[&["--send-buffer", "4096"], flags].concat());
     let never_reads = Raw::connect_with_small_buffer(&tallycast).subscribed("/subscribe/details/1");
     let filler = "x".repeat(1 << 16);
@@ -132,44 +132,44 @@ fn stuck(redis: &RedisServer, flags: &[&str]) -> (Tallycast, Raw) {
 }
 
 #[test]
-fn new_connections_are_refused_while_old_ones_end() {
+fn shutdown_refuses_new_connections() {
     let redis = RedisServer::start();
-    let (mut tallycast, never_reads) = stuck(&redis, &["--shutdown-limit", "10m"]);
+    let (mut tallycast, never_reads) = start_with_blocked_client(&redis, &["--shutdown-limit", "10m"]);
     tallycast.signal(Signal::TERM);
     eventually("a new connection is refused", || {
         TcpStream::connect(tallycast.address).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
     });
     assert!(tallycast.is_running(), "{}", tallycast.log());
-    // It had only waited for this client.
+    // The shutdown waited only for this client.
     drop(never_reads);
     assert_eq!(tallycast.wait().status.code(), Some(0));
 }
 
 #[test]
-fn a_client_that_does_not_read_is_cut_off_at_the_limit() {
+fn shutdown_disconnects_blocked_client_at_the_limit() {
     let redis = RedisServer::start();
-    let (tallycast, _never_reads) = stuck(&redis, &["--shutdown-limit", "100ms"]);
+    let (tallycast, _never_reads) = start_with_blocked_client(&redis, &["--shutdown-limit", "100ms"]);
     let ended = tallycast.terminate();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
     assert!(ended.log.contains("cut off"), "{}", ended.log);
 }
 
 #[test]
-fn a_client_that_reads_again_during_the_shutdown_gets_all_and_a_complete_body() {
+fn client_that_resumes_during_shutdown_gets_a_complete_body() {
     let redis = RedisServer::start();
-    let (tallycast, mut late) = stuck(&redis, &["--shutdown-limit", "10m"]);
+    let (tallycast, mut late) = start_with_blocked_client(&redis, &["--shutdown-limit", "10m"]);
     tallycast.signal(Signal::TERM);
     tallycast.wait_for_log("shutting down");
-    assert_eq!(data_lines(&late.chunks_to_the_end()).len(), 32);
+    assert_eq!(data_lines(&late.chunks_to_end()).len(), 32);
     let ended = tallycast.wait();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
     assert!(!ended.log.contains("cut off"), "{}", ended.log);
 }
 
 #[test]
-fn a_second_signal_ends_the_process_at_once() {
+fn second_signal_exits_immediately() {
     let redis = RedisServer::start();
-    let (mut tallycast, _never_reads) = stuck(&redis, &["--shutdown-limit", "10m"]);
+    let (mut tallycast, _never_reads) = start_with_blocked_client(&redis, &["--shutdown-limit", "10m"]);
     tallycast.signal(Signal::TERM);
     tallycast.wait_for_log("once more ends at once");
     assert!(tallycast.is_running());
@@ -180,7 +180,7 @@ fn a_second_signal_ends_the_process_at_once() {
 }
 
 #[test]
-fn a_shutdown_does_not_wait_for_a_frozen_broker() {
+fn shutdown_does_not_wait_for_frozen_broker() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(
         &redis,

@@ -1,4 +1,4 @@
-//! Readers that are slower than what is published: they cost others nothing, and the server little.
+//! Slow readers: they do not delay others, and their memory use is bounded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,27 +9,27 @@ use crate::contract::sum_windows;
 use crate::support::{EventSource, Raw, RedisServer, Tallycast, eventually};
 
 const MIB: usize = 1 << 20;
-/// One message of the floods below.
+/// The size of each message of [`flood`].
 const MESSAGE_BYTES: usize = MIB / 16;
 
-/// Numbered messages of [`MESSAGE_BYTES`] each, to `/details/1`.
+/// Publishes numbered messages of [`MESSAGE_BYTES`] each to `/details/1`.
 fn flood(redis: &RedisServer, numbers: std::ops::Range<usize>) {
     let filler = "x".repeat(MESSAGE_BYTES);
     redis.publish(numbers.map(|number| ("stream.tweet_updates.1", format!("{number} {filler}"))));
 }
 
-/// The numbers of the messages in a part of a stream.
+/// The message numbers in a part of a stream.
 fn numbers(text: &str) -> impl Iterator<Item = usize> {
     text.lines().filter_map(|line| line.strip_prefix("data:")?.split(' ').next()?.parse().ok())
 }
 
-/// A reader that checks that it gets every message up to `count`, in order.
-struct Diligent {
+/// A fast reader that expects every message up to `count` in order.
+struct FastReader {
     read: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
 }
 
-impl Diligent {
+impl FastReader {
     fn start(tallycast: &Tallycast, count: usize) -> Self {
         let mut stream = Raw::subscribe(tallycast, "/subscribe/details/1");
         let read = Arc::new(AtomicUsize::new(0));
@@ -50,31 +50,33 @@ impl Diligent {
     }
 
     fn read(&self) -> usize {
-        assert!(!self.thread.is_finished() || self.read.load(Ordering::Acquire) > 0, "a reader failed");
+        assert!(!self.thread.is_finished() || self.read.load(Ordering::Acquire) > 0, "the reader failed");
         self.read.load(Ordering::Acquire)
     }
 }
 
-/// Sends `count` messages to `readers` diligent readers, never further ahead of them than the log goes back, and
-/// returns by how many bytes the server's memory grew meanwhile at most.
+/// Sends `count` messages to a number of fast readers, always within the log's capacity, and returns the peak growth of
+/// the server's memory in bytes.
 fn flood_and_measure(redis: &RedisServer, tallycast: &Tallycast, readers: usize, count: usize) -> usize {
     const AT_ONCE: usize = 16;
-    let readers: Vec<Diligent> = (0..readers).map(|_| Diligent::start(tallycast, count)).collect();
+    let readers: Vec<FastReader> = (0..readers).map(|_| FastReader::start(tallycast, count)).collect();
     let before = tallycast.resident_bytes();
-    let mut most = before;
+    let mut peak = before;
     for first in (0..count).step_by(AT_ONCE) {
         flood(redis, first..first + AT_ONCE);
-        eventually("all readers are close behind", || readers.iter().all(|reader| reader.read() >= first));
-        most = most.max(tallycast.resident_bytes());
+        eventually("all readers have received the previous messages", || {
+            readers.iter().all(|reader| reader.read() >= first)
+        });
+        peak = peak.max(tallycast.resident_bytes());
     }
     for reader in readers {
         reader.thread.join().unwrap();
     }
-    usize::try_from(most - before).unwrap()
+    usize::try_from(peak - before).unwrap()
 }
 
 #[test]
-fn a_client_that_never_reads_is_disconnected_and_fifty_others_lose_nothing() {
+fn slow_reader_is_disconnected_and_others_lose_nothing() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let mut never_reads = Raw::subscribe(&tallycast, "/subscribe/details/1");
@@ -83,12 +85,12 @@ fn a_client_that_never_reads_is_disconnected_and_fifty_others_lose_nothing() {
     assert!(growth < 50 * MIB, "the server's memory grew by {} MiB", growth / MIB);
     assert_eq!(tallycast.counter("/hub/slow_disconnected"), 1);
     assert_eq!(tallycast.counter("/source/overflowed"), 0);
-    // What the kernel held for it is far less than what was sent.
+    // Only the data in kernel buffers is left, far less than was published.
     assert!(never_reads.ends_within(50 * MIB as u64));
 }
 
 #[test]
-fn a_client_that_never_reads_but_may_stay_costs_no_more() {
+fn skipped_slow_reader_uses_bounded_memory() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--slow-reader", "/details=skip", "--stall-limit", "10m"]);
     let by_http1 = Raw::subscribe(&tallycast, "/subscribe/details/1");
@@ -101,17 +103,17 @@ fn a_client_that_never_reads_but_may_stay_costs_no_more() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_for_too_long_is_disconnected() {
+fn stalled_reader_is_disconnected() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--stall-limit", "1ms", "--slow-reader", "/details=skip"]);
     let _never_reads = Raw::connect_with_small_buffer(&tallycast).subscribed("/subscribe/details/1");
     flood(&redis, 0..128);
     tallycast.until_counter("/hub/stalled", 1);
-    eventually("it is gone", || tallycast.counter("/hub/connections") == 0);
+    eventually("the connection is closed", || tallycast.counter("/hub/connections") == 0);
 }
 
 #[test]
-fn skipping_tells_exactly_how_many_messages_were_left_out() {
+fn skip_comments_count_skipped_messages_exactly() {
     let redis = RedisServer::start();
     let flags =
         ["--slow-reader", "/details=skip", "--send-buffer", "4096", "--log-batches", "4", "--log-bytes", "200000"];
@@ -120,7 +122,7 @@ fn skipping_tells_exactly_how_many_messages_were_left_out() {
     let mut published = 0;
     let (mut received, mut skipped, mut comments) = (Vec::new(), 0, 0);
     let mut read_to = |last: usize, published: usize| {
-        // The newest message is never left out.
+        // The newest message is never skipped.
         while received.last() != Some(&last) {
             let chunk = slow.chunk();
             for line in chunk.lines() {
@@ -146,7 +148,7 @@ fn skipping_tells_exactly_how_many_messages_were_left_out() {
     assert_eq!(tallycast.counter("/hub/slow_disconnected"), 0);
 }
 
-/// Publishes in as many windows as there are rounds, and returns what was published.
+/// Publishes one window per round and returns the sums of all.
 fn publish_windows(redis: &RedisServer, tallycast: &Tallycast, rounds: u64) -> BTreeMap<String, u64> {
     let sent_before = tallycast.counter("/tally/sent");
     let mut published = BTreeMap::new();
@@ -162,18 +164,18 @@ fn publish_windows(redis: &RedisServer, tallycast: &Tallycast, rounds: u64) -> B
 }
 
 #[test]
-fn merging_gives_a_slow_reader_of_tallies_fewer_windows_with_exact_sums() {
+fn merged_windows_have_exact_sums() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--send-buffer", "4096", "--log-batches", "4", "--tally-period", "1ms"]);
     let fast = EventSource::open(&tallycast, "/subscribe/eps");
     let mut slow = Raw::connect_with_small_buffer(&tallycast).subscribed("/subscribe/eps");
     let published = publish_windows(&redis, &tallycast, 100);
     let merges = tallycast.counter("/hub/slow_merged");
-    assert!(merges > 0, "the slow reader was not slow");
+    assert!(merges > 0, "the reader was not slow enough to be merged");
 
-    // Its stream is ended while it is still behind.
+    // Its stream ends while it still lags.
     tallycast.signal(rustix::process::Signal::TERM);
-    let body = slow.chunks_to_the_end();
+    let body = slow.chunks_to_end();
     let ended = tallycast.wait();
     assert_eq!(ended.counters()["hub"]["slow_disconnected"], 0);
     let slow_windows: Vec<String> =
@@ -188,7 +190,7 @@ fn merging_gives_a_slow_reader_of_tallies_fewer_windows_with_exact_sums() {
 }
 
 #[test]
-fn merging_is_exact_also_when_a_reader_falls_behind_again_and_again() {
+fn merged_windows_have_exact_sums_after_repeated_lag() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--send-buffer", "4096", "--log-batches", "2", "--tally-period", "1ms"]);
     let mut slow = Raw::connect_with_small_buffer(&tallycast).subscribed("/subscribe/eps");
@@ -198,14 +200,14 @@ fn merging_is_exact_also_when_a_reader_falls_behind_again_and_again() {
         for (id, count) in publish_windows(&redis, &tallycast, 40) {
             *published.entry(id).or_insert(0) += count;
         }
-        // A little of what waits, so that it is in the middle of something when it falls behind again.
+        // Read a part of the backlog, so that the reader is within a batch when it lags again.
         for _ in 0..3 {
             windows.push(slow.chunk());
         }
     }
     assert!(tallycast.counter("/hub/slow_merged") > 0);
     tallycast.signal(rustix::process::Signal::TERM);
-    windows.push(slow.chunks_to_the_end());
+    windows.push(slow.chunks_to_end());
     let data = windows.iter().flat_map(|text| text.lines()).filter_map(|line| line.strip_prefix("data:"));
     assert_eq!(sum_windows(data.map(str::to_owned)), published);
 }

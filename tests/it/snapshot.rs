@@ -1,4 +1,4 @@
-//! Totals: on the stream, where they must agree with the changes that follow, and by the REST API.
+//! Totals: snapshots on streams, consistent with the changes that follow, and the REST API.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use crate::support::{Event, EventSource, RedisServer, Tallycast, command, eventu
 
 const SCORES: &str = "emojitrack_score";
 
-/// A reader's totals.
+/// A client that computes totals from a snapshot and changes.
 struct Reader {
     source: EventSource,
     totals: Option<BTreeMap<String, i64>>,
@@ -21,31 +21,31 @@ impl Reader {
         Self { source: EventSource::open(tallycast, "/subscribe/eps?snapshot=1"), totals: None }
     }
 
-    fn take_in(&mut self, event: &Event) {
+    fn apply(&mut self, event: &Event) {
         let counts: BTreeMap<String, i64> = serde_json::from_str(&event.data).unwrap();
         match (&mut self.totals, event.name.as_deref()) {
             (totals @ None, Some("snapshot")) => *totals = Some(counts),
             (Some(totals), None) => counts.into_iter().for_each(|(id, count)| *totals.entry(id).or_default() += count),
-            _ => panic!("one snapshot first, then changes; found {event:?}"),
+            _ => panic!("expected one snapshot and then changes, found {event:?}"),
         }
     }
 
-    /// The totals now, without zeros.
+    /// The current totals, without zeros.
     fn totals(&mut self) -> BTreeMap<String, i64> {
         for event in self.source.received() {
-            self.take_in(&event);
+            self.apply(&event);
         }
         self.totals.clone().unwrap_or_default().into_iter().filter(|(_, total)| *total != 0).collect()
     }
 }
 
-/// What the sorted set has.
+/// The scores in the sorted set.
 fn scores(redis: &RedisServer) -> BTreeMap<String, i64> {
     let scores: Vec<(String, f64)> = redis.connect().zrange_withscores(SCORES, 0, -1).unwrap();
     scores.into_iter().map(|(id, score)| (id, score as i64)).collect()
 }
 
-/// What a feeder does for each of `ids`: count and publish in one atomic step.
+/// Increments and publishes the score of each of `ids` in one transaction, like a feeder.
 pub(crate) fn update(connection: &mut redis::Connection, ids: &[&str]) -> redis::RedisResult<()> {
     let mut transaction = redis::pipe();
     transaction.atomic();
@@ -56,7 +56,7 @@ pub(crate) fn update(connection: &mut redis::Connection, ids: &[&str]) -> redis:
 }
 
 #[test]
-fn totals_and_changes_are_the_scores_whenever_a_client_comes_and_whatever_happens_to_redis() {
+fn snapshot_plus_changes_equal_scores_across_outages() {
     const WRITERS: usize = 4;
     let mut redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
@@ -86,7 +86,7 @@ fn totals_and_changes_are_the_scores_whenever_a_client_comes_and_whatever_happen
         for outage in 0..3 {
             for number in 0..8 {
                 readers.push(Reader::open(&tallycast));
-                // Read meanwhile, so that no reader is a slow one.
+                // Keep reading, so that no reader lags.
                 readers.iter_mut().for_each(|reader| drop(reader.totals()));
                 let sent = tallycast.counter("/tally/sent");
                 tallycast.until_counter("/tally/sent", sent + 100 + number);
@@ -104,13 +104,13 @@ fn totals_and_changes_are_the_scores_whenever_a_client_comes_and_whatever_happen
     assert!(expected.values().sum::<i64>() > 100);
     for (number, reader) in readers.iter_mut().enumerate() {
         let mut last = BTreeMap::new();
-        eventually(&format!("reader {number} has the scores"), || {
+        eventually(&format!("reader {number} has the current scores"), || {
             last = reader.totals();
             last == expected
         });
     }
-    assert!(tallycast.counter("/hub/corrections") > 0, "the outages lost nothing, so nothing was shown");
-    // One that comes now is told the same.
+    assert!(tallycast.counter("/hub/corrections") > 0, "the outages lost no events, so the test proved nothing");
+    // A new reader gets a snapshot as well.
     assert_eq!(
         EventSource::open_http2(&tallycast, "/subscribe/eps?snapshot=1").next().name.as_deref(),
         Some("snapshot")
@@ -118,50 +118,50 @@ fn totals_and_changes_are_the_scores_whenever_a_client_comes_and_whatever_happen
 }
 
 #[test]
-fn a_sorted_set_that_changes_by_another_hand_is_followed() {
+fn external_changes_to_the_sorted_set_are_corrected() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--totals-interval", "1s"]);
     let mut reader = Reader::open(&tallycast);
     let plain = EventSource::open(&tallycast, "/subscribe/eps");
     let mut connection = redis.connect();
     let () = connection.zadd(SCORES, "2665", 1000).unwrap();
-    eventually("the score is told", || reader.totals() == [("2665".to_owned(), 1000)].into());
+    eventually("the reader has the new score", || reader.totals() == [("2665".to_owned(), 1000)].into());
     assert_eq!(plain.next(), Event::message(r#"{"2665":1000}"#));
     let () = connection.zadd(SCORES, "2665", 900).unwrap();
-    eventually("the score is told", || reader.totals() == [("2665".to_owned(), 900)].into());
+    eventually("the reader has the new score", || reader.totals() == [("2665".to_owned(), 900)].into());
     let () = connection.del(SCORES).unwrap();
-    eventually("the score is told", || reader.totals().is_empty());
+    eventually("the reader has the new score", || reader.totals().is_empty());
 }
 
 #[test]
-fn corrections_can_be_turned_off() {
+fn corrections_can_be_disabled() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--totals-interval", "1s", "--no-corrections"]);
     let mut reader = Reader::open(&tallycast);
     let () = redis.connect().zadd(SCORES, "2665", 1000).unwrap();
-    eventually("a new reader is told", || Reader::open(&tallycast).source.next().data == r#"{"2665":1000}"#);
+    eventually("a new reader gets the score", || Reader::open(&tallycast).source.next().data == r#"{"2665":1000}"#);
     assert_eq!(reader.totals(), BTreeMap::new());
 }
 
 #[test]
-fn without_a_sorted_set_totals_are_counted_from_the_start_and_survive_an_outage() {
+fn totals_without_sorted_set_survive_an_outage() {
     let mut redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--totals-interval", "1s"]);
     let mut reader = Reader::open(&tallycast);
     redis.publish_scores(["26", "26"]);
-    eventually("it is counted", || reader.totals() == [("26".to_owned(), 2)].into());
+    eventually("the events are counted", || reader.totals() == [("26".to_owned(), 2)].into());
     redis.kill();
     redis.run();
     tallycast.until_ready();
     redis.publish_scores(["26"]);
-    eventually("it is counted", || reader.totals() == [("26".to_owned(), 3)].into());
+    eventually("the events are counted", || reader.totals() == [("26".to_owned(), 3)].into());
     let mut late = Reader::open(&tallycast);
-    eventually("it is told", || late.totals() == [("26".to_owned(), 3)].into());
+    eventually("a new reader gets the total", || late.totals() == [("26".to_owned(), 3)].into());
     assert_eq!(tallycast.counter("/hub/corrections"), 0);
 }
 
 #[test]
-fn a_snapshot_that_is_not_to_be_had_is_refused_with_the_reason() {
+fn unavailable_snapshot_is_refused_with_reason() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let answer = |path: &str| tallycast.get(path);
@@ -179,7 +179,7 @@ fn a_snapshot_that_is_not_to_be_had_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_user_who_may_not_run_scripts_still_gets_the_events() {
+fn redis_user_without_script_permission_still_receives_events() {
     let redis = RedisServer::start();
     let mut connection = redis.connect();
     let rights = [
@@ -204,8 +204,8 @@ fn a_user_who_may_not_run_scripts_still_gets_the_events() {
     assert_eq!(raw.next(), Event::message("26"));
 }
 
-/// Scores and posts as a feeder writes them.
-fn with_scores() -> RedisServer {
+/// A Redis with scores and posts as a feeder writes them.
+fn redis_with_scores() -> RedisServer {
     let redis = RedisServer::start();
     let mut connection = redis.connect();
     let scores = [(3, "2764"), (10, "1F602"), (1, "ANZ.ASX")];
@@ -217,8 +217,8 @@ fn with_scores() -> RedisServer {
 }
 
 #[test]
-fn rankings_are_ranked_and_named() {
-    let redis = with_scores();
+fn rankings_are_sorted_and_have_names() {
+    let redis = redis_with_scores();
     let tallycast = Tallycast::start(&redis, &[]);
     let expected = json!([
         {"char": "😂", "id": "1F602", "name": "FACE WITH TEARS OF JOY", "score": 10},
@@ -234,7 +234,7 @@ fn rankings_are_ranked_and_named() {
 
 #[test]
 fn details_have_rank_and_newest_posts_first() {
-    let redis = with_scores();
+    let redis = redis_with_scores();
     let tallycast = Tallycast::start(&redis, &[]);
     let expected = json!({
         "char": "❤️", "id": "2764", "name": "RED HEART", "score": 3, "popularity_rank": 2,
@@ -253,7 +253,7 @@ fn details_have_rank_and_newest_posts_first() {
 }
 
 #[test]
-fn copies_are_compressed_and_validated_on_request() {
+fn rest_responses_support_compression_and_etags() {
     let redis = RedisServer::start();
     let mut connection = redis.connect();
     for number in 0..200 {
@@ -278,34 +278,34 @@ fn copies_are_compressed_and_validated_on_request() {
 }
 
 #[test]
-fn an_old_copy_is_better_than_none_while_redis_is_away() {
-    let mut redis = with_scores();
+fn cached_rankings_are_served_while_redis_is_down() {
+    let mut redis = redis_with_scores();
     let tallycast = Tallycast::start(&redis, &[]);
     let fresh = get(&tallycast, "/v1/rankings", &[]);
     assert_eq!(fresh.header("age"), "");
     assert_eq!(tallycast.json("/v1/status"), json!({"ok": true}));
     redis.kill();
-    eventually("the copy is known to be old", || {
+    eventually("the response has an age", || {
         let stale = get(&tallycast, "/v1/rankings", &[]);
         assert_eq!((stale.status, stale.body), (200, fresh.body.clone()));
         stale.headers.contains_key("age")
     });
-    eventually("the status says so", || tallycast.get("/v1/status").0 == 503);
+    eventually("the status reports the outage", || tallycast.get("/v1/status").0 == 503);
     let nothing = get(&tallycast, "/v1/details/1F602", &[]);
     assert_eq!((nothing.status, nothing.header("retry-after")), (503, "2"));
     let error: Value = serde_json::from_slice(&nothing.body).unwrap();
     assert!(error["error"].as_str().unwrap().starts_with("the store cannot be read"), "{error}");
     redis.run();
-    eventually("it is back", || tallycast.get("/v1/status").0 == 200);
+    eventually("the status is ok again", || tallycast.get("/v1/status").0 == 200);
 }
 
 #[test]
-fn the_demo_has_totals_and_posts_of_its_own() {
+fn demo_has_totals_and_posts() {
     let mut arguments = command();
     arguments.args(["demo", "--rate", "50"]);
     let demo = Tallycast::spawn(arguments);
     let mut reader = Reader::open(&demo);
-    eventually("a snapshot", || reader.totals().len() > 800);
+    eventually("the reader has a snapshot", || reader.totals().len() > 800);
     let rankings = demo.json("/v1/rankings");
     assert_eq!(rankings.as_array().unwrap().len(), reader.totals().len());
     assert_eq!(rankings[0]["id"], "1F602");

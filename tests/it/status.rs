@@ -1,4 +1,4 @@
-//! What operators are told: `/admin/status.json`, `/healthz`, `/readyz`, and the report that goes to Redis.
+//! Status: `/admin/status.json`, `/healthz`, `/readyz` and the reports to Redis.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,7 +16,7 @@ fn keys(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn status_has_the_shape_and_values_of_the_contract() {
+fn status_has_the_documented_shape_and_values() {
     let before = now();
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--instance", "web.1"]);
@@ -61,7 +61,7 @@ fn status_has_the_shape_and_values_of_the_contract() {
 }
 
 #[test]
-fn a_client_that_leaves_leaves_the_status() {
+fn closed_connections_disappear_from_status() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let count = || tallycast.json("/admin/status.json")["connections"].as_array().unwrap().len();
@@ -72,7 +72,7 @@ fn a_client_that_leaves_leaves_the_status() {
     ];
     eventually("three are connected", || count() == 3);
     let [by_http1, by_http2, stays] = streams;
-    // Nothing is published meanwhile: a connection that is gone is noticed without writing to it.
+    // Nothing is published: a closed connection is detected without a write.
     drop(by_http1);
     eventually("two are connected", || count() == 2);
     drop(by_http2);
@@ -83,7 +83,7 @@ fn a_client_that_leaves_leaves_the_status() {
 }
 
 #[test]
-fn an_overlong_user_agent_is_shortened_and_others_are_kept_valid() {
+fn long_user_agent_is_truncated_to_valid_utf8() {
     let tallycast = Tallycast::start_unready("redis://127.0.0.1:1", &[]);
     let agent = "\u{1F602}".repeat(500);
     let mut raw = Raw::request(
@@ -98,7 +98,7 @@ fn an_overlong_user_agent_is_shortened_and_others_are_kept_valid() {
 }
 
 #[test]
-fn without_a_broker_the_process_is_alive_but_degraded_and_not_ready() {
+fn process_without_broker_is_alive_but_not_ready() {
     let mut redis = RedisServer::absent();
     let tallycast = Tallycast::start_unready(&redis.url(), &[]);
     assert_eq!(tallycast.get("/healthz"), (200, "alive\n".to_owned()));
@@ -109,30 +109,30 @@ fn without_a_broker_the_process_is_alive_but_degraded_and_not_ready() {
     assert_eq!(tallycast.get("/readyz"), (200, "ready\n".to_owned()));
     assert_eq!(tallycast.json("/admin/status.json")["status"], "OK");
     redis.kill();
-    eventually("not ready any more", || tallycast.get("/readyz").0 == 503);
+    eventually("/readyz returns 503", || tallycast.get("/readyz").0 == 503);
     assert_eq!(tallycast.get("/healthz").0, 200);
     assert_eq!(tallycast.json("/admin/status.json")["status"], "DEGRADED");
 }
 
 #[test]
-fn pages_for_operators_are_read_with_get_and_head_only() {
+fn admin_paths_accept_get_and_head_only() {
     let tallycast = Tallycast::start_unready("redis://127.0.0.1:1", &[]);
-    let ask = |method: &str, path: &str| {
-        let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-        Raw::request(&tallycast, &request).read_to_the_end()
+    let request = |method: &str, path: &str| {
+        let text = format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        Raw::request(&tallycast, &text).read_to_end()
     };
     for path in ["/healthz", "/admin/status.json", "/admin/counters.json"] {
-        let answer = ask("HEAD", path);
+        let answer = request("HEAD", path);
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
-        let answer = ask("DELETE", path);
+        let answer = request("DELETE", path);
         assert!(answer.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{answer}");
         assert!(answer.contains("\r\nallow: GET, HEAD\r\n"), "{answer}");
     }
-    assert!(ask("GET", "/admin/status.json").contains("\r\ncontent-type: application/json; charset=utf-8\r\n"));
+    assert!(request("GET", "/admin/status.json").contains("\r\ncontent-type: application/json; charset=utf-8\r\n"));
 }
 
 #[test]
-fn staging_reports_its_status_to_redis_again_and_again() {
+fn staging_writes_status_reports_to_redis() {
     let redis = RedisServer::start();
     let tallycast =
         Tallycast::start(&redis, &["--app-env", "staging", "--instance", "web.1", "--status-interval", "50ms"]);
@@ -141,9 +141,9 @@ fn staging_reports_its_status_to_redis_again_and_again() {
         let text: Option<String> = connection.hget("admin_stream_status", "rust-staging-web.1").unwrap();
         text.map(|text| serde_json::from_str(&text).unwrap())
     };
-    eventually("there is a report", || report().is_some_and(|report| report["status"] == "OK"));
+    eventually("the hash contains a report", || report().is_some_and(|report| report["status"] == "OK"));
     let _stream = EventSource::open(&tallycast, "/subscribe/details/26");
-    eventually("a later report has the new connection", || {
+    eventually("a later report lists the new connection", || {
         report().is_some_and(|report| report["connections"][0]["namespace"] == "/details/26")
     });
     let report = report().unwrap();
@@ -152,25 +152,25 @@ fn staging_reports_its_status_to_redis_again_and_again() {
 }
 
 #[test]
-fn reports_go_on_after_redis_was_away() {
+fn status_reports_resume_after_redis_restart() {
     let mut redis = RedisServer::start();
     let _tallycast = Tallycast::start(&redis, &["--app-env", "production", "--status-interval", "50ms"]);
     let reported = |redis: &RedisServer| {
         let nodes: Vec<String> = redis.connect().hkeys("admin_stream_status").unwrap();
         nodes.iter().any(|node| node.starts_with("rust-production-"))
     };
-    eventually("a report", || reported(&redis));
+    eventually("the hash contains a report", || reported(&redis));
     redis.kill();
-    // Without persistence, so the hash is empty.
+    // Redis has no persistence, so the hash is empty now.
     redis.run();
-    eventually("a report to the new server", || reported(&redis));
+    eventually("the restarted Redis contains a report", || reported(&redis));
 }
 
 #[test]
-fn development_reports_nothing() {
+fn development_writes_no_status_reports() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--app-env", "development", "--status-interval", "1ms"]);
-    // Many intervals, by the time that these requests have taken.
+    // These requests take longer than many intervals.
     for _ in 0..50 {
         tallycast.get("/admin/status.json");
     }

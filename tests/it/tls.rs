@@ -1,4 +1,4 @@
-//! HTTPS: the same streams and pages, by HTTP/1.1 and HTTP/2, read by curl and a browser.
+//! HTTPS: streams and pages over HTTP/1.1 and HTTP/2, read by curl and Chromium.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -16,7 +16,7 @@ fn start(redis: &RedisServer, certificate: &Certificate) -> Tallycast {
     tallycast
 }
 
-/// `curl` of a path, which trusts only `certificate`.
+/// A `curl` command for `path` that trusts `certificate` only.
 fn curl(tallycast: &Tallycast, certificate: &Certificate, path: &str, flags: &[&str]) -> Command {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--no-buffer", "--max-time", "60", "--cacert", &certificate.certificate()]);
@@ -24,7 +24,7 @@ fn curl(tallycast: &Tallycast, certificate: &Certificate, path: &str, flags: &[&
     curl
 }
 
-/// A stream that curl reads; ended with its owner.
+/// A stream read by curl, ended on drop.
 struct CurlStream {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -60,7 +60,7 @@ impl Drop for CurlStream {
 }
 
 #[test]
-fn streams_over_tls_read_the_same_by_both_versions_and_end_in_good_order() {
+fn tls_streams_work_with_http1_and_http2_and_end_gracefully() {
     let redis = RedisServer::start();
     let certificate = Certificate::self_signed();
     let tallycast = start(&redis, &certificate);
@@ -75,24 +75,24 @@ fn streams_over_tls_read_the_same_by_both_versions_and_end_in_good_order() {
     assert!(tallycast.terminate().status.success());
     for mut stream in streams {
         assert_eq!(stream.rest(), "\n");
-        // curl tells of a body that was cut off.
+        // curl fails if the body is incomplete.
         assert!(stream.child.wait().unwrap().success());
     }
 }
 
 #[test]
-fn a_new_certificate_is_shown_after_a_hangup_and_open_streams_stay() {
+fn sighup_reloads_certificate_and_keeps_streams() {
     let redis = RedisServer::start();
     let (certificate, new) = (Certificate::self_signed(), Certificate::self_signed());
     let tallycast = start(&redis, &certificate);
     let mut stream = CurlStream::open(curl(&tallycast, &certificate, "/subscribe/raw", &[]));
     std::fs::copy(new.certificate(), certificate.certificate()).unwrap();
-    // The old key does not go with it, so nothing changes.
+    // The old key does not match, so nothing changes.
     tallycast.signal(Signal::HUP);
     tallycast.wait_for_log("the configuration stays as it was");
     std::fs::copy(new.key(), certificate.key()).unwrap();
     tallycast.signal(Signal::HUP);
-    eventually("the new certificate is shown", || run(&mut curl(&tallycast, &new, "/healthz", &[])).status.success());
+    eventually("the new certificate is served", || run(&mut curl(&tallycast, &new, "/healthz", &[])).status.success());
     let other = Certificate::self_signed();
     assert_eq!(run(&mut curl(&tallycast, &other, "/healthz", &[])).status.code(), Some(60));
     redis.publish_scores(["1F602"]);
@@ -103,22 +103,22 @@ fn a_new_certificate_is_shown_after_a_hangup_and_open_streams_stay() {
 }
 
 #[test]
-fn plain_http_is_told_so_and_a_healthcheck_is_content_with_it() {
+fn plain_http_on_tls_port_returns_421_and_passes_healthcheck() {
     let redis = RedisServer::start();
     let certificate = Certificate::self_signed();
     let tallycast = start(&redis, &certificate);
     let mut raw = Raw::request(&tallycast, "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n");
-    assert!(raw.read_to_the_end().starts_with("HTTP/1.1 421 Misdirected Request\r\n"));
+    assert!(raw.read_to_end().starts_with("HTTP/1.1 421 Misdirected Request\r\n"));
     let port = tallycast.address.port().to_string();
     assert!(run(command().args(["healthcheck", "--port", &port])).status.success());
-    // TLS where none is spoken.
+    // TLS to a plain port.
     let plain = Tallycast::start(&redis, &[]);
     assert!(!run(&mut curl(&plain, &certificate, "/healthz", &[])).status.success());
     assert_eq!(plain.get("/healthz").0, 200);
 }
 
 #[test]
-fn mistakes_with_files_are_told_in_one_line() {
+fn invalid_certificate_files_exit_with_one_line() {
     let certificate = Certificate::self_signed();
     let (file, key) = (certificate.certificate(), certificate.key());
     let other = Certificate::self_signed();
@@ -138,22 +138,22 @@ fn mistakes_with_files_are_told_in_one_line() {
 }
 
 #[test]
-fn a_browser_holds_twenty_streams_on_one_http2_connection() {
+fn browser_opens_twenty_streams_on_one_http2_connection() {
     let redis = RedisServer::start();
     let certificate = Certificate::self_signed();
     let tallycast = start(&redis, &certificate);
     let browser = Browser::start();
     browser.open_url(&format!("https://localhost:{}/v1/status", tallycast.address.port()));
     browser.eval(
-        "(window.opened = 0, window.heard = 0, window.streams = Array.from({length: 20}, () => { \
+        "(window.opened = 0, window.received = 0, window.streams = Array.from({length: 20}, () => { \
             const stream = new EventSource('/subscribe/raw'); \
-            stream.onopen = () => opened += 1; stream.onmessage = () => heard += 1; return stream.url; }), 0)",
+            stream.onopen = () => opened += 1; stream.onmessage = () => received += 1; return stream.url; }), 0)",
     );
-    // By HTTP/1.1 a browser opens no more than six.
-    browser.until("window.opened", 20);
+    // Over HTTP/1.1 a browser opens at most six.
+    browser.wait_until("window.opened", 20);
     let protocols =
         "[...new Set(performance.getEntriesByType('navigation').map(entry => entry.nextHopProtocol))].join()";
-    browser.until(protocols, "h2");
+    browser.wait_until(protocols, "h2");
     redis.publish_scores(["1F602"]);
-    browser.until("window.heard", 20);
+    browser.wait_until("window.received", 20);
 }

@@ -1,8 +1,8 @@
-//! Several topics on one connection, and wildcards.
+//! Multiple topics on one connection, and wildcards.
 
 use crate::support::{Event, EventSource, Raw, RedisServer, Tallycast};
 
-/// Channels to any depth.
+/// A route for channels of any depth.
 const ROUTES: [&str; 4] = ["--route", "v1:streaming:**=/**", "--totals-interval", "1s"];
 
 fn publish(redis: &RedisServer, events: &[(&str, &str)]) {
@@ -10,7 +10,7 @@ fn publish(redis: &RedisServer, events: &[(&str, &str)]) {
 }
 
 #[test]
-fn several_topics_are_read_in_publish_order_and_each_event_once() {
+fn multiple_topics_are_ordered_without_duplicates() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &ROUTES);
     let paths = [
@@ -36,7 +36,7 @@ fn several_topics_are_read_in_publish_order_and_each_event_once() {
 }
 
 #[test]
-fn wildcards_stand_for_one_segment_or_the_rest() {
+fn wildcards_match_one_segment_or_the_rest() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &ROUTES);
     let open = |path: &str| EventSource::open(&tallycast, path);
@@ -57,7 +57,7 @@ fn wildcards_stand_for_one_segment_or_the_rest() {
 }
 
 #[test]
-fn a_topic_with_a_comma_or_a_space_can_be_had_by_the_query() {
+fn query_topics_may_contain_commas_and_spaces() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &ROUTES);
     let reader = EventSource::open(&tallycast, "/subscribe?topic=/a,b+c");
@@ -66,10 +66,10 @@ fn a_topic_with_a_comma_or_a_space_can_be_had_by_the_query() {
 }
 
 #[test]
-fn what_could_mean_two_things_is_refused_with_the_reason() {
+fn ambiguous_topics_are_refused_with_reason() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
-    // Written to the socket as they are: an HTTP client would mend some of them.
+    // Sent over a raw socket, because an HTTP client would normalise some of them.
     for (path, reason) in [
         ("/subscribe/a%2Fb", "no encoded '/'"),
         ("/subscribe/a%2Cb", "commas only between topics"),
@@ -84,7 +84,7 @@ fn what_could_mean_two_things_is_refused_with_the_reason() {
         ("/subscribe/*?snapshot=1", "snapshot=1 goes with one namespace"),
     ] {
         let mut raw = Raw::request(&tallycast, &format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"));
-        let answer = raw.read_to_the_end();
+        let answer = raw.read_to_end();
         assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains(reason), "{path}: {answer}");
     }
     let topics: Vec<String> = (0..65).map(|number| format!("topic=/{number}")).collect();
@@ -94,7 +94,7 @@ fn what_could_mean_two_things_is_refused_with_the_reason() {
 }
 
 #[test]
-fn the_status_names_all_topics_of_a_connection() {
+fn status_lists_all_topics_of_a_connection() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let _reader = Raw::subscribe(&tallycast, "/subscribe/details/*,26?topic=/raw");

@@ -1,4 +1,4 @@
-//! WebSocket on the streams' paths, read by a client that is not ours and by a browser.
+//! WebSocket on the stream paths, read by a third-party client and by Chromium.
 
 use std::collections::HashMap;
 
@@ -19,13 +19,13 @@ fn messages_are_json_with_namespace_event_and_data() {
     let tallycast = Tallycast::start(&redis, &[]);
     let mut all = WebSocket::open(&tallycast, "/ws");
     assert_eq!(all.response.status(), 101);
-    let mut alike = WebSocket::open(&tallycast, "/subscribe/details/26");
+    let mut same = WebSocket::open(&tallycast, "/subscribe/details/26");
     redis.publish([("stream.tweet_updates.26", "a \"quoted\"\nline 😂")]);
     let expected = json!({
         "namespace": "/details/26", "event": "stream.tweet_updates.26", "data": "a \"quoted\"\nline 😂"
     });
     assert_eq!(all.json(), expected);
-    assert_eq!(alike.json(), expected);
+    assert_eq!(same.json(), expected);
     redis.publish_scores(["1F602"]);
     let mut messages = [all.json(), all.json()];
     messages.sort_by_key(|message| message["namespace"].to_string());
@@ -33,7 +33,7 @@ fn messages_are_json_with_namespace_event_and_data() {
 }
 
 #[test]
-fn the_subprotocol_raw_is_the_payload_alone() {
+fn raw_subprotocol_sends_payload_only() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let mut raw = WebSocket::open_raw(&tallycast, "/subscribe/raw,eps?topic=/none");
@@ -42,56 +42,56 @@ fn the_subprotocol_raw_is_the_payload_alone() {
     let mut texts = [raw.text(), raw.text()];
     texts.sort();
     assert_eq!(texts, ["1F602", "{\"1F602\":1}"]);
-    // Where there is no room to say what was wrong, the connection ends.
-    raw.say("hello");
+    // This subprotocol has no error messages, so the connection is closed.
+    raw.send_text("hello");
     let (code, reason) = raw.closed();
     assert_eq!(code, 1008);
     assert!(reason.starts_with(r#"expected {"subscribe": ["/topic", ...]}"#), "{reason}");
 }
 
 #[test]
-fn a_client_chooses_its_topics_while_it_reads() {
+fn client_changes_topics_while_connected() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let mut client = WebSocket::open(&tallycast, "/ws/raw");
     redis.publish_scores(["1F602"]);
     assert_eq!(client.json(), raw_message("1F602"));
-    client.say(r#"{"subscribe": ["/details/*"], "unsubscribe": ["/raw"]}"#);
+    client.send_text(r#"{"subscribe": ["/details/*"], "unsubscribe": ["/raw"]}"#);
     assert_eq!(client.json(), json!({"subscribed": ["/details/*"]}));
     redis.publish_scores(["2764"]);
     redis.publish([("stream.tweet_updates.26", "{}")]);
     assert_eq!(client.json()["namespace"], "/details/26");
-    // Without a wait, and the last one asks for what there is.
-    client.say(r#"{"subscribe": ["/raw"]}"#);
-    client.say(r#"{"unsubscribe": ["/details/*"]}"#);
-    client.say(r#"{"subscribe": ["/raw"]}"#);
+    // Several commands at once; the last one changes nothing.
+    client.send_text(r#"{"subscribe": ["/raw"]}"#);
+    client.send_text(r#"{"unsubscribe": ["/details/*"]}"#);
+    client.send_text(r#"{"subscribe": ["/raw"]}"#);
     for expected in [json!(["/details/*", "/raw"]), json!(["/raw"]), json!(["/raw"])] {
         assert_eq!(client.json(), json!({ "subscribed": expected }));
     }
     assert_eq!(tallycast.json("/admin/status.json")["connections"][0]["namespace"], "/raw");
     redis.publish_scores(["2764"]);
     assert_eq!(client.json(), raw_message("2764"));
-    client.say(r#"{"unsubscribe": ["/raw"]}"#);
+    client.send_text(r#"{"unsubscribe": ["/raw"]}"#);
     assert_eq!(client.json(), json!({"subscribed": []}));
     redis.publish_scores(["2764"]);
-    client.say(r#"{"subscribe": ["/eps"]}"#);
+    client.send_text(r#"{"subscribe": ["/eps"]}"#);
     assert_eq!(client.json(), json!({"subscribed": ["/eps"]}));
 }
 
 #[test]
-fn what_is_not_understood_is_refused_politely() {
+fn invalid_commands_are_answered_with_an_error() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--namespace-limit", "/details=1"]);
     let _other = WebSocket::open(&tallycast, "/ws/details/26");
     let mut client = WebSocket::open(&tallycast, "/ws/raw");
-    for (said, expected) in [
+    for (command, expected) in [
         ("hello", r#"expected {"subscribe": ["/topic", ...]} or {"unsubscribe": ["/topic", ...]}: expected value"#),
         (r#"{"publish": "x"}"#, "unknown field `publish`"),
         (r#"{"subscribe": ["/a", "b"]}"#, "bad topic \"b\": a namespace starts with '/'"),
         (r#"{"unsubscribe": ["/a"]}"#, "not subscribed to /a; subscribed to [/raw]"),
         (r#"{"subscribe": ["/details/27"]}"#, "too many streams of /details"),
     ] {
-        client.say(said);
+        client.send_text(command);
         let answer = client.json();
         assert!(answer["error"].as_str().unwrap().contains(expected), "{answer}");
     }
@@ -104,24 +104,24 @@ fn what_is_not_understood_is_refused_politely() {
 }
 
 #[test]
-fn a_namespace_given_up_has_room_for_others() {
+fn unsubscribing_releases_the_namespace_limit() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--namespace-limit", "/details=1"]);
     let mut first = WebSocket::open(&tallycast, "/ws/details/26");
-    first.say(r#"{"subscribe": ["/details/27"]}"#);
+    first.send_text(r#"{"subscribe": ["/details/27"]}"#);
     assert_eq!(first.json(), json!({"subscribed": ["/details/26", "/details/27"]}));
-    first.say(r#"{"subscribe": ["/raw"], "unsubscribe": ["/details/26", "/details/27"]}"#);
+    first.send_text(r#"{"subscribe": ["/raw"], "unsubscribe": ["/details/26", "/details/27"]}"#);
     assert_eq!(first.json(), json!({"subscribed": ["/raw"]}));
     let second = WebSocket::open(&tallycast, "/ws/details/26");
     drop(second);
-    eventually("a connection that has ended holds no place", || {
-        first.say(r#"{"subscribe": ["/details/26"]}"#);
+    eventually("the closed connection frees its permit", || {
+        first.send_text(r#"{"subscribe": ["/details/26"]}"#);
         first.json()["error"].is_null()
     });
 }
 
 #[test]
-fn a_snapshot_comes_first_and_changes_follow() {
+fn snapshot_precedes_changes() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     update(&mut redis.connect(), &["1F602", "1F602"]).unwrap();
@@ -137,7 +137,7 @@ fn a_snapshot_comes_first_and_changes_follow() {
 }
 
 #[test]
-fn a_shutdown_is_told_with_its_code() {
+fn shutdown_sends_close_frame_1001() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let mut clients = [WebSocket::open(&tallycast, "/ws/raw"), WebSocket::open_raw(&tallycast, "/ws/raw")];
@@ -152,7 +152,7 @@ fn a_shutdown_is_told_with_its_code() {
 }
 
 #[test]
-fn a_client_closes_and_is_forgotten() {
+fn closed_client_is_removed() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let mut client = WebSocket::open(&tallycast, "/ws/raw");
@@ -160,57 +160,59 @@ fn a_client_closes_and_is_forgotten() {
     assert_eq!(tallycast.counter("/hub/connections"), 2);
     client.send(Message::close(None, ""));
     drop(gone);
-    eventually("both are gone", || tallycast.counter("/hub/connections") == 0 && tallycast.counter("/hub/feeds") == 0);
+    eventually("both connections are removed", || {
+        tallycast.counter("/hub/connections") == 0 && tallycast.counter("/hub/feeds") == 0
+    });
     assert_eq!((tallycast.counter("/websocket/opened"), tallycast.counter("/websocket/failed")), (2, 0));
 }
 
 #[test]
-fn who_says_too_much_is_disconnected_with_the_reason() {
+fn client_over_message_limits_is_closed_with_reason() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--message-rate", "3", "--max-message-bytes", "100"]);
-    let mut loud = WebSocket::open(&tallycast, "/ws/raw");
-    // By far more than three in whatever time it takes.
-    let said = (0..1000).map_while(|_| {
-        loud.send(Message::pong(&b""[..]));
+    let mut flooding = WebSocket::open(&tallycast, "/ws/raw");
+    // Far more than three per second, even on a slow machine.
+    let sent = (0..1000).map_while(|_| {
+        flooding.send(Message::pong(&b""[..]));
         (tallycast.counter("/websocket/over_rate") == 0).then_some(())
     });
-    assert!(said.count() < 1000);
-    assert_eq!(loud.closed(), (1008, "too many messages".to_owned()));
+    assert!(sent.count() < 1000);
+    assert_eq!(flooding.closed(), (1008, "too many messages".to_owned()));
     let mut large = WebSocket::open(&tallycast, "/ws/raw");
-    large.say(&"x".repeat(101));
+    large.send_text(&"x".repeat(101));
     assert_eq!(large.closed(), (1009, "the message is larger than allowed here".to_owned()));
     assert_eq!(tallycast.counter("/websocket/failed"), 1);
 }
 
 #[test]
-fn who_does_not_answer_a_ping_is_disconnected() {
+fn unanswered_ping_closes_the_connection() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--keep-alive", "100ms", "--pong-limit", "3s"]);
-    let mut mute = Raw::request(&tallycast, &upgrade("/ws/never"));
-    assert!(mute.head().starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
-    // One that answers stays, for longer than the limit.
-    let mut polite = WebSocket::open(&tallycast, "/ws/never");
+    let mut silent = Raw::request(&tallycast, &upgrade("/ws/never"));
+    assert!(silent.head().starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
+    // A client that answers stays connected beyond the limit.
+    let mut answering = WebSocket::open(&tallycast, "/ws/never");
     for _ in 0..6 {
-        assert!(polite.next().is_ping());
+        assert!(answering.next().is_ping());
     }
-    // Pings, then a close frame with 1008.
-    let mut read = mute.read_exactly(2);
+    // Pings, and then a close frame with code 1008.
+    let mut read = silent.read_exactly(2);
     while read == [0x89, 0] {
-        read = mute.read_exactly(2);
+        read = silent.read_exactly(2);
     }
-    assert_eq!((read, mute.read_exactly(2)), (vec![0x88, 22], vec![0x03, 0xf0]));
-    mute.expect("no pong came in time");
+    assert_eq!((read, silent.read_exactly(2)), (vec![0x88, 22], vec![0x03, 0xf0]));
+    silent.expect("no pong came in time");
     assert_eq!(tallycast.counter("/hub/unanswered"), 1);
 }
 
 #[test]
-fn who_falls_behind_is_told_to_try_later() {
+fn slow_reader_is_closed_with_1013() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--log-bytes", "65536"]);
-    let mut told = b"\x88\x29\x03\xf5".to_vec();
-    told.extend_from_slice(b"too slow; connect again to start afresh");
-    // It has two seconds to read that, which may pass on a busy machine.
-    eventually("one of them reads why", || {
+    let mut close_frame = b"\x88\x29\x03\xf5".to_vec();
+    close_frame.extend_from_slice(b"too slow; connect again to start afresh");
+    // The client has two seconds to read the frame, which a busy machine can exceed; repeat until it succeeds.
+    eventually("a client reads the close frame", || {
         let before = tallycast.counter("/hub/slow_disconnected");
         let mut slow = Raw::connect_with_small_buffer(&tallycast);
         slow.send(&upgrade("/ws/details/1"));
@@ -218,15 +220,15 @@ fn who_falls_behind_is_told_to_try_later() {
         while tallycast.counter("/hub/slow_disconnected") == before {
             redis.publish([("stream.tweet_updates.1", "x".repeat(60_000))]);
         }
-        slow.bytes_while_open().ends_with(&told)
+        slow.bytes_until_closed().ends_with(&close_frame)
     });
 }
 
 #[test]
-fn what_comes_with_the_request_is_heard() {
+fn frames_sent_with_the_handshake_are_processed() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
-    // A ping with a mask of zeros and without a payload.
+    // A ping with a zero mask and no payload.
     let mut eager = Raw::connect(&tallycast);
     eager.send_bytes(&[upgrade("/ws/raw").as_bytes(), &[0x89, 0x80, 0, 0, 0, 0]].concat());
     let head = eager.head();
@@ -235,7 +237,7 @@ fn what_comes_with_the_request_is_heard() {
 }
 
 #[test]
-fn requests_that_are_no_handshakes_are_told_so() {
+fn invalid_handshakes_are_refused() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
     let plain = get(&tallycast, "/ws/raw", &[]);
@@ -243,22 +245,22 @@ fn requests_that_are_no_handshakes_are_told_so() {
         (plain.status, plain.header("upgrade"), plain.header("sec-websocket-version")),
         (426, "websocket", "13")
     );
-    let ask = |replaced: &str, with: &str| {
+    let handshake = |replaced: &str, with: &str| {
         let mut raw = Raw::request(&tallycast, &upgrade("/subscribe/raw").replace(replaced, with));
         raw.head()
     };
-    let version = ask("sec-websocket-version: 13", "sec-websocket-version: 8");
+    let version = handshake("sec-websocket-version: 13", "sec-websocket-version: 8");
     assert!(version.starts_with("HTTP/1.1 426 ") && version.contains("sec-websocket-version: 13\r\n"), "{version}");
-    assert!(ask("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZQ==").starts_with("HTTP/1.1 400 "));
-    assert!(ask("GET", "POST").starts_with("HTTP/1.1 405 "));
-    assert!(ask("/raw", "/a//b").starts_with("HTTP/1.1 400 "));
-    // Whoever does not ask for a WebSocket gets an event stream.
-    assert!(ask("upgrade: websocket", "upgrade: h2c").starts_with("HTTP/1.1 200 "));
-    assert!(ask("Upgrade", "keep-alive").starts_with("HTTP/1.1 200 "));
+    assert!(handshake("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZQ==").starts_with("HTTP/1.1 400 "));
+    assert!(handshake("GET", "POST").starts_with("HTTP/1.1 405 "));
+    assert!(handshake("/raw", "/a//b").starts_with("HTTP/1.1 400 "));
+    // Requests without a WebSocket upgrade get an event stream.
+    assert!(handshake("upgrade: websocket", "upgrade: h2c").starts_with("HTTP/1.1 200 "));
+    assert!(handshake("Upgrade", "keep-alive").starts_with("HTTP/1.1 200 "));
 }
 
 #[test]
-fn only_pages_of_allowed_origins_may_read() {
+fn only_allowed_origins_may_connect() {
     let redis = RedisServer::start();
     let tallycast =
         Tallycast::start(&redis, &["--allowed-origin", "https://a.example", "--allowed-origin", "http://b"]);
@@ -283,7 +285,7 @@ fn only_pages_of_allowed_origins_may_read() {
 }
 
 #[test]
-fn over_tls_it_is_the_same_and_counts_as_long_as_it_is_open() {
+fn tls_connection_behaves_the_same_and_counts_until_closed() {
     let redis = RedisServer::start();
     let certificate = Certificate::self_signed();
     let (file, key) = (certificate.certificate(), certificate.key());
@@ -293,11 +295,11 @@ fn over_tls_it_is_the_same_and_counts_as_long_as_it_is_open() {
     let open = |path| WebSocket::open_tls(&tallycast, path, &certificate);
     let mut client = open("/ws/details").unwrap();
     assert!(open("/ws/raw").is_err());
-    client.say(r#"{"subscribe": ["/raw"], "unsubscribe": ["/details"]}"#);
+    client.send_text(r#"{"subscribe": ["/raw"], "unsubscribe": ["/details"]}"#);
     assert_eq!(client.json(), json!({"subscribed": ["/raw"]}));
-    // More than a TLS record, a socket or a pipe within the process holds at once.
+    // More than a TLS record, a socket buffer or an in-process pipe holds.
     let large: Vec<String> = (0..64).map(|number| number.to_string().repeat(30_000)).collect();
-    client.say(r#"{"subscribe": ["/details/1"]}"#);
+    client.send_text(r#"{"subscribe": ["/details/1"]}"#);
     assert_eq!(client.json(), json!({"subscribed": ["/details/1", "/raw"]}));
     redis.publish(large.iter().map(|payload| ("stream.tweet_updates.1", payload.as_str())));
     for payload in &large {
@@ -306,9 +308,9 @@ fn over_tls_it_is_the_same_and_counts_as_long_as_it_is_open() {
     client.send(Message::close(None, ""));
     assert!(client.next().is_close());
     drop(client);
-    eventually("there is room again", || open("/ws/raw").is_ok());
+    eventually("a new connection is accepted", || open("/ws/raw").is_ok());
     let mut last = None;
-    eventually("and again", || {
+    eventually("another connection is accepted", || {
         last = open("/ws/raw").ok();
         last.is_some()
     });
@@ -317,7 +319,7 @@ fn over_tls_it_is_the_same_and_counts_as_long_as_it_is_open() {
 }
 
 #[test]
-fn a_browser_reads_it_plain_and_over_tls() {
+fn browser_reads_websocket_plain_and_over_tls() {
     let redis = RedisServer::start();
     let certificate = Certificate::self_signed();
     let tls = ["--tls-cert", &certificate.certificate(), "--tls-key", &certificate.key()];
@@ -328,17 +330,17 @@ fn a_browser_reads_it_plain_and_over_tls() {
         let browser = Browser::start();
         browser.open_url(&format!("{scheme}://localhost:{}/v1/status", tallycast.address.port()));
         browser.eval(
-            "(window.heard = [], window.ended = null, window.socket = new WebSocket('/ws/raw'), \
-                socket.onmessage = message => heard.push(JSON.parse(message.data)), \
+            "(window.received = [], window.ended = null, window.socket = new WebSocket('/ws/raw'), \
+                socket.onmessage = message => received.push(JSON.parse(message.data)), \
                 socket.onclose = close => { ended = [close.code, close.reason, close.wasClean] }, 0)",
         );
-        browser.until("socket.readyState", 1);
+        browser.wait_until("socket.readyState", 1);
         browser.eval("socket.send('{\"subscribe\": [\"/details\"]}')");
-        browser.until("heard[0]?.subscribed?.join()", "/details,/raw");
+        browser.wait_until("received[0]?.subscribed?.join()", "/details,/raw");
         redis.publish_scores(["1F602"]);
-        browser.until("heard[1]?.data", "1F602");
+        browser.wait_until("received[1]?.data", "1F602");
         tallycast.terminate();
-        browser.until("ended", json!([1001, "the server is shutting down", true]));
-        assert_eq!(browser.complaints(), [""; 0]);
+        browser.wait_until("ended", json!([1001, "the server is shutting down", true]));
+        assert_eq!(browser.console_messages(), [""; 0]);
     }
 }

@@ -1,5 +1,5 @@
-//! Headless Chromium, driven by WebDriver (<https://www.w3.org/TR/webdriver2/>). The few commands that the tests need are
-//! requests of JSON; the crates for it would bring more crates than all other tests together.
+//! Headless Chromium, driven by WebDriver (<https://www.w3.org/TR/webdriver2/>). The tests need only a few JSON commands;
+//! a WebDriver crate would add more dependencies than all other tests together.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -13,24 +13,24 @@ use serde_json::{Value, json};
 use super::redis::TempDir;
 use super::{LIMIT, Tallycast, block_on, eventually};
 
-/// The name of an element's reference (§12, "web element identifier").
+/// The JSON key of an element reference (§12, "web element identifier").
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// A window, closed with its owner.
+/// A browser window, closed on drop.
 pub(crate) struct Browser {
-    /// The URL of the session.
+    /// The session URL.
     session: String,
     driver: Child,
     _profile: TempDir,
 }
 
 impl Browser {
-    /// A desktop's window in the light theme.
+    /// Opens a desktop window with the light theme.
     pub(crate) fn start() -> Self {
         Self::start_with(1280, false)
     }
 
-    /// A window of `width` pixels, in the dark theme or the light one. One of less than 500 is a phone's.
+    /// Opens a window of `width` pixels with the dark or the light theme. Below 500 pixels it emulates a phone.
     pub(crate) fn start_with(width: u32, dark: bool) -> Self {
         let profile = TempDir::new();
         let mut driver = Command::new("chromedriver")
@@ -42,8 +42,8 @@ impl Browser {
         let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
         let port = lines
             .find_map(|line| line.rsplit_once("started successfully on port ").map(|(_, port)| port.to_owned()))
-            .expect("chromedriver tells its port");
-        // Read on, so that it never waits for its log to be read.
+            .expect("chromedriver prints its port");
+        // Keep reading, so that a full pipe never blocks the driver.
         std::thread::spawn(move || lines.for_each(drop));
         let scheme = u8::from(!dark);
         let mut arguments: Vec<String> = [
@@ -57,7 +57,7 @@ impl Browser {
             "--disable-component-update",
             "--disable-sync",
             "--hide-scrollbars",
-            // Those of the tests are vouched for by nobody.
+            // The certificates of the tests are self-signed.
             "--ignore-certificate-errors",
         ]
         .map(str::to_owned)
@@ -84,14 +84,14 @@ impl Browser {
         self.post("url", &json!({ "url": url }));
     }
 
-    /// What an expression of JavaScript gives.
+    /// Evaluates a JavaScript expression.
     pub(crate) fn eval(&self, expression: &str) -> Value {
         self.post("execute/sync", &json!({"script": format!("return {expression}"), "args": []}))
     }
 
-    /// Waits until an expression gives `expected`.
+    /// Waits until a JavaScript expression equals `expected`.
     #[track_caller]
-    pub(crate) fn until(&self, expression: &str, expected: impl Into<Value>) {
+    pub(crate) fn wait_until(&self, expression: &str, expected: impl Into<Value>) {
         let expected = expected.into();
         let mut last = Value::Null;
         eventually(&format!("{expression} is {expected}"), || {
@@ -104,11 +104,11 @@ impl Browser {
         self.post(&format!("element/{}/click", self.find(selector)), &json!({}));
     }
 
-    pub(crate) fn write(&self, selector: &str, text: &str) {
+    pub(crate) fn type_text(&self, selector: &str, text: &str) {
         self.post(&format!("element/{}/value", self.find(selector)), &json!({ "text": text }));
     }
 
-    /// The reference of the first element that `selector` fits.
+    /// The reference of the first element that matches `selector`.
     fn find(&self, selector: &str) -> String {
         let found = self.post("element", &json!({"using": "css selector", "value": selector}));
         found[ELEMENT].as_str().unwrap().to_owned()
@@ -118,7 +118,7 @@ impl Browser {
         call(Method::POST, &format!("{}/{command}", self.session), body)
     }
 
-    /// Leaves a picture of the window in `target/tmp/`, for those who look.
+    /// Saves a screenshot of the window in `target/tmp/`, for inspection.
     pub(crate) fn screenshot(&self, name: &str) {
         let picture = call(Method::GET, &format!("{}/screenshot", self.session), &Value::Null);
         let picture = BASE64_STANDARD.decode(picture.as_str().unwrap()).unwrap();
@@ -126,9 +126,9 @@ impl Browser {
         std::fs::write(path, picture).unwrap();
     }
 
-    /// What the page complained of, but for requests that failed because a test wanted them to.
-    pub(crate) fn complaints(&self) -> Vec<String> {
-        // ChromeDriver's own command for the console's messages.
+    /// The console messages of the page, except network errors, which some tests cause on purpose.
+    pub(crate) fn console_messages(&self) -> Vec<String> {
+        // A ChromeDriver extension to WebDriver.
         let log = self.post("se/log", &json!({"type": "browser"}));
         let messages = log.as_array().unwrap().iter().map(|entry| entry["message"].as_str().unwrap().to_owned());
         messages
@@ -139,7 +139,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Ends the browser; the driver alone would leave it behind. What failed has been told already.
+        // Ends the browser, which would outlive the driver. Errors are ignored: the test has already reported its result.
         let session = self.session.clone();
         let _ = std::thread::spawn(move || call(Method::DELETE, &session, &Value::Null)).join();
         let _ = self.driver.kill();
@@ -147,7 +147,7 @@ impl Drop for Browser {
     }
 }
 
-/// Sends a command and returns its value.
+/// Sends a WebDriver command and returns its value.
 #[track_caller]
 fn call(method: Method, url: &str, body: &Value) -> Value {
     let answer: Value = block_on(async {

@@ -1,4 +1,4 @@
-//! A client that is not ours: `reqwest` speaks HTTP, `sse-stream` reads the events.
+//! A third-party event stream client: `reqwest` for HTTP, `sse-stream` for the events.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{LIMIT, Tallycast, block_on};
 
-/// An event that a browser would dispatch.
+/// An event as a browser would dispatch it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) name: Option<String>,
@@ -28,10 +28,10 @@ impl Event {
     }
 }
 
-/// Events that may wait for the test to take them. A test that publishes more before it reads is a slow reader.
+/// Capacity of the queue of unread events. A test that publishes more before it reads becomes a slow reader.
 const UNREAD: usize = 4096;
 
-/// An open event stream; closed with its owner.
+/// An open event stream, closed on drop.
 pub(crate) struct EventSource {
     pub(crate) version: reqwest::Version,
     pub(crate) headers: HeaderMap,
@@ -41,12 +41,12 @@ pub(crate) struct EventSource {
 }
 
 impl EventSource {
-    /// Opens `path`; every event published after this has returned is received.
+    /// Opens `path`. Every event published after this returns is received.
     pub(crate) fn open(tallycast: &Tallycast, path: &str) -> Self {
         Self::open_with(reqwest::Client::builder(), tallycast, path)
     }
 
-    /// The same by HTTP/2, without TLS and without asking first.
+    /// Opens `path` over cleartext HTTP/2 with prior knowledge.
     pub(crate) fn open_http2(tallycast: &Tallycast, path: &str) -> Self {
         Self::open_with(reqwest::Client::builder().http2_prior_knowledge(), tallycast, path)
     }
@@ -56,36 +56,36 @@ impl EventSource {
         let (opened, head) = sync_channel(1);
         let (sender, events) = sync_channel(UNREAD);
         let (owner, owner_gone) = oneshot::channel();
-        // A thread for each client, so that one that must wait for its test keeps no other waiting.
+        // One thread per client, so that a client that waits for its test does not block others.
         std::thread::spawn(move || {
             block_on(async {
                 let request = client.connect_timeout(LIMIT).build().unwrap().get(url).send();
-                let response = timeout(LIMIT, request).await.expect("no answer").unwrap();
+                let response = timeout(LIMIT, request).await.expect("no response in time").unwrap();
                 assert_eq!(response.status(), 200);
                 opened.send((response.version(), response.headers().clone())).unwrap();
                 tokio::select! {
-                    () = pass_on(response, sender) => {}
+                    () = forward(response, sender) => {}
                     _ = owner_gone => {}
                 }
             });
         });
-        let (version, headers) = head.recv().expect("a stream");
+        let (version, headers) = head.recv().expect("the stream opens");
         Self { version, headers, events, _owner: owner }
     }
 
-    /// The next event.
+    /// Waits for the next event.
     #[track_caller]
     pub(crate) fn next(&self) -> Event {
-        self.events.recv_timeout(LIMIT).expect("an event was to come").expect("a body without errors")
+        self.events.recv_timeout(LIMIT).expect("no event in time").expect("a body without errors")
     }
 
-    /// What has come and was not taken yet.
+    /// The events received since the last call, without waiting.
     #[track_caller]
     pub(crate) fn received(&self) -> Vec<Event> {
         self.events.try_iter().map(|event| event.expect("a body without errors")).collect()
     }
 
-    /// What is still to come until the server ends the stream in good order.
+    /// The remaining events until the server ends the stream gracefully.
     #[track_caller]
     pub(crate) fn rest(&self) -> Vec<Event> {
         let mut events = Vec::new();
@@ -99,11 +99,11 @@ impl EventSource {
     }
 }
 
-async fn pass_on(response: reqwest::Response, events: SyncSender<Result<Event, String>>) {
+async fn forward(response: reqwest::Response, events: SyncSender<Result<Event, String>>) {
     let mut stream = SseStream::from_bytes_stream(response.bytes_stream());
     while let Some(event) = stream.next().await {
         let event = match event {
-            // A comment, which dispatches nothing.
+            // A comment.
             Ok(event) if event.data.is_none() => continue,
             Ok(event) => Ok(Event { name: event.event, id: event.id, data: event.data.unwrap_or_default() }),
             Err(error) => Err(format!("{error:?}")),

@@ -1,4 +1,4 @@
-//! The servers and clients that the tests are made of.
+//! Servers and clients for the tests.
 
 mod browser;
 mod event_source;
@@ -18,20 +18,20 @@ pub(crate) use redis::{Certificate, RedisServer, TempDir};
 pub(crate) use tallycast::{Tallycast, command, run};
 pub(crate) use websocket::{WebSocket, upgrade};
 
-/// How long anything may take before a test gives up: generous, because machines that run tests are busy.
+/// The time limit of every wait, generous because test machines are busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits until `condition` holds.
+/// Waits until `condition` is true. `what` describes it in the failure message.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !condition() {
-        assert!(Instant::now() < deadline, "still not so: {what}");
+        assert!(Instant::now() < deadline, "timed out waiting until: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// Runs a client's work on the current thread.
+/// Runs a future on the current thread.
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }

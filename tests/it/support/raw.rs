@@ -1,4 +1,4 @@
-//! A bare socket, for tests of every byte.
+//! A plain TCP socket, for byte-exact tests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::{LIMIT, Tallycast};
 
-/// A connection on which a test writes and reads bytes.
+/// A connection for writing and reading raw bytes.
 pub(crate) struct Raw {
     stream: BufReader<TcpStream>,
 }
@@ -17,7 +17,7 @@ impl Raw {
         Self::new(TcpStream::connect_timeout(&tallycast.address, LIMIT).unwrap())
     }
 
-    /// A connection that can hold little of what its owner has not read.
+    /// Connects with a small receive buffer, so that unread data soon blocks the server.
     pub(crate) fn connect_with_small_buffer(tallycast: &Tallycast) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
@@ -31,19 +31,19 @@ impl Raw {
         Self { stream: BufReader::with_capacity(64 * 1024, stream) }
     }
 
-    /// A connection on which `request` was sent.
+    /// Connects and sends `request`.
     pub(crate) fn request(tallycast: &Tallycast, request: &str) -> Self {
         let mut raw = Self::connect(tallycast);
         raw.send(request);
         raw
     }
 
-    /// A stream whose head and first comment were read, so that what is published from now on is received.
+    /// Opens a stream and reads its headers and first comment. Every event published after this returns is received.
     pub(crate) fn subscribe(tallycast: &Tallycast, path: &str) -> Self {
         Self::connect(tallycast).subscribed(path)
     }
 
-    /// The same on this connection.
+    /// Opens a stream on this connection; see [`Raw::subscribe`].
     pub(crate) fn subscribed(mut self, path: &str) -> Self {
         self.send(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
         let head = self.head();
@@ -60,7 +60,7 @@ impl Raw {
         self.stream.get_mut().write_all(bytes).unwrap();
     }
 
-    /// Reads as many bytes as `expected` has, which must be these.
+    /// Reads the bytes of `expected` and fails on any difference.
     #[track_caller]
     pub(crate) fn expect(&mut self, expected: &str) {
         let mut read = vec![0; expected.len()];
@@ -76,7 +76,7 @@ impl Raw {
         read
     }
 
-    /// Reads a line, with its end; empty at the end of the stream.
+    /// Reads a line including its line end; empty at the end of the stream.
     #[track_caller]
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
@@ -84,33 +84,33 @@ impl Raw {
         line
     }
 
-    /// Reads a response's head, with the empty line that ends it.
+    /// Reads the status line and headers of a response, including the empty line.
     #[track_caller]
     pub(crate) fn head(&mut self) -> String {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             let line = self.line();
-            assert!(!line.is_empty(), "the connection ended within the head {head:?}");
+            assert!(!line.is_empty(), "the connection ended within the headers {head:?}");
             head.push_str(&line);
         }
         head
     }
 
-    /// Reads one chunk of a chunked body, which is empty for the last.
+    /// Reads one chunk of a chunked body; the last one is empty.
     #[track_caller]
     pub(crate) fn chunk(&mut self) -> String {
         let size = self.line();
         let size = usize::from_str_radix(size.trim_end_matches("\r\n"), 16)
-            .unwrap_or_else(|_| panic!("expected a chunk's size, found {size:?}"));
+            .unwrap_or_else(|_| panic!("expected a chunk size, found {size:?}"));
         let mut chunk = vec![0; size];
         self.stream.read_exact(&mut chunk).unwrap();
         self.expect("\r\n");
         String::from_utf8(chunk).unwrap()
     }
 
-    /// Reads all chunks up to and with the last, and then the end of the connection.
+    /// Reads all chunks including the last, and then the end of the connection.
     #[track_caller]
-    pub(crate) fn chunks_to_the_end(&mut self) -> String {
+    pub(crate) fn chunks_to_end(&mut self) -> String {
         let mut body = String::new();
         loop {
             let chunk = self.chunk();
@@ -119,33 +119,33 @@ impl Raw {
             }
             body.push_str(&chunk);
         }
-        assert_eq!(self.read_to_the_end(), "", "after the last chunk");
+        assert_eq!(self.read_to_end(), "", "after the last chunk");
         body
     }
 
     /// Reads until the server closes the connection.
     #[track_caller]
-    pub(crate) fn read_to_the_end(&mut self) -> String {
-        String::from_utf8(self.bytes_to_the_end()).unwrap()
+    pub(crate) fn read_to_end(&mut self) -> String {
+        String::from_utf8(self.bytes_to_end()).unwrap()
     }
 
-    /// The same of what is not text.
+    /// Reads bytes until the server closes the connection.
     #[track_caller]
-    pub(crate) fn bytes_to_the_end(&mut self) -> Vec<u8> {
+    pub(crate) fn bytes_to_end(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).unwrap();
         rest
     }
 
-    /// Reads until the connection ends, in good order or not.
-    pub(crate) fn bytes_while_open(&mut self) -> Vec<u8> {
+    /// Reads bytes until the connection is closed or reset.
+    pub(crate) fn bytes_until_closed(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        // What came before a reset counts.
+        // Bytes before a reset count.
         let _ = self.stream.read_to_end(&mut rest);
         rest
     }
 
-    /// Whether the connection ends, in good order or not, with no more than `limit` bytes before.
+    /// Whether the connection is closed or reset after at most `limit` bytes.
     pub(crate) fn ends_within(&mut self, limit: u64) -> bool {
         match std::io::copy(&mut (&mut self.stream).take(limit + 1), &mut std::io::sink()) {
             Ok(read) => read <= limit,

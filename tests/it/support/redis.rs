@@ -1,4 +1,4 @@
-//! A `redis-server` of a test's own.
+//! A `redis-server` process per test.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{LIMIT, eventually};
 
-/// Ports below those that the kernel gives to clients, so that a port stays free while its server is down.
+/// Below the ephemeral port range, so that a port stays free while its server is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// A directory that goes with its owner.
+/// A temporary directory, removed on drop.
 pub(crate) struct TempDir(PathBuf);
 
 impl TempDir {
@@ -47,7 +47,7 @@ impl Certificate {
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
             .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
-            // Otherwise it would be an authority's, which no server may show.
+            // Otherwise openssl creates a CA certificate, which clients reject for a server.
             .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .args(["-days", "2", "-keyout", "key.pem", "-out", "cert.pem"])
             .current_dir(directory.path())
@@ -57,12 +57,12 @@ impl Certificate {
         Self { directory }
     }
 
-    /// The file of the certificate.
+    /// The path of the certificate file.
     pub(crate) fn certificate(&self) -> String {
         self.directory.path().join("cert.pem").display().to_string()
     }
 
-    /// The file of its key.
+    /// The path of the key file.
     pub(crate) fn key(&self) -> String {
         self.directory.path().join("key.pem").display().to_string()
     }
@@ -74,11 +74,11 @@ impl Certificate {
     }
 }
 
-/// A `redis-server` without persistence, which ends with its owner.
+/// A `redis-server` without persistence, killed on drop.
 pub(crate) struct RedisServer {
     port: u16,
     flags: Vec<String>,
-    /// What a client needs beside the address.
+    /// Together with password and fragment, the parts of the URL besides the address.
     scheme: &'static str,
     password: Option<&'static str>,
     fragment: &'static str,
@@ -99,7 +99,7 @@ impl RedisServer {
         Self::with(certificate.flags(), None, true)
     }
 
-    /// A server that is not there yet; [`RedisServer::run`] starts it.
+    /// A server that is not running yet; [`RedisServer::run`] starts it.
     pub(crate) fn absent() -> Self {
         let mut redis = Self::start();
         redis.kill();
@@ -107,7 +107,7 @@ impl RedisServer {
     }
 
     fn with(flags: Vec<String>, password: Option<&'static str>, tls: bool) -> Self {
-        // Test processes that run at the same time begin at different ports.
+        // Concurrent test processes start at different ports.
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let first = std::process::id() * 101;
         let (scheme, fragment) = if tls { ("rediss", "#insecure") } else { ("redis", "") };
@@ -115,7 +115,7 @@ impl RedisServer {
         for _ in 0..100 {
             let offset = (first + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) % PORTS.len() as u32;
             redis.port = PORTS.start + u16::try_from(offset).unwrap();
-            // Taken by another, who would answer instead of ours.
+            // Skip occupied ports, where another server would answer instead.
             if std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, redis.port)).is_ok() && redis.try_run() {
                 return redis;
             }
@@ -123,9 +123,9 @@ impl RedisServer {
         panic!("no redis-server could be started");
     }
 
-    /// Starts the server at its port; `false` if it ended at once.
+    /// Starts the server on its port. Returns `false` if the process exited.
     fn try_run(&mut self) -> bool {
-        assert!(self.child.is_none(), "it runs already");
+        assert!(self.child.is_none(), "redis-server is already running");
         let port = self.port.to_string();
         let ports = if self.scheme == "rediss" { ["0", &port] } else { [&*port, "0"] };
         let mut child = Command::new("redis-server")
@@ -139,8 +139,8 @@ impl RedisServer {
             .spawn()
             .expect("redis-server must be installed");
         let mut running = false;
-        eventually("redis-server answers or has ended", || {
-            // It could be another's that answers at this port.
+        eventually("redis-server answers or has exited", || {
+            // Another server could answer on this port.
             running = self.try_connect().and_then(|mut connection| process_id(&mut connection)) == Some(child.id());
             running || child.try_wait().unwrap().is_some()
         });
@@ -150,18 +150,18 @@ impl RedisServer {
         running
     }
 
-    /// Starts the server at the port it had before.
+    /// Starts the server again on its port.
     pub(crate) fn run(&mut self) {
-        assert!(self.try_run(), "redis-server did not start again at port {}", self.port);
+        assert!(self.try_run(), "redis-server did not start again on port {}", self.port);
     }
 
-    /// From its next start on the server wants `password`.
+    /// Requires `password` from the next start on.
     pub(crate) fn require_password(&mut self, password: &'static str) {
         self.flags.extend(["--requirepass".to_owned(), password.to_owned()]);
         self.password = Some(password);
     }
 
-    /// What `kill -9` does.
+    /// Kills the process with SIGKILL.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -169,7 +169,7 @@ impl RedisServer {
         }
     }
 
-    /// Stops the process without closing its connections, as a machine that hangs would.
+    /// Stops the process without closing its connections, like a host that hangs.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
     }
@@ -179,7 +179,7 @@ impl RedisServer {
     }
 
     fn signal(&self, signal: Signal) {
-        let id = self.child.as_ref().expect("it runs").id();
+        let id = self.child.as_ref().expect("redis-server is running").id();
         kill_process(Pid::from_raw(i32::try_from(id).unwrap()).unwrap(), signal).unwrap();
     }
 
@@ -203,10 +203,10 @@ impl RedisServer {
     }
 
     pub(crate) fn connect(&self) -> Connection {
-        self.try_connect().expect("redis-server runs")
+        self.try_connect().expect("redis-server is running")
     }
 
-    /// Publishes all of `events`, channel and payload, in this order and in one go.
+    /// Publishes `events`, pairs of channel and payload, in order and in one pipeline.
     pub(crate) fn publish<C: AsRef<[u8]>, P: AsRef<[u8]>>(&self, events: impl IntoIterator<Item = (C, P)>) {
         let mut pipeline = redis::pipe();
         for (channel, payload) in events {
@@ -220,13 +220,13 @@ impl RedisServer {
         self.publish(ids.into_iter().map(|id| ("stream.score_updates", id)));
     }
 
-    /// Publishes a post with the emoji `id`.
+    /// Publishes a post for the emoji `id`.
     pub(crate) fn publish_post(&self, id: &str, json: &str) {
         self.publish([(format!("stream.tweet_updates.{id}"), json)]);
     }
 }
 
-/// Which process answers; nothing while it does not.
+/// The process id of the server that answers, if any.
 fn process_id(connection: &mut Connection) -> Option<u32> {
     let info: String = redis::cmd("INFO").arg("server").query(connection).ok()?;
     info.lines().find_map(|line| line.strip_prefix("process_id:"))?.parse().ok()

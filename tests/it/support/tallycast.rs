@@ -12,35 +12,35 @@ use serde_json::Value;
 
 use super::{LIMIT, RedisServer, block_on, eventually};
 
-/// The binary, with nothing of this process's environment.
+/// The binary with an empty environment.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tallycast"));
     command.env_clear().stdin(Stdio::null());
     command
 }
 
-/// Runs a command that is to end by itself; what it prints must fit into a pipe.
+/// Runs a command to its end. Its output must fit into a pipe buffer.
 pub(crate) fn run(command: &mut Command) -> Output {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + LIMIT;
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
             child.kill().unwrap();
-            panic!("it did not end: {:?}", child.wait_with_output());
+            panic!("the process did not exit: {:?}", child.wait_with_output());
         }
         std::thread::sleep(Duration::from_millis(2));
     }
     child.wait_with_output().unwrap()
 }
 
-/// The lines of a log, as they come.
+/// The log lines received so far.
 #[derive(Default)]
 struct Log {
     lines: Mutex<Vec<String>>,
     changed: Condvar,
 }
 
-/// A running tallycast, which is killed with its owner.
+/// A running tallycast process, killed on drop.
 pub(crate) struct Tallycast {
     child: Child,
     log: Arc<Log>,
@@ -48,28 +48,28 @@ pub(crate) struct Tallycast {
     pub(crate) address: SocketAddr,
 }
 
-/// A tallycast that has ended.
+/// A tallycast process that has exited.
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     pub(crate) log: String,
 }
 
 impl Tallycast {
-    /// Serves what `redis` publishes, and is subscribed there.
+    /// Starts a server for `redis` and waits until it is subscribed.
     pub(crate) fn start(redis: &RedisServer, flags: &[&str]) -> Self {
         let tallycast = Self::start_unready(&redis.url(), flags);
         tallycast.until_ready();
         tallycast
     }
 
-    /// Serves, but is perhaps not subscribed.
+    /// Starts a server without waiting for a subscription.
     pub(crate) fn start_unready(redis_url: &str, flags: &[&str]) -> Self {
         let mut command = command();
         command.arg("serve").env("REDIS_URL", redis_url).args(flags);
         Self::spawn(command)
     }
 
-    /// Runs a shell that makes way for tallycast, with the variables that [`Tallycast::start`] would set.
+    /// Runs a shell command that executes tallycast, with the environment of [`Tallycast::start`].
     pub(crate) fn spawn_limited(mut shell: Command, redis: &RedisServer) -> Self {
         shell.env("REDIS_URL", redis.url());
         let tallycast = Self::spawn(shell);
@@ -77,12 +77,12 @@ impl Tallycast {
         tallycast
     }
 
-    /// Runs `command` on a free port of loopback.
+    /// Runs `command` on a free loopback port.
     pub(crate) fn spawn(command: Command) -> Self {
         Self::spawn_at(command, 0)
     }
 
-    /// Runs `command` at `port` of loopback.
+    /// Runs `command` on a loopback port.
     pub(crate) fn spawn_at(mut command: Command, port: u16) -> Self {
         command.env("TALLYCAST_ADDRESS", "127.0.0.1").env("PORT", port.to_string()).env("TALLYCAST_SHARDS", "2");
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -104,7 +104,7 @@ impl Tallycast {
         tallycast
     }
 
-    /// The first line of the log, past or to come, that contains `text`.
+    /// Waits for a log line that contains `text` and returns the first one.
     pub(crate) fn wait_for_log(&self, text: &str) -> String {
         let deadline = Instant::now() + LIMIT;
         let mut lines = self.log.lines.lock().unwrap();
@@ -113,7 +113,7 @@ impl Tallycast {
                 return line.clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{text:?} was never logged, but:\n{}", lines.join("\n"));
+            assert!(!left.is_zero(), "{text:?} was not logged:\n{}", lines.join("\n"));
             lines = self.log.changed.wait_timeout(lines, left).unwrap().0;
         }
     }
@@ -126,7 +126,7 @@ impl Tallycast {
         format!("http://{}{path}", self.address)
     }
 
-    /// Status and body of an ordinary page.
+    /// Requests `path` and returns status and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let url = self.url(path);
         block_on(async {
@@ -142,21 +142,21 @@ impl Tallycast {
         serde_json::from_str(&body).unwrap()
     }
 
-    /// One number of `/admin/counters.json`, such as `/hub/broadcast`.
+    /// A counter of `/admin/counters.json`, such as `/hub/broadcast`.
     #[track_caller]
     pub(crate) fn counter(&self, pointer: &str) -> u64 {
         let counters = self.json("/admin/counters.json");
         counters.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("no {pointer} in {counters}"))
     }
 
-    /// Waits until a counter has reached `value`.
+    /// Waits until a counter reaches `value`.
     #[track_caller]
     pub(crate) fn until_counter(&self, pointer: &str, value: u64) {
         eventually(&format!("{pointer} is at least {value}"), || self.counter(pointer) >= value);
     }
 
     pub(crate) fn until_ready(&self) {
-        eventually("/readyz says 200", || self.get("/readyz").0 == 200);
+        eventually("/readyz returns 200", || self.get("/readyz").0 == 200);
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -167,28 +167,28 @@ impl Tallycast {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// The memory that the process holds, in bytes.
+    /// The resident memory of the process in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
-    /// Waits for the end of the process.
+    /// Waits until the process exits.
     pub(crate) fn wait(mut self) -> Ended {
         let deadline = Instant::now() + LIMIT;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            assert!(Instant::now() < deadline, "it did not end:\n{}", self.log());
+            assert!(Instant::now() < deadline, "the process did not exit:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         };
         self.reader.take().unwrap().join().unwrap();
         Ended { status, log: self.log() }
     }
 
-    /// Asks the process to end and waits until it has.
+    /// Sends SIGTERM and waits until the process exits.
     pub(crate) fn terminate(self) -> Ended {
         self.signal(Signal::TERM);
         self.wait()
@@ -200,16 +200,16 @@ impl Drop for Tallycast {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            // Shown by the test harness beside the failure.
+            // The test harness shows this with the failure.
             eprintln!("--- log of tallycast\n{}\n---", self.log());
         }
     }
 }
 
 impl Ended {
-    /// What the stages had counted at the end.
+    /// The final counters of all stages.
     pub(crate) fn counters(&self) -> Value {
-        let (_, json) = self.log.rsplit_once("counters=").expect("the last line tells the counters");
+        let (_, json) = self.log.rsplit_once("counters=").expect("the last log line contains the counters");
         serde_json::from_str(json.lines().next().unwrap()).unwrap()
     }
 }

@@ -1,4 +1,4 @@
-//! A WebSocket client that is not ours, and not made of what the server is made of: `tokio-websockets`.
+//! A third-party WebSocket client that shares no code with the server: `tokio-websockets`.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use tokio_websockets::{ClientBuilder, Error, Message, WebSocketStream, upgrade};
 
 use super::{Certificate, LIMIT, Tallycast};
 
-/// A connection, or one within TLS.
+/// A plain or TLS connection.
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
-/// A request for a WebSocket, byte by byte.
+/// The bytes of a WebSocket handshake request.
 pub(crate) fn upgrade(path: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
@@ -30,7 +30,7 @@ pub(crate) fn upgrade(path: &str) -> String {
     )
 }
 
-/// An open WebSocket. It answers pings only while the test waits for messages.
+/// An open WebSocket. Pings are answered only while the test waits for a message.
 pub(crate) struct WebSocket {
     runtime: Runtime,
     stream: WebSocketStream<Box<dyn Stream>>,
@@ -38,26 +38,26 @@ pub(crate) struct WebSocket {
 }
 
 impl WebSocket {
-    /// Opens `path`; every event published after this has returned is received.
+    /// Opens `path`. Every event published after this returns is received.
     #[track_caller]
     pub(crate) fn open(tallycast: &Tallycast, path: &str) -> Self {
         Self::open_with(tallycast, path, &[]).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
-    /// The same with headers.
+    /// Opens `path` with request headers.
     pub(crate) fn open_with(tallycast: &Tallycast, path: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
-        Self::open_by(tallycast, path, headers, None)
+        Self::connect(tallycast, path, headers, None)
     }
 
-    /// The same over TLS.
+    /// Opens `path` over TLS.
     pub(crate) fn open_tls(tallycast: &Tallycast, path: &str, certificate: &Certificate) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(certificate.certificate()).unwrap()).unwrap();
         let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        Self::open_by(tallycast, path, &[], Some(TlsConnector::from(Arc::new(config))))
+        Self::connect(tallycast, path, &[], Some(TlsConnector::from(Arc::new(config))))
     }
 
-    fn open_by(
+    fn connect(
         tallycast: &Tallycast,
         path: &str,
         headers: &[(&str, &str)],
@@ -78,7 +78,7 @@ impl WebSocket {
             builder.connect_on(stream).await
         };
         let connected = runtime.block_on(async { timeout(LIMIT, connect).await });
-        let (stream, response) = connected.expect("no answer in time")?;
+        let (stream, response) = connected.expect("no response in time")?;
         Ok(Self { runtime, stream, response })
     }
 
@@ -90,42 +90,47 @@ impl WebSocket {
 
     pub(crate) fn send(&mut self, message: Message) {
         let Self { runtime, stream, .. } = self;
-        runtime.block_on(async { timeout(LIMIT, stream.send(message)).await }).expect("it takes no more").unwrap();
+        runtime
+            .block_on(async { timeout(LIMIT, stream.send(message)).await })
+            .expect("the server does not read")
+            .unwrap();
     }
 
-    pub(crate) fn say(&mut self, text: &str) {
+    pub(crate) fn send_text(&mut self, text: &str) {
         self.send(Message::text(text.to_owned()));
     }
 
-    /// The next message, whatever its kind.
+    /// Waits for the next message of any kind.
     #[track_caller]
     pub(crate) fn next(&mut self) -> Message {
         let Self { runtime, stream, .. } = self;
         let next = runtime.block_on(async { timeout(LIMIT, stream.next()).await });
-        next.expect("nothing came in time").expect("the end instead of a message").unwrap()
+        next.expect("no message in time").expect("the connection ended").unwrap()
     }
 
-    /// The next message, which must be text.
+    /// Waits for the next message, which must be text.
     #[track_caller]
     pub(crate) fn text(&mut self) -> String {
         let message = self.next();
         message.as_text().unwrap_or_else(|| panic!("not text: {message:?}")).to_owned()
     }
 
-    /// The next message, which must be JSON.
+    /// Waits for the next message, which must be JSON.
     #[track_caller]
     pub(crate) fn json(&mut self) -> Value {
         serde_json::from_str(&self.text()).unwrap()
     }
 
-    /// The close frame that must come next, and the end after it.
+    /// Waits for a close frame and the end of the connection. Returns code and reason.
     #[track_caller]
     pub(crate) fn closed(&mut self) -> (u16, String) {
         let message = self.next();
         let (code, reason) = message.as_close().unwrap_or_else(|| panic!("not a close frame: {message:?}"));
         let closed = (code.into(), reason.to_owned());
         let Self { runtime, stream, .. } = self;
-        let end = runtime.block_on(async { timeout(LIMIT, stream.next()).await }).expect("no end in time");
+        let end = runtime
+            .block_on(async { timeout(LIMIT, stream.next()).await })
+            .expect("the connection did not end in time");
         assert!(end.is_none(), "{end:?} after the close frame");
         closed
     }
