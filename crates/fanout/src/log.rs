@@ -8,8 +8,7 @@ use bytes::Bytes;
 
 use crate::{Data, Message, Tally};
 
-/// What one turn of the hub gives one feed: its messages framed for the wire, ready to be written to any number of
-/// connections.
+/// The messages of one feed in one turn of the hub, framed for the wire and ready to be written to any number of connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
     pub(crate) bytes: Bytes,
@@ -17,11 +16,11 @@ pub(crate) struct Batch {
     pub(crate) messages: u32,
     /// The same messages for merging; only for feeds whose policy is to merge.
     pub(crate) merged: Option<Arc<MergedTallies>>,
-    /// When the oldest of the messages came in; none when there are no messages.
+    /// When the oldest of the messages came in; `None` without messages.
     pub(crate) received_at: Option<Instant>,
 }
 
-/// Messages in a form that can be summed: tallies by where they belong, and how many messages could not be summed.
+/// Messages in a form that can be summed: tallies by namespace and event, and the number of messages that are no tallies.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MergedTallies {
     pub(crate) tallies: Vec<Message>,
@@ -29,7 +28,7 @@ pub(crate) struct MergedTallies {
 }
 
 impl MergedTallies {
-    /// Takes in one message: a tally is added to the tally of the same namespace and event, text is counted as skipped.
+    /// Adds one message: a tally to the tally of the same namespace and event; text is counted as skipped.
     pub(crate) fn absorb(&mut self, message: &Message) {
         let Data::Tally(tally) = &message.data else {
             self.skipped += 1;
@@ -60,7 +59,7 @@ impl MergedTallies {
     }
 }
 
-/// The newest batches of a feed, numbered without gaps. A reader's place in it is the number of the batch it reads next.
+/// The newest batches of a feed, numbered without gaps. A reader's position is the number of the batch it reads next.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     /// The number of the oldest batch kept.
@@ -115,7 +114,7 @@ impl Log {
             self.bytes -= batch.bytes.len();
         }
         if self.batches.is_empty() {
-            // An idle feed should cost nothing.
+            // An idle feed costs no memory.
             self.batches = VecDeque::new();
         }
     }

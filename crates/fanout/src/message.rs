@@ -1,4 +1,4 @@
-//! What is sent: a message, and the tally that some messages carry instead of text.
+//! Messages, and the tallies that some of them carry instead of text.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -9,13 +9,12 @@ use serde::Serialize;
 
 use crate::Namespace;
 
-/// One thing to broadcast: where it belongs, an optional event name, and the payload. Two messages are equal when they
-/// would be sent alike, whenever they came in.
+/// A message to broadcast. Two messages are equal if they have the same bytes on the wire, whenever they came in.
 #[derive(Debug, Clone)]
 pub struct Message {
     /// Readers of this namespace, and of each of its parents, receive the message.
     pub namespace: Namespace,
-    /// The event's name, for transports that have one (SSE's `event` field).
+    /// The event name, for transports that have one (the `event` field of SSE).
     pub event: Option<Arc<str>>,
     /// The payload.
     pub data: Data,
@@ -26,13 +25,13 @@ pub struct Message {
 /// The payload of a [`Message`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Data {
-    /// Text, passed on as it is; it may have several lines.
+    /// Text, sent unchanged; it may have several lines.
     Text(String),
     /// Counts, sent as one JSON object. A reader that falls behind may be sent the sum of several (see
     /// [`Policy::Merge`](crate::Policy::Merge)).
     Tally(Arc<Tally>),
-    /// What the namespace's tallies add up to at this place among the messages, by a source that knows. Readers are sent
-    /// the difference from what they were sent before, if there is one, as a [`Tally`].
+    /// The sums of the namespace's tallies at this place among the messages, as reported by a source. Readers get the
+    /// difference from what they were sent before, if there is one, as a [`Tally`].
     Totals(Arc<Tally>),
 }
 
@@ -55,7 +54,7 @@ impl Message {
         Self::new(namespace, Data::Tally(Arc::new(tally)))
     }
 
-    /// What the tallies of `namespace` add up to.
+    /// The sums of the tallies of `namespace`.
     pub fn totals(namespace: Namespace, totals: Tally) -> Self {
         Self::new(namespace, Data::Totals(Arc::new(totals)))
     }
@@ -73,8 +72,8 @@ impl Message {
     }
 }
 
-/// How often each key was seen. Never lossy: merging two tallies adds them. Negative only where a total turned out to be
-/// less than what was counted before.
+/// A count for each key. Merging two tallies adds them, so nothing is lost. A count is negative only in a correction, where
+/// a total turned out to be less than what was counted before.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Tally(HashMap<String, i64>);
@@ -97,7 +96,7 @@ impl Tally {
         }
     }
 
-    /// Takes all of `other`'s counts off this tally.
+    /// Subtracts all of `other`'s counts from this tally.
     pub fn subtract(&mut self, other: &Self) {
         for (key, count) in &other.0 {
             match self.0.get_mut(key) {
@@ -109,7 +108,7 @@ impl Tally {
         }
     }
 
-    /// Forgets the keys whose count is zero.
+    /// Removes the keys whose count is zero.
     pub fn drop_zeros(&mut self) {
         self.0.retain(|_, count| *count != 0);
     }
@@ -124,7 +123,7 @@ impl Tally {
         self.0.len()
     }
 
-    /// Whether nothing was counted.
+    /// Whether it has no keys.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -156,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_valid_whatever_the_key() {
+    fn json_is_valid_for_any_key() {
         let key = "a\"\\\n\u{0}\u{2028}😂";
         let mut tally = Tally::default();
         tally.count(key.to_owned());
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn merging_adds() {
+    fn merging_adds_counts() {
         let mut left: Tally = [("a".to_owned(), 1), ("b".to_owned(), 2)].into_iter().collect();
         let right: Tally = [("b".to_owned(), 3), ("c".to_owned(), 4)].into_iter().collect();
         left.merge(&right);

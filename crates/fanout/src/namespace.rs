@@ -1,4 +1,4 @@
-//! Namespaces: the paths that messages belong to and that readers subscribe to.
+//! Namespaces: the paths that messages are sent to and that readers subscribe to.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,8 +11,8 @@ pub const MAX_NAMESPACE_DEPTH: usize = 16;
 
 /// A path of segments such as `/details/1F602`; the root is `/`. Cheap to clone.
 ///
-/// A segment is not empty and holds neither `/` nor control characters, so that two namespaces are the same exactly
-/// when their texts are, and none can carry a line break onto the wire. At most [`MAX_NAMESPACE_BYTES`] bytes and
+/// A segment is not empty and contains neither `/` nor control characters. So two namespaces are equal exactly if their
+/// texts are, and none can put a line break onto the wire. At most [`MAX_NAMESPACE_BYTES`] bytes and
 /// [`MAX_NAMESPACE_DEPTH`] segments.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Namespace(Arc<str>);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn matching_is_by_whole_segments() {
+    fn namespaces_match_by_whole_segments() {
         assert!(ns("/details").contains(&ns("/details/26")));
         assert!(ns("/details/26").contains(&ns("/details/26")));
         assert!(!ns("/details/26").contains(&ns("/details/2665")));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_hold() {
+    fn bounds_are_enforced() {
         let deep = "/a".repeat(MAX_NAMESPACE_DEPTH);
         assert!(deep.parse::<Namespace>().is_ok());
         assert_eq!(format!("{deep}/a").parse::<Namespace>(), Err(NamespaceError::TooDeep));
@@ -182,7 +182,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_accepted_is_written_back_the_same(path in "(/[^\\x00]{0,8}){0,6}") {
+        fn display_and_parse_round_trip(path in "(/[^\\x00]{0,8}){0,6}") {
             if let Ok(namespace) = path.parse::<Namespace>() {
                 prop_assert_eq!(namespace.as_str().parse::<Namespace>().unwrap(), namespace.clone());
                 prop_assert!(!namespace.as_str().contains(char::is_control));

@@ -1,19 +1,19 @@
-//! What happens to a reader that falls further behind than its feed's log goes back.
+//! Policies for readers that fall further behind than their feed's log reaches.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{Namespace, NamespaceError, Topic, Topics};
 
-/// What happens to a reader that falls further behind than its feed's log goes back.
+/// The policy for readers that fall further behind than their feed's log reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Policy {
     /// The connection is closed; the client connects again and starts afresh.
     #[default]
     Disconnect,
-    /// The reader goes on from the newest batch, with a comment that tells how many messages it missed.
+    /// The reader goes on with the newest batch, after a note that counts the messages it missed.
     Skip,
-    /// Tallies that the reader missed are summed into one, so that its totals stay exact. Messages of text are skipped.
+    /// The tallies that the reader missed are summed into one, so that its totals stay exact. Text messages are skipped.
     Merge,
 }
 
@@ -54,10 +54,10 @@ impl fmt::Display for Policy {
     }
 }
 
-/// The policy for the readers of one namespace and of those below it; written `/eps=merge`.
+/// The policy for the readers of a namespace and everything below it; written `/eps=merge`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamespacePolicy {
-    /// Where the policy holds, unless a longer namespace has another.
+    /// Where the policy applies, unless a longer namespace has another one.
     pub namespace: Namespace,
     /// The policy.
     pub policy: Policy,
@@ -79,8 +79,8 @@ impl fmt::Display for NamespacePolicy {
     }
 }
 
-/// The policy for readers of `topics`: for each topic that of the longest namespace in `policies` that holds all of it,
-/// without one the default policy; the default policy, too, where topics disagree.
+/// The policy for readers of `topics`: for each topic the one of the longest namespace in `policies` that contains all of
+/// it; the default policy if there is none, or if the topics disagree.
 pub(crate) fn policy_of(policies: &[NamespacePolicy], topics: &Topics) -> Policy {
     let of = |topic: &Topic| {
         let within = topic.literal_prefix();
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_namespace_decides() {
+    fn longest_namespace_decides() {
         let policies: Vec<NamespacePolicy> =
             ["/=skip", "/eps=merge", "/eps/raw=disconnect"].iter().map(|text| text.parse().unwrap()).collect();
         let of = |texts: &str| {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn errors_name_value_and_expectation() {
         let error = |text: &str| text.parse::<NamespacePolicy>().unwrap_err().to_string();
         assert_eq!(error("/eps"), "expected NAMESPACE=POLICY, such as /eps=merge, found \"/eps\"");
         assert_eq!(error("/eps=drop"), "unknown slow-reader policy \"drop\": expected disconnect, skip or merge");

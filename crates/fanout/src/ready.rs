@@ -1,12 +1,12 @@
-//! Which connections the operating system has news of: the wakers put their numbers on a list, the shard takes them.
+//! The list of connections whose sockets are ready: wakers add to it, the shard takes from it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 
 use tokio::sync::Notify;
 
-/// The numbers of connections that may have become readable or writable. It cannot grow past two for each connection:
-/// a waker is used up when it wakes.
+/// Keys of connections that may have become readable or writable. At most two for each connection, because waking uses up
+/// a waker.
 #[derive(Debug, Default)]
 pub(crate) struct ReadyList {
     keys: Mutex<Vec<usize>>,
@@ -19,13 +19,12 @@ impl ReadyList {
         Waker::from(Arc::new(Entry { list: Arc::clone(self), key }))
     }
 
-    /// Waits until something has been put on the list.
+    /// Waits until the list is not empty.
     pub(crate) async fn ready(&self) {
         self.notify.notified().await;
     }
 
-    /// Moves the list's numbers to `keys`, which must be empty; the two vectors change places, so that neither is
-    /// allocated anew.
+    /// Moves the list's keys to `keys`, which must be empty. The two vectors are swapped, so that neither is reallocated.
     pub(crate) fn take(&self, keys: &mut Vec<usize>) {
         std::mem::swap(&mut *self.keys.lock().unwrap_or_else(PoisonError::into_inner), keys);
     }

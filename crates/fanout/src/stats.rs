@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_fall_into_the_bucket_whose_bound_they_do_not_pass() {
+    fn bucket_bounds_are_inclusive() {
         let histogram = Histogram::new(&[1.0, 2.0]);
         for value in [0.0, 1.0, 1.5, 2.0, 2.1] {
             histogram.observe(value);

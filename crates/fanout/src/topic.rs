@@ -1,4 +1,4 @@
-//! What readers subscribe to: topics, which are namespaces with wildcards, and sets of them.
+//! Topics: namespaces with wildcards, which readers subscribe to, and sets of them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,28 +7,28 @@ use std::sync::Arc;
 use crate::namespace::{decode, split};
 use crate::{Namespace, NamespaceError};
 
-/// The most topics that one reader may have.
+/// The most topics of one reader.
 pub const MAX_TOPICS: usize = 64;
-/// The most `*` that a topic may have: each may double the places that are looked at for a message.
+/// The most `*` in one topic: each may double the number of trie nodes that a message visits.
 pub const MAX_WILDCARDS: usize = 4;
 
-/// What a reader subscribes to.
+/// A set of namespaces that a reader subscribes to.
 ///
-/// - `/price` is the namespace and all below it.
+/// - `/price` is the namespace and everything below it.
 /// - `/price/*` is every namespace one segment below `/price`, and nothing deeper. At most [`MAX_WILDCARDS`] segments may be `*`.
-/// - `/*/asx/**` is every namespace of two segments whose second is `asx`, and all below. `**` stands only at the end.
+/// - `/*/asx/**` is every namespace of two segments whose second one is `asx`, and everything below. `**` only at the end.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Topic {
-    /// Literal segments, and `*`; a literal never holds `*`.
+    /// Literal segments, and `*`; a literal never contains `*`.
     path: Namespace,
-    /// Whether what is below belongs to it too.
-    below: bool,
+    /// Whether everything below belongs to it too.
+    recursive: bool,
 }
 
 /// Why a text is not a [`Topic`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TopicError {
-    /// It is no namespace either.
+    /// It is not a valid namespace either.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
     /// `*` is part of a segment, or encoded.
@@ -37,7 +37,7 @@ pub enum TopicError {
     /// More than [`MAX_WILDCARDS`].
     #[error("a topic has at most {MAX_WILDCARDS} wildcards")]
     TooManyWildcards,
-    /// In a URL's path, a segment that others could take for another one.
+    /// A segment of a URL's path that other software could read as another one.
     #[error("a path has no segments . and .., and commas only between topics; ?topic= takes a comma as it is")]
     Ambiguous,
     /// None, or more than [`MAX_TOPICS`].
@@ -45,7 +45,7 @@ pub enum TopicError {
     Count(usize),
 }
 
-/// How a topic's segment reads.
+/// A segment of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Segment<'a> {
     Literal(&'a str),
@@ -56,8 +56,8 @@ impl Topic {
     /// Reads the path of a URL: percent-encoding is decoded once, segment by segment; one trailing `/` is ignored.
     ///
     /// # Errors
-    /// As for text, when the encoding is broken, and for whatever could be taken for another topic: an encoded `/`, `,` or
-    /// `*`, and the segments `.` and `..`.
+    /// As for text, when the encoding is broken, and when other software could read another topic: an encoded `/`, `,` or `*`,
+    /// and the segments `.` and `..`.
     pub fn from_url_path(path: &str) -> Result<Self, TopicError> {
         let mut segments = Vec::new();
         for raw in split(path)? {
@@ -86,28 +86,28 @@ impl Topic {
         if wildcards > MAX_WILDCARDS {
             return Err(TopicError::TooManyWildcards);
         }
-        Ok(Self { path: Namespace::from_segments(segments)?, below: rest || wildcards == 0 })
+        Ok(Self { path: Namespace::from_segments(segments)?, recursive: rest || wildcards == 0 })
     }
 
     pub(crate) fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
         self.path.segments().map(|segment| if segment == "*" { Segment::Any } else { Segment::Literal(segment) })
     }
 
-    /// Whether what is below belongs to it too.
+    /// Whether everything below belongs to it too.
     pub(crate) fn is_recursive(&self) -> bool {
-        self.below
+        self.recursive
     }
 
-    /// The namespace that it is, if it has no wildcards.
+    /// The topic as a namespace, if it has no wildcards.
     pub fn as_namespace(&self) -> Option<&Namespace> {
         let plain = self.segments().all(|segment| segment != Segment::Any);
         plain.then_some(&self.path)
     }
 
-    /// The longest namespace that holds all of it.
+    /// The longest namespace that contains all of it: the segments before the first wildcard.
     pub fn literal_prefix(&self) -> Namespace {
         let literal = self.path.segments().take_while(|segment| *segment != "*");
-        // It is the beginning of one that is valid.
+        // The beginning of a valid namespace is valid.
         Namespace::from_segments(literal).unwrap_or_else(|_| Namespace::root())
     }
 
@@ -119,21 +119,21 @@ impl Topic {
             (Segment::Literal(ours), Some(theirs)) => ours == theirs,
             (_, None) => false,
         });
-        fits && (self.below || theirs.next().is_none())
+        fits && (self.recursive || theirs.next().is_none())
     }
 }
 
 impl From<Namespace> for Topic {
-    /// The namespace and all below it. A segment `*` of a namespace reads as a wildcard here.
+    /// The namespace and everything below it. A segment `*` of the namespace becomes a wildcard.
     fn from(path: Namespace) -> Self {
-        Self { path, below: true }
+        Self { path, recursive: true }
     }
 }
 
 impl FromStr for Topic {
     type Err = TopicError;
 
-    /// Reads a topic as it is: no percent-encoding; one trailing `/` is ignored.
+    /// Reads a topic without percent-encoding; one trailing `/` is ignored.
     fn from_str(text: &str) -> Result<Self, TopicError> {
         Self::from_segments(&split(text)?.collect::<Vec<_>>())
     }
@@ -142,7 +142,7 @@ impl FromStr for Topic {
 impl fmt::Display for Topic {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let root = self.path == Namespace::root();
-        let rest = self.below && self.as_namespace().is_none();
+        let rest = self.recursive && self.as_namespace().is_none();
         write!(formatter, "{}{}", self.path, if rest && !root { "/**" } else { "" })
     }
 }
@@ -153,8 +153,8 @@ impl fmt::Debug for Topic {
     }
 }
 
-/// The topics of one reader: at most [`MAX_TOPICS`], none twice, in an order that does not depend on how they
-/// were given. A message that several of them contain is sent once. Cheap to clone.
+/// The topics of one reader: at most [`MAX_TOPICS`], without duplicates, in a canonical order. A message that several of
+/// them contain is sent once. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Topics(Arc<[Topic]>);
 
@@ -172,7 +172,7 @@ impl Topics {
         Ok(Self(topics.into()))
     }
 
-    /// No topics, for a reader that waits until it is told what to read.
+    /// No topics, for a reader that receives some later.
     pub fn none() -> Self {
         Self(Arc::new([]))
     }
@@ -182,7 +182,7 @@ impl Topics {
         self.0.iter()
     }
 
-    /// The namespace that it is, if it is only one and has no wildcards.
+    /// The namespace, if there is one topic and it has no wildcards.
     pub fn as_namespace(&self) -> Option<&Namespace> {
         match &*self.0 {
             [one] => one.as_namespace(),
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn wildcards_stand_for_segments() {
+    fn wildcard_matches_one_segment() {
         let contains = |topic: &str, namespace: &str| self::topic(topic).contains(&namespace.parse().unwrap());
         assert!(contains("/price", "/price") && contains("/price", "/price/A/1"));
         assert!(
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_taken_for_another_topic_is_refused() {
+    fn ambiguous_paths_are_refused() {
         let error = |path: &str| Topic::from_url_path(path).unwrap_err();
         assert_eq!(Topic::from_url_path("/a%20b/%F0%9F%98%82").unwrap(), topic("/a b/😂"));
         assert_eq!(Topic::from_url_path("/%2541").unwrap(), topic("/%41"));
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_has_no_order_and_none_twice() {
+    fn topic_sets_ignore_order_and_duplicates() {
         let set = |texts: &[&str]| Topics::new(texts.iter().map(|text| topic(text)).collect());
         assert_eq!(set(&["/b", "/a", "/b"]), set(&["/a", "/b/**"]));
         assert_eq!(set(&["/b", "/a"]).unwrap().to_string(), "/a,/b");
@@ -271,7 +271,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_accepted_is_written_back_the_same(text in "(/[a*,. ]{0,3}){0,6}") {
+        fn display_and_parse_round_trip(text in "(/[a*,. ]{0,3}){0,6}") {
             if let Ok(topic) = text.parse::<Topic>() {
                 prop_assert_eq!(topic.to_string().parse::<Topic>().unwrap(), topic);
             }

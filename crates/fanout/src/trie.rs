@@ -1,12 +1,12 @@
-//! Finds the feeds that a message belongs to: a trie of path segments.
+//! A trie of path segments that finds the feeds of a message.
 
 use std::collections::HashMap;
 
 use crate::Namespace;
 use crate::topic::{Segment, Topic};
 
-/// Values filed under topics. Looking up a namespace visits the values of all topics that contain it, at a cost that depends
-/// on its depth, on how many `*` fit it and on the values found, not on how many are filed.
+/// Values by topic. Looking up a namespace visits the values of all topics that contain it. The cost depends on its depth,
+/// on the number of matching `*` and of values found, not on the number of values in the trie.
 #[derive(Debug)]
 pub(crate) struct Trie<T> {
     root: Node<T>,
@@ -15,11 +15,11 @@ pub(crate) struct Trie<T> {
 #[derive(Debug)]
 struct Node<T> {
     children: HashMap<Box<str>, Self>,
-    /// What is below `*`.
+    /// The node of `*`.
     any: Option<Box<Self>>,
     /// Values of topics that end here.
     here: Vec<T>,
-    /// Values of topics that end here and contain what is below, too.
+    /// Values of topics that end here and contain everything below.
     below: Vec<T>,
 }
 
@@ -51,12 +51,12 @@ impl<T: Copy + PartialEq> Trie<T> {
         values.push(value);
     }
 
-    /// Removes `value`, and every node that holds nothing without it.
+    /// Removes `value`, and every node that is empty without it.
     pub(crate) fn remove(&mut self, topic: &Topic, value: T) {
         remove_below(&mut self.root, &mut topic.segments(), topic.is_recursive(), value);
     }
 
-    /// Calls `visit` with each value filed under a topic that contains `namespace`: once for each such topic.
+    /// Calls `visit` with each value under a topic that contains `namespace`: once for each such topic.
     pub(crate) fn visit(&self, namespace: &Namespace, mut visit: impl FnMut(T)) {
         self.root.visit(namespace.as_str().trim_start_matches('/'), &mut visit);
     }
@@ -137,7 +137,7 @@ mod tests {
     proptest! {
         /// The trie agrees with asking every topic in turn.
         #[test]
-        fn visits_what_contains_the_namespace(filed in topics(), gone in topics(), asked in namespaces()) {
+        fn visits_exactly_the_topics_that_contain_the_namespace(filed in topics(), gone in topics(), asked in namespaces()) {
             let mut trie = Trie::new();
             for (index, topic) in filed.iter().enumerate() {
                 trie.insert(topic, index);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn removing_leaves_nothing_behind() {
+    fn removing_leaves_no_nodes_behind() {
         let mut trie = Trie::new();
         for text in ["/a/b/c", "/a/*/c/**", "/", "/*"] {
             let topic: Topic = text.parse().unwrap();
