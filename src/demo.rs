@@ -1,4 +1,4 @@
-//! The traffic of `tallycast demo`: the sandbox's generator in the place of Redis, and the scores and posts that it makes.
+//! The traffic of `tallycast demo`: the sandbox's generator in place of Redis, with the scores and posts that it generates.
 
 use std::num::NonZeroU32;
 use std::pin::pin;
@@ -8,13 +8,14 @@ use sandbox::{Generator, Update};
 use tokio_stream::{Stream, StreamExt};
 
 use crate::snapshot::Memory;
-use crate::source::{Item, RawEvent};
+use crate::source::{RawEvent, SourceEvent};
+use crate::totals::TotalsSnapshot;
 use tallycast_fanout::{Namespace, Tally};
 
-/// The newest posts of each emoji that there are from the start.
+/// The number of posts that each emoji has at start.
 const POSTS: u16 = 10;
 
-/// A generator and the store that it fills.
+/// A generator, and the store that it fills.
 #[derive(Debug)]
 pub struct Demo {
     generator: Generator,
@@ -22,7 +23,7 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// The traffic of `seed`. The store has its scores and posts from before the first update.
+    /// The traffic of `seed`. The store already has scores and posts before the first update.
     pub fn new(seed: u64) -> Self {
         let generator = Generator::new(seed);
         let memory = Arc::<Memory>::default();
@@ -40,24 +41,23 @@ impl Demo {
         Arc::clone(&self.memory)
     }
 
-    /// What an Emojitracker feeder would publish for `rate` updates a second: of each the score, then the post. Before
-    /// that, the scores as the totals of `totals`.
-    pub fn items(self, rate: NonZeroU32, totals: Vec<Namespace>) -> impl Stream<Item = Item> {
+    /// The events of an Emojitracker feeder at `rate` updates a second: the score of each update, then its post. They
+    /// start with the scores as the totals of each of `namespaces`.
+    pub fn events(self, rate: NonZeroU32, namespaces: Vec<Namespace>) -> impl Stream<Item = SourceEvent> {
         let Self { generator, memory } = self;
         async_stream::stream! {
             let scores: Tally =
                 generator.standings().map(|(emoji, score)| (emoji.id.to_string(), score as i64)).collect();
-            for namespace in totals {
-                yield Item::Totals { namespace, totals: scores.clone() };
+            for namespace in namespaces {
+                yield TotalsSnapshot { namespace, totals: scores.clone() }.into();
             }
             let mut updates = pin!(sandbox::paced(generator, rate));
             while let Some(batch) = updates.next().await {
                 for Update { id, tweet } in batch {
                     memory.add(&id, 1);
                     memory.post(&id, &tweet);
-                    let score = RawEvent::new("stream.score_updates".to_owned(), id.as_bytes().to_vec());
-                    yield Item::Event(score);
-                    yield Item::Event(RawEvent::new(format!("stream.tweet_updates.{id}"), tweet.into_bytes()));
+                    yield RawEvent::new("stream.score_updates", id.as_bytes()).into();
+                    yield RawEvent::new(format!("stream.tweet_updates.{id}"), tweet).into();
                 }
             }
         }

@@ -19,7 +19,9 @@ use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
 use tallycast::demo::Demo;
 use tallycast::site::Site;
 use tallycast::snapshot::{SnapshotPages, Store};
-use tallycast::source::{self, BrokerState};
+use tallycast::source::memory::MemorySource;
+use tallycast::source::redis::RedisSource;
+use tallycast::source::{BrokerState, Supervisor};
 use tallycast::{decode, tally};
 use tallycast_fanout::Fanout;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,9 +32,6 @@ use tokio_util::sync::CancellationToken;
 /// Gives memory back after a rush of clients, which the system's allocator does not.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
-/// Stage 1 at work.
-type Reading = Pin<Box<dyn Future<Output = Result<(), source::redis::SourceError>> + Send>>;
 
 /// The end of the live view.
 type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -73,10 +72,10 @@ async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
     let hangups = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
 
     // What may change while the process runs.
-    let (patterns, patterns_now) = watch::channel(config.routes.patterns());
+    let (selectors, selectors_now) = watch::channel(config.routes.selectors());
     let (routes, routes_now) = watch::channel(config.routes);
     let (server, server_now) = watch::channel(config.server);
-    tokio::spawn(Reload { options: config.options, routes, patterns, server, log }.run(hangups));
+    tokio::spawn(Reload { options: config.options, routes, selectors, server, log }.run(hangups));
 
     // The stages and what joins them, in the order of the flow.
     let (events, decode_inbox) = mpsc::channel(config.inbox);
@@ -102,31 +101,28 @@ async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
         live
     });
     let mut reporter = JoinSet::new();
-    if let (Some(interval), Source::Redis(redis)) = (config.status_interval, &config.source) {
-        reporter.spawn(admin::report(redis.commands(), interval, status.clone()));
-    }
-    let demo = matches!(config.source, Source::Demo(_));
-    let namespaces: Vec<_> = config.totals.iter().map(|totals| totals.namespace.clone()).collect();
-    let (source_stats, source_shutdown) = (Arc::clone(&status.source), shutdown.clone());
-    let (reading, store): (Reading, Store) = match config.source {
+    let is_demo = matches!(config.source, Source::Demo(_));
+    let supervisor =
+        Supervisor::new(events).broker_state(broker).stats(Arc::clone(&status.source)).shutdown(shutdown.clone());
+    let (source, store) = match config.source {
         Source::Redis(redis) => {
-            let store =
-                Store::Redis { commands: redis.commands(), scores: config.scores, max_scores: config.max_totals };
-            (Box::pin(source::redis::run(*redis, patterns_now, events, broker, source_stats, source_shutdown)), store)
+            let client = redis.commands();
+            if let Some(interval) = config.status_interval {
+                reporter.spawn(admin::report(client.clone(), interval, status.clone()));
+            }
+            let supervisor = supervisor.require_broker(redis.require_broker);
+            let source = supervisor.run(RedisSource::new(*redis, client.clone(), selectors_now));
+            let store = Store::Redis { client, scores: config.scores, max_scores: config.max_totals };
+            (tokio::spawn(source), store)
         }
         Source::Demo(options) => {
             let demo = Demo::new(options.seed);
             let store = Store::Memory(demo.memory());
-            let items = demo.items(options.rate, namespaces);
-            let reading = source::memory::run(items, events, broker, source_stats, source_shutdown);
-            let endless = async {
-                reading.await;
-                Ok(())
-            };
-            (Box::pin(endless), store)
+            let namespaces = config.totals.into_iter().map(|totals| totals.namespace).collect();
+            let source = supervisor.run(MemorySource::new(demo.events(options.rate, namespaces)));
+            (tokio::spawn(source), store)
         }
     };
-    let source = tokio::spawn(reading);
     let decode =
         tokio::spawn(decode::run(routes_now, decode_inbox, messages.clone(), keys, Arc::clone(&status.decode)));
     let tally = tokio::spawn(tally::run(config.tally, tally_inbox, messages, Arc::clone(&status.tally)));
@@ -143,7 +139,7 @@ async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
         shutdown.clone(),
     ));
     tracing::info!(%address, node = %status.node, "serving");
-    if demo {
+    if is_demo {
         println!(
             "tallycast demo: open http://localhost:{0} or curl http://localhost:{0}/subscribe/eps",
             address.port()

@@ -2,6 +2,7 @@
 
 use tallycast::config::{self, Command, EffectiveOption, Refusal};
 use tallycast::decode::Routes;
+use tallycast::source::Selector;
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -14,7 +15,7 @@ pub(crate) struct Reload {
     /// The options that are effective now.
     pub(crate) options: Vec<EffectiveOption>,
     pub(crate) routes: watch::Sender<Routes>,
-    pub(crate) patterns: watch::Sender<Vec<String>>,
+    pub(crate) selectors: watch::Sender<Vec<Selector>>,
     pub(crate) server: watch::Sender<tallycast_server::Config>,
     pub(crate) log: SetLog,
 }
@@ -39,7 +40,7 @@ impl Reload {
         if let Err(error) = (self.log)(config.log) {
             tracing::error!(%error, "cannot change what is logged");
         }
-        self.patterns.send_replace(config.routes.patterns());
+        self.selectors.send_replace(config.routes.selectors());
         self.routes.send_replace(config.routes);
         self.server.send_replace(config.server);
         let names = |names: &[String]| names.join(", ");

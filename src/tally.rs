@@ -1,6 +1,6 @@
-//! Stage 3: keys -> at most one message a period. What is counted is never dropped: it is sent, or still counted.
+//! Stage 3: keys -> at most one message in each period. A count is never dropped: it is sent, or still pending.
 //!
-//! Totals that a source tells pass through here, because only here it is known what they count that is not yet sent.
+//! The totals of a source pass through this stage, because only it knows which of the counts in them are not sent yet.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -12,53 +12,57 @@ use tokio::sync::mpsc;
 
 use tallycast_fanout::{Counter, Histogram, Message, Namespace, Publisher, Tally};
 
-/// Keys taken from the inbox at once.
+use crate::totals::TotalsSnapshot;
+
+/// Inputs taken from the inbox at once.
 const BATCH: usize = 1024;
 
-/// What the stage may use.
+/// The pace and the bounds of the stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// At most one flush in this time.
+    /// The shortest time between two flushes.
     pub period: Duration,
-    /// Different keys counted between two flushes; at that number counting waits for the flush.
+    /// The largest number of different keys between two flushes. Counting then waits for the flush.
     pub max_keys: usize,
+}
+
+impl Default for Config {
+    /// About 60 flushes a second, of up to 65,536 keys.
+    fn default() -> Self {
+        Self { period: Duration::from_millis(17), max_keys: 65_536 }
+    }
 }
 
 /// What the stage takes in.
 #[derive(Debug)]
-pub enum Item {
-    /// Something to count.
+pub enum TallyInput {
+    /// A key to count.
     Key(Key),
-    /// What all keys before this one, and none after it, add up to.
-    Totals {
-        /// Whose tallies.
-        namespace: Namespace,
-        /// The sums.
-        totals: Tally,
-    },
+    /// The sum of all keys before it.
+    Totals(TotalsSnapshot),
 }
 
 /// A key to count, and the namespace whose tally it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    /// Where the tally is sent.
+    /// The namespace that the tally is sent to.
     pub namespace: Namespace,
-    /// What is counted.
+    /// The key to count.
     pub key: String,
-    /// When the event came in.
+    /// When the event was received.
     pub received_at: Instant,
 }
 
-/// What the stage counts. All only grow.
+/// What the stage counts. Counters only grow.
 #[derive(Debug)]
 pub struct Stats {
     /// Keys counted.
     pub counted: Counter,
-    /// The sum of all counts in the tallies sent.
+    /// The sum of all counts in sent tallies.
     pub sent: Counter,
     /// Tallies sent.
     pub flushes: Counter,
-    /// How many different keys the tallies had.
+    /// The number of different keys in each tally.
     pub flush_keys: Histogram,
 }
 
@@ -73,24 +77,24 @@ impl Default for Stats {
     }
 }
 
-/// What is to be sent at the next flush.
+/// What the next flush sends.
 #[derive(Debug, Default)]
 struct Pending {
-    /// A tally for each namespace, and when its oldest event came in; those without counts are not there.
+    /// The tally of each namespace that has counts, and when its oldest event was received.
     tallies: BTreeMap<Namespace, (Instant, Tally)>,
-    /// Totals without what `tallies` counted before they came, which readers get with the tallies.
+    /// Totals without the counts that `tallies` had when they arrived, because readers receive those as tallies.
     totals: BTreeMap<Namespace, Tally>,
 }
 
 impl Pending {
-    fn take_in(&mut self, items: &mut Vec<Item>, stats: &Stats) {
-        for item in items.drain(..) {
-            match item {
-                Item::Key(Key { namespace, key, received_at }) => {
+    fn add(&mut self, inputs: &mut Vec<TallyInput>, stats: &Stats) {
+        for input in inputs.drain(..) {
+            match input {
+                TallyInput::Key(Key { namespace, key, received_at }) => {
                     stats.counted.add(1);
                     self.tallies.entry(namespace).or_insert_with(|| (received_at, Tally::default())).1.count(key);
                 }
-                Item::Totals { namespace, mut totals } => {
+                TallyInput::Totals(TotalsSnapshot { namespace, mut totals }) => {
                     if let Some((_, unsent)) = self.tallies.get(&namespace) {
                         totals.subtract(unsent);
                     }
@@ -104,7 +108,7 @@ impl Pending {
         self.tallies.values().map(|(_, tally)| tally.len()).sum()
     }
 
-    /// Sends all there is, totals first. `false`: the hub is gone.
+    /// Sends everything, totals first. Returns `false` if the hub is gone.
     async fn flush(&mut self, hub: &Publisher, stats: &Stats) -> bool {
         for (namespace, totals) in std::mem::take(&mut self.totals) {
             if hub.send(Message::totals(namespace, totals)).await.is_err() {
@@ -124,23 +128,22 @@ impl Pending {
     }
 }
 
-/// What happened while there was something to flush.
-enum Happened {
-    Items(usize),
+/// Why the loop woke while a flush was pending.
+enum LoopEvent {
+    Inputs(usize),
     /// The period is over and the hub has room.
-    Turn,
+    FlushDue,
 }
 
-/// Counts what comes in `inbox` until that ends; then flushes what is left and ends.
-pub async fn run(config: Config, mut inbox: mpsc::Receiver<Item>, hub: Publisher, stats: Arc<Stats>) {
+/// Counts the keys of `inbox` until it closes, then flushes the rest.
+pub async fn run(config: Config, mut inbox: mpsc::Receiver<TallyInput>, hub: Publisher, stats: Arc<Stats>) {
     let pace = pace(config.period);
-    let mut items = Vec::with_capacity(BATCH);
+    let mut inputs = Vec::with_capacity(BATCH);
     let mut pending = Pending::default();
-    // With nothing to send there is nothing to wait for but more.
-    while inbox.recv_many(&mut items, BATCH).await > 0 {
-        pending.take_in(&mut items, &stats);
+    while inbox.recv_many(&mut inputs, BATCH).await > 0 {
+        pending.add(&mut inputs, &stats);
         if !pending.tallies.is_empty() {
-            wait_for_turn(&config, pace.as_ref(), &mut pending, &mut inbox, &hub, &stats).await;
+            wait_for_flush(&config, pace.as_ref(), &mut pending, &mut inbox, &hub, &stats).await;
         }
         if !pending.flush(&hub, &stats).await {
             return;
@@ -148,38 +151,36 @@ pub async fn run(config: Config, mut inbox: mpsc::Receiver<Item>, hub: Publisher
     }
 }
 
-/// Goes on counting until the period is over and the hub has room, or until no more is coming: the last flush need not
-/// wait for its turn.
-async fn wait_for_turn(
+/// Keeps counting until the period is over and the hub has room, or until the inbox closes: the last flush need not wait.
+async fn wait_for_flush(
     config: &Config,
     pace: Option<&DefaultDirectRateLimiter>,
     pending: &mut Pending,
-    inbox: &mut mpsc::Receiver<Item>,
+    inbox: &mut mpsc::Receiver<TallyInput>,
     hub: &Publisher,
     stats: &Stats,
 ) {
-    let mut items = Vec::with_capacity(BATCH);
-    // Its place in the queue for room is given up when this returns; kept longer, it would keep out the flush itself.
-    let mut turn = pin!(async {
+    let mut inputs = Vec::with_capacity(BATCH);
+    // Dropped when this function returns: its place in the queue for room would otherwise block the flush itself.
+    let mut flush_due = pin!(async {
         if let Some(pace) = pace {
             pace.until_ready().await;
         }
-        // Only waited for: with several namespaces one place is not enough. A hub that is gone has room too.
         hub.ready().await;
     });
     loop {
-        let happened = tokio::select! {
-            () = &mut turn => Happened::Turn,
-            count = inbox.recv_many(&mut items, BATCH), if pending.keys() < config.max_keys => Happened::Items(count),
+        let event = tokio::select! {
+            () = &mut flush_due => LoopEvent::FlushDue,
+            count = inbox.recv_many(&mut inputs, BATCH), if pending.keys() < config.max_keys => LoopEvent::Inputs(count),
         };
-        match happened {
-            Happened::Turn | Happened::Items(0) => return,
-            Happened::Items(_) => pending.take_in(&mut items, stats),
+        match event {
+            LoopEvent::FlushDue | LoopEvent::Inputs(0) => return,
+            LoopEvent::Inputs(_) => pending.add(&mut inputs, stats),
         }
     }
 }
 
-/// One flush a period.
+/// One flush in each period; `None` for a period of zero.
 fn pace(period: Duration) -> Option<DefaultDirectRateLimiter> {
     Quota::with_period(period).map(RateLimiter::direct)
 }
@@ -193,32 +194,37 @@ mod tests {
     use super::*;
     use tallycast_fanout::{Data, Messages};
 
-    /// What a test does next.
+    /// One step of a test.
     #[derive(Debug, Clone)]
     enum Step {
         Count(u8),
-        /// Tells what all counted so far adds up to.
-        Tell,
-        /// Lets time pass and the hub take a message.
-        Take,
+        /// Sends the totals of everything counted so far.
+        Totals,
+        /// Lets time pass, and lets the hub take a message.
+        Receive,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         proptest::collection::vec(
-            prop_oneof![8 => (0..6_u8).prop_map(Step::Count), 1 => Just(Step::Tell), 2 => Just(Step::Take)],
+            prop_oneof![8 => (0..6_u8).prop_map(Step::Count), 1 => Just(Step::Totals), 2 => Just(Step::Receive)],
             0..80,
         )
     }
 
     fn key(number: u8) -> Key {
-        // Two namespaces, so that a flush is more than one message.
+        // Two namespaces, so that a flush sends more than one message.
         let namespace = if number < 4 { "/eps" } else { "/other" };
         Key { namespace: namespace.parse().unwrap(), key: format!("k{number}"), received_at: Instant::now() }
     }
 
-    /// Sends `item`. A stage that waits for the hub is helped by taking what the hub has.
-    async fn send(keys: &mpsc::Sender<Item>, item: Item, messages: &mut Messages, received: &mut Vec<Message>) {
-        let mut sending = pin!(keys.send(item));
+    /// Sends `input`, and receives meanwhile, because the stage may wait for the hub.
+    async fn send(
+        keys: &mpsc::Sender<TallyInput>,
+        input: TallyInput,
+        messages: &mut Messages,
+        received: &mut Vec<Message>,
+    ) {
+        let mut sending = pin!(keys.send(input));
         loop {
             tokio::select! {
                 sent = &mut sending => break sent.unwrap(),
@@ -230,8 +236,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
-        /// Whatever the order of keys, ticks and a hub that is slow, and however few keys a tally may hold: what goes in
-        /// comes out, and no tally is empty.
+        /// For any order of keys, ticks and a slow hub, and any limit of keys: every count is sent, and no tally is empty.
         #[test]
         fn sums_are_conserved(steps in steps(), max_keys in 1..5_usize) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -247,16 +252,16 @@ mod tests {
                         Step::Count(number) => {
                             let key = key(number);
                             *expected.entry((key.namespace.clone(), key.key.clone())).or_insert(0_i64) += 1;
-                            send(&keys, Item::Key(key), &mut messages, &mut received).await;
+                            send(&keys, TallyInput::Key(key), &mut messages, &mut received).await;
                         }
-                        Step::Tell => {
+                        Step::Totals => {
                             let namespace: Namespace = "/eps".parse().unwrap();
                             let of_namespace = expected.iter().filter(|((of, _), _)| *of == namespace);
                             let totals = of_namespace.map(|((_, key), count): (&(Namespace, String), &i64)| (key.clone(), *count)).collect();
-                            send(&keys, Item::Totals { namespace, totals }, &mut messages, &mut received).await;
+                            let snapshot = TotalsSnapshot { namespace, totals };
+                            send(&keys, TallyInput::Totals(snapshot), &mut messages, &mut received).await;
                         }
-
-                        Step::Take => {
+                        Step::Receive => {
                             tokio::time::sleep(Duration::from_millis(1)).await;
                             received.extend(messages.try_recv());
                         }
@@ -271,7 +276,7 @@ mod tests {
                 for message in received {
                     let tally = match &message.data {
                         Data::Tally(tally) => tally,
-                        // Exactly what was sent so far.
+                        // Exactly the counts sent so far.
                         Data::Totals(totals) => {
                             let mut totals = Tally::clone(totals);
                             totals.drop_zeros();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Query, StatusSource};
-use crate::source::redis::Commands;
+use crate::redis_client::RedisClient;
 
 /// The hash that nodes report to: node name -> status.
 const HASH: &str = "admin_stream_status";
@@ -24,13 +24,13 @@ enum ReportError {
 
 /// Reports every `period` until the task is dropped. A report that fails is logged, once for each outage, and the next
 /// one tries again.
-pub async fn run(broker: Commands, period: Duration, status: StatusSource) {
+pub async fn run(redis: RedisClient, period: Duration, status: StatusSource) {
     let mut failing = false;
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match report(&broker, &status).await {
+        match report(&redis, &status).await {
             Ok(()) => failing = false,
             Err(error) if !failing => {
                 failing = true;
@@ -41,7 +41,7 @@ pub async fn run(broker: Commands, period: Duration, status: StatusSource) {
     }
 }
 
-async fn report(broker: &Commands, status: &StatusSource) -> Result<(), ReportError> {
+async fn report(redis: &RedisClient, status: &StatusSource) -> Result<(), ReportError> {
     let text = serde_json::to_string(&status.status(&Query::default()).await?)?;
-    Ok(broker.query(redis::cmd("HSET").arg(HASH).arg(&*status.node).arg(text)).await?)
+    Ok(redis.query(redis::cmd("HSET").arg(HASH).arg(&*status.node).arg(text)).await?)
 }

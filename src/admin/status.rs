@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::WeakSender;
 use tokio::sync::watch;
 
-use crate::source::{BrokerState, SourceStats};
-use crate::{decode, source, tally};
+use crate::source::{BrokerState, SourceEvent, SourceStats};
+use crate::tally::TallyInput;
+use crate::{decode, tally};
 use tallycast_fanout::{ConnectionReport, Handle, Namespace, NamespaceError, Unavailable};
 
 /// The answer of `GET /admin/status.json`. Times are seconds since the Unix epoch.
@@ -116,9 +117,9 @@ impl Query {
 #[derive(Debug, Clone)]
 pub struct Inboxes {
     /// Before stage 2.
-    pub decode: WeakSender<source::Item>,
+    pub decode: WeakSender<SourceEvent>,
     /// Before stage 3.
-    pub tally: WeakSender<tally::Item>,
+    pub tally: WeakSender<TallyInput>,
     /// What may wait before each.
     pub capacity: usize,
 }

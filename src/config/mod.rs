@@ -19,7 +19,8 @@ use ipnet::IpNet;
 
 use crate::admin::Token;
 use crate::decode::{Route, Routes};
-use crate::source::redis::{RedisUrl, TotalsKey};
+use crate::redis_client::RedisUrl;
+use crate::totals::{self, TotalsKey};
 use crate::{source, tally};
 use file::File;
 use tallycast_fanout::NamespacePolicy;
@@ -515,12 +516,13 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
             let mut config =
                 source::redis::Config::new(broker.redis_url).map_err(|error| format!("--redis-url: {error}"))?;
             config.require_broker = broker.require_broker;
-            config.connect_timeout = broker.redis_timeout;
-            config.ping_timeout = broker.redis_timeout;
+            config.timeout = broker.redis_timeout;
             config.ping_interval = broker.redis_ping;
-            config.totals.clone_from(&routing.totals);
-            config.max_totals = routing.max_totals;
-            config.totals_interval = routing.totals_interval;
+            config.totals = totals::Config {
+                keys: routing.totals.clone(),
+                max_members: routing.max_totals,
+                interval: routing.totals_interval,
+            };
             Source::Redis(Box::new(config))
         }
         Err(demo) => Source::Demo(demo),

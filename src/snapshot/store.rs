@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use redis::RedisError;
 
-use crate::source::redis::Commands;
+use crate::redis_client::RedisClient;
 
 /// The newest posts of an emoji that are told.
 const POSTS: usize = 10;
@@ -34,8 +34,8 @@ impl From<RedisError> for StoreError {
 pub enum Store {
     /// In Redis, where an Emojitracker feeder puts them.
     Redis {
-        /// The connection.
-        commands: Commands,
+        /// Sends the commands.
+        client: RedisClient,
         /// The key of the sorted set of scores.
         scores: String,
         /// Members of it that are read, those with the highest scores.
@@ -75,10 +75,10 @@ impl Store {
     /// IDs with their scores, the highest first.
     pub(super) async fn scores(&self) -> Result<Vec<(String, i64)>, StoreError> {
         match self {
-            Self::Redis { commands, scores, max_scores } => {
+            Self::Redis { client, scores, max_scores } => {
                 let mut command = redis::cmd("ZREVRANGE");
                 command.arg(scores).arg(0).arg(max_scores - 1).arg("WITHSCORES");
-                let scores: Vec<(String, f64)> = commands.query(&command).await?;
+                let scores: Vec<(String, f64)> = client.query(&command).await?;
                 Ok(scores.into_iter().map(|(id, score)| (id, score.round() as i64)).collect())
             }
             Self::Memory(memory) => {
@@ -95,10 +95,10 @@ impl Store {
     /// The newest posts of an emoji, the newest first.
     pub(super) async fn posts(&self, id: &str) -> Result<Vec<String>, StoreError> {
         match self {
-            Self::Redis { commands, .. } => {
+            Self::Redis { client, .. } => {
                 let mut command = redis::cmd("LRANGE");
                 command.arg(format!("emojitrack_tweets_{id}")).arg(0).arg(POSTS - 1);
-                let posts: Vec<Vec<u8>> = commands.query(&command).await?;
+                let posts: Vec<Vec<u8>> = client.query(&command).await?;
                 Ok(posts.iter().map(|post| String::from_utf8_lossy(post).into_owned()).collect())
             }
             Self::Memory(memory) => {
@@ -111,7 +111,7 @@ impl Store {
     /// Whether it can be read at all.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         match self {
-            Self::Redis { commands, .. } => Ok(commands.query(&redis::cmd("PING")).await?),
+            Self::Redis { client, .. } => Ok(client.query(&redis::cmd("PING")).await?),
             Self::Memory(_) => Ok(()),
         }
     }

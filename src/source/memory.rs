@@ -1,34 +1,38 @@
 //! Events from inside the process, for `tallycast demo`.
 
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::Pin;
 
-use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, StreamExt};
-use tokio_util::sync::CancellationToken;
 
-use super::{BrokerState, Item, Outlet, Passed, SourceStats};
+use super::{BoxError, Capabilities, Emitter, SendOutcome, SessionEnd, Source, SourceEvent};
 
-/// Passes on what `items` gives, until it ends or `shutdown` is cancelled.
-pub async fn run(
-    items: impl Stream<Item = Item>,
-    inbox: mpsc::Sender<Item>,
-    state: watch::Sender<BrokerState>,
-    stats: Arc<SourceStats>,
-    shutdown: CancellationToken,
-) {
-    let mut items = pin!(items);
-    let mut outlet = Outlet::new(inbox);
-    stats.subscriptions.add(1);
-    state.send_replace(BrokerState::Subscribed);
-    loop {
-        let item = tokio::select! {
-            item = items.next() => item,
-            () = shutdown.cancelled() => None,
-        };
-        let Some(item) = item else { return };
-        if outlet.pass(item, &stats) == Passed::Ended {
-            return;
+/// Emits the events of a stream, and finishes with it.
+pub struct MemorySource<S>(Pin<Box<S>>);
+
+impl<S> MemorySource<S> {
+    /// A source of `events`.
+    pub fn new(events: S) -> Self {
+        Self(Box::pin(events))
+    }
+}
+
+impl<S: Stream<Item = SourceEvent> + Send> Source for MemorySource<S> {
+    fn address(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { positions: false, durable: false }
+    }
+
+    async fn run(&mut self, emitter: &mut Emitter) -> Result<SessionEnd, BoxError> {
+        emitter.subscribed();
+        while let Some(event) = self.0.next().await {
+            // A dropped event is counted, and the next may fit.
+            if emitter.try_emit(event) == SendOutcome::Closed {
+                break;
+            }
         }
+        Ok(SessionEnd::Finished)
     }
 }

@@ -1,34 +1,84 @@
-//! Stage 1: where events come from. A source puts what the broker publishes into the pipeline and tells how the broker is.
+//! Stage 1: broker -> [`SourceEvent`].
+//!
+//! A [`Source`] knows one broker: how to subscribe there, and how to receive. A [`Supervisor`] runs any source: it opens
+//! one session after another, backs off in between, and reports the state of the broker. The source passes its events
+//! to the pipeline through an [`Emitter`].
+//!
+//! `docs/sources.md` explains how to write a source; `examples/custom_source.rs` is one in a single file.
 
+mod broker;
+mod emitter;
 pub mod memory;
 pub mod redis;
+mod selector;
+mod supervisor;
 
 use std::time::Instant;
 
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
+use tallycast_fanout::Counter;
 
-use crate::limited::LimitedLog;
-use tallycast_fanout::{Counter, Namespace, Tally};
+use crate::totals::TotalsSnapshot;
 
-/// What a source puts into the pipeline.
-#[derive(Debug, Clone)]
-pub enum Item {
-    /// Something was published.
-    Event(RawEvent),
-    /// What the tallies of a namespace add up to at this place among the events.
-    Totals {
-        /// Whose tallies.
-        namespace: Namespace,
-        /// The sums.
-        totals: Tally,
-    },
+pub use broker::BrokerState;
+pub use emitter::{Emitter, PipelineClosed, SendOutcome};
+pub use selector::Selector;
+pub use supervisor::{SourceError, Supervisor};
+
+/// Any error that a session fails with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A broker that events come from.
+///
+/// Implement it with `async fn run`. Between sessions a source keeps what the next one needs, such as the position that
+/// it has read to; connections belong to a session.
+pub trait Source: Send {
+    /// Where events come from, for log lines: a URL without secrets, or a name.
+    fn address(&self) -> String;
+
+    /// What the source can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Runs one session: connects, subscribes, calls [`Emitter::subscribed`], and emits events until the broker ends the
+    /// session. The supervisor drops the future at shutdown, so every `await` may be the last.
+    ///
+    /// Everything that waits for the broker needs a time limit: a frozen broker looks like a silent one.
+    ///
+    /// # Errors
+    /// Whatever ended the session early. The supervisor logs it and starts another session.
+    fn run(&mut self, emitter: &mut Emitter) -> impl Future<Output = Result<SessionEnd, BoxError>> + Send;
 }
 
-/// What the broker published, as it came.
-#[derive(Debug, Clone)]
+/// What a source can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Events have positions that the broker assigns, so that any node can resume a reader exactly.
+    pub positions: bool,
+    /// The broker keeps events while no session is open, and sends them in the next one.
+    pub durable: bool,
+}
+
+/// How a session ended, if not with an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// The broker closed the connection. Another session follows.
+    Disconnected,
+    /// The source has no more events. No session follows.
+    Finished,
+}
+
+/// What a source puts into the pipeline.
+#[derive(Debug)]
+pub enum SourceEvent {
+    /// Something was published.
+    Published(RawEvent),
+    /// The totals of a namespace at this position among the events.
+    Totals(TotalsSnapshot),
+}
+
+/// An event as the broker sent it.
+#[derive(Debug)]
 pub struct RawEvent {
-    /// The channel it was published on.
+    /// The channel, subject or topic that it was published on.
     pub channel: String,
     /// What was published.
     pub payload: Vec<u8>,
@@ -38,82 +88,37 @@ pub struct RawEvent {
 
 impl RawEvent {
     /// An event that is received now.
-    pub fn new(channel: String, payload: Vec<u8>) -> Self {
-        Self { channel, payload, received_at: Instant::now() }
+    pub fn new(channel: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
+        Self { channel: channel.into(), payload: payload.into(), received_at: Instant::now() }
     }
 }
 
-/// How the broker is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BrokerState {
-    /// There has been no subscription yet.
-    Connecting,
-    /// Events flow.
-    Subscribed,
-    /// There was a subscription; a new one is being tried for.
-    Lost,
+impl From<RawEvent> for SourceEvent {
+    fn from(event: RawEvent) -> Self {
+        Self::Published(event)
+    }
 }
 
-/// What sources count. All only grow.
+impl From<TotalsSnapshot> for SourceEvent {
+    fn from(snapshot: TotalsSnapshot) -> Self {
+        Self::Totals(snapshot)
+    }
+}
+
+/// What sources count. Counters only grow.
 #[derive(Debug, Default)]
 pub struct SourceStats {
-    /// Events that the broker sent.
+    /// Events received from the broker.
     pub received: Counter,
-    /// Events lost because the pipeline's first inbox was full.
+    /// Events dropped because the decode inbox was full.
     pub overflowed: Counter,
     /// Subscriptions made.
     pub subscriptions: Counter,
-    /// Times between a lost subscription and the next one. What was published in a gap is lost, and nobody knows how
-    /// much it was.
+    /// Times between a lost subscription and the next one. Unless the source is durable, events published in a gap are
+    /// lost, and their number is unknown.
     pub gaps: Counter,
-    /// The length of all gaps together, in milliseconds.
+    /// The total length of all gaps, in milliseconds.
     pub gap_milliseconds: Counter,
-    /// Times that the totals were read.
+    /// Readings of the totals received.
     pub cuts: Counter,
-}
-
-/// Where a source puts what it has.
-struct Outlet {
-    inbox: mpsc::Sender<Item>,
-    log: LimitedLog,
-}
-
-/// What became of an item.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Passed {
-    On,
-    /// There was no room.
-    Lost,
-    /// The next stage is gone.
-    Ended,
-}
-
-impl Outlet {
-    fn new(inbox: mpsc::Sender<Item>) -> Self {
-        Self { inbox, log: LimitedLog::new() }
-    }
-
-    /// Passes an item on without waiting: a source that waited would let what the broker sends pile up out of sight.
-    /// What does not fit is lost and counted.
-    fn pass(&mut self, item: Item, stats: &SourceStats) -> Passed {
-        match item {
-            Item::Event(_) => stats.received.add(1),
-            Item::Totals { .. } => stats.cuts.add(1),
-        }
-        match self.inbox.try_send(item) {
-            Ok(()) => Passed::On,
-            Err(TrySendError::Closed(_)) => Passed::Ended,
-            Err(TrySendError::Full(_)) => {
-                stats.overflowed.add(1);
-                self.log.warn(|held_back| {
-                    tracing::warn!(
-                        lost = stats.overflowed.get(),
-                        held_back,
-                        "events come faster than they can be decoded; the newest are lost"
-                    );
-                });
-                Passed::Lost
-            }
-        }
-    }
 }

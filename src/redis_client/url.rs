@@ -1,25 +1,25 @@
-//! The URL of a Redis server, which is shown without its password.
+//! The URL of a Redis server, displayed without its password.
 
 use std::fmt;
 use std::str::FromStr;
 
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
-/// A Redis URL that was found to be valid. Its [`Display`](fmt::Display) hides the password.
+/// A valid Redis URL. Its [`Display`](fmt::Display) hides the password.
 #[derive(Clone)]
 pub struct RedisUrl {
     pub(super) info: ConnectionInfo,
     masked: String,
 }
 
-/// Not a URL of a Redis server. Does not repeat the URL, which may hold a password.
+/// Why a text is not a [`RedisUrl`]. Never repeats the text, which may contain a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    /// Another scheme, or none.
+    /// The scheme is missing or unknown.
     #[error("expected a URL that starts with redis://, rediss:// or redis+unix://")]
     Scheme,
-    /// The client library refuses it.
-    #[error("not a Redis URL ({0}); expected redis://[user:password@]host[:port][/database]")]
+    /// The client library rejects it.
+    #[error("invalid Redis URL ({0}): expected redis://[user:password@]host[:port][/database]")]
     Malformed(String),
 }
 
@@ -30,7 +30,7 @@ impl FromStr for RedisUrl {
         if !["redis://", "rediss://", "redis+unix://", "unix://"].iter().any(|scheme| text.starts_with(scheme)) {
             return Err(UrlError::Scheme);
         }
-        // The library's detail is left out: it repeats a part of the URL.
+        // Without the library's detail, which repeats part of the URL.
         let info = text.into_connection_info().map_err(|error| UrlError::Malformed(error.category().to_owned()))?;
         Ok(Self { info, masked: mask(text) })
     }
@@ -48,14 +48,14 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// The URL with its password, and any query, replaced by `***`.
+/// The URL with its password and any query replaced by `***`.
 fn mask(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return "***".to_owned();
     };
-    // The URL of a socket has its password in the query. Elsewhere what looks like one may be part of the password.
+    // A socket URL has its password in the query. In other URLs, a '?' may be part of the password.
     let (rest, socket_query) = if scheme.ends_with("unix") { hide_from_query(rest) } else { (rest, "") };
-    // What comes before the last '@' could be a password with a '/' in it, so that is hidden too.
+    // Everything before the last '@' may be a password that contains '/'.
     let Some((credentials, host)) = rest.rsplit_once('@') else {
         let (rest, query) = hide_from_query(rest);
         return format!("{scheme}://{rest}{query}{socket_query}");
@@ -65,7 +65,7 @@ fn mask(url: &str) -> String {
     format!("{scheme}://{user}:***@{host}{query}{socket_query}")
 }
 
-/// What comes before the query, and what to show in the query's place.
+/// The text before the query, and the replacement for the query.
 fn hide_from_query(text: &str) -> (&str, &'static str) {
     text.split_once('?').map_or((text, ""), |(before, _)| (before, "?***"))
 }
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_are_hidden_wherever_they_stand() {
+    fn passwords_are_hidden_in_every_position() {
         let shown = |url: &str| url.parse::<RedisUrl>().unwrap().to_string();
         assert_eq!(shown("redis+unix:///run/redis.sock"), "redis+unix:///run/redis.sock");
         assert_eq!(shown("unix:///run/redis.sock?db=1&user=u&pass=secret"), "unix:///run/redis.sock?***");
@@ -103,13 +103,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_url_gives_its_password_away(
+        fn no_url_displays_its_password(
             before in "rediss?://[a-z:@/?#&=]{0,12}|(redis\\+)?unix:///[a-z@?&=]{0,4}[?&]pass",
             separator in "[:=]",
             after in "[a-z0-9:@/?#&=]{0,6}",
             end in "(@[a-z]{1,4}(/[0-9])?)?",
         ) {
-            // In upper case, which no other part has.
+            // In upper case, unlike every other part.
             let text = format!("{before}{separator}FIRST{after}LAST{end}");
             let Ok(url) = text.parse::<RedisUrl>() else { return Ok(()) };
             for secret in ["FIRST", "LAST"] {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_without_the_password() {
+    fn errors_do_not_contain_the_password() {
         let error = |url: &str| url.parse::<RedisUrl>().unwrap_err().to_string();
         assert_eq!(
             error("http://:secret@host"),

@@ -1,0 +1,17 @@
+//! Stage 2: [`SourceEvent`](crate::source::SourceEvent) -> [`Message`](tallycast_fanout::Message). A table of routes
+//! gives each event a namespace.
+//!
+//! Routes and table are pure; [`run`] is the stage around them.
+
+mod route;
+mod routes;
+mod stage;
+
+pub use route::{Route, RouteError};
+pub use routes::{DecodeError, Decoded, RouteCountError, Routes};
+pub use stage::{Stats, run};
+
+/// The largest payload, in bytes.
+pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
+/// The largest number of routes: every event is compared with each.
+pub const MAX_ROUTES: usize = 256;

@@ -1,0 +1,104 @@
+//! The decode stage: takes events from the source, and passes messages to the hub and keys to the tally stage.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tallycast_fanout::{Counter, Publisher};
+use tokio::sync::{mpsc, watch};
+
+use super::{Decoded, Routes};
+use crate::rate_limited_log::RateLimitedLog;
+use crate::source::SourceEvent;
+use crate::tally::TallyInput;
+
+/// Events taken from the inbox at once.
+const BATCH: usize = 1024;
+/// The characters of a channel that a log line shows.
+const LOGGED_CHANNEL: usize = 64;
+
+/// What the stage counts. Counters only grow.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Events that became messages.
+    pub decoded: Counter,
+    /// Events that did not.
+    pub rejected: Counter,
+    /// Events that became messages, by the pattern of their route. Patterns of removed routes stay.
+    by_route: Mutex<Vec<(String, Arc<Counter>)>>,
+}
+
+impl Stats {
+    /// Events that became messages, by the pattern of their route.
+    pub fn by_route(&self) -> Vec<(String, u64)> {
+        let by_route = self.by_route.lock().unwrap_or_else(PoisonError::into_inner);
+        by_route.iter().map(|(pattern, count)| (pattern.clone(), count.get())).collect()
+    }
+
+    /// The counters of `routes`, in their order.
+    fn counters(&self, routes: &Routes) -> Vec<Arc<Counter>> {
+        let mut by_route = self.by_route.lock().unwrap_or_else(PoisonError::into_inner);
+        let counter = |pattern: String| match by_route.iter().find(|(known, _)| *known == pattern) {
+            Some((_, count)) => Arc::clone(count),
+            None => {
+                let count = Arc::<Counter>::default();
+                by_route.push((pattern, Arc::clone(&count)));
+                count
+            }
+        };
+        routes.patterns().map(counter).collect()
+    }
+}
+
+/// Decodes the events of `inbox` until it closes, with the current `routes`. Waits while a later stage has no room. An
+/// invalid event is counted, logged at a bounded rate, and dropped.
+pub async fn run(
+    mut routes: watch::Receiver<Routes>,
+    mut inbox: mpsc::Receiver<SourceEvent>,
+    hub: Publisher,
+    tally: mpsc::Sender<TallyInput>,
+    stats: Arc<Stats>,
+) {
+    let mut events = Vec::with_capacity(BATCH);
+    let mut log = RateLimitedLog::new();
+    let mut table = routes.borrow_and_update().clone();
+    let mut counters = stats.counters(&table);
+    while inbox.recv_many(&mut events, BATCH).await > 0 {
+        // An error means that the sender is gone, and the routes stay as they are.
+        if routes.has_changed().unwrap_or(false) {
+            table = routes.borrow_and_update().clone();
+            counters = stats.counters(&table);
+        }
+        for event in events.drain(..) {
+            let event = match event {
+                SourceEvent::Published(event) => event,
+                SourceEvent::Totals(snapshot) => {
+                    // After the keys that it includes, and before those that it does not.
+                    if tally.send(TallyInput::Totals(snapshot)).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            // For the log, because decoding consumes the event.
+            let channel: String = event.channel.chars().take(LOGGED_CHANNEL).collect();
+            let Decoded { message, key, route } = match table.decode(event) {
+                Ok(decoded) => decoded,
+                Err(error) => {
+                    stats.rejected.add(1);
+                    log.log(|suppressed| tracing::warn!(%error, channel, suppressed, "dropped an invalid event"));
+                    continue;
+                }
+            };
+            stats.decoded.add(1);
+            // There is one for each route.
+            counters[route].add(1);
+            if let Some(key) = key
+                && tally.send(TallyInput::Key(key)).await.is_err()
+            {
+                return;
+            }
+            if hub.send(message).await.is_err() {
+                return;
+            }
+        }
+    }
+}

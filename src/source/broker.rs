@@ -1,0 +1,95 @@
+//! The state of the broker: what the process reports, counts and logs of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Capabilities, SourceStats};
+
+/// The state of the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrokerState {
+    /// There has been no subscription yet.
+    Connecting,
+    /// Events flow.
+    Subscribed,
+    /// The subscription was lost, and the supervisor tries to restore it.
+    Lost,
+}
+
+/// Follows the broker through one session after another.
+#[derive(Debug)]
+pub(super) struct BrokerStatus {
+    pub(super) address: String,
+    pub(super) capabilities: Capabilities,
+    pub(super) state: watch::Sender<BrokerState>,
+    pub(super) stats: Arc<SourceStats>,
+    /// Since when the current session is subscribed, if it is.
+    subscribed_at: Option<Instant>,
+    /// When the last subscription was lost, if it was not restored yet.
+    lost_at: Option<Instant>,
+    /// Why there is no subscription, as last logged. The back-off bounds how often the reason can change.
+    last_logged: String,
+}
+
+impl BrokerStatus {
+    pub(super) fn new(
+        address: String,
+        capabilities: Capabilities,
+        state: watch::Sender<BrokerState>,
+        stats: Arc<SourceStats>,
+    ) -> Self {
+        let last_logged = String::new();
+        Self { address, capabilities, state, stats, subscribed_at: None, lost_at: None, last_logged }
+    }
+
+    /// The session is subscribed.
+    pub(super) fn subscribed(&mut self) {
+        if self.subscribed_at.is_some() {
+            return;
+        }
+        self.subscribed_at = Some(Instant::now());
+        self.stats.subscriptions.add(1);
+        self.state.send_replace(BrokerState::Subscribed);
+        let source = &self.address;
+        match self.lost_at.take().map(|lost_at| lost_at.elapsed()) {
+            Some(gap) => {
+                self.stats.gaps.add(1);
+                self.stats.gap_milliseconds.add(u64::try_from(gap.as_millis()).unwrap_or(u64::MAX));
+                tracing::warn!(source, ?gap, "subscription restored");
+            }
+            None => {
+                let Capabilities { positions, durable } = self.capabilities;
+                tracing::info!(source, positions, durable, "subscribed");
+            }
+        }
+    }
+
+    /// The session ended, for `reason`. Returns how long it was subscribed, if it was.
+    pub(super) fn session_ended(&mut self, reason: String) -> Option<Duration> {
+        let source = &self.address;
+        let subscribed_for = self.subscribed_at.take().map(|subscribed_at| subscribed_at.elapsed());
+        if subscribed_for.is_some() {
+            self.lost_at = Some(Instant::now());
+            self.state.send_replace(BrokerState::Lost);
+            if self.capabilities.durable {
+                tracing::warn!(source, reason, "subscription lost; events are delayed until it is restored");
+            } else {
+                tracing::warn!(source, reason, "subscription lost; events are lost until it is restored");
+            }
+            self.last_logged.clear();
+        } else if reason == self.last_logged {
+            tracing::debug!(source, reason, "still cannot subscribe");
+        } else {
+            tracing::warn!(source, reason, "cannot subscribe; retrying");
+            self.last_logged = reason;
+        }
+        subscribed_for
+    }
+
+    pub(super) fn is_subscribed(&self) -> bool {
+        self.subscribed_at.is_some()
+    }
+}

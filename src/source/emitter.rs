@@ -1,0 +1,80 @@
+//! Where a source puts its events.
+
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::SourceEvent;
+use super::broker::BrokerStatus;
+use crate::rate_limited_log::RateLimitedLog;
+
+/// Passes events from a source to the pipeline.
+///
+/// A source whose broker would disconnect a slow subscriber uses [`try_emit`](Self::try_emit), which never waits; one
+/// whose broker keeps its log uses [`emit`](Self::emit), which does.
+#[derive(Debug)]
+pub struct Emitter {
+    inbox: mpsc::Sender<SourceEvent>,
+    log: RateLimitedLog,
+    pub(super) broker: BrokerStatus,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum SendOutcome {
+    /// It is in the decode inbox.
+    Sent,
+    /// The inbox is full, so the event is lost, and counted.
+    Dropped,
+    /// The pipeline has ended, and the session should.
+    Closed,
+}
+
+/// The pipeline has ended, so the event was not emitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the pipeline has ended")]
+pub struct PipelineClosed;
+
+impl Emitter {
+    pub(super) fn new(inbox: mpsc::Sender<SourceEvent>, broker: BrokerStatus) -> Self {
+        Self { inbox, log: RateLimitedLog::new(), broker }
+    }
+
+    /// Reports that the session is subscribed: events published from now on are received. A source calls it once a
+    /// session, as soon as that is certain; only then does the process count as ready.
+    pub fn subscribed(&mut self) {
+        self.broker.subscribed();
+    }
+
+    /// Passes an event on without waiting. An event that does not fit into the inbox is dropped and counted.
+    pub fn try_emit(&mut self, event: impl Into<SourceEvent>) -> SendOutcome {
+        let event = event.into();
+        let stats = &self.broker.stats;
+        match event {
+            SourceEvent::Published(_) => stats.received.add(1),
+            SourceEvent::Totals(_) => stats.cuts.add(1),
+        }
+        match self.inbox.try_send(event) {
+            Ok(()) => SendOutcome::Sent,
+            Err(TrySendError::Closed(_)) => SendOutcome::Closed,
+            Err(TrySendError::Full(_)) => {
+                stats.overflowed.add(1);
+                let (source, dropped) = (&self.broker.address, stats.overflowed.get());
+                self.log.log(|suppressed| {
+                    tracing::warn!(
+                        source,
+                        dropped,
+                        suppressed,
+                        "events arrive faster than they are decoded; dropping the newest"
+                    );
+                });
+                SendOutcome::Dropped
+            }
+        }
+    }
+
+    /// Whether the pipeline has ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.inbox.is_closed()
+    }
+}

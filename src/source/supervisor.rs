@@ -1,0 +1,128 @@
+//! Runs a source: one session after another, with pauses in between, until shutdown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::broker::BrokerStatus;
+use super::{BoxError, BrokerState, Emitter, SessionEnd, Source, SourceEvent, SourceStats};
+
+/// The first pause after a lost or failed session. Short, because most are restarts that are soon over. Jitter adds up
+/// to as much again, so that many nodes do not return at the same moment.
+const BACKOFF_MIN: Duration = Duration::from_millis(25);
+/// The longest pause, before jitter: events flow again within a second of the broker's return.
+const BACKOFF_MAX: Duration = Duration::from_millis(400);
+/// A session that was subscribed for this long was healthy: the pause after it is the shortest again. A connection that
+/// is accepted and lost at once, over and over, is not.
+const HEALTHY: Duration = Duration::from_secs(5);
+
+/// Runs a [`Source`] for as long as the pipeline runs. Set what differs from the defaults, then [`run`](Self::run) it.
+#[derive(Debug)]
+pub struct Supervisor {
+    inbox: mpsc::Sender<SourceEvent>,
+    state: watch::Sender<BrokerState>,
+    stats: Arc<SourceStats>,
+    require_broker: bool,
+    shutdown: CancellationToken,
+}
+
+/// Why a supervisor gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The first session failed, and the broker is required.
+    #[error("cannot subscribe at {address}: {reason}")]
+    Unavailable {
+        /// Where, without secrets.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why the supervisor's loop woke.
+enum LoopEvent {
+    SessionEnded(Result<SessionEnd, BoxError>),
+    Shutdown,
+}
+
+impl Supervisor {
+    /// A supervisor whose source emits into `inbox`, the inbox of [`decode::run`](crate::decode::run).
+    pub fn new(inbox: mpsc::Sender<SourceEvent>) -> Self {
+        Self {
+            inbox,
+            state: watch::Sender::new(BrokerState::Connecting),
+            stats: Arc::default(),
+            require_broker: false,
+            shutdown: CancellationToken::new(),
+        }
+    }
+
+    /// Reports the state of the broker through `state`.
+    pub fn broker_state(self, state: watch::Sender<BrokerState>) -> Self {
+        Self { state, ..self }
+    }
+
+    /// Counts in `stats`.
+    pub fn stats(self, stats: Arc<SourceStats>) -> Self {
+        Self { stats, ..self }
+    }
+
+    /// Gives up when the first session cannot subscribe. Default: retries for ever.
+    pub fn require_broker(self, require_broker: bool) -> Self {
+        Self { require_broker, ..self }
+    }
+
+    /// Ends when `shutdown` is cancelled. Default: when the source or the pipeline ends.
+    pub fn shutdown(self, shutdown: CancellationToken) -> Self {
+        Self { shutdown, ..self }
+    }
+
+    /// Runs `source` until shutdown, until it [finishes](SessionEnd::Finished), or until the pipeline has ended. The
+    /// inbox closes with it, so that the stages after it end too, once they have processed what it emitted.
+    ///
+    /// # Errors
+    /// The first session could not subscribe, and the broker is [required](Self::require_broker).
+    pub async fn run(self, mut source: impl Source) -> Result<(), SourceError> {
+        let Self { inbox, state, stats, require_broker, shutdown } = self;
+        let broker = BrokerStatus::new(source.address(), source.capabilities(), state, stats);
+        let mut emitter = Emitter::new(inbox, broker);
+        let mut backoff = backoff();
+        let mut is_first = true;
+        loop {
+            let event = tokio::select! {
+                end = source.run(&mut emitter) => LoopEvent::SessionEnded(end),
+                () = shutdown.cancelled() => LoopEvent::Shutdown,
+            };
+            let reason = match event {
+                LoopEvent::Shutdown | LoopEvent::SessionEnded(Ok(SessionEnd::Finished)) => return Ok(()),
+                LoopEvent::SessionEnded(_) if emitter.is_closed() => return Ok(()),
+                LoopEvent::SessionEnded(Ok(SessionEnd::Disconnected)) => "the connection was closed".to_owned(),
+                LoopEvent::SessionEnded(Err(error)) => error.to_string(),
+            };
+            if is_first && require_broker && !emitter.broker.is_subscribed() {
+                return Err(SourceError::Unavailable { address: source.address(), reason });
+            }
+            is_first = false;
+            if emitter.broker.session_ended(reason).is_some_and(|subscribed_for| subscribed_for >= HEALTHY) {
+                backoff = self::backoff();
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next().unwrap_or(BACKOFF_MAX)) => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Pauses between sessions, without end.
+fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(BACKOFF_MIN)
+        .with_max_delay(BACKOFF_MAX)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
