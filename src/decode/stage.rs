@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tallycast_fanout::{Counter, Publisher};
+use tallycast_fanout::{Acknowledgement, Counter, Publisher};
 use tokio::sync::{mpsc, watch};
 
 use super::{Decoded, Routes};
@@ -50,6 +50,8 @@ impl Stats {
 
 /// Decodes the events of `inbox` until it closes, with the current `routes`. Waits while a later stage has no room. An
 /// invalid event is counted, logged at a bounded rate, and dropped.
+///
+/// An event is acknowledged when the hub has taken its message, or when it was dropped as invalid.
 pub async fn run(
     mut routes: watch::Receiver<Routes>,
     mut inbox: mpsc::Receiver<SourceEvent>,
@@ -68,7 +70,7 @@ pub async fn run(
             counters = stats.counters(&table);
         }
         for event in events.drain(..) {
-            let event = match event {
+            let mut event = match event {
                 SourceEvent::Published(event) => event,
                 SourceEvent::Totals(snapshot) => {
                     // After the keys that it includes, and before those that it does not.
@@ -78,6 +80,7 @@ pub async fn run(
                     continue;
                 }
             };
+            let acknowledgement = event.acknowledgement.take();
             // For the log, because decoding consumes the event.
             let channel: String = event.channel.chars().take(LOGGED_CHANNEL).collect();
             let Decoded { message, key, route } = match table.decode(event) {
@@ -85,6 +88,7 @@ pub async fn run(
                 Err(error) => {
                     stats.rejected.add(1);
                     log.log(|suppressed| tracing::warn!(%error, channel, suppressed, "dropped an invalid event"));
+                    acknowledgement.map(Acknowledgement::acknowledge);
                     continue;
                 }
             };
@@ -96,7 +100,11 @@ pub async fn run(
             {
                 return;
             }
-            if hub.send(message).await.is_err() {
+            let sent = match acknowledgement {
+                Some(acknowledgement) => hub.send_acknowledged(message, acknowledgement).await,
+                None => hub.send(message).await,
+            };
+            if sent.is_err() {
                 return;
             }
         }

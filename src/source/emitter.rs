@@ -1,9 +1,10 @@
 //! Where a source puts its events.
 
+use tallycast_fanout::{Acknowledgement, Receipt};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::SourceEvent;
+use super::{RawEvent, SourceEvent};
 use super::broker::BrokerStatus;
 use crate::rate_limited_log::RateLimitedLog;
 
@@ -71,6 +72,22 @@ impl Emitter {
                 SendOutcome::Dropped
             }
         }
+    }
+
+    /// Passes an event on, and waits while the inbox is full.
+    ///
+    /// The receipt resolves to `Ok` once nothing more will become of the event: the hub has taken the message, or decode
+    /// has rejected the event. It resolves to an error if the pipeline ended first. A source acknowledges the event to
+    /// its broker then; it may emit more before, and leave several receipts pending.
+    ///
+    /// # Errors
+    /// The pipeline has ended.
+    pub async fn emit(&self, event: RawEvent) -> Result<Receipt, PipelineClosed> {
+        self.broker.stats.received.add(1);
+        let (acknowledgement, receipt) = Acknowledgement::new();
+        let event = RawEvent { acknowledgement: Some(acknowledgement), ..event };
+        self.inbox.send(event.into()).await.map_err(|_| PipelineClosed)?;
+        Ok(receipt)
     }
 
     /// Whether the pipeline has ended.

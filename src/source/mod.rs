@@ -12,10 +12,12 @@ pub mod memory;
 pub mod redis;
 mod selector;
 mod supervisor;
+#[cfg(test)]
+mod tests;
 
 use std::time::Instant;
 
-use tallycast_fanout::Counter;
+use tallycast_fanout::{Acknowledgement, Counter};
 
 use crate::totals::TotalsSnapshot;
 
@@ -23,6 +25,7 @@ pub use broker::BrokerState;
 pub use emitter::{Emitter, PipelineClosed, SendOutcome};
 pub use selector::Selector;
 pub use supervisor::{SourceError, Supervisor};
+pub use tallycast_fanout::{NotAcknowledged, Receipt};
 
 /// Any error that a session fails with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -84,12 +87,14 @@ pub struct RawEvent {
     pub payload: Vec<u8>,
     /// When it was received.
     pub received_at: Instant,
+    /// Given when nothing more will become of the event, if the source waits for that.
+    pub(crate) acknowledgement: Option<Acknowledgement>,
 }
 
 impl RawEvent {
     /// An event that is received now.
     pub fn new(channel: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
-        Self { channel: channel.into(), payload: payload.into(), received_at: Instant::now() }
+        Self { channel: channel.into(), payload: payload.into(), received_at: Instant::now(), acknowledgement: None }
     }
 }
 
