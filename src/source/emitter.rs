@@ -4,8 +4,8 @@ use tallycast_fanout::{Acknowledgement, Receipt};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::{RawEvent, SourceEvent};
 use super::broker::BrokerStatus;
+use super::{RawEvent, SourceEvent};
 use crate::rate_limited_log::RateLimitedLog;
 
 /// Passes events from a source to the pipeline.

@@ -89,7 +89,8 @@ async fn sessions_follow_each_other_until_the_source_finishes() {
     let (inbox, _events) = mpsc::channel(1);
     let (state, states) = watch::channel(BrokerState::Connecting);
     let stats = Arc::<SourceStats>::default();
-    let mut script = Script::new(&[Session::Fail("refused"), Session::Disconnect, Session::Fail("refused"), Session::Disconnect]);
+    let mut script =
+        Script::new(&[Session::Fail("refused"), Session::Disconnect, Session::Fail("refused"), Session::Disconnect]);
     let supervisor = Supervisor::new(inbox).broker_state(state).stats(Arc::clone(&stats));
     timeout(PATIENCE, supervisor.run(&mut script)).await.unwrap().unwrap();
     assert_eq!(*states.borrow(), BrokerState::Lost);
@@ -125,9 +126,10 @@ async fn shutdown_ends_a_session_that_waits() {
     // The inbox has room for one event, and nothing acknowledges it.
     let mut script = Script::new(&[Session::Emit("a")]);
     let supervisor = Supervisor::new(inbox).shutdown(shutdown.clone());
-    let (ended, ()) = timeout(PATIENCE, async { tokio::join!(supervisor.run(&mut script), async { shutdown.cancel() }) })
-        .await
-        .unwrap();
+    let (ended, ()) =
+        timeout(PATIENCE, async { tokio::join!(supervisor.run(&mut script), async { shutdown.cancel() }) })
+            .await
+            .unwrap();
     ended.unwrap();
     assert_eq!(script.receipts, []);
 }

@@ -9,7 +9,7 @@ fn streams_opened_before_redis_starts_receive_events() {
     let mut redis = RedisServer::absent();
     let tallycast = Tallycast::start_unready(&redis.url(), &[]);
     let raw = EventSource::open(&tallycast, "/subscribe/raw");
-    tallycast.wait_for_log("cannot subscribe yet; trying on");
+    tallycast.wait_for_log("cannot subscribe; retrying");
     redis.run();
     tallycast.until_ready();
     redis.publish_scores(["1F602"]);
@@ -55,8 +55,8 @@ fn clients_stay_connected_while_redis_restarts() {
         assert_eq!(tallycast.counter("/source/subscriptions"), times + 1);
     }
     assert!(tallycast.counter("/source/gap_milliseconds") > 0);
-    tallycast.wait_for_log("lost the subscription; what is published meanwhile is lost");
-    tallycast.wait_for_log("subscribed again");
+    tallycast.wait_for_log("subscription lost; events are lost until it is restored");
+    tallycast.wait_for_log("subscription restored");
     assert_eq!(tallycast.counter("/hub/connected"), 2);
     tallycast.until_counter("/tally/sent", 4);
     tallycast.terminate();
@@ -150,7 +150,7 @@ fn wrong_password_is_reported_but_never_printed() {
     let redis = RedisServer::start_with_password("correct-horse");
     let url = redis.url_with_password(Some("battery-staple"));
     let tallycast = Tallycast::start_unready(&url, &["--log", "trace"]);
-    let line = tallycast.wait_for_log("cannot subscribe yet");
+    let line = tallycast.wait_for_log("cannot subscribe; retrying");
     assert!(line.contains(&redis.url_with_password(Some("***"))), "{line}");
     assert_eq!(tallycast.get("/readyz").0, 503);
     let pages = ["/admin/status.json", "/admin/counters.json", "/readyz"].map(|path| tallycast.get(path).1);
@@ -196,7 +196,7 @@ fn self_signed_redis_certificate_is_rejected_by_default() {
     let certificate = Certificate::self_signed();
     let redis = RedisServer::start_with_tls(&certificate);
     let tallycast = Tallycast::start_unready(&redis.url().replace("#insecure", ""), &[]);
-    let line = tallycast.wait_for_log("cannot subscribe yet");
+    let line = tallycast.wait_for_log("cannot subscribe; retrying");
     assert!(line.to_lowercase().contains("certificate"), "{line}");
     assert_eq!(tallycast.get("/readyz").0, 503);
 }

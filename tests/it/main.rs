@@ -18,6 +18,7 @@ mod cli;
 mod compression;
 mod config;
 mod contract;
+mod custom_source;
 mod http;
 mod limits;
 mod pages;

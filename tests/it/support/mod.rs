@@ -15,7 +15,7 @@ pub(crate) use event_source::{Event, EventSource};
 pub(crate) use http::get;
 pub(crate) use raw::Raw;
 pub(crate) use redis::{Certificate, RedisServer, TempDir};
-pub(crate) use tallycast::{Tallycast, command, run};
+pub(crate) use tallycast::{Tallycast, command, example, run};
 pub(crate) use websocket::{WebSocket, upgrade};
 
 /// The time limit of every wait, generous because test machines are busy.

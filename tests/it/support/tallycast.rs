@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,6 +16,20 @@ use super::{LIMIT, RedisServer, block_on, eventually};
 /// The binary with an empty environment.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tallycast"));
+    command.env_clear().stdin(Stdio::null());
+    command
+}
+
+/// An example of the package, built like the binary, with an empty environment.
+pub(crate) fn example(name: &str) -> Command {
+    let binaries = Path::new(env!("CARGO_BIN_EXE_tallycast")).parent().unwrap();
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if binaries.ends_with("release") {
+        build.arg("--release");
+    }
+    assert!(build.status().unwrap().success(), "the example {name} does not build");
+    let mut command = Command::new(binaries.join("examples").join(name));
     command.env_clear().stdin(Stdio::null());
     command
 }
@@ -157,6 +172,11 @@ impl Tallycast {
 
     pub(crate) fn until_ready(&self) {
         eventually("/readyz returns 200", || self.get("/readyz").0 == 200);
+    }
+
+    /// The writing end of standard input, for a command that has it piped.
+    pub(crate) fn take_stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("standard input is piped")
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
