@@ -2,12 +2,15 @@
 //! browsers over Server-Sent Events and WebSocket.
 //!
 //! ```text
-//! Redis PSUBSCRIBE ─mpsc→ decode/namespace ─mpsc→ hub ─mpsc→ shard 0 ─write→ its connections
-//!                                └─mpsc→ tally (rate-limited) ─┘   └─mpsc→ shard 1 ─write→ ...
+//! source ─mpsc→ decode ─mpsc→ hub ─mpsc→ shard 0 ─write→ its connections
+//!                  └─mpsc→ tally (rate-limited) ─┘   └─mpsc→ shard 1 ─write→ ...
 //! ```
 //!
-//! The stages are tasks that `main` joins by bounded channels. The engine and the HTTP server are crates of their own,
-//! [`tallycast_fanout`] and [`tallycast_server`], which other programs can use without the rest.
+//! The stages are tasks that `main` connects with bounded channels. The engine and the HTTP server are crates of their
+//! own, [`tallycast_fanout`] and [`tallycast_server`], which other programs can use without the rest.
+//!
+//! A program can also put a source of its own in front of the pipeline: implement [`source::Source`], and connect
+//! [`source::Supervisor`], [`decode::run`] and [`tally::run`] as `examples/custom_source.rs` does.
 
 // In the order of the flow.
 pub mod admin;

