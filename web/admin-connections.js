@@ -1,4 +1,4 @@
-// The table of open streams: a page of those whose namespace is asked for.
+// The paginated table of open streams, filtered by namespace.
 
 import { byId, get, make } from "./dom.js";
 import { count, duration } from "./units.js";
@@ -12,35 +12,35 @@ import { count, duration } from "./units.js";
  * @property {number} msgs_sent
  */
 
-const PAGE = 50;
-/** However often streams come and go, the table is asked for at most this often. */
+const PAGE_SIZE = 50;
+/** The minimum interval between refreshes. */
 const REFRESH_MS = 2000;
 
-export class Connections {
+export class ConnectionTable {
   #filter = byId("filter", HTMLInputElement);
   #sort = byId("sort", HTMLSelectElement);
   #previous = byId("previous", HTMLButtonElement);
   #next = byId("next", HTMLButtonElement);
   #offset = 0;
-  #seen = "";
+  #version = "";
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
 
   constructor() {
-    this.#filter.addEventListener("input", () => this.#turn(0));
-    this.#sort.addEventListener("change", () => this.#turn(0));
-    this.#previous.addEventListener("click", () => this.#turn(this.#offset - PAGE));
-    this.#next.addEventListener("click", () => this.#turn(this.#offset + PAGE));
+    this.#filter.addEventListener("input", () => this.#goTo(0));
+    this.#sort.addEventListener("change", () => this.#goTo(0));
+    this.#previous.addEventListener("click", () => this.#goTo(this.#offset - PAGE_SIZE));
+    this.#next.addEventListener("click", () => this.#goTo(this.#offset + PAGE_SIZE));
     void this.#load();
   }
 
   /**
-   * Asks for the table anew if `state`, which tells of all streams that came and went, is another than before.
-   * @param {string} state
+   * Refreshes the table if `version`, which changes whenever a stream is opened or closed, is new.
+   * @param {string} version
    */
-  changed(state) {
-    if (state === this.#seen || document.hidden) return;
-    this.#seen = state;
+  refreshIfChanged(version) {
+    if (version === this.#version || document.hidden) return;
+    this.#version = version;
     this.#timer ??= setTimeout(() => {
       this.#timer = undefined;
       void this.#load();
@@ -48,7 +48,7 @@ export class Connections {
   }
 
   /** @param {number} offset */
-  #turn(offset) {
+  #goTo(offset) {
     this.#offset = Math.max(0, offset);
     void this.#load();
   }
@@ -56,20 +56,20 @@ export class Connections {
   async #load() {
     const namespace = this.#filter.value.trim();
     const offset = this.#offset;
-    const query = new URLSearchParams({ limit: String(PAGE), offset: String(offset), sort: this.#sort.value, namespace });
+    const query = new URLSearchParams({ limit: String(PAGE_SIZE), offset: String(offset), sort: this.#sort.value, namespace });
     const response = await get(`/admin/status.json?${query}`);
     if (offset !== this.#offset || namespace !== this.#filter.value.trim()) return;
-    const place = byId("place", HTMLElement);
+    const range = byId("range", HTMLElement);
     if (!response?.ok) {
-      place.textContent = response?.status === 400 ? "no such namespace" : "cannot be told now";
+      range.textContent = response?.status === 400 ? "invalid namespace" : "status unavailable";
       return;
     }
     const status = await response.json();
     const now = status.reported_at;
-    byId("open", HTMLElement).replaceChildren(...status.connections.map((/** @type {Connection} */ one) => row(one, now)));
+    byId("streams", HTMLElement).replaceChildren(...status.connections.map((/** @type {Connection} */ connection) => row(connection, now)));
     const matched = status.connections_matched;
-    const last = Math.min(offset + PAGE, matched);
-    place.textContent = `${matched ? offset + 1 : 0} to ${last} of ${count(matched)}`;
+    const last = Math.min(offset + PAGE_SIZE, matched);
+    range.textContent = `${matched ? offset + 1 : 0}–${last} of ${count(matched)}`;
     this.#previous.disabled = offset === 0;
     this.#next.disabled = last >= matched;
   }

@@ -1,13 +1,13 @@
-// The page for operators: live figures from /admin/events, and the open streams by the page.
+// The admin page: live metrics from /admin/events, and a paginated table of open streams.
 
-import { Connections } from "./admin-connections.js";
+import { ConnectionTable } from "./admin-connections.js";
 import { draw } from "./chart.js";
 import { byId, get, make } from "./dom.js";
 import { Stream } from "./stream.js";
 import { bytes, count, duration } from "./units.js";
 
 /**
- * What every stage counts since the start.
+ * The counters of every stage since the start.
  * @typedef {Record<string, Record<string, number>>} Counters
  */
 
@@ -25,38 +25,38 @@ import { bytes, count, duration } from "./units.js";
  */
 
 /**
- * One point of the charts; all but the memory are since the start.
+ * A point of the charts. All values except the memory count from the start.
  * @typedef {Record<"at" | "received" | "delivered" | "bytes" | "memory_bytes" | "cpu_seconds", number>} Sample
  */
 
 const MAX_SAMPLES = 600;
 
-/** What has gone wrong, and where it is counted. @type {[string, string, string][]} */
-const LOST = [
-  ["Slow readers disconnected", "hub", "slow_disconnected"],
-  ["Slow readers that skipped", "hub", "slow_skipped"],
-  ["Slow readers merged", "hub", "slow_merged"],
-  ["Readers that stalled", "hub", "stalled"],
-  ["Totals corrected", "hub", "corrections"],
-  ["Readers without totals", "hub", "without_totals"],
-  ["Events lost to a full inbox", "source", "overflowed"],
-  ["Gaps in the subscription", "source", "gaps"],
-  ["Events not valid", "decode", "rejected"],
-  ["Connections refused", "http", "refused"],
-  ["Refused by address", "http", "refused_address"],
-  ["Refused by rate", "http", "refused_rate"],
-  ["Refused by namespace", "http", "refused_namespace"],
+/** Counters of errors and limits: label, stage and name. @type {[string, string, string][]} */
+const ERROR_COUNTERS = [
+  ["Slow readers: disconnected", "hub", "slow_disconnected"],
+  ["Slow readers: skips", "hub", "slow_skipped"],
+  ["Slow readers: merges", "hub", "slow_merged"],
+  ["Stalled readers: disconnected", "hub", "stalled"],
+  ["Total corrections", "hub", "corrections"],
+  ["Snapshots refused: totals unknown", "hub", "without_totals"],
+  ["Events dropped: inbox full", "source", "overflowed"],
+  ["Subscription gaps", "source", "gaps"],
+  ["Events rejected: invalid", "decode", "rejected"],
+  ["Refused: total connections", "http", "refused"],
+  ["Refused: connections per address", "http", "refused_address"],
+  ["Refused: connection rate", "http", "refused_rate"],
+  ["Refused: streams per namespace", "http", "refused_namespace"],
   ["Failed accepts", "http", "accept_errors"],
-  ["Requests too slow", "http", "head_timeouts"],
+  ["Request header timeouts", "http", "head_timeouts"],
 ];
 
 /** @type {Sample[]} */
 let samples = [];
 const series = byId("series", HTMLSelectElement);
-const connections = new Connections();
+const connectionTable = new ConnectionTable();
 
 /** @param {string} id @param {string} text */
-function write(id, text) {
+function setText(id, text) {
   byId(id, HTMLElement).textContent = text;
 }
 
@@ -73,7 +73,7 @@ function sample({ at, counters, process }) {
   };
 }
 
-/** How fast each of the counts grew between two samples. @param {Sample} from @param {Sample} to */
+/** The growth per second of each count between two samples. @param {Sample} from @param {Sample} to */
 function rate(from, to) {
   const seconds = to.at - from.at || 1;
   return (/** @type {"received" | "delivered" | "bytes" | "cpu_seconds"} */ name) =>
@@ -81,47 +81,47 @@ function rate(from, to) {
 }
 
 /** @param {string} data */
-function take(data) {
+function handleEvent(data) {
   /** @type {Event} */
   const event = JSON.parse(data);
   samples.push(sample(event));
   if (samples.length > MAX_SAMPLES) samples.shift();
   const { broker, counters, process } = event;
-  write("node", event.node);
-  write("version", event.version);
-  write("uptime", duration(event.at - event.started_at));
-  const gaps = broker.gaps ? `, ${broker.gaps} gaps of ${duration(broker.gap_seconds)}` : "";
-  write("broker", broker.state + gaps);
-  write("connections", count(counters.hub?.connections ?? 0));
-  write("memory", process.memory_bytes === undefined ? "unknown" : bytes(process.memory_bytes));
-  write("files", process.open_files === undefined ? "unknown" : `${count(process.open_files)} of ${count(process.max_files ?? 0)}`);
+  setText("node", event.node);
+  setText("version", event.version);
+  setText("uptime", duration(event.at - event.started_at));
+  const gaps = broker.gaps ? `, ${broker.gaps} gaps (${duration(broker.gap_seconds)})` : "";
+  setText("broker", broker.state + gaps);
+  setText("connections", count(counters.hub?.connections ?? 0));
+  setText("memory", process.memory_bytes === undefined ? "unknown" : bytes(process.memory_bytes));
+  setText("files", process.open_files === undefined ? "unknown" : `${count(process.open_files)} of ${count(process.max_files ?? 0)}`);
   const [before, now] = samples.slice(-2);
   if (before && now) {
-    const grown = rate(before, now);
-    write("events-in", count(grown("received")));
-    write("messages-out", count(grown("delivered")));
-    write("bytes-out", bytes(grown("bytes")));
-    write("cpu", `${grown("cpu_seconds").toFixed(2)} cores`);
+    const perSecond = rate(before, now);
+    setText("events-in", count(perSecond("received")));
+    setText("messages-out", count(perSecond("delivered")));
+    setText("bytes-out", bytes(perSecond("bytes")));
+    setText("cpu", `${perSecond("cpu_seconds").toFixed(2)} cores`);
   }
-  showLost(counters);
-  showFeeds(event);
-  showChart();
-  connections.changed(`${counters.hub?.connections} ${counters.hub?.connected}`);
+  renderErrors(counters);
+  renderFeeds(event);
+  renderChart();
+  connectionTable.refreshIfChanged(`${counters.hub?.connections} ${counters.hub?.connected}`);
 }
 
 /** @param {Counters} counters */
-function showLost(counters) {
-  const rows = LOST.map(([title, stage, name]) => {
+function renderErrors(counters) {
+  const rows = ERROR_COUNTERS.map(([title, stage, name]) => {
     const value = counters[stage]?.[name] ?? 0;
-    const row = make("div", value ? "some" : "");
+    const row = make("div", value ? "nonzero" : "");
     row.append(make("dt", "", title), make("dd", "", count(value)));
     return row;
   });
-  byId("lost", HTMLElement).replaceChildren(...rows);
+  byId("errors", HTMLElement).replaceChildren(...rows);
 }
 
 /** @param {Event} event */
-function showFeeds({ feeds, counters }) {
+function renderFeeds({ feeds, counters }) {
   const rows = feeds.map(({ namespace, framing, policy, readers }) => {
     const row = make("tr");
     row.append(make("td", "", namespace), make("td", "", framing), make("td", "", policy));
@@ -130,17 +130,17 @@ function showFeeds({ feeds, counters }) {
   });
   byId("feeds", HTMLElement).replaceChildren(...rows);
   const more = (counters.hub?.feeds ?? 0) - feeds.length;
-  write("feeds-more", feeds.length === 0 ? "Nobody reads anything." : more > 0 ? `and ${count(more)} more` : "");
+  setText("feeds-more", feeds.length === 0 ? "No open streams." : more > 0 ? `and ${count(more)} more` : "");
 }
 
-function showChart() {
+function renderChart() {
   const name = /** @type {keyof Sample} */ (series.value);
   const format = name === "bytes" || name === "memory_bytes" ? bytes : name === "cpu_seconds" ? fraction : count;
   const values = name === "memory_bytes" || name === "at" ? samples.map((one) => one[name]) : rates(name);
   draw(byId("chart", HTMLCanvasElement), values);
   const last = values.at(-1) ?? 0;
   const minutes = Math.ceil(((samples.at(-1)?.at ?? 0) - (samples[0]?.at ?? 0)) / 60);
-  write("chart-text", `now ${format(last)}, at most ${format(Math.max(0, ...values))} in ${minutes} min`);
+  setText("chart-text", `current ${format(last)}, maximum ${format(Math.max(0, ...values))} over ${minutes} min`);
 }
 
 /** @param {"received" | "delivered" | "bytes" | "cpu_seconds"} name */
@@ -153,26 +153,26 @@ function fraction(value) {
   return value.toFixed(2);
 }
 
-async function takeHistory() {
+async function loadHistory() {
   const response = await get("/admin/history.json");
   if (response?.ok) samples = (await response.json()).samples;
 }
 
-/** A stream that is refused does not tell why; an ordinary request does. */
-async function explain() {
+/** `EventSource` hides the status of a refused stream, so a separate request determines it. */
+async function checkAuthorization() {
   const response = await get("/admin/counters.json");
-  if (response?.status === 401) write("state", "not authorised");
+  if (response?.status === 401) setText("state", "unauthorized");
 }
 
-series.addEventListener("change", showChart);
-addEventListener("resize", showChart);
+series.addEventListener("change", renderChart);
+addEventListener("resize", renderChart);
 
 new Stream("/admin/events", {
-  events: { message: take },
-  opened: () => void takeHistory(),
-  changed(state) {
+  events: { message: handleEvent },
+  onOpen: () => void loadHistory(),
+  onStateChange(state) {
     document.documentElement.dataset.connection = state;
-    write("state", state);
-    if (state === "reconnecting") void explain();
+    setText("state", state);
+    if (state === "reconnecting") void checkAuthorization();
   },
 });

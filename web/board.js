@@ -1,4 +1,4 @@
-// The board: all emoji with their live totals, the most frequent first.
+// The board: all emoji with their live totals, highest first.
 
 import { draw } from "./chart.js";
 import { byId, get, getJson, make } from "./dom.js";
@@ -8,28 +8,28 @@ import { Stream } from "./stream.js";
 /**
  * @typedef {object} Cell
  * @property {string} id
- * @property {string} search What a search looks in.
+ * @property {string} search The text that a search matches.
  * @property {number} total
  * @property {HTMLButtonElement} button
- * @property {HTMLElement} number
+ * @property {HTMLElement} totalElement
  * @property {number} flashedAt
  */
 
 /** @typedef {{char: string, id: string, name: string, score: number}} Ranked */
 
-const RANK_EVERY_MS = 2000;
+const SORT_INTERVAL_MS = 2000;
 const FLASH_MS = 200;
-/** A cell that is hit again sooner does not flash again: fewer than three a second (WCAG 2.3.1). */
-const FLASH_EVERY_MS = 400;
+/** A cell does not flash more often than this: less than three times per second (WCAG 2.3.1). */
+const FLASH_INTERVAL_MS = 400;
 const SPARKLINE_SECONDS = 60;
-/** After this time without an event the source is asked for, and again. */
-const SILENCE_MS = 3000;
-/** Names of new emoji are asked for at most this often. */
-const NAMES_EVERY_MS = 5000;
+/** The state of the source is requested after this time without events, and again at this interval. */
+const SOURCE_CHECK_MS = 3000;
+/** The minimum interval between requests for the names of new emoji. */
+const NAMES_INTERVAL_MS = 5000;
 
 const numbers = new Intl.NumberFormat("en");
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const hovers = matchMedia("(hover: hover)");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
+const canHover = matchMedia("(hover: hover)");
 
 const grid = byId("grid", HTMLElement);
 const search = byId("search", HTMLInputElement);
@@ -40,35 +40,35 @@ const cells = new Map();
 /** Changes since the last animation frame. @type {Map<string, number>} */
 const changes = new Map();
 /** @type {Map<string, Ranked>} */
-const known = new Map();
-/** The cells whose flash is not over. @type {Set<Cell>} */
-const lit = new Set();
-let exact = false;
-let namesAskedAt = -Infinity;
+const rankedById = new Map();
+/** The cells that are flashing. @type {Set<Cell>} */
+const flashing = new Set();
+let hasSnapshot = false;
+let namesRequestedAt = -Infinity;
 let frame = 0;
 let sum = 0;
 let eventsThisSecond = 0;
 let lastEventAt = 0;
-let sourceAskedAt = 0;
+let sourceCheckedAt = 0;
 let retryAt = 0;
-let secondAt = Date.now();
+let lastTickAt = Date.now();
 /** @type {number[]} */
 const rates = Array(SPARKLINE_SECONDS).fill(0);
 
 /**
- * The character of an ID that the rankings do not name: its code points, or the ID itself.
+ * The character of an ID that is not in the rankings: its code points, or the ID itself.
  * @param {string} id
  */
 function character(id) {
   const points = id.split("-");
   const values = points.map((point) => (/^[0-9A-F]{4,6}$/.test(point) ? parseInt(point, 16) : Infinity));
-  // Halves of surrogate pairs are no characters.
+  // Surrogates are not characters.
   if (values.some((value) => value > 0x10ffff || (value >= 0xd800 && value <= 0xdfff))) return id;
   return String.fromCodePoint(...values);
 }
 
 /** @param {string} id */
-function cellOf(id) {
+function getOrCreateCell(id) {
   const cell = cells.get(id);
   if (cell) return cell;
   const button = make("button", "cell");
@@ -76,20 +76,20 @@ function cellOf(id) {
   button.dataset.id = id;
   button.setAttribute("aria-expanded", "false");
   button.setAttribute("aria-controls", "panel");
-  const number = make("span", "total", "0");
-  number.dataset.total = "0";
-  button.append(make("span", "char"), make("span", "visually-hidden"), number);
-  const made = { id, search: "", total: 0, button, number, flashedAt: 0 };
-  cells.set(id, made);
-  name(made);
+  const totalElement = make("span", "total", "0");
+  totalElement.dataset.total = "0";
+  button.append(make("span", "char"), make("span", "visually-hidden"), totalElement);
+  const created = { id, search: "", total: 0, button, totalElement, flashedAt: 0 };
+  cells.set(id, created);
+  renderName(created);
   grid.append(button);
-  return made;
+  return created;
 }
 
-/** Writes what is known of a cell's emoji. @param {Cell} cell */
-function name(cell) {
+/** Shows the character and name of a cell's emoji. @param {Cell} cell */
+function renderName(cell) {
   const { id, button } = cell;
-  const ranked = known.get(id);
+  const ranked = rankedById.get(id);
   const char = ranked?.char ?? character(id);
   const title = ranked?.name.toLowerCase() ?? id;
   const [charElement, nameElement] = button.children;
@@ -99,89 +99,89 @@ function name(cell) {
   }
   if (nameElement) nameElement.textContent = title;
   button.title = title;
-  cell.search = searchable(`${title} ${id} ${char}`);
+  cell.search = normalise(`${title} ${id} ${char}`);
   filter(cell);
 }
 
-async function askNames() {
-  if (performance.now() - namesAskedAt < NAMES_EVERY_MS) return;
-  namesAskedAt = performance.now();
-  // Without names there are still characters and totals; the next new emoji asks again.
+async function loadNames() {
+  if (performance.now() - namesRequestedAt < NAMES_INTERVAL_MS) return;
+  namesRequestedAt = performance.now();
+  // If this fails, characters and totals are shown without names, and the next new emoji repeats the request.
   /** @type {Ranked[]} */
   const rankings = (await getJson("/v1/rankings")) ?? [];
   for (const ranked of rankings) {
-    known.set(ranked.id, ranked);
+    rankedById.set(ranked.id, ranked);
     const cell = cells.get(ranked.id);
-    if (cell) name(cell);
-    // Until the stream has told the exact totals, these are better than none.
-    if (!exact) setTotal(cellOf(ranked.id), ranked.score);
+    if (cell) renderName(cell);
+    // Approximate totals until the snapshot arrives.
+    if (!hasSnapshot) setTotal(getOrCreateCell(ranked.id), ranked.score);
   }
-  if (!exact) showSum();
+  if (!hasSnapshot) renderSum();
 }
 
 /** @param {Cell} cell @param {number} total */
 function setTotal(cell, total) {
   sum += total - cell.total;
   cell.total = total;
-  cell.number.dataset.total = String(total);
-  cell.number.textContent = numbers.format(total);
+  cell.totalElement.dataset.total = String(total);
+  cell.totalElement.textContent = numbers.format(total);
 }
 
 /** @param {Cell} cell @param {number} now */
 function flash(cell, now) {
-  if (calm.matches || now - cell.flashedAt < FLASH_EVERY_MS) return;
+  if (reducedMotion.matches || now - cell.flashedAt < FLASH_INTERVAL_MS) return;
   cell.flashedAt = now;
-  cell.button.classList.add("hit");
-  lit.add(cell);
+  cell.button.classList.add("updated");
+  flashing.add(cell);
 }
 
 /**
- * Ends flashes that are over. They go on and off: hundreds of animations at once take more time than all the rest.
+ * Removes expired flashes. They switch without animation: hundreds of animations at once are too expensive.
  * @param {number} now
  */
-function unflash(now) {
-  for (const cell of lit) {
+function endFlashes(now) {
+  for (const cell of flashing) {
     if (now - cell.flashedAt < FLASH_MS) continue;
-    cell.button.classList.remove("hit");
-    lit.delete(cell);
+    cell.button.classList.remove("updated");
+    flashing.delete(cell);
   }
-  if (lit.size) frame ||= requestAnimationFrame(show);
+  if (flashing.size) frame ||= requestAnimationFrame(render);
 }
 
-function showSum() {
+function renderSum() {
   byId("sum", HTMLElement).textContent = numbers.format(sum);
 }
 
-/** Shows all changes since the last frame: however many events come, a frame has one turn. */
-function show() {
+/** Renders all changes since the last frame: at most once per frame, regardless of the event rate. */
+function render() {
   frame = 0;
   const now = performance.now();
   for (const [id, change] of changes) {
-    const cell = cellOf(id);
+    const cell = getOrCreateCell(id);
     setTotal(cell, cell.total + change);
     flash(cell, now);
-    if (!known.has(id)) void askNames();
+    if (!rankedById.has(id)) void loadNames();
   }
-  if (changes.size) showSum();
+  if (changes.size) renderSum();
   changes.clear();
-  unflash(now);
+  endFlashes(now);
 }
 
 /** @param {string} data */
-function takeChange(data) {
+function applyChange(data) {
   lastEventAt = Date.now();
-  document.documentElement.dataset.source = "there";
+  document.documentElement.dataset.source = "available";
   for (const [id, count] of Object.entries(JSON.parse(data))) {
     changes.set(id, (changes.get(id) ?? 0) + count);
     eventsThisSecond += Math.max(0, count);
   }
-  frame ||= requestAnimationFrame(show);
+  frame ||= requestAnimationFrame(render);
 }
 
 /** @param {string} data */
-function takeSnapshot(data) {
+function applySnapshot(data) {
   lastEventAt = Date.now();
-  exact = true;
+  hasSnapshot = true;
   changes.clear();
   const first = cells.size === 0;
   /** @type {Record<string, number>} */
@@ -189,14 +189,14 @@ function takeSnapshot(data) {
   for (const cell of cells.values()) {
     if (!(cell.id in totals)) setTotal(cell, 0);
   }
-  for (const [id, total] of Object.entries(totals)) setTotal(cellOf(id), total);
-  showSum();
-  if (first || !inUse()) rank();
-  if ([...cells.keys()].some((id) => !known.has(id))) void askNames();
+  for (const [id, total] of Object.entries(totals)) setTotal(getOrCreateCell(id), total);
+  renderSum();
+  if (first || !isInteracting()) sortCells();
+  if ([...cells.keys()].some((id) => !rankedById.has(id))) void loadNames();
 }
 
-/** Puts the cells in order, moving only those that are out of it. */
-function rank() {
+/** Sorts the cells, moving only those in the wrong place. */
+function sortCells() {
   const ordered = [...cells.values()].sort((a, b) => b.total - a.total);
   /** @type {Element | null} */
   let place = grid.firstElementChild;
@@ -206,84 +206,84 @@ function rank() {
   }
 }
 
-/** Whether the pointer or the focus is on a cell, which must then not move away. A finger leaves `:hover` behind. */
-function inUse() {
-  return grid.matches(hovers.matches ? ":hover, :focus-within" : ":active, :focus-within");
+/** Whether the pointer or the focus is on a cell, which must not move then. Touch screens keep `:hover` after a tap. */
+function isInteracting() {
+  return grid.matches(canHover.matches ? ":hover, :focus-within" : ":active, :focus-within");
 }
 
 /**
- * A text without its variants: `:heart_eyes:` and `heart-eyes`, emoji with and without a variation selector.
+ * Normalises a text for searching: `:heart_eyes:` equals `heart-eyes`, and variation selectors are ignored.
  * @param {string} text
  */
-function searchable(text) {
+function normalise(text) {
   return text.toLowerCase().replace(/\uFE0F/g, "").replace(/[\s:_-]+/g, " ");
 }
 
 /** @param {Cell} cell */
 function filter(cell) {
-  cell.button.hidden = !cell.search.includes(searchable(search.value).trim());
+  cell.button.hidden = !cell.search.includes(normalise(search.value).trim());
 }
 
-/** A source that is silent may be away: the stream stands, but nothing comes. Asked only then. */
-async function askSource() {
-  if (Date.now() - Math.max(lastEventAt, sourceAskedAt) < SILENCE_MS) return;
-  sourceAskedAt = Date.now();
+/** Checks the source after a period without events: the stream stays open while the source is unavailable. */
+async function checkSource() {
+  if (Date.now() - Math.max(lastEventAt, sourceCheckedAt) < SOURCE_CHECK_MS) return;
+  sourceCheckedAt = Date.now();
   const response = await get("/v1/status");
-  if (response) document.documentElement.dataset.source = response.ok ? "there" : "away";
+  if (response) document.documentElement.dataset.source = response.ok ? "available" : "unavailable";
 }
 
-/** What there is to say of the stream beside its state. */
-function news() {
+/** Details of the connection state. */
+function activityText() {
   const { connection, source } = document.documentElement.dataset;
   const seconds = (/** @type {number} */ time) => Math.max(0, Math.round(time / 1000));
-  if (connection === "reconnecting" && retryAt <= Date.now()) return "trying";
-  if (connection === "reconnecting") return `next try in ${seconds(retryAt - Date.now())} s`;
+  if (connection === "reconnecting" && retryAt <= Date.now()) return "retrying now";
+  if (connection === "reconnecting") return `retrying in ${seconds(retryAt - Date.now())} s`;
   if (connection === "connecting") return "";
-  const age = lastEventAt ? `last event ${seconds(Date.now() - lastEventAt)} s ago` : "no event yet";
-  return source === "away" ? `the source is away, ${age}` : age;
+  const age = lastEventAt ? `last event ${seconds(Date.now() - lastEventAt)} s ago` : "no events yet";
+  return source === "unavailable" ? `source unavailable, ${age}` : age;
 }
 
-function showNews() {
-  byId("age", HTMLElement).textContent = news();
+function renderActivity() {
+  byId("activity", HTMLElement).textContent = activityText();
 }
 
-function everySecond() {
-  // In the background there are fewer turns than one a second.
-  const passed = Math.max(1, Math.round((Date.now() - secondAt) / 1000));
-  secondAt = Date.now();
-  const rate = eventsThisSecond / passed;
+function tick() {
+  // In background tabs timers run less often than once per second.
+  const elapsedSeconds = Math.max(1, Math.round((Date.now() - lastTickAt) / 1000));
+  lastTickAt = Date.now();
+  const rate = eventsThisSecond / elapsedSeconds;
   eventsThisSecond = 0;
-  for (let second = 0; second < Math.min(passed, SPARKLINE_SECONDS); second += 1) rates.push(rate);
+  for (let second = 0; second < Math.min(elapsedSeconds, SPARKLINE_SECONDS); second += 1) rates.push(rate);
   rates.splice(0, rates.length - SPARKLINE_SECONDS);
   byId("rate", HTMLElement).textContent = numbers.format(Math.round(rate));
   draw(byId("sparkline", HTMLCanvasElement), rates);
-  showNews();
-  void askSource();
+  renderActivity();
+  void checkSource();
 }
 
 search.addEventListener("input", () => {
   cells.forEach(filter);
-  byId("nothing", HTMLElement).hidden = [...cells.values()].some((cell) => !cell.button.hidden);
+  byId("no-matches", HTMLElement).hidden = [...cells.values()].some((cell) => !cell.button.hidden);
 });
 
 grid.addEventListener("click", (event) => {
   const button = event.target instanceof Element ? event.target.closest("button") : null;
   const cell = cells.get(button?.dataset.id ?? "");
-  if (cell) panel.open(cell.id, known.get(cell.id)?.char ?? character(cell.id), cell.button);
+  if (cell) panel.open(cell.id, rankedById.get(cell.id)?.char ?? character(cell.id), cell.button);
 });
 
-setInterval(everySecond, 1000);
+setInterval(tick, 1000);
 setInterval(() => {
-  if (!inUse() && !document.hidden) rank();
-}, RANK_EVERY_MS);
+  if (!isInteracting() && !document.hidden) sortCells();
+}, SORT_INTERVAL_MS);
 
-void askNames();
+void loadNames();
 new Stream("/subscribe/eps?snapshot=1", {
-  events: { snapshot: takeSnapshot, message: takeChange },
-  changed(state, at) {
+  events: { snapshot: applySnapshot, message: applyChange },
+  onStateChange(state, at) {
     retryAt = at;
     document.documentElement.dataset.connection = state;
     byId("state", HTMLElement).textContent = state;
-    showNews();
+    renderActivity();
   },
 });

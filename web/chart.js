@@ -1,9 +1,9 @@
-// A line over time on a canvas, as sharp as the screen, in the theme's colours.
+// A line chart on a canvas, in the screen's resolution and the theme's colours.
 
 import { colour } from "./dom.js";
 
 /**
- * Draws `values`, the oldest first, from zero to their maximum.
+ * Draws `values`, oldest first, scaled from zero to their maximum.
  * @param {HTMLCanvasElement} canvas
  * @param {readonly number[]} values
  */

@@ -1,7 +1,7 @@
-// Small helpers: the page's elements, and requests to its server.
+// Helpers for elements and for requests to the server.
 
 /**
- * The element with this ID, which the page has.
+ * The element with an ID. Throws if it is missing.
  * @template {HTMLElement} T
  * @param {string} id
  * @param {new () => T} type
@@ -14,7 +14,7 @@ export function byId(id, type) {
 }
 
 /**
- * A new element with a class and a text.
+ * Creates an element with a class and a text.
  * @template {keyof HTMLElementTagNameMap} K
  * @param {K} tag
  * @param {string} [className]
@@ -29,7 +29,7 @@ export function make(tag, className = "", text = "") {
 }
 
 /**
- * A colour of the theme.
+ * The value of a CSS custom property, such as a theme colour.
  * @param {string} name
  */
 export function colour(name) {
@@ -37,17 +37,17 @@ export function colour(name) {
 }
 
 /**
- * The answer of this server to a request for `path`; nothing if there is none.
+ * Requests `path` from this server. Resolves to `undefined` if there is no response.
  * @param {string} path
  * @returns {Promise<Response | undefined>}
  */
 export function get(path) {
-  // From the origin on, because a page that was opened with a password in its address may not ask relative to that.
+  // An absolute URL, because `fetch` rejects relative ones on pages whose address includes credentials.
   return fetch(location.origin + path).catch(() => undefined);
 }
 
 /**
- * The JSON that this server has at `path`; nothing if it does not answer with such.
+ * Requests JSON from this server. Resolves to `undefined` on any error.
  * @param {string} path
  * @returns {Promise<any>}
  */

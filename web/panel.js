@@ -1,4 +1,4 @@
-// The panel with the live posts of one emoji, the newest first.
+// The panel with the live posts of one emoji, newest first.
 
 import { byId, getJson, make } from "./dom.js";
 import { Stream } from "./stream.js";
@@ -15,12 +15,12 @@ export class Panel {
   #pause = byId("pause", HTMLButtonElement);
   /** @type {Stream | undefined} */
   #stream;
-  /** The cell that was clicked. @type {HTMLElement | undefined} */
+  /** The cell that opened the panel. @type {HTMLElement | undefined} */
   #opener;
-  /** Posts that came during a pause, or since the last animation frame, the newest first. @type {string[]} */
-  #waiting = [];
-  /** How many came during a pause; only the newest of them are kept. */
-  #missed = 0;
+  /** Posts received during a pause or since the last animation frame, newest first. @type {string[]} */
+  #queue = [];
+  /** The number of posts received during a pause; only the newest ones are kept. */
+  #receivedWhilePaused = 0;
   #frame = 0;
   #paused = false;
 
@@ -43,20 +43,20 @@ export class Panel {
     opener.setAttribute("aria-expanded", "true");
     this.#title.textContent = `Posts with ${char}`;
     this.#posts.replaceChildren();
-    this.#waiting = [];
-    this.#missed = 0;
+    this.#queue = [];
+    this.#receivedWhilePaused = 0;
     this.#setPaused(false);
     this.#panel.hidden = false;
     this.#title.focus();
     const stream = new Stream(`/subscribe/details/${encodeURIComponent(id)}`, {
-      events: { [`stream.tweet_updates.${id}`]: (data) => this.#take(data) },
-      changed: (state) => {
+      events: { [`stream.tweet_updates.${id}`]: (data) => this.#receive(data) },
+      onStateChange: (state) => {
         this.#state.dataset.state = state;
-        this.#tell();
+        this.#renderState();
       },
     });
     this.#stream = stream;
-    void this.#before(id, stream);
+    void this.#loadRecent(id, stream);
   }
 
   close() {
@@ -64,56 +64,56 @@ export class Panel {
     this.#stream = undefined;
     this.#panel.hidden = true;
     this.#opener?.setAttribute("aria-expanded", "false");
-    // A search may have hidden the cell meanwhile.
+    // A search may have hidden the cell.
     (this.#opener?.hidden ? byId("search", HTMLInputElement) : this.#opener)?.focus();
     this.#opener = undefined;
   }
 
   /**
-   * Shows the posts from before the panel was opened, below those that have come since.
+   * Shows earlier posts below the live ones.
    * @param {string} id
    * @param {Stream} stream
    */
-  async #before(id, stream) {
-    // Without them there are still the live posts, which are what matters.
+  async #loadRecent(id, stream) {
+    // Earlier posts are optional: on an error only live posts are shown.
     const details = await getJson(`/v1/details/${encodeURIComponent(id)}`);
     if (!details || this.#stream !== stream) return;
     const shown = new Set([...this.#posts.children].map((post) => post.textContent));
-    const before = details.recent_tweets.map(element);
+    const before = details.recent_tweets.map(postElement);
     this.#posts.append(...before.filter((/** @type {HTMLElement} */ post) => !shown.has(post.textContent)));
     this.#trim();
   }
 
   /** @param {string} data */
-  #take(data) {
-    this.#waiting.unshift(data);
-    this.#waiting.length = Math.min(this.#waiting.length, MAX_POSTS);
-    if (this.#paused) this.#missed += 1;
-    this.#frame ||= requestAnimationFrame(() => this.#show());
+  #receive(data) {
+    this.#queue.unshift(data);
+    this.#queue.length = Math.min(this.#queue.length, MAX_POSTS);
+    if (this.#paused) this.#receivedWhilePaused += 1;
+    this.#frame ||= requestAnimationFrame(() => this.#render());
   }
 
-  /** Shows what came since the last frame: of a fast stream only the newest posts become elements. */
-  #show() {
+  /** Renders the queued posts; on a fast stream only the newest become elements. */
+  #render() {
     this.#frame = 0;
     if (!this.#paused) {
-      this.#posts.prepend(...this.#waiting.map((data) => element(parse(data))));
-      this.#waiting = [];
+      this.#posts.prepend(...this.#queue.map((data) => postElement(parse(data))));
+      this.#queue = [];
       this.#trim();
     }
-    this.#tell();
+    this.#renderState();
   }
 
   /** @param {boolean} paused */
   #setPaused(paused) {
     this.#paused = paused;
     this.#pause.setAttribute("aria-pressed", String(paused));
-    this.#pause.textContent = paused ? "Go on" : "Pause";
-    this.#missed = 0;
-    this.#show();
+    this.#pause.textContent = paused ? "Resume" : "Pause";
+    this.#receivedWhilePaused = 0;
+    this.#render();
   }
 
-  #tell() {
-    this.#state.textContent = this.#paused ? `paused, ${this.#missed} new` : (this.#state.dataset.state ?? "");
+  #renderState() {
+    this.#state.textContent = this.#paused ? `paused, ${this.#receivedWhilePaused} new` : (this.#state.dataset.state ?? "");
   }
 
   #trim() {
@@ -134,10 +134,10 @@ function parse(data) {
 }
 
 /**
- * A post as an element. All of it is put in as text, whatever it looks like.
+ * Creates the element of a post. All content is inserted as text, never as markup.
  * @param {unknown} value
  */
-function element(value) {
+function postElement(value) {
   const item = make("li", "post");
   if (typeof value !== "object" || value === null) {
     item.append(make("p", "", String(value)));

@@ -1,17 +1,17 @@
-// A stream of server-sent events that comes back by itself, and tells how it is.
+// A stream of server-sent events that reconnects with backoff and reports its state.
 
 /** @typedef {"connecting" | "live" | "reconnecting"} State */
 
 /**
  * @typedef {object} Handlers
- * @property {Record<string, (data: string) => void>} events What to do with an event, by its name.
- * @property {() => void} [opened] A connection stands, the first or another.
- * @property {(state: State, retryAt: number) => void} [changed] The state is another one; when reconnecting, the time
- *   of the next try, in milliseconds as of `Date.now()`.
+ * @property {Record<string, (data: string) => void>} events Event handlers by event name.
+ * @property {() => void} [onOpen] Called for each established connection.
+ * @property {(state: State, retryAt: number) => void} [onStateChange] Called for each change of state. When
+ *   reconnecting, `retryAt` is the time of the next attempt in milliseconds, as in `Date.now()`.
  */
 
-const FIRST_PAUSE_MS = 500;
-const LONGEST_PAUSE_MS = 30_000;
+const MIN_BACKOFF_MS = 500;
+const MAX_BACKOFF_MS = 30_000;
 
 export class Stream {
   /** @type {EventSource | undefined} */
@@ -29,13 +29,13 @@ export class Stream {
   constructor(url, handlers) {
     this.#url = url;
     this.#handlers = handlers;
-    handlers.changed?.("connecting", 0);
+    handlers.onStateChange?.("connecting", 0);
     this.#connect();
-    addEventListener("online", this.#now);
+    addEventListener("online", this.#reconnectNow);
   }
 
   close() {
-    removeEventListener("online", this.#now);
+    removeEventListener("online", this.#reconnectNow);
     clearTimeout(this.#timer);
     this.#source?.close();
   }
@@ -44,10 +44,10 @@ export class Stream {
     const source = new EventSource(this.#url);
     this.#source = source;
     source.onopen = () => {
-      this.#handlers.opened?.();
-      this.#handlers.changed?.("live", 0);
+      this.#handlers.onOpen?.();
+      this.#handlers.onStateChange?.("live", 0);
     };
-    // The browser would try again by itself, but never after an answer such as 503, and all clients at the same moment.
+    // EventSource itself gives up after a response such as 503, and reconnects without jitter otherwise.
     source.onerror = () => this.#retry();
     for (const [name, handle] of Object.entries(this.#handlers.events)) {
       source.addEventListener(name, (event) => {
@@ -59,15 +59,15 @@ export class Stream {
 
   #retry() {
     this.#source?.close();
-    const longest = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.#failures);
-    const pause = longest * (0.5 + Math.random() / 2);
+    const backoff = Math.min(MAX_BACKOFF_MS, MIN_BACKOFF_MS * 2 ** this.#failures);
+    const delay = backoff * (0.5 + Math.random() / 2);
     this.#failures += 1;
-    this.#handlers.changed?.("reconnecting", Date.now() + pause);
-    this.#timer = setTimeout(() => this.#connect(), pause);
+    this.#handlers.onStateChange?.("reconnecting", Date.now() + delay);
+    this.#timer = setTimeout(() => this.#connect(), delay);
   }
 
-  /** The network is back: there is nothing to wait for. */
-  #now = () => {
+  /** Reconnects immediately, for example when the network is available again. */
+  #reconnectNow = () => {
     if (this.#source?.readyState === EventSource.CLOSED) {
       clearTimeout(this.#timer);
       this.#connect();

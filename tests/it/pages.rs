@@ -52,12 +52,12 @@ fn board_totals_are_exact_after_an_outage() {
     browser.wait_until("document.querySelector('[data-id=\"1F602\"]').textContent.includes('1,236')", true);
     // Redis has no persistence: after the restart its scores are lower than those shown.
     redis.kill();
-    browser.wait_until("document.documentElement.dataset.source", "away");
-    browser.wait_until("document.querySelector('#age').textContent.startsWith('the source is away')", true);
+    browser.wait_until("document.documentElement.dataset.source", "unavailable");
+    browser.wait_until("document.querySelector('#activity').textContent.startsWith('source unavailable')", true);
     redis.run();
     update(&redis, &["2764", "2764", "26"]);
     tallycast.until_ready();
-    browser.wait_until("document.documentElement.dataset.source", "there");
+    browser.wait_until("document.documentElement.dataset.source", "available");
     // Removed emoji are shown with zero.
     browser.wait_until(&format!("{SHOWN}.split(' ').filter(cell => !cell.endsWith('=0')).join(' ')"), scores(&redis));
     assert_eq!(browser.console_messages(), [""; 0]);
