@@ -1,7 +1,7 @@
-# Two images from one build: `streamer` (the last stage, so the default) and `feeder`, the sandbox's made-up traffic.
+# Two images from one build: `streamer` (the last and thus default stage) and `feeder`, which publishes synthetic traffic.
 
 FROM rust:1.95-slim-bookworm AS tools
-# make is for jemalloc; any version does, and none of it reaches the images.
+# make builds jemalloc. Its version does not matter, and it is not part of the images.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends make \
@@ -9,7 +9,7 @@ RUN apt-get update \
     && cargo install --locked cargo-chef@0.1.78
 WORKDIR /src
 
-# What the dependencies are, apart from our own code, so that they are built anew only when they change.
+# The list of dependencies without the source code, so that they are rebuilt only if they change.
 FROM tools AS recipe
 COPY . .
 RUN cargo chef prepare --recipe-path /recipe.json
@@ -20,8 +20,8 @@ RUN cargo chef cook --locked --release --workspace --bins --recipe-path /recipe.
 COPY . .
 RUN cargo build --locked --release --workspace --bins
 
-# glibc and libgcc, which is all that the programs link, and the certificates of public authorities for rediss://. No
-# shell, no package manager, and a user without rights.
+# Contains glibc and libgcc, the only linked libraries, and CA certificates for rediss://. No shell, no package manager,
+# and an unprivileged user.
 FROM gcr.io/distroless/cc-debian12:nonroot AS base
 
 FROM base AS feeder
@@ -31,7 +31,7 @@ CMD ["feed"]
 
 FROM base AS streamer
 COPY --from=build /src/target/release/tallycast /usr/local/bin/
-# To listen elsewhere set PORT rather than --port: the health check reads it too.
+# To change the port, set PORT rather than --port: the health check uses it as well.
 EXPOSE 8001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["/usr/local/bin/tallycast", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/tallycast"]
