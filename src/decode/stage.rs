@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tallycast_fanout::{Acknowledgement, Counter, Publisher};
+use tallycast_fanout::{Counter, Publisher};
 use tokio::sync::{mpsc, watch};
 
 use super::{Decoded, Routes};
@@ -88,7 +88,9 @@ pub async fn run(
                 Err(error) => {
                     stats.rejected.add(1);
                     log.log(|suppressed| tracing::warn!(%error, channel, suppressed, "dropped an invalid event"));
-                    acknowledgement.map(Acknowledgement::acknowledge);
+                    if let Some(acknowledgement) = acknowledgement {
+                        acknowledgement.acknowledge();
+                    }
                     continue;
                 }
             };

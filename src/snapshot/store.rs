@@ -30,7 +30,6 @@ impl From<RedisError> for StoreError {
 
 /// Where scores and posts are.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a process has one")]
 pub enum Store {
     /// In Redis, where an Emojitracker feeder puts them.
     Redis {

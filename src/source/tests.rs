@@ -1,5 +1,6 @@
 //! The supervisor and the emitter, with the real stages behind them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,13 +30,13 @@ enum Session {
 
 /// A durable source that runs one session after another, then finishes.
 struct Script {
-    sessions: std::vec::IntoIter<Session>,
+    sessions: VecDeque<Session>,
     receipts: Vec<Result<(), NotAcknowledged>>,
 }
 
 impl Script {
     fn new(sessions: &[Session]) -> Self {
-        Self { sessions: sessions.to_vec().into_iter(), receipts: Vec::new() }
+        Self { sessions: sessions.iter().cloned().collect(), receipts: Vec::new() }
     }
 }
 
@@ -50,7 +51,7 @@ impl Source for &mut Script {
     }
 
     async fn run(&mut self, emitter: &mut Emitter) -> Result<SessionEnd, BoxError> {
-        match self.sessions.next() {
+        match self.sessions.pop_front() {
             None => return Ok(SessionEnd::Finished),
             Some(Session::Fail(reason)) => return Err(reason.into()),
             Some(Session::Disconnect) => emitter.subscribed(),
@@ -147,12 +148,12 @@ async fn try_emit_drops_and_counts_what_does_not_fit() {
 
 #[tokio::test]
 async fn emit_waits_for_room() {
-    let (mut emitter, mut events, stats) = emitter(1);
+    let (emitter, mut events, stats) = emitter(1);
     let _first = emitter.emit(RawEvent::new("a", "1")).await.unwrap();
     let mut second = Box::pin(emitter.emit(RawEvent::new("a", "2")));
     assert!(timeout(Duration::from_millis(20), &mut second).await.is_err());
     events.recv().await.unwrap();
-    timeout(PATIENCE, second).await.unwrap().unwrap();
+    let _second = timeout(PATIENCE, second).await.unwrap().unwrap();
     assert_eq!([stats.received.get(), stats.overflowed.get()], [2, 0]);
 }
 
@@ -163,7 +164,7 @@ async fn an_event_is_acknowledged_only_after_the_stages_have_run() {
     let stats = Arc::<SourceStats>::default();
     let capabilities = Capabilities { positions: false, durable: true };
     let state = watch::Sender::new(BrokerState::Connecting);
-    let mut emitter = Emitter::new(inbox, BrokerStatus::new("test".to_owned(), capabilities, state, stats));
+    let emitter = Emitter::new(inbox, BrokerStatus::new("test".to_owned(), capabilities, state, stats));
     let mut receipt = emitter.emit(RawEvent::new("a", "1")).await.unwrap();
     assert!(timeout(Duration::from_millis(20), &mut receipt).await.is_err());
     let (decode_inbox, _stats) = start_stages(&fanout);
