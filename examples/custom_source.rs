@@ -16,7 +16,7 @@ use tallycast::decode::{self, Routes};
 use tallycast::source::{BoxError, Capabilities, Emitter, RawEvent, SessionEnd, Source, Supervisor};
 use tallycast::tally;
 use tallycast_fanout::Fanout;
-use tallycast_server::NoPages;
+use tallycast_server::Server;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -69,9 +69,9 @@ async fn main() -> Result<(), BoxError> {
     let listener = tallycast_server::listen(address.parse()?, 64 * 1024)?;
     eprintln!("serving address={}", listener.local_addr()?);
     let shutdown = CancellationToken::new();
-    let config = watch::channel(tallycast_server::Config::default()).1;
-    let server = tallycast_server::serve(listener, fanout.handle(), NoPages, config, Arc::default(), shutdown.clone());
-    let server = tokio::spawn(server);
+    let server = Server::new(fanout.handle()).shutdown_engine(false).serve(listener);
+    let server = server.with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let server = tokio::spawn(server.into_future());
 
     // At the end of the input, each stage ends after the one before it, so everything is delivered.
     Supervisor::new(events).run(Lines::from_stdin()).await?;
@@ -79,5 +79,5 @@ async fn main() -> Result<(), BoxError> {
     tally.await?;
     shutdown.cancel();
     fanout.join().await;
-    Ok(server.await?)
+    Ok(server.await??)
 }

@@ -1,8 +1,8 @@
-//! The WebSocket protocol without the engine: sends every message back. It is what the Autobahn testsuite is run against.
+//! The WebSocket protocol without the engine: sends every message back. The Autobahn testsuite runs against it.
 //!
 //! `cargo run --example websocket_echo`, or with an address to listen on: `cargo run --example websocket_echo 127.0.0.1:9001`.
 
-#![expect(clippy::print_stdout, reason = "the address, for who runs it")]
+#![expect(clippy::print_stdout, reason = "prints the address for the user")]
 
 use std::convert::Infallible;
 
@@ -81,14 +81,14 @@ async fn echo(mut stream: TokioIo<Upgraded>) -> std::io::Result<()> {
         if read == 0 {
             return Ok(());
         }
-        protocol.take_in(&buffer[..read]);
+        protocol.push(&buffer[..read]);
         let (mut replies, mut ended) = (Vec::new(), false);
         while let Some(received) = protocol.next(&mut replies) {
             match received {
                 Received::Text(text) => write_text(text.as_bytes(), &mut replies),
                 Received::Binary(bytes) => write_binary(&bytes, &mut replies),
                 Received::Control => {}
-                Received::End(_) => {
+                Received::Close(_) => {
                     ended = true;
                     break;
                 }

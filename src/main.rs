@@ -17,13 +17,14 @@ use tallycast::admin::{self, AdminPages, Inboxes, Live, StatusSource};
 use tallycast::assets::Assets;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
 use tallycast::demo::Demo;
-use tallycast::site::Site;
+use tallycast::site::{Site, SiteService};
 use tallycast::snapshot::{SnapshotPages, Store};
 use tallycast::source::memory::MemorySource;
 use tallycast::source::redis::RedisSource;
 use tallycast::source::{BrokerState, Supervisor};
 use tallycast::{decode, tally};
 use tallycast_fanout::Fanout;
+use tallycast_server::Server;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -126,18 +127,20 @@ async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
     let decode =
         tokio::spawn(decode::run(routes_now, decode_inbox, messages.clone(), keys, Arc::clone(&status.decode)));
     let tally = tokio::spawn(tally::run(config.tally, tally_inbox, messages, Arc::clone(&status.tally)));
-    let server = tokio::spawn(tallycast_server::serve(
-        listener,
-        fanout.handle(),
-        Site {
-            assets: Assets::new(config.admin),
-            snapshot: SnapshotPages::new(store),
-            admin: AdminPages { status: status.clone(), live, token: config.admin_token },
-        },
-        server_now,
-        Arc::clone(&status.server),
-        shutdown.clone(),
-    ));
+    let site = Site {
+        assets: Assets::new(config.admin),
+        snapshot: SnapshotPages::new(store),
+        admin: AdminPages { status: status.clone(), live, token: config.admin_token },
+    };
+    // The engine ends below, once the stages before it have delivered everything.
+    let server = Server::new(fanout.handle())
+        .shutdown_engine(false)
+        .config_watch(server_now)
+        .stats(Arc::clone(&status.server))
+        .fallback(SiteService::from(site))
+        .serve(listener)
+        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let server = tokio::spawn(server.into_future());
     tracing::info!(%address, node = %status.node, "serving");
     if is_demo {
         println!(
@@ -157,7 +160,7 @@ async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
         if let Some(ended) = live_ended {
             ended.await;
         }
-        server.await.context("the server failed")
+        server.await.context("the server failed")?.context("the server failed")
     };
     match tokio::time::timeout(config.shutdown_limit, drain).await {
         Ok(drained) => drained?,

@@ -1,32 +1,22 @@
-//! What a WebSocket's client sends: however it is cut, the same is read and answered, and a session survives it and says no
-//! more than there is a reason for.
+//! Bytes of a WebSocket client: in any pieces they are read and answered the same, and a session bounds its replies.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use tallycast_fanout::{ClientAction, Inbound, Namespace, Topics};
-use tallycast_server::websocket::{Config, Gatekeeper, Protocol, Received, Session, Subprotocol};
+use tallycast_server::websocket::{Config, Protocol, Received, Session, Subprotocol};
 
 const MAX_MESSAGE: usize = 512;
-/// More than any one answer has: it tells at most what the client has sent, escaped, and what it reads.
-const MAX_ANSWER: usize = 64 * 1024;
+/// The limit of one reply, which contains at most what the client sent, escaped, and its topics.
+const MAX_REPLY: usize = 64 * 1024;
 
-#[derive(Debug)]
-struct Open;
-
-impl Gatekeeper for Open {
-    fn admit(&mut self, _topics: &Topics) -> Result<(), String> {
-        Ok(())
-    }
-}
-
-/// All that is read and answered.
+/// Everything that is read and answered.
 fn read(bytes: &[u8], cut: usize) -> (Vec<Received>, Vec<u8>) {
     let mut protocol = Protocol::new(MAX_MESSAGE);
     let (mut all, mut replies) = (Vec::new(), Vec::new());
     for piece in bytes.chunks(cut) {
-        protocol.take_in(piece);
+        protocol.push(piece);
         while let Some(received) = protocol.next(&mut replies) {
-            let ended = matches!(received, Received::End(_));
+            let ended = matches!(received, Received::Close(_));
             all.push(received);
             if ended {
                 return (all, replies);
@@ -42,21 +32,22 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
     assert_eq!(read(bytes, cut), read(bytes, usize::MAX));
 
     let subprotocol = if raw { Subprotocol::Raw } else { Subprotocol::Json };
-    let config = Config { max_message: MAX_MESSAGE, ..Config::default() };
-    let mut session = Session::new(&config, subprotocol, b"", Box::new(Open), Default::default());
+    let mut config = Config::default();
+    config.max_message = MAX_MESSAGE;
+    let mut session = Session::new(&config, subprotocol, Default::default());
     let mut topics = Topics::from(Namespace::root());
     for piece in bytes.chunks(cut) {
         let mut piece = piece;
         loop {
             let mut replies = Vec::new();
-            let said = session.receive(piece, &topics, &mut replies);
+            let action = session.receive(piece, &topics, &mut replies);
             piece = b"";
-            assert!(replies.len() <= MAX_ANSWER);
-            match said {
+            assert!(replies.len() <= MAX_REPLY);
+            match action {
                 ClientAction::Close => return,
-                ClientAction::Subscribe(wanted) => {
-                    session.subscribed(&wanted, &mut replies);
-                    topics = wanted;
+                ClientAction::Subscribe(requested) => {
+                    session.subscribed(&requested, &mut replies);
+                    topics = requested;
                 }
                 ClientAction::None if replies.is_empty() => break,
                 ClientAction::None => {}

@@ -24,8 +24,9 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 
 use crate::representation::refuse_other_methods;
+use crate::site::Reply;
 use tallycast_fanout::Namespace;
-use tallycast_server::{Page, Reply, text_page};
+use tallycast_server::{Page, text_page};
 
 pub use auth::Token;
 pub use live::Live;
@@ -83,7 +84,7 @@ impl AdminPages {
             ("/admin/counters.json", _) => json(serde_json::to_string(&self.status.counters())),
             ("/admin/history.json", Some(live)) => json(serde_json::to_string(&live.history())),
             ("/admin/events", Some(live)) => {
-                return Some(Reply::Stream { gateway: live.handle(), namespace: Namespace::root() });
+                return Some(Reply::Stream { handle: live.handle(), namespace: Namespace::root() });
             }
             ("/metrics", _) => metrics::page(&self.status).await.unwrap_or_else(unavailable),
             _ => self.status_page(request.uri.query().unwrap_or_default()).await,

@@ -24,7 +24,7 @@ use crate::totals::{self, TotalsKey};
 use crate::{source, tally};
 use file::File;
 use tallycast_fanout::NamespacePolicy;
-use tallycast_server::{AllowedOrigin, ClientAddress, Compression, NamespaceLimit};
+use tallycast_server::{AllowedOrigin, ClientAddressHeader as AddressHeader, Compression, NamespaceLimit};
 
 /// The exit code for a wrong flag or variable (`EX_USAGE` of sysexits).
 pub const EXIT_USAGE: u8 = 64;
@@ -542,38 +542,35 @@ fn compose(pipeline: PipelineOptions, source: Result<BrokerOptions, Box<DemoOpti
     fanout.pong_timeout = readers.pong_limit;
     fanout.stall_timeout = readers.stall_limit;
     fanout.close_timeout = pipeline.shutdown_limit;
+    let mut server = tallycast_server::Config::default();
+    server.tls = tls;
+    server.max_connections = pipeline.server.max_connections;
+    server.max_per_address = pipeline.server.max_per_address;
+    server.rate_per_address = pipeline.server.rate_per_address;
+    server.namespace_limits = pipeline.server.namespace_limits;
+    server.trusted_proxies = pipeline.server.trusted_proxies;
+    server.allowed_origins = pipeline.server.allowed_origins;
+    server.websocket.max_message = pipeline.server.max_message_bytes;
+    server.websocket.message_rate = pipeline.server.message_rate;
+    server.compression = match pipeline.server.compression {
+        CompressionOption::Off => Compression::Off,
+        CompressionOption::Direct => Compression::Direct,
+        CompressionOption::Always => Compression::Always,
+    };
+    server.client_address_header = match pipeline.server.client_address_header {
+        ClientAddressHeader::XForwardedFor => AddressHeader::XForwardedFor,
+        ClientAddressHeader::Forwarded => AddressHeader::Forwarded,
+    };
+    server.head_timeout = pipeline.server.head_timeout;
+    server.max_head_bytes = pipeline.server.max_head_bytes;
+    server.close_limit = pipeline.shutdown_limit;
     Ok(Config {
         source,
         routes,
         tally: tally::Config { period: routing.tally_period, max_keys: routing.tally_keys },
         max_totals: routing.max_totals,
         fanout,
-        server: tallycast_server::Config {
-            tls,
-            max_connections: pipeline.server.max_connections,
-            max_per_address: pipeline.server.max_per_address,
-            rate_per_address: pipeline.server.rate_per_address,
-            namespace_limits: pipeline.server.namespace_limits,
-            trusted_proxies: pipeline.server.trusted_proxies,
-            allowed_origins: pipeline.server.allowed_origins,
-            websocket: tallycast_server::websocket::Config {
-                max_message: pipeline.server.max_message_bytes,
-                message_rate: pipeline.server.message_rate,
-            },
-            compression: match pipeline.server.compression {
-                CompressionOption::Off => Compression::Off,
-                CompressionOption::Direct => Compression::Direct,
-                CompressionOption::Always => Compression::Always,
-            },
-            client_address: match pipeline.server.client_address_header {
-                ClientAddressHeader::XForwardedFor => ClientAddress::XForwardedFor,
-                ClientAddressHeader::Forwarded => ClientAddress::Forwarded,
-            },
-            head_timeout: pipeline.server.head_timeout,
-            max_head_bytes: pipeline.server.max_head_bytes,
-            close_limit: pipeline.shutdown_limit,
-            ..tallycast_server::Config::default()
-        },
+        server,
         admin: !pipeline.server.no_admin,
         admin_token: pipeline.server.admin_token,
         scores: routing.totals.first().map_or_else(|| "emojitrack_score".to_owned(), |totals| totals.key.clone()),

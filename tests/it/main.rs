@@ -19,6 +19,7 @@ mod compression;
 mod config;
 mod contract;
 mod custom_source;
+mod embedding;
 mod http;
 mod limits;
 mod pages;

@@ -40,6 +40,14 @@ impl Access {
             Self::Topics(topics) => topics.iter().any(|topic| topic.contains(namespace)),
         }
     }
+
+    /// Whether each of `topics` is covered by one of the topics of this set.
+    pub fn covers(&self, topics: &Topics) -> bool {
+        match self {
+            Self::All => true,
+            Self::Topics(granted) => topics.iter().all(|topic| granted.iter().any(|granted| granted.covers(topic))),
+        }
+    }
 }
 
 impl Grant {

@@ -123,6 +123,19 @@ impl Topic {
     }
 }
 
+impl Topic {
+    /// Whether every namespace that `other` contains is also contained in this topic.
+    pub fn covers(&self, other: &Self) -> bool {
+        let mut theirs = other.segments();
+        let fits = self.segments().all(|segment| match (segment, theirs.next()) {
+            (Segment::Any, Some(_)) => true,
+            (ours, Some(theirs)) => ours == theirs,
+            (_, None) => false,
+        });
+        fits && (self.is_recursive() || (theirs.next().is_none() && !other.is_recursive()))
+    }
+}
+
 impl From<Namespace> for Topic {
     /// The namespace and everything below it. A segment `*` of the namespace becomes a wildcard.
     fn from(path: Namespace) -> Self {
@@ -220,6 +233,18 @@ mod tests {
 
     fn topic(text: &str) -> Topic {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn topic_covers_narrower_topics() {
+        let covers = |wide: &str, narrow: &str| {
+            let topic = |text: &str| text.parse::<Topic>().unwrap();
+            topic(wide).covers(&topic(narrow))
+        };
+        assert!(covers("/", "/a") && covers("/a", "/a/*") && covers("/a", "/a") && covers("/*/b/**", "/a/b/c"));
+        assert!(covers("/a/*", "/a/*") && covers("/*/*", "/a/*") && covers("/a/**", "/a/*/**"));
+        assert!(!covers("/a", "/") && !covers("/a/b", "/a/*") && !covers("/a/*", "/*/*") && !covers("/a", "/ab"));
+        assert!(!covers("/a/*", "/a/b"), "/a/b includes what is below it");
     }
 
     #[test]

@@ -1,36 +1,49 @@
-//! One connection: where it comes from, whether it may, and which protocol its first bytes tell.
+//! One connection: its peer, whether the limits admit it, and the protocol that its first bytes show.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+#[cfg(feature = "tls")]
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use hyper::header::HeaderMap;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_rustls::TlsAcceptor;
 
-use super::limits::Admission;
-use super::pages::Pages;
-use super::proxies::{Announced, announced, is_trusted};
-use super::socket::Socket;
-use super::tls::{self, Tls};
-use super::within_hyper::Version;
-use super::{Config, Shared, http1, within_hyper};
+use crate::client::ClientAddress;
+use crate::hyper_connection::Version;
+use crate::io::Socket;
+use crate::limits::Permits;
+use crate::proxies::{ProxyHeader, client, is_trusted, read_proxy_header};
+use crate::server::Shared;
+use crate::{Config, http1, hyper_connection};
 
-/// What a connection holds as long as it lives, wherever it goes.
+/// What a connection owns until it ends, whichever task serves it.
 #[derive(Debug)]
-pub(super) struct Held {
-    pub(super) _permit: OwnedSemaphorePermit,
-    pub(super) admission: Admission,
+pub(crate) struct ConnectionGuard {
+    pub(crate) _permit: OwnedSemaphorePermit,
+    pub(crate) permits: Permits,
 }
 
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Peer {
-    pub(super) address: IpAddr,
-    /// It is a proxy that is trusted, and its requests tell whose they are.
-    pub(super) is_proxy: bool,
+pub(crate) struct Peer {
+    pub(crate) address: IpAddr,
+    /// It is a trusted proxy, and each of its requests reports its client.
+    pub(crate) is_proxy: bool,
+}
+
+impl Peer {
+    /// The client that sent a request with `headers`.
+    pub(crate) fn client(self, headers: &HeaderMap, config: &Config) -> ClientAddress {
+        if self.is_proxy {
+            let ip = client(headers, config.client_address_header, &config.trusted_proxies, self.address);
+            ClientAddress::behind_proxy(ip)
+        } else {
+            ClientAddress { limited: false, ..ClientAddress::new(self.address) }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,94 +53,94 @@ enum Protocol {
     Tls,
 }
 
-/// RFC 9113, §3.4: what a client that knows the server speaks HTTP/2 sends first.
+/// RFC 9113, §3.4: the first bytes of a client that knows that the server speaks HTTP/2.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// RFC 8446, §5.1: the type of the record that a client's first message comes in.
+/// RFC 8446, §5.1: the type of the record with a client's first TLS message.
 const TLS_HANDSHAKE: u8 = 22;
 
 /// Serves one connection from `address`.
-pub(super) async fn serve<P: Pages>(
-    mut stream: TcpStream,
-    address: IpAddr,
-    permit: OwnedSemaphorePermit,
-    shared: Arc<Shared<P>>,
-) {
+pub(crate) async fn serve(mut stream: TcpStream, address: IpAddr, permit: OwnedSemaphorePermit, shared: Arc<Shared>) {
     let config = shared.config();
     let first = tokio::time::timeout(config.head_timeout, first_bytes(&mut stream, address, &config));
     let first = tokio::select! {
         first = first => first,
         () = shared.shutdown.cancelled() => return,
     };
-    let (ahead, protocol, peer) = match first {
+    let (read_ahead, protocol, peer) = match first {
         Ok(Some(first)) => first,
         Ok(None) => return,
         Err(_) => {
-            shared.stats.head_timeouts.add(1);
+            shared.stats().head_timeouts.add(1);
             return http1::answer_and_close(stream, http1::REQUEST_TIMEOUT).await;
         }
     };
-    let mut held = Held { _permit: permit, admission: Admission::default() };
+    let mut guard = ConnectionGuard { _permit: permit, permits: Permits::default() };
     if !peer.is_proxy {
-        match shared.limits.admit(peer.address, &config) {
-            Ok(admission) => held.admission = admission,
-            // To tell those who speak TLS would cost a handshake.
+        match shared.streams.limits.admit(peer.address, &config) {
+            Ok(permits) => guard.permits = permits,
+            // A response over TLS would cost a handshake.
             Err(_) if protocol == Protocol::Tls => return,
-            Err(refusal) => {
-                let answer = http1::refusal(http1::TOO_MANY_REQUESTS, &refusal.to_string());
-                return http1::answer_and_close(stream, answer).await;
+            Err(error) => {
+                tracing::debug!(client = %peer.address, reason = %error, "connection refused");
+                let response = http1::refusal(http1::TOO_MANY_REQUESTS, &error.to_string());
+                return http1::answer_and_close(stream, response).await;
             }
         }
     }
-    match (protocol, config.tls) {
-        (Protocol::Tls, Some(tls)) => {
-            let socket = Socket::new(stream, ahead, Arc::default());
-            encrypted(socket, tls, config.head_timeout, peer, Arc::new(held), shared).await;
+    #[cfg(feature = "tls")]
+    if let Some(tls) = config.tls {
+        if protocol == Protocol::Tls {
+            let socket = Socket::new(stream, read_ahead, Arc::default());
+            return encrypted(socket, tls, config.head_timeout, peer, Arc::new(guard), shared).await;
         }
-        (_, Some(_)) => http1::answer_and_close(stream, http1::MISDIRECTED_REQUEST).await,
-        (Protocol::Http2, None) => {
-            let socket = Socket::new(stream, ahead, Arc::default());
-            within_hyper::serve(socket, Version::Http2, peer, Arc::new(held), shared).await;
+        return http1::answer_and_close(stream, http1::MISDIRECTED_REQUEST).await;
+    }
+    match protocol {
+        Protocol::Http2 => {
+            let socket = Socket::new(stream, read_ahead, Arc::default());
+            hyper_connection::serve(socket, Version::Http2, peer, Arc::new(guard), shared).await;
         }
-        // What is neither is answered as HTTP/1, which is to say refused.
-        (Protocol::Http1 | Protocol::Tls, None) => http1::serve(stream, ahead, peer, held, shared).await,
+        // TLS without a certificate is answered as HTTP/1, with 400.
+        Protocol::Http1 | Protocol::Tls => http1::serve(stream, read_ahead, peer, guard, shared).await,
     }
 }
 
-/// Shakes hands, which has the time of a request's head, then serves what ALPN has chosen.
-async fn encrypted<P: Pages>(
+/// Shakes hands within `limit`, then serves the protocol that ALPN chose.
+#[cfg(feature = "tls")]
+async fn encrypted(
     socket: Socket,
-    tls: Tls,
+    tls: crate::Tls,
     limit: Duration,
     peer: Peer,
-    held: Arc<Held>,
-    shared: Arc<Shared<P>>,
+    guard: Arc<ConnectionGuard>,
+    shared: Arc<Shared>,
 ) {
-    let stream = match tokio::time::timeout(limit, TlsAcceptor::from(tls.0).accept(socket)).await {
+    let stream = match tokio::time::timeout(limit, tokio_rustls::TlsAcceptor::from(tls.0).accept(socket)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            shared.stats.tls_failures.add(1);
-            tracing::debug!(%error, ?peer, "a TLS handshake failed");
+            shared.stats().tls_failures.add(1);
+            tracing::debug!(client = %peer.address, %error, "TLS handshake failed");
             return;
         }
         Err(_) => {
-            shared.stats.head_timeouts.add(1);
+            shared.stats().head_timeouts.add(1);
             return;
         }
     };
     let version = match stream.get_ref().1.alpn_protocol() {
-        Some(tls::HTTP2) => Version::Http2,
+        Some(crate::tls::HTTP2) => Version::Http2,
         _ => Version::Http1,
     };
-    within_hyper::serve(stream, version, peer, held, shared).await;
+    hyper_connection::serve(stream, version, peer, guard, shared).await;
 }
 
-/// Reads until it is clear what this is, and from where; nothing if the peer goes before that.
+/// Reads until the protocol and the peer are known. `None` if the peer leaves before that.
 async fn first_bytes(stream: &mut TcpStream, address: IpAddr, config: &Config) -> Option<(Bytes, Protocol, Peer)> {
     let mut read = BytesMut::with_capacity(1024);
     let mut peer = Peer { address, is_proxy: is_trusted(&config.trusted_proxies, address) };
     if peer.is_proxy
-        && let Announced::Client(client) = announced(stream, &mut read).await?
+        && let ProxyHeader::Client(client) = read_proxy_header(stream, &mut read).await?
     {
         peer = Peer { address: client.to_canonical(), is_proxy: false };
     }

@@ -1,9 +1,8 @@
-//! Headers that are lists (RFC 9110, §5.6.1).
+//! Headers with lists (RFC 9110, §5.6.1).
 
 use hyper::header::{HeaderMap, HeaderName};
 
-/// The items of all lines of a header, in their order, without the white space around them. A line that is not text has
-/// none.
+/// The items of all lines of a header, in order, without white space around them. Lines that are not ASCII text are skipped.
 pub fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl DoubleEndedIterator<Item = &'a str> {
     let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim)
@@ -16,7 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_one_list() {
+    fn lines_form_one_list() {
         let mut headers = HeaderMap::new();
         for line in [&b"a, b"[..], b"\xff, c", b" d;q=1 ,,e"] {
             headers.append(ACCEPT, HeaderValue::from_bytes(line).unwrap());

@@ -1,4 +1,4 @@
-//! How many connections, and how many new ones, an address or a namespace may have.
+//! Limits of connections per address, of their rate, and of streams per namespace.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -12,31 +12,30 @@ use std::time::{Duration, Instant};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio::sync::watch;
 
-use super::Config;
-use super::status::Stats;
-use crate::websocket::Gatekeeper;
+use crate::Config;
+use crate::Stats;
 use tallycast_fanout::{Namespace, NamespaceError, Topics};
 
-/// Addresses that the rate of new connections is known of. Others are let through and counted: who has so many addresses
-/// is not held back by a limit for each, but by that for all.
+/// Addresses whose rate of new connections is tracked. Connections from more are accepted and counted: against an attacker with so
+/// many addresses only the limit of all connections helps.
 const MAX_ADDRESSES: usize = 100_000;
 
-/// How often addresses are forgotten that have been away long enough to be as good as new.
+/// How often addresses are forgotten that have used none of their rate lately.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// At most so many streams below a namespace. Written `NAMESPACE=COUNT`.
+/// The limit of open streams in a namespace. Written `NAMESPACE=COUNT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamespaceLimit {
-    /// Streams count that have a topic in it.
+    /// A stream counts if one of its topics is in this namespace.
     pub namespace: Namespace,
-    /// How many there may be.
+    /// Open streams.
     pub streams: usize,
 }
 
-/// Why a text is not a [`NamespaceLimit`].
+/// The text is not a [`NamespaceLimit`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NamespaceLimitError {
-    /// There is no number.
+    /// The number is missing or not valid.
     #[error("expected NAMESPACE=COUNT, such as /details=1000, found {0:?}")]
     NoCount(String),
     /// The namespace is not valid.
@@ -55,9 +54,9 @@ impl FromStr for NamespaceLimit {
     }
 }
 
-/// Why a connection or a stream is refused.
+/// The limit that refuses a connection or a stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
+pub(crate) enum LimitError {
     #[error("too many connections from your address; try again in a moment.")]
     Address,
     #[error("too many new connections from your address; try again in a moment.")]
@@ -66,7 +65,7 @@ pub(super) enum Refusal {
     Namespace(Namespace),
 }
 
-/// A client, as limits see it: an address, or for IPv6 the network of 64 bits that one customer has.
+/// A client for the limits: an address, or for IPv6 the network of 64 bits that one customer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Client(IpAddr);
 
@@ -79,24 +78,24 @@ impl From<IpAddr> for Client {
     }
 }
 
-/// How many there are of each.
+/// Counts what is open per key.
 #[derive(Debug)]
-struct Counts<K>(Mutex<HashMap<K, usize>>);
+struct KeyedLimiter<K>(Mutex<HashMap<K, usize>>);
 
-/// One of those counted; no longer when it is dropped.
+/// One that counts until it is dropped.
 #[derive(Debug)]
-struct Counted<K: Hash + Eq> {
+struct KeyedPermit<K: Hash + Eq> {
     key: K,
-    counts: Arc<Counts<K>>,
+    limiter: Arc<KeyedLimiter<K>>,
 }
 
-impl<K: Hash + Eq + Clone> Counts<K> {
-    fn take(self: &Arc<Self>, key: K, limit: usize) -> Option<Counted<K>> {
+impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
+    fn acquire(self: &Arc<Self>, key: K, limit: usize) -> Option<KeyedPermit<K>> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key.clone()).or_default();
         if *count < limit {
             *count += 1;
-            return Some(Counted { key, counts: Arc::clone(self) });
+            return Some(KeyedPermit { key, limiter: Arc::clone(self) });
         }
         if *count == 0 {
             counts.remove(&key);
@@ -105,57 +104,57 @@ impl<K: Hash + Eq + Clone> Counts<K> {
     }
 }
 
-impl<K: Hash + Eq> Drop for Counted<K> {
+impl<K: Hash + Eq> Drop for KeyedPermit<K> {
     fn drop(&mut self) {
-        let mut counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.limiter.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
-                // Only addresses that are connected are known.
+                // Only keys in use take memory.
                 counts.remove(&self.key);
             }
         }
     }
 }
 
-/// What is given back when a connection or stream ends. Takes no memory of its own while there is nothing.
+/// The permits of a connection or stream, released when dropped. Allocates nothing while empty.
 #[derive(Debug, Default)]
-pub(super) struct Admission(Vec<Box<dyn Any + Send + Sync>>);
+pub(crate) struct Permits(Vec<Box<dyn Any + Send + Sync>>);
 
-impl Admission {
-    pub(super) fn add(&mut self, held: impl Any + Send + Sync) {
-        self.0.push(Box::new(held));
+impl Permits {
+    pub(crate) fn add(&mut self, permit: impl Any + Send + Sync) {
+        self.0.push(Box::new(permit));
     }
 
-    /// Takes over all of `other`.
-    pub(super) fn join(&mut self, mut other: Self) {
+    /// Adds all of `other`.
+    pub(crate) fn join(&mut self, mut other: Self) {
         self.0.append(&mut other.0);
     }
 }
 
-/// New connections by address; at most [`MAX_ADDRESSES`] are known of.
+/// The rate of new connections by address, for at most [`MAX_ADDRESSES`].
 struct Rate {
     per_second: NonZeroU32,
     limiter: DefaultKeyedRateLimiter<Client>,
-    /// When those that are as good as new were last forgotten.
+    /// When idle addresses were last forgotten.
     swept: Instant,
 }
 
-/// The places that one stream takes in namespaces that have limits.
-pub(super) struct Places {
+/// The permits of one stream in namespaces that have limits.
+pub(crate) struct NamespacePermits {
     limits: Arc<Limits>,
     config: watch::Receiver<Config>,
-    taken: Vec<Counted<Namespace>>,
+    held: Vec<KeyedPermit<Namespace>>,
 }
 
-impl Places {
-    /// None.
-    pub(super) fn new(limits: Arc<Limits>, config: watch::Receiver<Config>) -> Self {
-        Self { limits, config, taken: Vec::new() }
+impl NamespacePermits {
+    /// No permits.
+    pub(crate) fn new(limits: Arc<Limits>, config: watch::Receiver<Config>) -> Self {
+        Self { limits, config, held: Vec::new() }
     }
 
-    /// Takes those that a stream of `topics` needs, and keeps no others; keeps what it had where one is not to be had.
-    pub(super) fn take(&mut self, topics: &Topics) -> Result<(), Refusal> {
+    /// Acquires the permits for a stream of `topics` and releases the others. Changes nothing if one is not available.
+    pub(crate) fn acquire(&mut self, topics: &Topics) -> Result<(), LimitError> {
         let mut missing = Vec::new();
         let mut needed = Vec::new();
         for NamespaceLimit { namespace, streams } in &self.config.borrow().namespace_limits {
@@ -163,67 +162,62 @@ impl Places {
                 continue;
             }
             needed.push(namespace.clone());
-            if self.taken.iter().any(|taken| taken.key == *namespace) {
+            if self.held.iter().any(|held| held.key == *namespace) {
                 continue;
             }
-            let Some(counted) = self.limits.namespaces.take(namespace.clone(), *streams) else {
+            let Some(permit) = self.limits.namespaces.acquire(namespace.clone(), *streams) else {
                 self.limits.stats.refused_namespace.add(1);
-                return Err(Refusal::Namespace(namespace.clone()));
+                return Err(LimitError::Namespace(namespace.clone()));
             };
-            missing.push(counted);
+            missing.push(permit);
         }
-        self.taken.retain(|taken| needed.contains(&taken.key));
-        self.taken.append(&mut missing);
+        self.held.retain(|held| needed.contains(&held.key));
+        self.held.append(&mut missing);
         Ok(())
     }
 
-    /// Whether it holds none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.taken.is_empty()
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.is_empty()
     }
 }
 
-impl std::fmt::Debug for Places {
+impl std::fmt::Debug for NamespacePermits {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_tuple("Places").field(&self.taken).finish()
-    }
-}
-
-impl Gatekeeper for Places {
-    fn admit(&mut self, topics: &Topics) -> Result<(), String> {
-        self.take(topics).map_err(|refusal| refusal.to_string())
+        formatter.debug_tuple("NamespacePermits").field(&self.held).finish()
     }
 }
 
 /// The limits of one server.
-pub(super) struct Limits {
-    addresses: Arc<Counts<Client>>,
-    namespaces: Arc<Counts<Namespace>>,
+pub(crate) struct Limits {
+    addresses: Arc<KeyedLimiter<Client>>,
+    namespaces: Arc<KeyedLimiter<Namespace>>,
     rate: Mutex<Option<Rate>>,
     stats: Arc<Stats>,
 }
 
 impl Limits {
-    pub(super) fn new(stats: Arc<Stats>) -> Self {
-        let (addresses, namespaces) = (Arc::new(Counts(Mutex::default())), Arc::new(Counts(Mutex::default())));
+    pub(crate) fn new(stats: Arc<Stats>) -> Self {
+        let (addresses, namespaces) =
+            (Arc::new(KeyedLimiter(Mutex::default())), Arc::new(KeyedLimiter(Mutex::default())));
         Self { addresses, namespaces, rate: Mutex::default(), stats }
     }
 
-    /// Lets a new connection from `address` in, if the limits do.
-    pub(super) fn admit(&self, address: IpAddr, config: &Config) -> Result<Admission, Refusal> {
+    /// Admits a new connection from `address`, or fails if a limit is reached.
+    pub(crate) fn admit(&self, address: IpAddr, config: &Config) -> Result<Permits, LimitError> {
         let client = Client::from(address);
         if !self.is_within_rate(client, config.rate_per_address) {
             self.stats.refused_rate.add(1);
-            return Err(Refusal::Rate);
+            return Err(LimitError::Rate);
         }
-        let Some(limit) = config.max_per_address else { return Ok(Admission::default()) };
-        let counted = self.addresses.take(client, limit).ok_or(Refusal::Address);
-        if counted.is_err() {
+        let Some(limit) = config.max_per_address else { return Ok(Permits::default()) };
+        let permit = self.addresses.acquire(client, limit).ok_or(LimitError::Address);
+        if permit.is_err() {
             self.stats.refused_address.add(1);
         }
-        let mut admission = Admission::default();
-        admission.add(counted?);
-        Ok(admission)
+        let mut permits = Permits::default();
+        permits.add(permit?);
+        Ok(permits)
     }
 
     fn is_within_rate(&self, client: Client, per_second: Option<NonZeroU32>) -> bool {
@@ -232,14 +226,14 @@ impl Limits {
             *rate = None;
             return true;
         };
-        // Another limit begins anew.
+        // A changed limit starts afresh.
         drop(rate.take_if(|rate| rate.per_second != per_second));
         let Rate { limiter, swept, .. } = rate.get_or_insert_with(|| Rate {
             per_second,
             limiter: RateLimiter::hashmap(Quota::per_second(per_second)),
             swept: Instant::now(),
         });
-        // Each sweep looks at all of them.
+        // Each sweep visits all of them.
         if swept.elapsed() >= SWEEP {
             *swept = Instant::now();
             limiter.retain_recent();
@@ -253,8 +247,8 @@ impl Limits {
     }
 }
 
-/// Seconds after which to try again: not the same for all who were refused together.
-pub(super) fn retry_after() -> u64 {
+/// Seconds after which to try again: not the same for all clients that are refused together.
+pub(crate) fn retry_after() -> u64 {
     // The keys of a hasher are random for each instance.
     2 + RandomState::new().hash_one(0) % 9
 }
@@ -271,12 +265,12 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_so_many_connections_and_ipv6_counts_by_network() {
+    fn connections_are_limited_per_address_and_per_ipv6_network() {
         let (limits, stats) = limits();
         let config = Config { max_per_address: Some(2), ..Config::default() };
         let admit = |address: &str| limits.admit(address.parse().unwrap(), &config);
         let (first, _second) = (admit("10.0.0.1").unwrap(), admit("::ffff:10.0.0.1").unwrap());
-        assert_eq!(admit("10.0.0.1").unwrap_err(), Refusal::Address);
+        assert_eq!(admit("10.0.0.1").unwrap_err(), LimitError::Address);
         let _other = admit("10.0.0.2").unwrap();
         drop(first);
         let _third = admit("10.0.0.1").unwrap();
@@ -288,28 +282,28 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_have_so_many_streams() {
+    fn streams_are_limited_per_namespace() {
         let (limits, stats) = limits();
         let limit = |text: &str| text.parse::<NamespaceLimit>().unwrap();
         let config = Config { namespace_limits: vec![limit("/details=1"), limit("/=2")], ..Config::default() };
         let (limits, config) = (Arc::new(limits), watch::channel(config).1);
         let topics = |namespace: &str| namespace.parse::<Namespace>().unwrap().into();
         let admit = |namespace: &str| {
-            let mut places = Places::new(Arc::clone(&limits), config.clone());
-            places.take(&topics(namespace)).map(|()| places)
+            let mut permits = NamespacePermits::new(Arc::clone(&limits), config.clone());
+            permits.acquire(&topics(namespace)).map(|()| permits)
         };
         let mut first = admit("/details/26").unwrap();
-        first.take(&topics("/details/28")).unwrap();
-        assert_eq!(admit("/details/27").unwrap_err(), Refusal::Namespace("/details".parse().unwrap()));
+        first.acquire(&topics("/details/28")).unwrap();
+        assert_eq!(admit("/details/27").unwrap_err(), LimitError::Namespace("/details".parse().unwrap()));
         let _raw = admit("/raw").unwrap();
-        assert_eq!(admit("/eps").unwrap_err(), Refusal::Namespace(Namespace::root()));
+        assert_eq!(admit("/eps").unwrap_err(), LimitError::Namespace(Namespace::root()));
         drop(first);
         let mut second = admit("/details/27").unwrap();
         assert_eq!(stats.refused_namespace.get(), 2);
-        second.take(&topics("/eps")).unwrap();
+        second.acquire(&topics("/eps")).unwrap();
         let third = admit("/details/29").unwrap_err();
-        assert_eq!(third, Refusal::Namespace(Namespace::root()));
-        assert!(second.take(&topics("/details/27")).is_ok(), "what was refused holds nothing");
+        assert_eq!(third, LimitError::Namespace(Namespace::root()));
+        assert!(second.acquire(&topics("/details/27")).is_ok(), "a refused stream holds no permit");
         assert_eq!(
             "/a".parse::<NamespaceLimit>().unwrap_err().to_string(),
             "expected NAMESPACE=COUNT, such as /details=1000, found \"/a\""
@@ -317,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_million_addresses_are_not_all_kept() {
+    fn tracked_addresses_are_bounded() {
         let (limits, stats) = limits();
         let config = Config { rate_per_address: NonZeroU32::new(1), ..Config::default() };
         for number in 0..1_000_000 {
@@ -327,12 +321,12 @@ mod tests {
         assert!(stats.rate_unknown.get() > 0);
         let (fresh, stats) = self::limits();
         assert!(fresh.admit(Ipv4Addr::LOCALHOST.into(), &config).is_ok());
-        assert_eq!(fresh.admit(Ipv4Addr::LOCALHOST.into(), &config).unwrap_err(), Refusal::Rate);
+        assert_eq!(fresh.admit(Ipv4Addr::LOCALHOST.into(), &config).unwrap_err(), LimitError::Rate);
         assert_eq!(stats.refused_rate.get(), 1);
     }
 
     #[test]
-    fn not_all_try_again_at_once() {
+    fn retry_after_is_spread() {
         let seconds: std::collections::HashSet<u64> = (0..1000).map(|_| retry_after()).collect();
         assert!(seconds.iter().all(|seconds| (2..=10).contains(seconds)) && seconds.len() > 5);
     }

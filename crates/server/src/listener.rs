@@ -1,4 +1,4 @@
-//! Taking connections in: a listening socket fit for bursts, and a policy for when accepting fails.
+//! Accepting connections: a listening socket for bursts, and a policy for failures.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-/// Connections that the kernel holds until they are accepted. A smaller queue would stall a burst on SYN retries.
+/// Connections that the kernel queues. A shorter queue stalls bursts on SYN retries.
 const BACKLOG: u32 = 4096;
-/// The pause after a failed accept: out of file descriptors, only time helps, and trying at once would spin.
+/// The pause after a failed accept. Without file descriptors only time helps, and a retry at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Listens on `address`. `send_buffer` is what the kernel may hold of what a client has not read yet, in bytes (Linux
-/// doubles it for its own book-keeping): it bounds both memory and how old the data is that a slow reader reads.
+/// Listens on `address`. `send_buffer` is the size of the kernel's send buffer per connection in bytes, which Linux doubles for its
+/// own bookkeeping. It bounds memory, and how old the events are that a slow reader receives.
 ///
 /// # Errors
-/// When the address is taken or not ours, or the process has no file descriptors left.
+/// When the address is in use or not local, or the process has no file descriptors left.
 pub fn listen(address: SocketAddr, send_buffer: u32) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
@@ -24,12 +24,12 @@ pub fn listen(address: SocketAddr, send_buffer: u32) -> io::Result<TcpListener> 
     socket.listen(BACKLOG)
 }
 
-/// The next connection. A failure is told to `failed` and does not end the listener.
-pub(super) async fn accept(listener: &TcpListener, mut failed: impl FnMut(&io::Error)) -> (TcpStream, SocketAddr) {
+/// The next connection. A failure is reported to `failed` and does not end the listener.
+pub(crate) async fn accept(listener: &TcpListener, mut failed: impl FnMut(&io::Error)) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
-                // Events are small and must not wait for an acknowledgement. A socket that refuses is as good as closed.
+                // Events are small and must not wait for an acknowledgement. A socket that refuses the option is about to close.
                 let _ = socket.set_nodelay(true);
                 return (socket, peer);
             }

@@ -1,21 +1,21 @@
-//! Which pages may read what is served: CORS (Fetch standard, §3.3) for requests, and the check of a WebSocket's origin
+//! The pages that may read responses: CORS (Fetch standard, §3.3) for requests, and for WebSockets the check of the origin
 //! (RFC 6455, §10.2), which browsers leave to servers.
 
 use std::str::FromStr;
 
-use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HOST, HeaderMap, HeaderValue, ORIGIN, VARY};
+use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderMap, HeaderValue, VARY};
 
-/// Pages that may read: those of one origin, written `https://example.org` or `http://localhost:3000`, or all, written `*`.
+/// An origin whose pages may read, written `https://example.org` or `http://localhost:3000`; or every origin, written `*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedOrigin(Option<HeaderValue>);
 
-/// Why a text is not an [`AllowedOrigin`].
+/// The text is not an [`AllowedOrigin`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected * or an origin, such as https://example.org: scheme, host and port, without a path")]
 pub struct OriginError;
 
 impl AllowedOrigin {
-    /// All pages.
+    /// Every origin.
     pub const ANY: Self = Self(None);
 }
 
@@ -41,30 +41,32 @@ fn is_allowed(origin: &HeaderValue, allowed: &[AllowedOrigin]) -> bool {
     allowed.iter().any(|one| one.0.as_ref().is_none_or(|one| one == origin))
 }
 
-/// Whether a WebSocket may be opened: by clients other than browsers, which send no origin, by our own pages, and by those
-/// that are allowed.
-pub(super) fn may_open(request: &HeaderMap, allowed: &[AllowedOrigin]) -> bool {
+/// Whether a client may open a WebSocket: clients other than browsers, which send no origin, pages of this server, and pages of
+/// allowed origins.
+#[cfg(feature = "websocket")]
+pub(crate) fn may_open(request: &HeaderMap, allowed: &[AllowedOrigin]) -> bool {
+    use hyper::header::{HOST, ORIGIN};
     let Some(origin) = request.get(ORIGIN) else { return true };
     let of = |value: &HeaderValue| value.to_str().map(str::to_owned).ok();
     let host = of(origin).and_then(|origin| Some(origin.split_once("://")?.1.to_owned()));
     is_allowed(origin, allowed) || (host.is_some() && host == request.get(HOST).and_then(of))
 }
 
-/// Makes an answer that all pages might read one for those that are allowed.
-pub(super) fn restrict(answer: &mut HeaderMap, request: &HeaderMap, allowed: &[AllowedOrigin]) {
+/// Narrows a response that every origin may read to the allowed ones.
+pub(crate) fn restrict(answer: &mut HeaderMap, origin: Option<&HeaderValue>, allowed: &[AllowedOrigin]) {
     if !answer.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) || allowed.contains(&AllowedOrigin::ANY) {
         return;
     }
     answer.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
     answer.append(VARY, HeaderValue::from_static("origin"));
-    if let Some(origin) = request.get(ORIGIN).filter(|origin| is_allowed(origin, allowed)) {
+    if let Some(origin) = origin.filter(|origin| is_allowed(origin, allowed)) {
         answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderName;
+    use hyper::header::{HeaderName, ORIGIN};
 
     use super::*;
 
@@ -76,10 +78,11 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
+    #[cfg(feature = "websocket")]
     #[test]
-    fn a_websocket_is_opened_by_ours_those_allowed_and_those_that_are_no_pages() {
+    fn websocket_is_open_to_own_pages_allowed_origins_and_other_clients() {
         let list = allowed(&["https://Example.org", "http://localhost:3000"]);
-        let may = |origin| may_open(&headers(&[(ORIGIN, origin), (HOST, "a:8001")]), &list);
+        let may = |origin| may_open(&headers(&[(ORIGIN, origin), (hyper::header::HOST, "a:8001")]), &list);
         assert!(may("https://example.org") && may("http://localhost:3000") && may("http://a:8001"));
         assert!(!may("http://example.org") && !may("http://localhost") && !may("http://a") && !may("null"));
         assert!(may_open(&HeaderMap::new(), &list));
@@ -87,23 +90,23 @@ mod tests {
     }
 
     #[test]
-    fn answers_name_the_origin_that_is_allowed() {
+    fn response_names_the_allowed_origin() {
         let list = allowed(&["https://a", "https://b"]);
         let of = |origin| {
             let mut answer = headers(&[(ACCESS_CONTROL_ALLOW_ORIGIN, "*"), (VARY, "accept-encoding")]);
-            restrict(&mut answer, &headers(&[(ORIGIN, origin)]), &list);
+            restrict(&mut answer, Some(&HeaderValue::from_static(origin)), &list);
             assert_eq!(answer.get_all(VARY).iter().count(), 2);
             answer.remove(ACCESS_CONTROL_ALLOW_ORIGIN)
         };
         assert_eq!(of("https://b").unwrap(), "https://b");
         assert_eq!(of("https://c"), None);
         let mut answer = headers(&[(ACCESS_CONTROL_ALLOW_ORIGIN, "*")]);
-        restrict(&mut answer, &headers(&[(ORIGIN, "https://c")]), &allowed(&["https://a", "*"]));
+        restrict(&mut answer, Some(&HeaderValue::from_static("https://c")), &allowed(&["https://a", "*"]));
         assert_eq!(answer, headers(&[(ACCESS_CONTROL_ALLOW_ORIGIN, "*")]));
     }
 
     #[test]
-    fn mistakes_are_refused() {
+    fn invalid_origins_are_refused() {
         for text in ["", "example.org", "https://", "https://a/", "https://a b", "://a", "null", "https://*"] {
             assert_eq!(text.parse::<AllowedOrigin>(), Err(OriginError), "{text}");
         }

@@ -1,4 +1,4 @@
-//! TLS (RFC 8446, RFC 5246) by rustls, with HTTP/2 or HTTP/1.1 as the client prefers (ALPN, RFC 7301).
+//! TLS (RFC 8446, RFC 5246) by rustls; the client chooses HTTP/2 or HTTP/1.1 by ALPN (RFC 7301).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,46 +9,46 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// The names of HTTP/2 and HTTP/1.1 in ALPN, the preferred one first.
-pub(super) const HTTP2: &[u8] = b"h2";
+pub(crate) const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
-/// What the server shows to its clients, and proves with.
+/// A certificate chain and its private key.
 #[derive(Debug, Clone)]
-pub struct Tls(pub(super) Arc<ServerConfig>);
+pub struct Tls(pub(crate) Arc<ServerConfig>);
 
-/// Why there is no [`Tls`].
+/// Why certificate and key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read, or holds nothing of the kind.
+    /// A file cannot be read, or has no such section.
     #[error("{}: {error}; expected {expected} in PEM", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What it should hold.
+        /// Its expected content.
         expected: &'static str,
-        /// What is wrong.
+        /// The cause.
         error: pem::Error,
     },
     /// The file has no certificate.
     #[error("{}: no certificate; expected one or more, the server's own first, in PEM", .0.display())]
     NoCertificate(PathBuf),
-    /// Key and certificate do not go together, or are of a kind that is not known.
+    /// Key and certificate do not match, or are of an unsupported kind.
     #[error("{} and {}: {error}", certificates.display(), key.display())]
     Refused {
-        /// The file of certificates.
+        /// The certificate file.
         certificates: PathBuf,
-        /// The key's file.
+        /// The key file.
         key: PathBuf,
-        /// What is wrong.
+        /// The cause.
         error: rustls::Error,
     },
 }
 
 impl Tls {
-    /// Reads the server's certificate, with those between it and an authority, and its private key, from PEM files.
+    /// Reads the certificate chain, the server certificate first, and its private key from PEM files.
     ///
     /// # Errors
-    /// When a file cannot be read or is not PEM, or key and certificate do not go together.
+    /// When a file cannot be read or is not PEM, or key and certificate do not match.
     pub fn read(certificates: &Path, key: &Path) -> Result<Self, TlsError> {
         let file = |path: &Path, expected| {
             let path = path.to_owned();

@@ -1,22 +1,26 @@
-//! Which topics a request asks for.
+//! The topics that a request's path and query name.
 
-use super::PREFIX;
 use tallycast_fanout::{NamespaceError, Topic, TopicError, Topics};
 
-/// Why a request asks for no topics, and where it does not.
+/// Why a request does not name topics, and where.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum RequestError {
-    /// In the path.
-    #[error("bad path after {PREFIX}: {0}")]
-    Path(TopicError),
+pub(crate) enum RequestError {
+    /// In the path after the prefix, which may be empty.
+    #[error("bad path{}: {error}", after(prefix))]
+    Path { prefix: String, error: TopicError },
     /// In the query.
     #[error("bad query: topic={0}: {1}")]
     Query(String, TopicError),
 }
 
-/// The topics of a request: those of its path after [`PREFIX`], whose last segment may be several that are separated by
-/// commas, and those of each `topic` in its query. A path of nothing means all, unless the query says what.
-pub(super) fn topics(path: &str, query: &str) -> Result<Topics, RequestError> {
+fn after(prefix: &str) -> String {
+    if prefix.is_empty() { String::new() } else { format!(" after {prefix}") }
+}
+
+/// The topics of a request: those of its path after `prefix`, whose last segment may be several, separated by commas, and
+/// those of each `topic` in its query. Without either, all.
+pub(crate) fn topics(prefix: &str, path: &str, query: &str) -> Result<Topics, RequestError> {
+    let in_path = |error| RequestError::Path { prefix: prefix.to_owned(), error };
     let mut topics = Vec::new();
     for (_, value) in form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "topic") {
         let topic = value.parse();
@@ -27,14 +31,14 @@ pub(super) fn topics(path: &str, query: &str) -> Result<Topics, RequestError> {
         let (parents, last) = path.rsplit_once('/').unwrap_or(("", path));
         for one in last.split(',') {
             if one.is_empty() {
-                return Err(RequestError::Path(NamespaceError::EmptySegment.into()));
+                return Err(in_path(NamespaceError::EmptySegment.into()));
             }
-            topics.push(Topic::from_url_path(&format!("{parents}/{one}")).map_err(RequestError::Path)?);
+            topics.push(Topic::from_url_path(&format!("{parents}/{one}")).map_err(in_path)?);
         }
     } else if topics.is_empty() {
-        topics.push(Topic::from_url_path("/").map_err(RequestError::Path)?);
+        topics.push(Topic::from_url_path("/").map_err(in_path)?);
     }
-    Topics::new(topics).map_err(RequestError::Path)
+    Topics::new(topics).map_err(in_path)
 }
 
 #[cfg(test)]
@@ -42,7 +46,7 @@ mod tests {
     use super::*;
 
     fn of(path: &str, query: &str) -> String {
-        topics(path, query).map_or_else(|error| error.to_string(), |topics| topics.to_string())
+        topics("/subscribe", path, query).map_or_else(|error| error.to_string(), |topics| topics.to_string())
     }
 
     #[test]
@@ -56,12 +60,15 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_with_their_place() {
+    fn error_names_its_place() {
         assert_eq!(of("//", ""), "bad path after /subscribe: a namespace has no empty segment ('//')");
         assert_eq!(of("/a,,b", ""), "bad path after /subscribe: a namespace has no empty segment ('//')");
         assert_eq!(of("/a,", ""), "bad path after /subscribe: a namespace has no empty segment ('//')");
         assert_eq!(of("", "topic=raw"), "bad query: topic=raw: a namespace starts with '/'");
         let many = (0..65).map(|number| number.to_string()).collect::<Vec<_>>().join(",");
         assert_eq!(of(&format!("/{many}"), ""), "bad path after /subscribe: expected 1 to 64 topics, found 65");
+        let error = |prefix| topics(prefix, "//", "").unwrap_err().to_string();
+        assert_eq!(error("/ws"), "bad path after /ws: a namespace has no empty segment ('//')");
+        assert_eq!(error(""), "bad path: a namespace has no empty segment ('//')");
     }
 }

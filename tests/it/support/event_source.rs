@@ -52,7 +52,10 @@ impl EventSource {
     }
 
     pub(crate) fn open_with(client: reqwest::ClientBuilder, tallycast: &Tallycast, path: &str) -> Self {
-        let url = tallycast.url(path);
+        Self::open_url(client, tallycast.url(path))
+    }
+
+    pub(crate) fn open_url(client: reqwest::ClientBuilder, url: String) -> Self {
         let (opened, head) = sync_channel(1);
         let (sender, events) = sync_channel(UNREAD);
         let (owner, owner_gone) = oneshot::channel();

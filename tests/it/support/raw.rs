@@ -1,7 +1,7 @@
 //! A plain TCP socket, for byte-exact tests.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 
 use socket2::{Domain, Socket, Type};
 
@@ -14,7 +14,11 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) fn connect(tallycast: &Tallycast) -> Self {
-        Self::new(TcpStream::connect_timeout(&tallycast.address, LIMIT).unwrap())
+        Self::connect_to(tallycast.address)
+    }
+
+    pub(crate) fn connect_to(address: SocketAddr) -> Self {
+        Self::new(TcpStream::connect_timeout(&address, LIMIT).unwrap())
     }
 
     /// Connects with a small receive buffer, so that unread data soon blocks the server.

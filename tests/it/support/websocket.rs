@@ -1,5 +1,6 @@
 //! A third-party WebSocket client that shares no code with the server: `tokio-websockets`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
@@ -46,7 +47,12 @@ impl WebSocket {
 
     /// Opens `path` with request headers.
     pub(crate) fn open_with(tallycast: &Tallycast, path: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
-        Self::connect(tallycast, path, headers, None)
+        Self::open_at(tallycast.address, path, headers)
+    }
+
+    /// Opens `path` of the server at `address`.
+    pub(crate) fn open_at(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Self, Error> {
+        Self::connect(address, path, headers, None)
     }
 
     /// Opens `path` over TLS.
@@ -54,23 +60,23 @@ impl WebSocket {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(certificate.certificate()).unwrap()).unwrap();
         let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        Self::connect(tallycast, path, &[], Some(TlsConnector::from(Arc::new(config))))
+        Self::connect(tallycast.address, path, &[], Some(TlsConnector::from(Arc::new(config))))
     }
 
     fn connect(
-        tallycast: &Tallycast,
+        address: SocketAddr,
         path: &str,
         headers: &[(&str, &str)],
         tls: Option<TlsConnector>,
     ) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut builder = ClientBuilder::new().uri(&format!("ws://{}{path}", tallycast.address)).unwrap();
+        let mut builder = ClientBuilder::new().uri(&format!("ws://{address}{path}")).unwrap();
         for (name, value) in headers {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             builder = builder.add_header(name, HeaderValue::from_str(value).unwrap()).unwrap();
         }
         let connect = async {
-            let stream = TcpStream::connect(tallycast.address).await?;
+            let stream = TcpStream::connect(address).await?;
             let stream: Box<dyn Stream> = match tls {
                 Some(tls) => Box::new(tls.connect(ServerName::try_from("localhost").unwrap(), stream).await?),
                 None => Box::new(stream),

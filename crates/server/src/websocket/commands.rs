@@ -1,10 +1,10 @@
-//! What clients may say: which topics they want to read from now on.
+//! The messages that clients may send: changes of their topics.
 
 use serde::Deserialize;
 
 use tallycast_fanout::{Topic, TopicError, Topics};
 
-/// A message of a client. Both at once change the topics in one step.
+/// A message of a client. With both fields the topics change in one step.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Command {
@@ -12,19 +12,19 @@ struct Command {
     unsubscribe: Option<Vec<String>>,
 }
 
-/// Why a message is not understood, or not followed.
+/// Why a message is not understood, or cannot be followed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CommandError {
-    /// It is something else.
+pub(crate) enum CommandError {
+    /// It is not a command.
     #[error(r#"expected {{"subscribe": ["/topic", ...]}} or {{"unsubscribe": ["/topic", ...]}}: {0}"#)]
     Json(#[from] serde_json::Error),
-    /// It wants nothing.
+    /// It has neither field.
     #[error(r#"expected {{"subscribe": ["/topic", ...]}} or {{"unsubscribe": ["/topic", ...]}}"#)]
     Nothing,
-    /// A topic is none.
+    /// A topic is not valid.
     #[error("bad topic {0:?}: {1}")]
     Topic(String, TopicError),
-    /// What was not subscribed to cannot be given up.
+    /// It unsubscribes from a topic that the client does not read.
     #[error("not subscribed to {0}; subscribed to [{1}]")]
     NotSubscribed(Topic, Topics),
     /// There would be too many.
@@ -32,8 +32,8 @@ pub(super) enum CommandError {
     Count(TopicError),
 }
 
-/// The topics that a client who reads `topics` wants to read.
-pub(super) fn wanted(text: &str, topics: &Topics) -> Result<Topics, CommandError> {
+/// The topics that a client that reads `topics` asks for with the message `text`.
+pub(crate) fn apply_command(text: &str, topics: &Topics) -> Result<Topics, CommandError> {
     let Command { subscribe, unsubscribe } = serde_json::from_str(text)?;
     if subscribe.is_none() && unsubscribe.is_none() {
         return Err(CommandError::Nothing);
@@ -59,11 +59,11 @@ mod tests {
 
     fn of(text: &str, topics: &[&str]) -> String {
         let topics = Topics::new(topics.iter().map(|topic| topic.parse().unwrap()).collect()).unwrap();
-        wanted(text, &topics).map_or_else(|error| error.to_string(), |topics| topics.to_string())
+        apply_command(text, &topics).map_or_else(|error| error.to_string(), |topics| topics.to_string())
     }
 
     #[test]
-    fn topics_come_and_go() {
+    fn topics_are_added_and_removed() {
         assert_eq!(of(r#"{"subscribe": ["/raw", "/eps"]}"#, &["/eps"]), "/eps,/raw");
         assert_eq!(of(r#"{"unsubscribe": ["/eps"]}"#, &["/eps", "/raw"]), "/raw");
         assert_eq!(of(r#"{"unsubscribe": ["/eps"], "subscribe": ["/details/*"]}"#, &["/eps"]), "/details/*");
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn errors_name_the_mistake() {
         let expected = r#"expected {"subscribe": ["/topic", ...]} or {"unsubscribe": ["/topic", ...]}"#;
         assert_eq!(of("{}", &["/"]), expected);
         assert_eq!(of("hello", &["/"]), format!("{expected}: expected value at line 1 column 1"));

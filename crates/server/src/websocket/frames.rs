@@ -1,4 +1,4 @@
-//! The frames that a server writes (RFC 6455, §5.2): whole messages, never masked.
+//! The frames of a server (RFC 6455, §5.2): whole messages, never masked.
 
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
@@ -17,19 +17,26 @@ pub fn write_binary(bytes: &[u8], wire: &mut Vec<u8>) {
 }
 
 /// Appends a ping without payload.
-pub(super) fn write_ping(wire: &mut Vec<u8>) {
+pub(crate) fn write_ping(wire: &mut Vec<u8>) {
     write(OpCode::Control(Control::Ping), b"", wire);
 }
 
-/// Appends a close frame (§5.5.1). A reason longer than 123 bytes is cut.
-pub(super) fn write_close(code: CloseCode, reason: &str, wire: &mut Vec<u8>) {
+/// A close frame (§5.5.1). A reason longer than 123 bytes is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CloseFrame<'a> {
+    pub(crate) code: CloseCode,
+    pub(crate) reason: &'a str,
+}
+
+/// Appends a close frame.
+pub(crate) fn write_close(CloseFrame { code, reason }: CloseFrame<'_>, wire: &mut Vec<u8>) {
     let reason = &reason[..reason.floor_char_boundary(MAX_CONTROL_BYTES - 2)];
     write(OpCode::Control(Control::Close), &[&u16::from(code).to_be_bytes(), reason.as_bytes()].concat(), wire);
 }
 
 fn write(opcode: OpCode, payload: &[u8], wire: &mut Vec<u8>) {
     let header = FrameHeader { opcode, ..FrameHeader::default() };
-    // A vector takes all that is written to it.
+    // Writing to a vector cannot fail.
     let _ = header.format(payload.len() as u64, wire);
     wire.extend_from_slice(payload);
 }

@@ -1,35 +1,32 @@
-//! A message's bytes on the wire: one text frame (RFC 6455, §5.6) for each.
+//! The framing of messages: one text frame (RFC 6455, §5.6) each.
 
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use serde::Serialize;
+use tallycast_fanout::{CloseReason, Framing, Message};
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use super::frames::{write_close, write_ping, write_text};
+use super::frames::{CloseFrame, write_close, write_ping, write_text};
 use super::handshake::Subprotocol;
-use tallycast_fanout::{CloseReason, Framing, Message};
 
-static JSON: LazyLock<Arc<Frames>> =
-    LazyLock::new(|| Arc::new(Frames { name: "websocket", subprotocol: Subprotocol::Json }));
-static RAW: LazyLock<Arc<Frames>> =
-    LazyLock::new(|| Arc::new(Frames { name: "websocket+raw", subprotocol: Subprotocol::Raw }));
+static JSON: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Frames { subprotocol: Subprotocol::Json }));
+static RAW: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Frames { subprotocol: Subprotocol::Raw }));
 
-/// The framing of a subprotocol.
+/// The one framing of a subprotocol: subscribers with the same framing share what is framed.
 pub fn framing(subprotocol: Subprotocol) -> Arc<dyn Framing> {
     match subprotocol {
-        Subprotocol::Json => Arc::clone(&*JSON) as _,
-        Subprotocol::Raw => Arc::clone(&*RAW) as _,
+        Subprotocol::Json => Arc::clone(&JSON),
+        Subprotocol::Raw => Arc::clone(&RAW),
     }
 }
 
 #[derive(Debug)]
 struct Frames {
-    name: &'static str,
     subprotocol: Subprotocol,
 }
 
-/// What a message reads as.
+/// A message of the subprotocol `json`.
 #[derive(Serialize)]
 struct Envelope<'a> {
     namespace: &'a str,
@@ -44,7 +41,10 @@ struct Skipped {
 
 impl Framing for Frames {
     fn name(&self) -> &'static str {
-        self.name
+        match self.subprotocol {
+            Subprotocol::Json => "websocket",
+            Subprotocol::Raw => "websocket+raw",
+        }
     }
 
     fn message(&self, message: &Message, batch: &mut Vec<u8>) {
@@ -60,7 +60,7 @@ impl Framing for Frames {
 
     fn skipped(&self, skipped: u64, batch: &mut Vec<u8>) {
         match self.subprotocol {
-            // There is nothing but payloads.
+            // It has nothing but payloads.
             Subprotocol::Raw => {}
             Subprotocol::Json => write_json(&Skipped { skipped }, batch),
         }
@@ -77,24 +77,21 @@ impl Framing for Frames {
     }
 
     fn closing(&self, reason: &CloseReason) -> Bytes {
-        // RFC 6455, section 7.4.1, and the registry of close codes.
+        // §7.4.1, and IANA's registry of close codes.
         let code = match reason {
             CloseReason::Shutdown => CloseCode::Away,
             CloseReason::SlowReader => CloseCode::Again,
             _ => CloseCode::Policy,
         };
         let mut close = Vec::new();
-        write_close(code, &reason.to_string(), &mut close);
+        write_close(CloseFrame { code, reason: &reason.to_string() }, &mut close);
         close.into()
     }
 }
 
-/// Appends a message of JSON.
-pub(super) fn write_json(value: &impl Serialize, wire: &mut Vec<u8>) {
-    #[expect(
-        clippy::expect_used,
-        reason = "strings, numbers and lists of them always serialise, and a vector takes it"
-    )]
+/// Appends a message of text with `value` as JSON.
+pub(crate) fn write_json(value: &impl Serialize, wire: &mut Vec<u8>) {
+    #[expect(clippy::expect_used, reason = "strings, numbers and lists of them always serialize to a vector")]
     let json = serde_json::to_vec(value).expect("plain data");
     write_text(&json, wire);
 }

@@ -1,4 +1,4 @@
-//! The opening handshake (RFC 6455, §4.2): whether a request asks for a WebSocket, and the answer to it.
+//! The opening handshake (RFC 6455, §4.2): requests for an upgrade, and the responses to them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -7,45 +7,50 @@ use hyper::header::{
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::http::request::Parts;
-use hyper::{Method, Version};
+use hyper::{Method, StatusCode, Version};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
+use crate::Config;
 use crate::header_list::items;
+use crate::origins::may_open;
+use crate::response::{WholeResponse, text_response};
+use crate::routes::trim;
+use crate::streams::Streams;
 
-/// §1.3: what is appended to the client's key.
+/// §1.3: appended to the key of the client.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// The version of the protocol that is spoken here (§4.4).
+/// The version of the protocol (§4.4).
 pub const VERSION: HeaderValue = HeaderValue::from_static("13");
-/// The bytes that a client's key stands for.
+/// The length of a decoded key.
 const KEY_BYTES: usize = 16;
 
-/// What messages look like.
+/// The format of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Subprotocol {
-    /// `json`, and where the client names none that is known: each message is a JSON object.
+    /// `json`, also where the client offers no known one: each message is a JSON object.
     #[default]
     Json,
     /// `raw`: each message is the payload alone.
     Raw,
 }
 
-/// A handshake that is accepted.
+/// An accepted handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handshake {
     accept: HeaderValue,
-    /// What messages look like.
+    /// The format of messages.
     pub subprotocol: Subprotocol,
     /// Whether the client named it.
     named: bool,
 }
 
-/// Why there is no handshake.
+/// Why a handshake is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeError {
     /// Another version than 13.
     #[error("only version 13 of the WebSocket protocol is spoken here (sec-websocket-version)")]
     Version,
-    /// The key is not what it must be.
+    /// The key is missing or malformed.
     #[error("sec-websocket-key must be 16 bytes in base64")]
     Key,
 }
@@ -58,7 +63,7 @@ pub fn is_upgrade(request: &Parts) -> bool {
         && lists(&request.headers, &UPGRADE, "websocket")
 }
 
-/// Whether a list of names in a header has `name`, in whatever case.
+/// Whether a header is a list of names with `name`, in any case.
 fn lists(headers: &HeaderMap, header: &HeaderName, name: &str) -> bool {
     items(headers, header).any(|item| item.eq_ignore_ascii_case(name))
 }
@@ -67,7 +72,7 @@ impl Handshake {
     /// Reads a request for which [`is_upgrade`] holds.
     ///
     /// # Errors
-    /// When a header is missing or not as it must be.
+    /// When a header is missing or malformed.
     pub fn accept(headers: &HeaderMap) -> Result<Self, HandshakeError> {
         if headers.get(SEC_WEBSOCKET_VERSION) != Some(&VERSION) {
             return Err(HandshakeError::Version);
@@ -86,7 +91,7 @@ impl Handshake {
         Ok(Self { accept, subprotocol: named.unwrap_or_default(), named: named.is_some() })
     }
 
-    /// The headers of the answer, whose status is 101.
+    /// The headers of the response with status 101.
     pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::from_iter([
             (UPGRADE, HeaderValue::from_static("websocket")),
@@ -104,6 +109,47 @@ impl Handshake {
     }
 }
 
+/// Accepts the handshake of a request for which [`is_upgrade`] holds, or returns the response that refuses it.
+#[expect(clippy::result_large_err, reason = "made once for a request")]
+pub(crate) fn accept(request: &Parts, streams: &Streams) -> Result<Handshake, WholeResponse> {
+    if !may_open(&request.headers, &streams.config.borrow().allowed_origins) {
+        streams.stats.refused_origin.add(1);
+        return Err(text_response(StatusCode::FORBIDDEN, "pages of this origin may not open a WebSocket here\n"));
+    }
+    Handshake::accept(&request.headers).map_err(|error| {
+        let status = match error {
+            HandshakeError::Version => StatusCode::UPGRADE_REQUIRED,
+            HandshakeError::Key => StatusCode::BAD_REQUEST,
+        };
+        let mut response = text_response(status, format!("{error}\n"));
+        if error == HandshakeError::Version {
+            response.headers_mut().extend(upgrade_headers());
+        }
+        response
+    })
+}
+
+/// RFC 9110, §15.5.22, and RFC 6455, §4.4.
+fn upgrade_headers() -> HeaderMap {
+    HeaderMap::from_iter([
+        (UPGRADE, HeaderValue::from_static("websocket")),
+        (CONNECTION, HeaderValue::from_static("upgrade")),
+        (SEC_WEBSOCKET_VERSION, VERSION),
+    ])
+}
+
+/// The response to a request without an upgrade below [`Config::websocket_prefix`].
+pub(crate) fn upgrade_required(version: Version, config: &Config) -> WholeResponse {
+    let (websocket, events) = (trim(&config.websocket_prefix), trim(&config.prefix));
+    let text = format!("{websocket} is for WebSocket, over HTTP/1.1; event streams are at {events}\n");
+    let mut response = text_response(StatusCode::UPGRADE_REQUIRED, text);
+    // RFC 9113, §8.2.2: HTTP/2 has neither.
+    if version == Version::HTTP_11 {
+        response.headers_mut().extend(upgrade_headers());
+    }
+    response
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,7 +162,7 @@ mod tests {
         [("sec-websocket-version", "13"), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")];
 
     #[test]
-    fn the_example_of_the_specification() {
+    fn example_of_the_specification_is_accepted() {
         let handshake = Handshake::accept(&headers(&GOOD)).unwrap();
         let answer = handshake.headers();
         assert_eq!(answer[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
@@ -124,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_subprotocol_that_is_known_is_taken() {
+    fn first_known_subprotocol_is_chosen() {
         let mut offered = headers(&GOOD);
         offered.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("soap, raw,json"));
         let handshake = Handshake::accept(&offered).unwrap();
@@ -137,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn missing_and_malformed_headers_are_refused() {
         let error = |pairs: &[_]| Handshake::accept(&headers(pairs)).unwrap_err();
         assert_eq!(error(&[("sec-websocket-version", "8"), GOOD[1]]), HandshakeError::Version);
         assert_eq!(error(&[GOOD[1]]), HandshakeError::Version);

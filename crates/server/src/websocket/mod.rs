@@ -1,18 +1,20 @@
-//! WebSocket (RFC 6455) on the [`fanout`](tallycast_fanout) engine: the frames that it writes, and the ear for clients that
-//! choose their topics while they read.
+//! WebSocket (RFC 6455) on the [`tallycast_fanout`] engine: its framing, and the handler of clients that change their topics
+//! while they read.
 //!
-//! [`sse_server`](crate) serves it on the same paths as event streams. [`Protocol`], [`Handshake`] and the
-//! `write_*` functions can be used without the engine; `examples/websocket_echo.rs` shows how.
+//! A [`Server`](crate::Server) and a [`StreamService`](crate::StreamService) serve it on the same paths as event streams.
+//! [`Protocol`], [`Handshake`] and the `write_*` functions can be used without the engine; `examples/websocket_echo.rs` in the
+//! repository shows how.
 
 mod commands;
 mod frames;
 mod framing;
-mod handshake;
+pub(crate) mod handshake;
+mod policy;
 mod protocol;
-mod session;
+pub(crate) mod session;
 
 pub use frames::{write_binary, write_text};
 pub use framing::framing;
 pub use handshake::{Handshake, HandshakeError, Subprotocol, VERSION, is_upgrade};
-pub use protocol::{End, Protocol, Received};
-pub use session::{Config, Gatekeeper, Session, Stats};
+pub use protocol::{CloseCause, Protocol, Received};
+pub use session::{Config, Session, Stats};

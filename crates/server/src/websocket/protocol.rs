@@ -1,4 +1,4 @@
-//! One side of a WebSocket connection (RFC 6455) without its socket: bytes in, messages and answers out.
+//! The server side of a WebSocket connection (RFC 6455) without its socket: bytes in, messages and replies out.
 
 use std::io::{self, Read, Write};
 
@@ -7,21 +7,21 @@ use tungstenite::Error;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
 
-use super::frames::write_close;
+use super::frames::{CloseFrame, write_close};
 
-/// The room that a connection keeps for what comes in, in bytes. Larger frames get theirs when they come.
+/// The size of a connection's receive buffer, in bytes. It grows for larger frames.
 const READ_BUFFER: usize = 256;
 
-/// A server's side of one connection, after the handshake. Pings are answered and frames put together here; texts are
-/// valid UTF-8 (§8.1), and what breaks the protocol ends the connection with the code that says so (§7.4.1).
+/// The server side of one connection, after the handshake. It answers pings, joins frames to messages, checks that texts are
+/// valid UTF-8 (§8.1), and ends a connection that violates the protocol with the right code (§7.4.1).
 #[derive(Debug)]
 pub struct Protocol {
     context: WebSocketContext,
-    /// What came in and was not looked at yet.
+    /// Received and not yet parsed.
     unread: Vec<u8>,
 }
 
-/// What came from the client.
+/// Something received from the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Received {
     /// A message of text.
@@ -30,21 +30,21 @@ pub enum Received {
     Binary(Bytes),
     /// A ping, which has been answered, or a pong.
     Control,
-    /// The end: the client has closed, or has broken the protocol; the answer to that is the last that is to be sent.
-    End(End),
+    /// The end. The replies to it are the last bytes to send.
+    Close(CloseCause),
 }
 
-/// How a connection ends.
+/// Why a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// The client has closed it.
-    Closed,
-    /// The client has broken the protocol, or sent more than it may.
-    Failed,
+pub enum CloseCause {
+    /// The client closed it.
+    Client,
+    /// The client violated the protocol, or sent too large a message.
+    Violation,
 }
 
 impl Protocol {
-    /// A connection whose client may send messages of `max_message` bytes, whole or in parts.
+    /// A connection whose client may send messages of up to `max_message` bytes, in one frame or several.
     pub fn new(max_message: usize) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
@@ -54,13 +54,13 @@ impl Protocol {
         Self { context: WebSocketContext::new(Role::Server, Some(config)), unread: Vec::new() }
     }
 
-    /// Takes in bytes from the client, for [`next`](Self::next) to look at.
-    pub fn take_in(&mut self, bytes: &[u8]) {
+    /// Adds bytes from the client, for [`next`](Self::next) to parse.
+    pub fn push(&mut self, bytes: &[u8]) {
         self.unread.extend_from_slice(bytes);
     }
 
-    /// The next thing that came from the client; `None` when it has to send more first. What it is to be answered is
-    /// appended to `replies`, ready for the wire. Nothing comes after the end.
+    /// The next thing received from the client; `None` if that is not complete yet. Appends the replies to `replies`, ready for
+    /// the wire. Nothing follows [`Received::Close`].
     pub fn next(&mut self, replies: &mut Vec<u8>) -> Option<Received> {
         let mut wire = Wire { unread: &self.unread, read: 0, replies };
         let received = self.context.read(&mut wire);
@@ -69,38 +69,39 @@ impl Protocol {
             Ok(Message::Text(text)) => Some(Received::Text(text.as_str().to_owned())),
             Ok(Message::Binary(bytes)) => Some(Received::Binary(bytes)),
             Ok(Message::Close(_)) => {
-                // Writes the answer; that this is the end is the error that it returns.
+                // Writes the reply. The error that it returns is that this is the end.
                 let _ = self.context.flush(&mut wire);
-                Some(Received::End(End::Closed))
+                Some(Received::Close(CloseCause::Client))
             }
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
-                // Writes the pong, and a vector takes it.
+                // Writes the pong. Writing to a vector cannot fail.
                 let _ = self.context.flush(&mut wire);
                 Some(Received::Control)
             }
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(error) => {
-                if let Some((code, reason)) = told(&error) {
-                    write_close(code, reason, replies);
+                if let Some(frame) = close_frame(&error) {
+                    write_close(frame, replies);
                 }
-                Some(Received::End(End::Failed))
+                Some(Received::Close(CloseCause::Violation))
             }
         };
         self.unread.drain(..read);
         if self.unread.is_empty() {
-            // A connection that says nothing should cost nothing.
+            // A silent connection should hold no memory.
             self.unread = Vec::new();
         }
         received
     }
 }
 
-/// The code and the reason that a client is told (§7.4.1).
-fn told(error: &Error) -> Option<(CloseCode, &'static str)> {
+/// The close frame for a violation (§7.4.1).
+fn close_frame(error: &Error) -> Option<CloseFrame<'static>> {
+    let frame = |code, reason| Some(CloseFrame { code, reason });
     match error {
-        Error::Capacity(_) => Some((CloseCode::Size, "the message is larger than allowed here")),
-        Error::Utf8(_) => Some((CloseCode::Invalid, "a text is not valid UTF-8")),
-        Error::Protocol(_) => Some((CloseCode::Protocol, "this is against RFC 6455")),
+        Error::Capacity(_) => frame(CloseCode::Size, "the message is larger than allowed here"),
+        Error::Utf8(_) => frame(CloseCode::Invalid, "a text is not valid UTF-8"),
+        Error::Protocol(_) => frame(CloseCode::Protocol, "this is against RFC 6455"),
         // It has ended already.
         _ => None,
     }
@@ -172,7 +173,7 @@ mod tests {
                     Received::Text(text) => tokio_websockets::Message::text(text.clone()),
                     Received::Binary(bytes) => tokio_websockets::Message::binary(bytes.clone()),
                     Received::Control => tokio_websockets::Message::ping("ping"),
-                    Received::End(_) => unreachable!("written below"),
+                    Received::Close(_) => unreachable!("written below"),
                 };
                 client.send(message).await.unwrap();
             }
@@ -184,7 +185,7 @@ mod tests {
         })
     }
 
-    /// What an independent client reads in `bytes`.
+    /// The messages that an independent client reads in `bytes`.
     fn read(bytes: &[u8]) -> Vec<tokio_websockets::Message> {
         block_on(async {
             let (ours, mut theirs) = tokio::io::duplex(ROOM);
@@ -199,7 +200,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn what_an_independent_client_writes_is_read_however_it_is_cut(
+        fn messages_of_independent_client_are_read_in_any_pieces(
             messages in messages(),
             frame_size in 1..200_usize,
             cut in 1..5000_usize,
@@ -207,16 +208,16 @@ mod tests {
             let mut protocol = Protocol::new(1 << 20);
             let (mut received, mut replies) = (Vec::new(), Vec::new());
             for piece in written(&messages, frame_size).chunks(cut) {
-                protocol.take_in(piece);
+                protocol.push(piece);
                 while let Some(one) = protocol.next(&mut replies) {
-                    let end = matches!(one, Received::End(_));
+                    let end = matches!(one, Received::Close(_));
                     received.push(one);
                     if end {
                         break;
                     }
                 }
             }
-            prop_assert_eq!(received.pop(), Some(Received::End(End::Closed)));
+            prop_assert_eq!(received.pop(), Some(Received::Close(CloseCause::Client)));
             prop_assert_eq!(&received, &messages);
             let replies = read(&replies);
             let pings = messages.iter().filter(|message| **message == Received::Control).count();
@@ -225,7 +226,7 @@ mod tests {
         }
 
         #[test]
-        fn an_independent_client_reads_what_is_framed(
+        fn independent_client_reads_framed_messages(
             texts in proptest::collection::vec(prop_oneof![".{0,60}", Just("\u{1F602}\"\n".repeat(30_000))], 1..5),
             event in proptest::option::of(".{0,20}"),
         ) {
@@ -256,12 +257,12 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic_or_say_more_than_they_are(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_parsed_with_bounded_replies(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut protocol = Protocol::new(100);
             let mut replies = Vec::new();
-            protocol.take_in(&bytes);
+            protocol.push(&bytes);
             while let Some(received) = protocol.next(&mut replies) {
-                if matches!(received, Received::End(_)) {
+                if matches!(received, Received::Close(_)) {
                     break;
                 }
             }
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_bytes() {
+    fn frames_have_exact_bytes() {
         let framed = |subprotocol, fill: &dyn Fn(&dyn tallycast_fanout::Framing, &mut Vec<u8>)| {
             let mut batch = Vec::new();
             fill(&*framing(subprotocol), &mut batch);
@@ -289,17 +290,17 @@ mod tests {
     }
 
     #[test]
-    fn a_message_may_be_as_large_as_the_limit() {
+    fn message_may_be_as_large_as_the_limit() {
         let mut replies = Vec::new();
         let mut received = |text: &str, frame_size| {
             let mut protocol = Protocol::new(10);
-            protocol.take_in(&written(&[Received::Text(text.to_owned())], frame_size));
+            protocol.push(&written(&[Received::Text(text.to_owned())], frame_size));
             protocol.next(&mut replies)
         };
         assert_eq!(received("1234567890", 100), Some(Received::Text("1234567890".to_owned())));
         assert_eq!(received("1234567890", 3), Some(Received::Text("1234567890".to_owned())));
-        assert_eq!(received("12345678901", 100), Some(Received::End(End::Failed)));
-        assert_eq!(received("12345678901", 3), Some(Received::End(End::Failed)));
+        assert_eq!(received("12345678901", 100), Some(Received::Close(CloseCause::Violation)));
+        assert_eq!(received("12345678901", 3), Some(Received::Close(CloseCause::Violation)));
         let codes: Vec<_> =
             read(&replies).iter().filter_map(|message| Some(u16::from(message.as_close()?.0))).collect();
         assert_eq!(codes, [1009]);

@@ -1,34 +1,27 @@
-//! One client, as the engine hears it: what it says is read here, and answered.
+//! The handler of what one client sends: changes of its topics, within its rate.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use serde::Serialize;
+use tallycast_fanout::{ClientAction, Counter, Inbound, Topics};
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use super::commands::wanted;
-use super::frames::write_close;
+use super::commands::apply_command;
+use super::frames::{CloseFrame, write_close};
 use super::framing::write_json;
 use super::handshake::Subprotocol;
-use super::protocol::{End, Protocol, Received};
-use tallycast_fanout::{ClientAction, Counter, Inbound, Topics};
+use super::policy::{AllowAll, Refused, TopicChange, TopicPolicy};
+use super::protocol::{CloseCause, Protocol, Received};
 
-/// Who decides which topics a client may read.
-pub trait Gatekeeper: Send + std::fmt::Debug {
-    /// Lets the client read `topics` instead of those that it reads.
-    ///
-    /// # Errors
-    /// Why not, for the client to read; it goes on with the topics it has.
-    fn admit(&mut self, topics: &Topics) -> Result<(), String>;
-}
-
-/// What a client may send.
+/// The limits of what a client may send.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Config {
-    /// Bytes of one message, whole or in parts.
+    /// Bytes of one message, in one frame or several.
     pub max_message: usize,
-    /// Messages, pings and pongs a second, and at most as many at once.
+    /// Messages, pings and pongs per second, and as many in one burst.
     pub message_rate: NonZeroU32,
 }
 
@@ -38,95 +31,104 @@ impl Default for Config {
     }
 }
 
-/// What is counted of clients that speak. All only grow.
+/// The counters of WebSocket clients. They only grow.
 #[derive(Debug, Default)]
 pub struct Stats {
     /// Connections that became WebSockets.
     pub opened: Counter,
-    /// Messages that were refused: not understood, or not followed.
+    /// Messages refused: not understood, or not allowed.
     pub refused: Counter,
-    /// Connections that were closed because their clients sent too many messages.
+    /// Connections closed because their clients sent too many messages.
     pub over_rate: Counter,
-    /// Connections that were closed because their clients broke the protocol, or sent too large a message.
+    /// Connections closed because their clients violated the protocol, or sent too large a message.
     pub failed: Counter,
 }
 
-/// The engine's ear for one client.
+/// The handler of what one client sends.
 #[derive(Debug)]
 pub struct Session {
     protocol: Protocol,
     subprotocol: Subprotocol,
     rate: DefaultDirectRateLimiter,
-    gatekeeper: Box<dyn Gatekeeper>,
+    policy: Box<dyn TopicPolicy>,
     stats: Arc<Stats>,
 }
 
+/// A reply to a command.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Answer {
+enum Reply {
     Subscribed(Vec<String>),
     Error(String),
 }
 
 impl Session {
-    /// A client that has shaken hands, and has sent `ahead` since.
-    pub fn new(
+    /// A client after its handshake, which may read all topics.
+    pub fn new(config: &Config, subprotocol: Subprotocol, stats: Arc<Stats>) -> Self {
+        Self::with_policy(config, subprotocol, Box::new(AllowAll), stats)
+    }
+
+    pub(crate) fn with_policy(
         config: &Config,
         subprotocol: Subprotocol,
-        ahead: &[u8],
-        gatekeeper: Box<dyn Gatekeeper>,
+        policy: Box<dyn TopicPolicy>,
         stats: Arc<Stats>,
     ) -> Self {
         stats.opened.add(1);
-        let mut protocol = Protocol::new(config.max_message);
-        protocol.take_in(ahead);
         let rate = RateLimiter::direct(Quota::per_second(config.message_rate));
-        Self { protocol, subprotocol, rate, gatekeeper, stats }
+        Self { protocol: Protocol::new(config.max_message), subprotocol, rate, policy, stats }
     }
 
-    /// Refuses what the client said. Where there is no room to say why, the connection ends.
-    fn refuse(&self, code: CloseCode, why: String, replies: &mut Vec<u8>) -> ClientAction {
+    /// Adds bytes that were received together with the handshake.
+    pub fn read_ahead(&mut self, bytes: &[u8]) {
+        self.protocol.push(bytes);
+    }
+
+    /// Refuses a message. The subprotocol `raw` has no message for that, so the connection ends.
+    fn refuse(&self, code: CloseCode, reason: String, replies: &mut Vec<u8>) -> ClientAction {
         self.stats.refused.add(1);
         match self.subprotocol {
             Subprotocol::Json => {
-                write_json(&Answer::Error(why), replies);
+                write_json(&Reply::Error(reason), replies);
                 ClientAction::None
             }
             Subprotocol::Raw => {
-                write_close(code, &why, replies);
+                write_close(CloseFrame { code, reason: &reason }, replies);
                 ClientAction::Close
             }
         }
     }
 
     fn follow(&mut self, text: &str, topics: &Topics, replies: &mut Vec<u8>) -> ClientAction {
-        let wanted = match wanted(text, topics) {
-            Ok(wanted) => wanted,
+        let requested = match apply_command(text, topics) {
+            Ok(requested) => requested,
             Err(error) => return self.refuse(CloseCode::Policy, error.to_string(), replies),
         };
-        if wanted == *topics {
+        if requested == *topics {
             self.subscribed(topics, replies);
             return ClientAction::None;
         }
-        match self.gatekeeper.admit(&wanted) {
-            Ok(()) => ClientAction::Subscribe(wanted),
-            Err(why) => self.refuse(CloseCode::Again, why, replies),
+        match self.policy.change(&requested) {
+            TopicChange::Allowed => ClientAction::Subscribe(requested),
+            TopicChange::Pending(decision) => ClientAction::Authorize(decision),
+            TopicChange::Refused(Refused::Denied(reason)) => self.refuse(CloseCode::Policy, reason, replies),
+            TopicChange::Refused(Refused::Full(reason)) => self.refuse(CloseCode::Again, reason, replies),
         }
     }
 }
 
 impl Inbound for Session {
     fn receive(&mut self, bytes: &[u8], topics: &Topics, replies: &mut Vec<u8>) -> ClientAction {
-        self.protocol.take_in(bytes);
+        self.protocol.push(bytes);
         while let Some(received) = self.protocol.next(replies) {
-            let said = match received {
-                Received::End(end) => {
-                    self.stats.failed.add(u64::from(end == End::Failed));
+            let action = match received {
+                Received::Close(cause) => {
+                    self.stats.failed.add(u64::from(cause == CloseCause::Violation));
                     return ClientAction::Close;
                 }
                 _ if self.rate.check().is_err() => {
                     self.stats.over_rate.add(1);
-                    write_close(CloseCode::Policy, "too many messages", replies);
+                    write_close(CloseFrame { code: CloseCode::Policy, reason: "too many messages" }, replies);
                     return ClientAction::Close;
                 }
                 Received::Control => continue,
@@ -135,9 +137,9 @@ impl Inbound for Session {
                     self.refuse(CloseCode::Policy, "expected a message of text, found bytes".to_owned(), replies)
                 }
             };
-            // One answer at a time, so that they cannot pile up.
-            if !matches!(said, ClientAction::None) || !replies.is_empty() {
-                return said;
+            // One reply at a time, so that they cannot pile up.
+            if !matches!(action, ClientAction::None) || !replies.is_empty() {
+                return action;
             }
         }
         ClientAction::None
@@ -145,12 +147,13 @@ impl Inbound for Session {
 
     fn subscribed(&mut self, topics: &Topics, replies: &mut Vec<u8>) {
         if self.subprotocol == Subprotocol::Json {
-            write_json(&Answer::Subscribed(topics.iter().map(ToString::to_string).collect()), replies);
+            write_json(&Reply::Subscribed(topics.iter().map(ToString::to_string).collect()), replies);
         }
     }
 
     fn refused(&mut self, reason: &str, replies: &mut Vec<u8>) -> ClientAction {
-        self.refuse(CloseCode::Policy, reason.to_owned(), replies)
+        let code = if self.policy.was_full() { CloseCode::Again } else { CloseCode::Policy };
+        self.refuse(code, reason.to_owned(), replies)
     }
 }
 
@@ -159,12 +162,13 @@ mod tests {
     use super::*;
     use tallycast_fanout::{CloseReason, Namespace};
 
+    /// Namespaces without room.
     #[derive(Debug)]
     struct Full;
 
-    impl Gatekeeper for Full {
-        fn admit(&mut self, _topics: &Topics) -> Result<(), String> {
-            Err("full".to_owned())
+    impl TopicPolicy for Full {
+        fn change(&mut self, _topics: &Topics) -> TopicChange {
+            TopicChange::Refused(Refused::Full("full".to_owned()))
         }
     }
 
@@ -175,11 +179,11 @@ mod tests {
 
     fn session(subprotocol: Subprotocol) -> (Session, Arc<Stats>) {
         let stats = Arc::<Stats>::default();
-        (Session::new(&Config::default(), subprotocol, b"", Box::new(Full), Arc::clone(&stats)), stats)
+        (Session::with_policy(&Config::default(), subprotocol, Box::new(Full), Arc::clone(&stats)), stats)
     }
 
     #[test]
-    fn a_refusal_is_a_message_or_the_end() {
+    fn refusal_is_a_message_in_json_and_closes_raw() {
         let subscribe = text(r#"{"subscribe": ["/a"]}"#);
         let topics = Topics::from("/b".parse::<Namespace>().unwrap());
         let (mut json, stats) = session(Subprotocol::Json);
@@ -193,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_nothing_is_answered_one_after_another() {
+    fn commands_without_effect_are_answered_one_by_one() {
         let (mut session, _) = session(Subprotocol::Json);
         let topics = Topics::from("/a".parse::<Namespace>().unwrap());
         let mut received = text(r#"{"subscribe": ["/a"]}"#).repeat(2);
@@ -208,8 +212,21 @@ mod tests {
     }
 
     #[test]
+    fn denied_change_is_refused_with_policy_code() {
+        let (mut raw, stats) = session(Subprotocol::Raw);
+        let mut replies = Vec::new();
+        assert!(matches!(raw.refused("no", &mut replies), ClientAction::Close));
+        assert_eq!((&replies[..], stats.refused.get()), (&b"\x88\x04\x03\xf0no"[..], 1));
+    }
+
+    #[test]
     fn close_reasons_have_their_codes() {
-        for (reason, code) in [(CloseReason::SlowReader, 1013_u16), (CloseReason::PingTimeout, 1008)] {
+        for (reason, code) in [
+            (CloseReason::SlowReader, 1013_u16),
+            (CloseReason::PingTimeout, 1008),
+            (CloseReason::GrantExpired, 1008),
+            (CloseReason::Shutdown, 1001),
+        ] {
             for subprotocol in [Subprotocol::Json, Subprotocol::Raw] {
                 let frame = crate::websocket::framing(subprotocol).closing(&reason);
                 assert_eq!((frame[0], &frame[2..4]), (0x88, &code.to_be_bytes()[..]));

@@ -1,5 +1,5 @@
-//! The socket as hyper sees it while it reads the request: bytes read ahead come first, and it is known when all that
-//! hyper had to write is written, so that the socket can be taken back, and whether a request has begun.
+//! The socket as hyper sees it while it reads requests. Bytes that were read ahead come first, and what happened is recorded:
+//! so the socket can be taken over once hyper has written everything, and it is known whether a request has begun.
 
 use std::io;
 use std::pin::Pin;
@@ -13,24 +13,24 @@ use tokio::net::TcpStream;
 
 /// A socket with bytes that were already read from it.
 #[derive(Debug)]
-pub(super) struct Socket {
-    pub(super) stream: TcpStream,
-    ahead: Bytes,
-    marks: Arc<Marks>,
+pub(crate) struct Socket {
+    pub(crate) stream: TcpStream,
+    read_ahead: Bytes,
+    state: Arc<IoState>,
 }
 
-/// What has happened at a socket. Whoever waits for it to happen again takes the mark away.
+/// What happened at a socket since its flags were last cleared.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
-    /// The writer above has flushed, which hyper does only when its own buffer is empty.
-    pub(super) flushed: AtomicBool,
-    /// Bytes have come.
-    pub(super) read: AtomicBool,
+pub(crate) struct IoState {
+    /// The writer flushed. hyper does so only when its own buffer is empty.
+    pub(crate) flushed: AtomicBool,
+    /// Bytes arrived.
+    pub(crate) read: AtomicBool,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, ahead: Bytes, marks: Arc<Marks>) -> Self {
-        Self { stream, ahead, marks }
+    pub(crate) fn new(stream: TcpStream, read_ahead: Bytes, state: Arc<IoState>) -> Self {
+        Self { stream, read_ahead, state }
     }
 }
 
@@ -40,18 +40,18 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() {
+        if self.read_ahead.is_empty() {
             let before = buffer.filled().len();
             let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
             if buffer.filled().len() > before {
-                self.marks.read.store(true, Ordering::Release);
+                self.state.read.store(true, Ordering::Release);
             }
             return polled;
         }
-        let count = self.ahead.len().min(buffer.remaining());
-        buffer.put_slice(&self.ahead[..count]);
-        self.ahead.advance(count);
-        self.marks.read.store(true, Ordering::Release);
+        let count = self.read_ahead.len().min(buffer.remaining());
+        buffer.put_slice(&self.read_ahead[..count]);
+        self.read_ahead.advance(count);
+        self.state.read.store(true, Ordering::Release);
         Poll::Ready(Ok(()))
     }
 }
@@ -75,7 +75,7 @@ impl AsyncWrite for Socket {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        self.marks.flushed.store(true, Ordering::Release);
+        self.state.flushed.store(true, Ordering::Release);
         Poll::Ready(Ok(()))
     }
 

@@ -5,55 +5,44 @@ use std::io::Write;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-
-use super::coding::Coding;
 use tallycast_fanout::{CloseReason, Framing, Message};
 
-/// The framings: chunked for HTTP/1.1, where the engine writes to the socket; not for HTTP/1.0 and for layers that frame
-/// bodies themselves (HTTP/2, TLS). Each in every coding.
-static FRAMINGS: LazyLock<[Arc<EventStream>; 6]> = LazyLock::new(|| {
-    [
-        EventStream { name: "sse+chunked", chunked: true, coding: Coding::Identity },
-        EventStream { name: "sse+gzip+chunked", chunked: true, coding: Coding::Gzip },
-        EventStream { name: "sse+zstd+chunked", chunked: true, coding: Coding::Zstd },
-        EventStream { name: "sse", chunked: false, coding: Coding::Identity },
-        EventStream { name: "sse+gzip", chunked: false, coding: Coding::Gzip },
-        EventStream { name: "sse+zstd", chunked: false, coding: Coding::Zstd },
-    ]
-    .map(Arc::new)
-});
+use crate::coding::Coding;
 
-/// The framing of event streams in `coding`, each batch as one chunk of HTTP/1.1's chunked coding or as it is.
-pub(super) fn framing(chunked: bool, coding: Coding) -> Arc<EventStream> {
-    let place = match coding {
-        Coding::Identity => 0,
-        Coding::Gzip => 1,
-        Coding::Zstd => 2,
-    };
-    Arc::clone(&FRAMINGS[if chunked { place } else { place + 3 }])
-}
-
-/// The comment that opens every stream, so that clients see the head before the first event.
-const OPENING: &[u8] = b": tallycast\n\n";
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 /// RFC 9112, §7.1: the chunk of length zero that ends a chunked body, without trailers.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// The framing of event streams.
+/// The framing of event streams, in a content coding and with or without HTTP/1.1's chunked coding. Get it from
+/// [`shared`](Self::shared): subscribers with the same framing share what is framed.
 #[derive(Debug)]
-pub(super) struct EventStream {
-    name: &'static str,
-    chunked: bool,
+pub struct EventStream {
     coding: Coding,
+    chunked: bool,
 }
 
+/// All framings.
+static FRAMINGS: LazyLock<Vec<Arc<EventStream>>> = LazyLock::new(|| {
+    let codings = std::iter::once(Coding::Identity).chain(Coding::FOR_STREAMS);
+    codings.flat_map(|coding| [false, true].map(|chunked| Arc::new(EventStream { coding, chunked }))).collect()
+});
+
 impl EventStream {
-    /// What is sent right after the response's head.
-    pub(super) fn opening(&self) -> Bytes {
-        self.chunk([self.coding.start(), &self.coding.block(OPENING.to_vec())].concat())
+    /// The one framing of `coding`. `chunked` is for HTTP/1.1, where the engine writes to the socket: each batch is a chunk.
+    /// It is not for HTTP/1.0, and not for bodies that another layer frames.
+    pub fn shared(coding: Coding, chunked: bool) -> Arc<Self> {
+        let framing = FRAMINGS.iter().find(|framing| (framing.coding, framing.chunked) == (coding, chunked));
+        framing.map_or_else(|| Arc::new(Self { coding, chunked }), Arc::clone)
     }
 
-    /// What is in its coding already, ready for the wire.
+    /// The first bytes after the response headers: a comment with `greeting`, so that clients see the response before the
+    /// first event.
+    pub fn opening(&self, greeting: &str) -> Bytes {
+        let comment = format!(": {}\n\n", greeting.replace(['\r', '\n'], " "));
+        self.chunk([self.coding.start(), &self.coding.block(comment.into_bytes())].concat())
+    }
+
+    /// Bytes that are in their content coding already, ready for the wire.
     fn chunk(&self, bytes: Vec<u8>) -> Bytes {
         if !self.chunked {
             return bytes.into();
@@ -69,7 +58,18 @@ impl EventStream {
 
 impl Framing for EventStream {
     fn name(&self) -> &'static str {
-        self.name
+        match (self.coding, self.chunked) {
+            (Coding::Identity, true) => "sse+chunked",
+            (Coding::Identity, false) => "sse",
+            #[cfg(feature = "compression")]
+            (Coding::Gzip, true) => "sse+gzip+chunked",
+            #[cfg(feature = "compression")]
+            (Coding::Gzip, false) => "sse+gzip",
+            #[cfg(feature = "compression")]
+            (Coding::Zstd, true) => "sse+zstd+chunked",
+            #[cfg(feature = "compression")]
+            (Coding::Zstd, false) => "sse+zstd",
+        }
     }
 
     fn message(&self, message: &Message, batch: &mut Vec<u8>) {
@@ -97,19 +97,20 @@ impl Framing for EventStream {
     }
 
     fn closing(&self, reason: &CloseReason) -> Bytes {
-        let last: &[u8] = if self.chunked { LAST_CHUNK } else { b"" };
-        let note = match reason {
-            CloseReason::Shutdown => return Bytes::from_static(if self.chunked { LAST_CHUNK } else { b"" }),
-            // Clients that do not read could not be reached anyway.
-            CloseReason::SlowReader | CloseReason::PingTimeout => return Bytes::new(),
-            reason => format!(": {}\n\n", reason.to_string().replace(['\r', '\n'], " ")),
-        };
-        [&self.finish(note.into_bytes())[..], last].concat().into()
+        let end: &'static [u8] = if self.chunked { LAST_CHUNK } else { b"" };
+        match reason {
+            CloseReason::Shutdown => Bytes::from_static(end),
+            // A client that does not read would not receive it.
+            CloseReason::SlowReader | CloseReason::PingTimeout => Bytes::new(),
+            reason => {
+                let comment = format!(": {}\n\n", reason.to_string().replace(['\r', '\n'], " "));
+                [&self.finish(comment.into_bytes())[..], end].concat().into()
+            }
+        }
     }
 }
 
-/// Ends the line of a field with its value. A parser takes one leading space away, so a value that begins with one is
-/// given another.
+/// Ends the line of a field with its value. A parser removes one leading space, so a value that starts with one gets another.
 fn write_value(value: &str, batch: &mut Vec<u8>) {
     if value.starts_with(' ') {
         batch.push(b' ');
@@ -142,21 +143,22 @@ mod tests {
     use tallycast_fanout::{Namespace, Tally};
 
     fn plain() -> Arc<EventStream> {
-        framing(false, Coding::Identity)
+        EventStream::shared(Coding::Identity, false)
     }
 
     fn chunked() -> Arc<EventStream> {
-        framing(true, Coding::Identity)
+        EventStream::shared(Coding::Identity, true)
     }
 
     #[test]
-    fn names_are_unique() {
-        let names: std::collections::HashSet<_> = FRAMINGS.iter().map(|framing| framing.name).collect();
+    fn framings_are_shared_and_have_unique_names() {
+        let names: std::collections::HashSet<_> = FRAMINGS.iter().map(|framing| framing.name()).collect();
         assert_eq!(names.len(), FRAMINGS.len());
-        for coding in [Coding::Identity, Coding::Gzip, Coding::Zstd] {
+        for coding in std::iter::once(Coding::Identity).chain(Coding::FOR_STREAMS) {
             for chunked in [false, true] {
-                let framing = framing(chunked, coding);
+                let framing = EventStream::shared(coding, chunked);
                 assert_eq!((framing.chunked, framing.coding), (chunked, coding));
+                assert!(Arc::ptr_eq(&framing, &EventStream::shared(coding, chunked)));
             }
         }
     }
@@ -170,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_bytes() {
+    fn events_have_exact_bytes() {
         assert_eq!(framed(None, "1F602"), "data:1F602\n\n");
         assert_eq!(framed(Some("stream.tweet_updates.26"), "{}"), "event:stream.tweet_updates.26\ndata:{}\n\n");
         assert_eq!(framed(None, ""), "data:\n\n");
@@ -182,23 +184,27 @@ mod tests {
     }
 
     #[test]
-    fn exact_chunks() {
+    fn chunks_have_exact_bytes() {
         assert_eq!(chunked().finish(b"data:1F602\n\n".to_vec()), "c\r\ndata:1F602\n\n\r\n");
         assert_eq!(chunked().keep_alive(), "e\r\n: keep-alive\n\n\r\n");
-        assert_eq!(chunked().opening(), "d\r\n: tallycast\n\n\r\n");
+        assert_eq!(chunked().opening("tallycast"), "d\r\n: tallycast\n\n\r\n");
         assert_eq!(chunked().closing(&CloseReason::Shutdown), "0\r\n\r\n");
         assert_eq!(plain().closing(&CloseReason::Shutdown), "");
+        let expired = chunked().closing(&CloseReason::GrantExpired);
+        assert_eq!(expired, "21\r\n: the authorization has expired\n\n\r\n0\r\n\r\n");
+        assert_eq!(plain().closing(&CloseReason::Requested("a\nb".into())), ": a b\n\n");
+        assert_eq!(plain().closing(&CloseReason::SlowReader), "");
     }
 
     #[test]
-    fn a_tally_is_one_line_of_json() {
+    fn tally_is_one_line_of_json() {
         let tally: Tally = [("1F602".to_owned(), 3)].into_iter().collect();
         let mut batch = Vec::new();
         plain().message(&Message::tally(Namespace::root(), tally), &mut batch);
         assert_eq!(batch, b"data:{\"1F602\":3}\n\n");
     }
 
-    /// What a parser that is not ours makes of `bytes`: event name and data.
+    /// The event names and data that an independent parser reads in `bytes`.
     fn parse(bytes: Vec<u8>) -> Vec<(Option<String>, String)> {
         let body = http_body_util::StreamBody::new(stream::iter([Ok::<_, std::convert::Infallible>(
             hyper::body::Frame::data(Bytes::from(bytes)),
@@ -215,7 +221,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_independent_parser_reads_the_same(
+        fn independent_parser_reads_the_same(
             event in proptest::option::of("[^\\x00]{1,12}"),
             text in "([a-z :\u{80}-\u{ffff}]|\r|\n|\r\n){0,40}",
         ) {

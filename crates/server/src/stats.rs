@@ -1,12 +1,15 @@
-//! What the server tells about itself.
+//! The counters of a server.
 
 use std::io;
+#[cfg(feature = "websocket")]
 use std::sync::Arc;
 
-use crate::websocket;
 use tallycast_fanout::Counter;
 
-/// What the server counts besides what the engine does. All only grow.
+#[cfg(feature = "websocket")]
+use crate::websocket;
+
+/// The counters of a server, besides those of the engine. They only grow.
 #[derive(Debug, Default)]
 pub struct Stats {
     /// Connections accepted.
@@ -15,7 +18,7 @@ pub struct Stats {
     pub refused: Counter,
     /// Failed attempts to accept a connection.
     pub accept_errors: Counter,
-    /// Connections whose request head did not come in time.
+    /// Connections whose request headers did not arrive in time.
     pub head_timeouts: Counter,
     /// Connections and streams refused because their address had too many.
     pub refused_address: Counter,
@@ -23,20 +26,23 @@ pub struct Stats {
     pub refused_rate: Counter,
     /// Streams refused because a namespace had too many.
     pub refused_namespace: Counter,
-    /// New connections let in without a look at their rate, because too many addresses made some.
+    /// New connections accepted without a check of their rate, because too many addresses made some.
     pub rate_unknown: Counter,
     /// Failed TLS handshakes.
     pub tls_failures: Counter,
-    /// Pages of origins that are not allowed that wanted to open a WebSocket.
+    /// WebSockets refused because of the origin of the page.
     pub refused_origin: Counter,
-    /// Clients that speak.
+    /// Streams and changes of topics that the authorizer denied.
+    pub denied: Counter,
+    /// WebSocket.
+    #[cfg(feature = "websocket")]
     pub websocket: Arc<websocket::Stats>,
 }
 
 impl Stats {
-    pub(super) fn accept_failed(&self, error: &io::Error) {
+    pub(crate) fn accept_failed(&self, error: &io::Error) {
         self.accept_errors.add(1);
-        // A full file table fails many times a second: say so at the first time and then at each power of two.
+        // A full file table fails many times a second: log the first failure, then each power of two.
         let failures = self.accept_errors.get();
         if failures.is_power_of_two() {
             tracing::warn!(%error, failures, "cannot accept a connection");

@@ -1,0 +1,95 @@
+//! Response bodies, and the plain-text responses that the server itself sends.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+use tokio::sync::mpsc;
+
+/// Any error that a fallback's body ends with.
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// The body of any response, whoever made it.
+pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A whole response.
+pub type Page = WholeResponse;
+
+/// A response whose body is known.
+pub(crate) type WholeResponse = Response<Full<Bytes>>;
+
+/// The body of a stream, or of the response that refuses one. It never fails.
+#[derive(Debug)]
+pub struct StreamBody(Content);
+
+#[derive(Debug)]
+enum Content {
+    Whole(Full<Bytes>),
+    Batches(mpsc::Receiver<Bytes>),
+}
+
+impl StreamBody {
+    pub(crate) fn whole(body: Full<Bytes>) -> Self {
+        Self(Content::Whole(body))
+    }
+
+    /// What the engine sends to the other end of the channel.
+    pub(crate) fn batches(batches: mpsc::Receiver<Bytes>) -> Self {
+        Self(Content::Batches(batches))
+    }
+}
+
+impl Body for StreamBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut self.get_mut().0 {
+            Content::Whole(body) => Pin::new(body).poll_frame(context),
+            Content::Batches(batches) => {
+                batches.poll_recv(context).map(|batch| batch.map(|batch| Ok(Frame::data(batch))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Content::Whole(body) => body.is_end_stream(),
+            Content::Batches(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Content::Whole(body) => body.size_hint(),
+            Content::Batches(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// A response of plain text that pages of every origin may read and no cache stores.
+pub fn text_response(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
+}
+
+/// A response of the server itself, as any other.
+pub(crate) fn boxed<B>(response: Response<B>) -> Response<ResponseBody>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    response.map(|body| body.map_err(Into::into).boxed_unsync())
+}

@@ -1,0 +1,209 @@
+//! The paths of a server, whatever the HTTP version: those of streams, and the fallback for all others. The table is in the
+//! crate's documentation.
+
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
+    ALLOW, HeaderMap, HeaderValue, ORIGIN,
+};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+
+use crate::Config;
+use crate::access::HostAccess;
+use crate::client::ClientAddress;
+use crate::origins::restrict;
+use crate::response::{ResponseBody, WholeResponse, boxed, text_response};
+use crate::server::Shared;
+use crate::streams::Stream;
+use crate::topics::topics;
+#[cfg(feature = "websocket")]
+use crate::websocket::{handshake::upgrade_required, is_upgrade};
+
+const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+
+/// How a request is answered.
+pub(crate) enum Answer {
+    /// By a stream.
+    Stream(Box<Stream>),
+    /// By the server itself.
+    Whole(WholeResponse),
+    /// By the fallback, which may read the request's body.
+    Fallback,
+}
+
+/// Decides how a request of `client` is answered.
+pub(crate) async fn answer(request: &Parts, client: ClientAddress, shared: &Shared) -> Answer {
+    let mut answer = find(request, client, shared).await;
+    if let Answer::Whole(response) = &mut answer {
+        let config = shared.streams.config.borrow();
+        restrict(response.headers_mut(), request.headers.get(ORIGIN), &config.allowed_origins);
+    }
+    answer
+}
+
+async fn find(request: &Parts, client: ClientAddress, shared: &Shared) -> Answer {
+    let (prefix, rest) = {
+        let config = shared.streams.config.borrow();
+        let target_bytes = request.uri.path_and_query().map_or(0, |target| target.as_str().len());
+        if let Some(response) = too_long(target_bytes, config.max_target_bytes) {
+            return Answer::Whole(response);
+        }
+        match route(request, &config) {
+            Route::Stream { prefix, rest } => (prefix.to_owned(), rest),
+            #[cfg(feature = "websocket")]
+            Route::UpgradeRequired => return Answer::Whole(upgrade_required(request.version, &config)),
+            Route::Fallback => return Answer::Fallback,
+        }
+    };
+    if let Some(response) = other_method(&request.method) {
+        return Answer::Whole(response);
+    }
+    let topics = match topics(&prefix, rest, request.uri.query().unwrap_or_default()) {
+        Ok(topics) => topics,
+        Err(error) => return Answer::Whole(text_response(StatusCode::BAD_REQUEST, format!("{error}\n"))),
+    };
+    match shared.streams.open(request, topics, client, HostAccess::default()).await {
+        Ok(stream) => Answer::Stream(Box::new(stream)),
+        Err(response) => Answer::Whole(response),
+    }
+}
+
+enum Route<'p, 'c> {
+    /// `rest` is the path after the prefix.
+    Stream {
+        prefix: &'c str,
+        rest: &'p str,
+    },
+    #[cfg(feature = "websocket")]
+    UpgradeRequired,
+    Fallback,
+}
+
+fn route<'p, 'c>(request: &'p Parts, config: &'c Config) -> Route<'p, 'c> {
+    let path = request.uri.path();
+    #[cfg(feature = "websocket")]
+    if let Some(rest) = below(path, &config.websocket_prefix) {
+        if matches!(request.method, Method::GET | Method::HEAD) && !is_upgrade(request) {
+            return Route::UpgradeRequired;
+        }
+        return Route::Stream { prefix: trim(&config.websocket_prefix), rest };
+    }
+    match below(path, &config.prefix) {
+        Some(rest) => Route::Stream { prefix: trim(&config.prefix), rest },
+        None => Route::Fallback,
+    }
+}
+
+/// The part of `path` after `prefix`.
+fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    path.strip_prefix(trim(prefix)).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// A prefix without the slash at its end.
+pub(crate) fn trim(prefix: &str) -> &str {
+    prefix.strip_suffix('/').unwrap_or(prefix)
+}
+
+/// The fallback's response to a request of `client`.
+pub(crate) async fn fallback(
+    mut request: Request<Incoming>,
+    client: ClientAddress,
+    shared: &Shared,
+) -> Response<ResponseBody> {
+    let origin = request.headers().get(ORIGIN).cloned();
+    let mut response = match &shared.fallback {
+        Some(fallback) => {
+            request.extensions_mut().insert(client);
+            fallback.call(request).await
+        }
+        None => boxed(not_found(request.uri().path(), &shared.streams.config.borrow())),
+    };
+    let config = shared.streams.config.borrow();
+    restrict(response.headers_mut(), origin.as_ref(), &config.allowed_origins);
+    response
+}
+
+/// The response to a request for a stream with a method that does not read one: what CORS allows (Fetch standard, §3.3.3), or
+/// 405.
+pub(crate) fn other_method(method: &Method) -> Option<WholeResponse> {
+    match *method {
+        Method::GET | Method::HEAD => None,
+        Method::OPTIONS => Some(preflight()),
+        _ => Some(method_not_allowed(method)),
+    }
+}
+
+fn preflight() -> WholeResponse {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    *response.headers_mut() = HeaderMap::from_iter([
+        (ALLOW, ALLOWED_METHODS),
+        (ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+        (ACCESS_CONTROL_ALLOW_METHODS, ALLOWED_METHODS),
+        (ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("accept, cache-control, last-event-id")),
+        (ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400")),
+    ]);
+    response
+}
+
+fn method_not_allowed(method: &Method) -> WholeResponse {
+    let text = format!("{method} is not allowed here; a stream is read with GET\n");
+    let mut response = text_response(StatusCode::METHOD_NOT_ALLOWED, text);
+    response.headers_mut().insert(ALLOW, ALLOWED_METHODS);
+    response
+}
+
+fn too_long(bytes: usize, limit: usize) -> Option<WholeResponse> {
+    (bytes > limit).then(|| {
+        text_response(
+            StatusCode::URI_TOO_LONG,
+            format!("the request's target has {bytes} bytes, the limit is {limit}\n"),
+        )
+    })
+}
+
+fn not_found(path: &str, config: &Config) -> WholeResponse {
+    let mut text = format!("no such path: {path}; there are {}/<namespace>", trim(&config.prefix));
+    if cfg!(feature = "websocket") {
+        text.push_str(&format!(", {}/<namespace>", trim(&config.websocket_prefix)));
+    }
+    text.push('\n');
+    text_response(StatusCode::NOT_FOUND, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routed(path: &str, config: &Config) -> Option<(String, String)> {
+        let (request, ()) = Request::get(path).body(()).unwrap().into_parts();
+        match route(&request, config) {
+            Route::Stream { prefix, rest } => Some((prefix.to_owned(), rest.to_owned())),
+            #[cfg(feature = "websocket")]
+            Route::UpgradeRequired => None,
+            Route::Fallback => None,
+        }
+    }
+
+    #[test]
+    fn prefix_matches_whole_segments() {
+        let config = Config::default();
+        let stream = |rest: &str| Some(("/subscribe".to_owned(), rest.to_owned()));
+        assert_eq!(routed("/subscribe", &config), stream(""));
+        assert_eq!(routed("/subscribe/a/b", &config), stream("/a/b"));
+        assert_eq!(routed("/subscribed", &config), None);
+        assert_eq!(routed("/", &config), None);
+    }
+
+    #[test]
+    fn prefix_may_have_slash_at_end_or_be_root() {
+        let config = Config { prefix: "/events/".into(), ..Config::default() };
+        assert_eq!(routed("/events/a", &config), Some(("/events".to_owned(), "/a".to_owned())));
+        assert_eq!(routed("/subscribe/a", &config), None);
+        let config = Config { prefix: "/".into(), ..Config::default() };
+        assert_eq!(routed("/a", &config), Some((String::new(), "/a".to_owned())));
+        assert_eq!(routed("/ws/a", &config).is_some(), cfg!(not(feature = "websocket")));
+    }
+}

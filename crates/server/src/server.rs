@@ -1,0 +1,247 @@
+//! The server: its builder, and the loop that accepts connections.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use tallycast_fanout::Handle;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_service::Service;
+
+use crate::authorizer::{Authorizer, DynAuthorizer};
+use crate::client::ClientAddress;
+use crate::fallback::{Fallback, TowerFallback};
+use crate::limits::Limits;
+use crate::response::BoxError;
+use crate::streams::Streams;
+use crate::{Config, Stats, connection, http1, listener};
+
+/// Connections over the limit that are sent a response at the same time; further ones are closed without one.
+const REFUSALS: usize = 64;
+
+/// The response to a connection over the limit.
+const FULL: &str = "too many connections; try again in a moment.";
+
+/// A server of streams, and of everything else that its fallback serves on the same port.
+///
+/// ```no_run
+/// # async fn example(handle: tallycast_fanout::Handle) -> std::io::Result<()> {
+/// let listener = tallycast_server::listen(([127, 0, 0, 1], 8001).into(), 64 * 1024)?;
+/// tallycast_server::Server::new(handle).serve(listener).await
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Server {
+    handle: Handle,
+    config: watch::Receiver<Config>,
+    stats: Arc<Stats>,
+    authorizer: Option<Arc<dyn DynAuthorizer>>,
+    fallback: Option<Arc<dyn Fallback>>,
+    shutdown_engine: bool,
+}
+
+impl Server {
+    /// A server of the streams of the engine behind `handle`, with the default [`Config`], without authorizer and fallback.
+    pub fn new(handle: Handle) -> Self {
+        let config = watch::channel(Config::default()).1;
+        Self { handle, config, stats: Arc::default(), authorizer: None, fallback: None, shutdown_engine: true }
+    }
+
+    /// Sets limits, time limits and paths.
+    #[must_use]
+    pub fn config(self, config: Config) -> Self {
+        self.config_watch(watch::channel(config).1)
+    }
+
+    /// As [`config`](Self::config), for settings that change while the server runs. A change applies to new connections and
+    /// requests.
+    #[must_use]
+    pub fn config_watch(mut self, config: watch::Receiver<Config>) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Sets the counters, for a caller that reads them.
+    #[must_use]
+    pub fn stats(mut self, stats: Arc<Stats>) -> Self {
+        self.stats = stats;
+        self
+    }
+
+    /// Sets who decides which clients may read which topics. Without one, every client may read everything.
+    #[must_use]
+    pub fn authorizer(mut self, authorizer: impl Authorizer) -> Self {
+        self.authorizer = Some(Arc::new(authorizer));
+        self
+    }
+
+    /// Sets whether a graceful shutdown also shuts the engine down. The default is `true`. With `false` streams go on until
+    /// the program ends the engine itself, for example after it has sent what is still on its way to the engine.
+    #[must_use]
+    pub fn shutdown_engine(mut self, shutdown_engine: bool) -> Self {
+        self.shutdown_engine = shutdown_engine;
+        self
+    }
+
+    /// Sets the service that answers every request that is not for a stream, such as an axum `Router`. The default is
+    /// a 404.
+    ///
+    /// It receives the request's body, and the client's address as the extension [`ClientAddress`](crate::ClientAddress).
+    ///
+    /// A fallback that upgrades connections itself, such as for its own WebSockets, can do so over TLS only: on plain
+    /// connections its upgrades fail. Mount a [`StreamService`](crate::StreamService) in its own server instead.
+    #[must_use]
+    pub fn fallback<S, B>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.fallback = Some(Arc::new(TowerFallback(service)));
+        self
+    }
+
+    /// Serves the connections of `listener` once the result is awaited.
+    pub fn serve(self, listener: TcpListener) -> Serve {
+        Serve { server: self, listener, shutdown: Box::pin(pending()) }
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Server").field("config", &*self.config.borrow()).finish_non_exhaustive()
+    }
+}
+
+/// A server with its listener. Await it to serve.
+#[must_use = "nothing is served before it is awaited"]
+pub struct Serve {
+    server: Server,
+    listener: TcpListener,
+    shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Serve {
+    /// Shuts down when `signal` completes: the server accepts no more connections, [shuts the engine
+    /// down](Handle::shutdown), which ends every stream after the messages that were sent, and waits for all connections for
+    /// at most [`Config::close_limit`]. Publishers may still exist.
+    pub fn with_graceful_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.shutdown = Box::pin(signal);
+        self
+    }
+}
+
+impl std::fmt::Debug for Serve {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Serve").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+impl IntoFuture for Serve {
+    type Output = io::Result<()>;
+    type IntoFuture = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async {
+            run(self).await;
+            // A failed accept does not end the server. The type leaves room for failures that do.
+            Ok(())
+        })
+    }
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) streams: Arc<Streams>,
+    pub(crate) fallback: Option<Arc<dyn Fallback>>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Shared {
+    /// The config as it is now.
+    pub(crate) fn config(&self) -> Config {
+        self.streams.config.borrow().clone()
+    }
+
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.streams.stats
+    }
+}
+
+/// One line of the request log.
+pub(crate) struct RequestLog(Option<(ClientAddress, Method, Box<str>)>);
+
+impl RequestLog {
+    /// The line about `request`. Costs nothing unless requests are logged. The query is left out: it may hold secrets.
+    pub(crate) fn new(client: ClientAddress, request: &Parts) -> Self {
+        Self(
+            tracing::enabled!(tracing::Level::DEBUG)
+                .then(|| (client, request.method.clone(), request.uri.path().into())),
+        )
+    }
+
+    pub(crate) fn finish(&self, status: StatusCode) {
+        if let Some((client, method, path)) = &self.0 {
+            tracing::debug!(client = %client.ip, %method, path, status = status.as_u16(), "request");
+        }
+    }
+}
+
+async fn run(Serve { server, listener, mut shutdown }: Serve) {
+    // More than there can be, because the limit may change: acquired permits are counted instead.
+    let permits = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
+    let Server { handle, config, stats, authorizer, fallback, shutdown_engine } = server;
+    let close_limit = config.borrow().close_limit;
+    let limits = Arc::new(Limits::new(Arc::clone(&stats)));
+    let shared = Arc::new(Shared {
+        streams: Arc::new(Streams { handle, config, authorizer, limits, stats }),
+        fallback,
+        shutdown: CancellationToken::new(),
+    });
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener::accept(&listener, |error| shared.stats().accept_failed(error)) => accepted,
+            () = &mut shutdown => break,
+        };
+        let (stream, peer) = accepted;
+        shared.stats().accepted.add(1);
+        let taken = Semaphore::MAX_PERMITS - permits.available_permits();
+        let full = taken >= shared.streams.config.borrow().max_connections;
+        match Arc::clone(&permits).try_acquire_owned() {
+            Ok(permit) if !full => {
+                connections.spawn(connection::serve(stream, peer.ip(), permit, Arc::clone(&shared)));
+            }
+            Ok(_) | Err(_) => {
+                shared.stats().refused.add(1);
+                if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
+                    connections.spawn(async move {
+                        http1::answer_and_close(stream, http1::refusal(http1::SERVICE_UNAVAILABLE, FULL)).await;
+                        drop(refusal);
+                    });
+                }
+            }
+        }
+    }
+    shared.shutdown.cancel();
+    // From here on the kernel refuses new connections.
+    drop(listener);
+    if shutdown_engine {
+        shared.streams.handle.shutdown();
+    }
+    connections.close();
+    if tokio::time::timeout(close_limit, connections.wait()).await.is_err() {
+        tracing::warn!(connections = connections.len(), "connections cut off at the shutdown time limit");
+    }
+}

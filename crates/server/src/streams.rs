@@ -1,0 +1,282 @@
+//! Opening a stream: what is checked before the engine sends anything, and the response that carries a stream in its body.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+#[cfg(feature = "websocket")]
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName,
+    HeaderValue, ORIGIN, RETRY_AFTER, USER_AGENT, VARY, VIA, WWW_AUTHENTICATE,
+};
+use hyper::http::request::Parts;
+use hyper::{Method, Response, StatusCode, Version};
+use tallycast_fanout::{ConnectionInfo, Grant, Handle, Sink, SnapshotError, Subscriber, Topics};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::PollSender;
+
+use crate::access::{HostAccess, StreamAccess};
+use crate::authorizer::{AuthorizeError, DynAuthorizer};
+use crate::client::ClientAddress;
+use crate::coding::{Coding, accepted};
+use crate::event_stream::EventStream;
+use crate::limits::{LimitError, Limits, NamespacePermits, Permits, retry_after};
+use crate::origins::{AllowedOrigin, restrict};
+use crate::response::{StreamBody, WholeResponse, text_response};
+#[cfg(feature = "websocket")]
+use crate::websocket::{Handshake, handshake, is_upgrade, session};
+use crate::{Compression, Config, Stats};
+
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// The bytes of a client's `user-agent` that are kept.
+const MAX_USER_AGENT_BYTES: usize = 256;
+/// Batches between a shard and a body. The log holds what does not fit, so one is enough.
+const BODY_BATCHES: usize = 1;
+
+/// The streams of one engine, with their limits.
+pub(crate) struct Streams {
+    pub(crate) handle: Handle,
+    pub(crate) config: watch::Receiver<Config>,
+    pub(crate) authorizer: Option<Arc<dyn DynAuthorizer>>,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) stats: Arc<Stats>,
+}
+
+/// A stream that passed all checks.
+pub(crate) struct Stream {
+    pub(crate) info: ConnectionInfo,
+    /// Whether it starts with the totals.
+    pub(crate) snapshot: bool,
+    pub(crate) grant: Option<Arc<Grant>>,
+    pub(crate) transport: Transport,
+    /// Released when it ends.
+    pub(crate) permits: Permits,
+}
+
+/// How a stream is sent.
+pub(crate) enum Transport {
+    /// As Server-Sent Events.
+    EventStream(Coding),
+    #[cfg(feature = "websocket")]
+    WebSocket(Handshake, Box<session::Session>),
+}
+
+impl Transport {
+    /// The status of the response.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::EventStream(_) => StatusCode::OK,
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(..) => StatusCode::SWITCHING_PROTOCOLS,
+        }
+    }
+}
+
+impl Streams {
+    /// Checks everything that a stream of `topics` depends on. An error is the response to send instead of a stream; for a
+    /// HEAD request that is the headers of the stream.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        request: &Parts,
+        topics: Topics,
+        client: ClientAddress,
+        host: HostAccess,
+    ) -> Result<Stream, WholeResponse> {
+        let bad_request = |text| text_response(StatusCode::BAD_REQUEST, text);
+        let snapshot = wants_snapshot(request.uri.query().unwrap_or_default()).map_err(bad_request)?;
+        let access = StreamAccess::decide(request, &topics, client.ip, host, self).await;
+        let access = access.map_err(|error| not_authorized(&error))?;
+        if snapshot && request.method == Method::GET {
+            self.totals_known(&topics).await?;
+        }
+        #[cfg(feature = "websocket")]
+        let handshake = if is_upgrade(request) { Some(handshake::accept(request, self)?) } else { None };
+        let mut namespaces = NamespacePermits::new(Arc::clone(&self.limits), self.config.clone());
+        if request.method == Method::GET {
+            namespaces.acquire(&topics).map_err(|error| over_limit(&error))?;
+        }
+        let config = self.config.borrow();
+        let coding = coding(request, client.behind_proxy, config.compression);
+        if request.method == Method::HEAD {
+            let mut response = Response::new(Full::default());
+            *response.headers_mut() = stream_headers(request, coding, &config.allowed_origins);
+            return Err(response);
+        }
+        let mut permits = Permits::default();
+        if client.limited {
+            permits = self.limits.admit(client.ip, &config).map_err(|error| over_limit(&error))?;
+        }
+        let grant = access.grant.clone();
+        let info = ConnectionInfo {
+            request_path: request.uri.path().into(),
+            topics,
+            created_at: SystemTime::now(),
+            client_ip: client.ip,
+            user_agent: user_agent(&request.headers),
+        };
+        #[cfg(feature = "websocket")]
+        if let Some(handshake) = handshake {
+            let policy = access.into_policy(request, client.ip, namespaces, self);
+            let (subprotocol, stats) = (handshake.subprotocol, Arc::clone(&self.stats.websocket));
+            let session = session::Session::with_policy(&config.websocket, subprotocol, policy, stats);
+            let transport = Transport::WebSocket(handshake, Box::new(session));
+            return Ok(Stream { info, snapshot, grant, transport, permits });
+        }
+        if !namespaces.is_empty() {
+            permits.add(namespaces);
+        }
+        Ok(Stream { info, snapshot, grant, transport: Transport::EventStream(coding), permits })
+    }
+
+    /// Waits until a snapshot of the totals of `topics` is available.
+    async fn totals_known(&self, topics: &Topics) -> Result<(), WholeResponse> {
+        let bad_request = |text: String| text_response(StatusCode::BAD_REQUEST, text);
+        let Some(namespace) = topics.as_namespace() else {
+            return Err(bad_request("snapshot=1 goes with one namespace, without wildcards\n".to_owned()));
+        };
+        let limit = self.config.borrow().snapshot_limit;
+        self.handle.totals_known(namespace, limit).await.map_err(|error| match error {
+            SnapshotError::NotKept(..) => bad_request(format!("{error}\n")),
+            SnapshotError::NotKnown(_) => {
+                let mut response = text_response(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after()));
+                response
+            }
+        })
+    }
+
+    /// The response that carries `stream`: in its body, or after an upgrade to WebSocket. `guard` is dropped when an
+    /// upgraded connection ends.
+    pub(crate) async fn respond(
+        &self,
+        stream: Stream,
+        request: &mut Parts,
+        guard: Option<Box<dyn Any + Send>>,
+    ) -> Response<StreamBody> {
+        let Stream { info, snapshot, grant, transport, permits } = stream;
+        match transport {
+            Transport::EventStream(coding) => {
+                // The connection has a guard of its own.
+                drop(guard);
+                let (sender, batches) = mpsc::channel(BODY_BATCHES);
+                let framing = EventStream::shared(coding, false);
+                let preamble = framing.opening(&self.config.borrow().greeting);
+                let mut subscriber = Subscriber::new(info, framing, Sink::Body(PollSender::new(sender)));
+                subscriber.preamble = preamble;
+                subscriber.snapshot = snapshot;
+                subscriber.grant = grant;
+                subscriber.guard = Some(Box::new(permits));
+                if let Err(error) = self.handle.subscribe(subscriber).await {
+                    let response = text_response(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
+                    return response.map(StreamBody::whole);
+                }
+                let mut response = Response::new(StreamBody::batches(batches));
+                *response.headers_mut() = stream_headers(request, coding, &self.config.borrow().allowed_origins);
+                response
+            }
+            #[cfg(feature = "websocket")]
+            Transport::WebSocket(handshake, session) => {
+                let upgrade = request.extensions.remove::<hyper::upgrade::OnUpgrade>();
+                let (handle, limit) = (self.handle.clone(), self.config.borrow().head_timeout);
+                let framing = crate::websocket::framing(handshake.subprotocol);
+                tokio::spawn(async move {
+                    let Some(upgrade) = upgrade else {
+                        tracing::warn!(client = %info.client_ip, "the HTTP server has no upgrades; WebSocket is not possible");
+                        return;
+                    };
+                    let Ok(Ok(upgraded)) = tokio::time::timeout(limit, upgrade).await else { return };
+                    let sink = Sink::Stream(Box::new(hyper_util::rt::TokioIo::new(upgraded)));
+                    let mut subscriber = Subscriber::new(info, framing, sink);
+                    subscriber.snapshot = snapshot;
+                    subscriber.grant = grant;
+                    subscriber.inbound = Some(session);
+                    subscriber.guard = Some(Box::new((guard, permits)));
+                    // An engine that has ended drops the connection.
+                    let _ = handle.subscribe(subscriber).await;
+                });
+                let mut response = Response::new(StreamBody::whole(Full::<Bytes>::default()));
+                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                *response.headers_mut() = handshake.headers();
+                response
+            }
+        }
+    }
+}
+
+/// The coding of a stream. gzip before zstd: every browser reads a gzip stream block by block.
+fn coding(request: &Parts, behind_proxy: bool, compression: Compression) -> Coding {
+    let direct = !behind_proxy && !request.headers.contains_key(VIA);
+    match compression {
+        Compression::Always => accepted(&request.headers, Coding::FOR_STREAMS),
+        Compression::Direct if direct => accepted(&request.headers, Coding::FOR_STREAMS),
+        Compression::Direct | Compression::Off => Coding::Identity,
+    }
+}
+
+fn over_limit(error: &LimitError) -> WholeResponse {
+    let status = match error {
+        LimitError::Address | LimitError::Rate => StatusCode::TOO_MANY_REQUESTS,
+        LimitError::Namespace(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut response = text_response(status, format!("{error}\n"));
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after()));
+    response
+}
+
+fn not_authorized(error: &AuthorizeError) -> WholeResponse {
+    let text = format!("{error}\n");
+    match error {
+        AuthorizeError::Denied(denied) => {
+            let mut response = text_response(denied.status(), text);
+            if let Some(challenge) = denied.challenge() {
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge.clone());
+            }
+            response
+        }
+        AuthorizeError::TimedOut => {
+            let mut response = text_response(StatusCode::SERVICE_UNAVAILABLE, text);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after()));
+            response
+        }
+    }
+}
+
+/// Reads `snapshot=1` or `snapshot=0` in a query. Other parameters are ignored: proxies and caches add theirs.
+fn wants_snapshot(query: &str) -> Result<bool, String> {
+    let value = query.split('&').find_map(|parameter| parameter.strip_prefix("snapshot="));
+    match value {
+        None | Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(other) => Err(format!("bad query: snapshot={other}; expected snapshot=1 or snapshot=0\n")),
+    }
+}
+
+/// The headers of an event stream, without those that only its framing needs.
+pub(crate) fn stream_headers(request: &Parts, coding: Coding, allowed: &[AllowedOrigin]) -> HeaderMap {
+    let mut headers = HeaderMap::from_iter([
+        (CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
+        (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        (ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+        // Asks nginx, and proxies that follow it, not to buffer events.
+        (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
+    ]);
+    // RFC 9113, §8.2.2: HTTP/2 has no `connection`. HTTP/1.0 has no other way to end a body than to close.
+    match request.version {
+        Version::HTTP_11 => headers.insert(CONNECTION, HeaderValue::from_static("keep-alive")),
+        Version::HTTP_10 => headers.insert(CONNECTION, HeaderValue::from_static("close")),
+        _ => None,
+    };
+    if let Some(name) = coding.name() {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
+        headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    }
+    restrict(&mut headers, request.headers.get(ORIGIN), allowed);
+    headers
+}
+
+fn user_agent(headers: &HeaderMap) -> Box<str> {
+    let bytes = headers.get(USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
+    String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_USER_AGENT_BYTES)]).into()
+}
