@@ -1,30 +1,39 @@
-//! The pages for browsers, as they are in `web/`, held by the binary.
+//! The pages for browsers, as they are in `web/`, compiled into the binary.
 //!
 //! | path | file |
 //! |---|---|
 //! | `GET /` | `board.html` |
 //! | `GET /admin/` | `admin.html` |
+//! | `GET /admin` | a redirect to `/admin/` |
 //! | `GET /assets/<name>` | the scripts, styles and pictures of both |
 
-use std::collections::HashMap;
+use axum::Router;
+use axum::http::HeaderName;
+use axum::http::header::{CONTENT_SECURITY_POLICY, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::response::Redirect;
+use axum::routing::get;
+use tower_http::set_header::SetResponseHeaderLayer;
 
-use http_body_util::Full;
-use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue, LOCATION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
-use hyper::http::request::Parts;
-use hyper::{Response, StatusCode};
+use crate::conditional::TaggedBody;
 
-use crate::representation::{Representation, refuse_other_methods};
-use tallycast_server::Page;
+/// The path of the board.
+pub(crate) const BOARD: &str = "/";
+/// The path of the admin page.
+pub(crate) const ADMIN: &str = "/admin/";
 
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 const PICTURE: &str = "image/svg+xml";
 
-/// Path, type and text.
-const ASSETS: [(&str, &str, &str); 14] = [
-    ("/", HTML, include_str!("../web/board.html")),
-    (ADMIN, HTML, include_str!("../web/admin.html")),
+/// Path, content type and text.
+type Asset = (&'static str, &'static str, &'static str);
+
+const ADMIN_PAGE: Asset = (ADMIN, HTML, include_str!("../web/admin.html"));
+
+/// All assets but the admin page.
+const ASSETS: [Asset; 13] = [
+    (BOARD, HTML, include_str!("../web/board.html")),
     ("/assets/admin-connections.js", SCRIPT, include_str!("../web/admin-connections.js")),
     ("/assets/admin.css", STYLE, include_str!("../web/admin.css")),
     ("/assets/admin.js", SCRIPT, include_str!("../web/admin.js")),
@@ -39,58 +48,37 @@ const ASSETS: [(&str, &str, &str); 14] = [
     ("/assets/units.js", SCRIPT, include_str!("../web/units.js")),
 ];
 
-/// The page for operators.
-const ADMIN: &str = "/admin/";
+/// Scripts and styles come from this server only; styles may contain pictures. Everything else is forbidden.
+const SECURITY_HEADERS: [(HeaderName, &str); 3] = [
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+         img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (REFERRER_POLICY, "no-referrer"),
+];
 
-/// Scripts and styles come from here only, and nothing else may be done. Pictures may be written into a style.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-    img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// Asked for again each time, which costs 304: a new version is seen at once.
-const CACHE: &str = "no-cache";
-
-/// Serves the assets.
-pub struct Assets {
-    by_path: HashMap<&'static str, Representation>,
+/// The routes of the board and of all scripts, styles and pictures.
+pub(crate) fn router() -> Router {
+    serve(&ASSETS)
 }
 
-impl Assets {
-    /// All assets, or those without the page for operators.
-    pub fn new(admin: bool) -> Self {
-        let served = ASSETS.iter().filter(|(path, _, _)| admin || *path != ADMIN);
-        let by_path = served.map(|(path, content_type, text)| (*path, Representation::new(content_type, *text)));
-        Self { by_path: by_path.collect() }
-    }
-
-    /// The paths of the pages.
-    pub fn paths(&self) -> impl Iterator<Item = &'static str> {
-        ["/", ADMIN].into_iter().filter(|path| self.by_path.contains_key(path))
-    }
-
-    /// Answers a request for an asset; nothing for another path.
-    pub fn respond(&self, request: &Parts) -> Option<Page> {
-        let path = request.uri.path();
-        if path == "/admin" && self.by_path.contains_key(ADMIN) {
-            return Some(to_admin());
-        }
-        let asset = self.by_path.get(path)?;
-        if let Some(refusal) = refuse_other_methods(request) {
-            return Some(refusal);
-        }
-        let mut page = asset.respond(request, CACHE);
-        let headers = page.headers_mut();
-        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        Some(page)
-    }
+/// The routes of the admin page, without its scripts and styles, which hold nothing secret.
+pub(crate) fn admin_router() -> Router {
+    serve(&[ADMIN_PAGE]).route(ADMIN.trim_end_matches('/'), get(async || Redirect::permanent(ADMIN)))
 }
 
-/// For those who leave out the slash at the end.
-fn to_admin() -> Page {
-    let mut page = Response::new(Full::default());
-    *page.status_mut() = StatusCode::PERMANENT_REDIRECT;
-    page.headers_mut().insert(LOCATION, HeaderValue::from_static(ADMIN));
-    page
+fn serve(assets: &[Asset]) -> Router {
+    let mut router = Router::new();
+    for (path, content_type, text) in assets {
+        let body = TaggedBody::new(content_type, *text);
+        router = router.route(path, get(async || body));
+    }
+    for (name, value) in SECURITY_HEADERS {
+        router = router.layer(SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value)));
+    }
+    router
 }
 
 #[cfg(test)]
@@ -106,7 +94,7 @@ mod tests {
                 assert!(ASSETS.iter().any(|(served, _, _)| *served == path), "{path} is not served");
             }
         }
-        for (page, _, text) in ASSETS {
+        for (page, _, text) in ASSETS.into_iter().chain([ADMIN_PAGE]) {
             for link in text.split(['"', '\'']).filter(|link| link.starts_with("/assets/") || link.starts_with("./")) {
                 let path = link.replace("./", "/assets/");
                 assert!(ASSETS.iter().any(|(served, _, _)| *served == path), "{page} links to {link}");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sandbox::{Generator, Update};
 use tokio_stream::{Stream, StreamExt};
 
-use crate::snapshot::Memory;
+use crate::api::emojitracker::MemoryStore;
 use crate::source::{RawEvent, SourceEvent};
 use crate::totals::TotalsSnapshot;
 use tallycast_fanout::{Namespace, Tally};
@@ -19,25 +19,25 @@ const POSTS: u16 = 10;
 #[derive(Debug)]
 pub struct Demo {
     generator: Generator,
-    memory: Arc<Memory>,
+    memory: Arc<MemoryStore>,
 }
 
 impl Demo {
     /// The traffic of `seed`. The store already has scores and posts before the first update.
     pub fn new(seed: u64) -> Self {
         let generator = Generator::new(seed);
-        let memory = Arc::<Memory>::default();
+        let memory = Arc::<MemoryStore>::default();
         for (emoji, score) in generator.standings() {
             memory.add(&emoji.id, score as i64);
         }
         for Update { id, tweet } in generator.backlog(POSTS) {
-            memory.post(&id, &tweet);
+            memory.add_post(&id, &tweet);
         }
         Self { generator, memory }
     }
 
     /// The scores and posts.
-    pub fn memory(&self) -> Arc<Memory> {
+    pub fn memory(&self) -> Arc<MemoryStore> {
         Arc::clone(&self.memory)
     }
 
@@ -55,7 +55,7 @@ impl Demo {
             while let Some(batch) = updates.next().await {
                 for Update { id, tweet } in batch {
                     memory.add(&id, 1);
-                    memory.post(&id, &tweet);
+                    memory.add_post(&id, &tweet);
                     yield RawEvent::new("stream.score_updates", id.as_bytes()).into();
                     yield RawEvent::new(format!("stream.tweet_updates.{id}"), tweet).into();
                 }

@@ -14,15 +14,16 @@
 
 // In the order of the flow.
 pub mod admin;
-pub mod assets;
+pub mod api;
+mod assets;
+mod conditional;
 pub mod config;
 pub mod decode;
 pub mod demo;
 mod rate_limited_log;
 pub mod redis_client;
-pub mod representation;
-pub mod site;
-pub mod snapshot;
+mod responses;
+pub mod routes;
 pub mod source;
 pub mod tally;
 pub mod totals;

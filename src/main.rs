@@ -13,12 +13,11 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use reload::{Reload, SetLog};
-use tallycast::admin::{self, AdminPages, Inboxes, Live, StatusSource};
-use tallycast::assets::Assets;
+use tallycast::admin::{self, Admin, LiveStats, StageInboxes, StatusSource};
+use tallycast::api::emojitracker::Store;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
 use tallycast::demo::Demo;
-use tallycast::site::{Site, SiteService};
-use tallycast::snapshot::{SnapshotPages, Store};
+use tallycast::routes;
 use tallycast::source::memory::MemorySource;
 use tallycast::source::redis::RedisSource;
 use tallycast::source::{BrokerState, Supervisor};
@@ -93,13 +92,13 @@ async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
         tally: Arc::default(),
         handle: fanout.handle(),
         server: Arc::default(),
-        inboxes: Inboxes { decode: events.downgrade(), tally: keys.downgrade(), capacity: config.inbox },
+        inboxes: StageInboxes { decode: events.downgrade(), tally: keys.downgrade(), capacity: config.inbox },
     };
     let mut live_ended: Option<Ended> = None;
-    let live = config.admin.then(|| {
-        let (live, ended) = Live::start(status.clone(), config.shutdown_limit, shutdown.clone());
+    let admin = config.admin.then(|| {
+        let (live, ended) = LiveStats::start(status.clone(), config.shutdown_limit, shutdown.clone());
         live_ended = Some(Box::pin(ended));
-        live
+        Admin { live, token: config.admin_token }
     });
     let mut reporter = JoinSet::new();
     let is_demo = matches!(config.source, Source::Demo(_));
@@ -127,17 +126,12 @@ async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
     let decode =
         tokio::spawn(decode::run(routes_now, decode_inbox, messages.clone(), keys, Arc::clone(&status.decode)));
     let tally = tokio::spawn(tally::run(config.tally, tally_inbox, messages, Arc::clone(&status.tally)));
-    let site = Site {
-        assets: Assets::new(config.admin),
-        snapshot: SnapshotPages::new(store),
-        admin: AdminPages { status: status.clone(), live, token: config.admin_token },
-    };
     // The engine ends below, once the stages before it have delivered everything.
     let server = Server::new(fanout.handle())
         .shutdown_engine(false)
         .config_watch(server_now)
         .stats(Arc::clone(&status.server))
-        .fallback(SiteService::from(site))
+        .fallback(routes::router(store, status.clone(), admin))
         .serve(listener)
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());

@@ -1,19 +1,22 @@
-//! Who may see the pages for operators: whoever has the token, as `Bearer` (RFC 6750, §2.1) or, for browsers, as the
-//! password of any user (RFC 7617).
+//! Access to the admin routes: by token, as `Bearer` (RFC 6750, §2.1) or, for browsers, as the password of any user
+//! (RFC 7617).
 
 use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use hyper::StatusCode;
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use axum::middleware::Next;
+use axum::response::Response;
+use headers::HeaderMapExt;
+use headers::authorization::{Authorization, Basic, Bearer};
 use subtle::ConstantTimeEq;
 
-use tallycast_server::{Page, text_page};
+use crate::responses::line;
 
-/// A secret that is shown to nobody: its `Display` and `Debug` are `***`.
+/// The admin token. `Display` and `Debug` print `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
@@ -38,70 +41,68 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    /// Whether nobody could have it.
+    /// Whether the token is the empty string.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The answer to a request that does not have the token.
-    pub(super) fn refuse(&self, headers: &HeaderMap) -> Option<Page> {
-        if headers.get(AUTHORIZATION).is_some_and(|value| self.is_in(value)) {
-            return None;
-        }
-        let mut page =
-            text_page(StatusCode::UNAUTHORIZED, "this needs the admin token, as Bearer or as a Basic password\n");
-        page.headers_mut()
-            .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"tallycast\", charset=\"UTF-8\""));
-        Some(page)
+    fn is_in(&self, headers: &HeaderMap) -> bool {
+        let bearer = headers.typed_get::<Authorization<Bearer>>();
+        let basic = headers.typed_get::<Authorization<Basic>>();
+        bearer.is_some_and(|credentials| self.is(credentials.token()))
+            || basic.is_some_and(|credentials| self.is(credentials.password()))
     }
 
-    fn is_in(&self, value: &HeaderValue) -> bool {
-        let Some((scheme, credentials)) = value.to_str().ok().and_then(|text| text.split_once(' ')) else {
-            return false;
-        };
-        let credentials = credentials.trim();
-        if scheme.eq_ignore_ascii_case("bearer") {
-            return self.is(credentials.as_bytes());
-        }
-        if !scheme.eq_ignore_ascii_case("basic") {
-            return false;
-        }
-        let decoded = BASE64_STANDARD.decode(credentials).unwrap_or_default();
-        let colon = decoded.iter().position(|byte| *byte == b':');
-        colon.is_some_and(|colon| self.is(&decoded[colon + 1..]))
+    /// Compares in constant time: the duration reveals nothing about the token but its length.
+    fn is(&self, candidate: &str) -> bool {
+        self.0.as_bytes().ct_eq(candidate.as_bytes()).into()
     }
+}
 
-    /// Takes the same time wherever the first difference is, so that the time tells nothing of the token but its length.
-    fn is(&self, candidate: &[u8]) -> bool {
-        self.0.as_bytes().ct_eq(candidate).into()
+/// Answers 401 to requests without the token. The middleware of the admin routes.
+pub(crate) async fn require_token(State(token): State<Token>, request: Request, next: Next) -> Response {
+    if token.is_in(request.headers()) {
+        return next.run(request).await;
     }
+    let text = "the admin token is required, as Bearer token or as Basic password";
+    let mut response = line(StatusCode::UNAUTHORIZED, text);
+    let challenge = HeaderValue::from_static("Basic realm=\"tallycast\", charset=\"UTF-8\"");
+    response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    response
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header::AUTHORIZATION;
     use proptest::prelude::*;
 
     use super::*;
 
-    fn admitted(value: &str) -> bool {
+    fn is_authorized(value: &str) -> bool {
         let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]);
-        Token("secret".to_owned()).refuse(&headers).is_none()
+        Token("secret".to_owned()).is_in(&headers)
     }
 
     #[test]
-    fn bearer_or_basic() {
-        assert!(admitted("Bearer secret") && admitted("bearer  secret"));
-        let basic = |text: &str| admitted(&format!("Basic {}", BASE64_STANDARD.encode(text)));
-        assert!(basic("anyone:secret") && basic(":secret"));
-        assert!(!basic("secret") && !basic("a:b:secret") && !basic("secret:") && !basic("anyone:secret "));
-        assert!(!admitted("secret") && !admitted("Bearer") && !admitted("Bearer secre") && !admitted("Digest secret"));
-        assert!(Token("secret".to_owned()).refuse(&HeaderMap::new()).is_some());
+    fn token_is_accepted_as_bearer_or_as_basic_password() {
+        assert!(is_authorized("Bearer secret") && is_authorized("bearer  secret"));
+        let basic = |user: &str, password: &str| {
+            let mut headers = HeaderMap::new();
+            headers.typed_insert(Authorization::basic(user, password));
+            is_authorized(headers[AUTHORIZATION].to_str().unwrap())
+        };
+        assert!(basic("anyone", "secret") && basic("", "secret"));
+        assert!(!basic("a", "b:secret") && !basic("secret", "") && !basic("anyone", "secret "));
+        // "secret", without a colon.
+        assert!(!is_authorized("Basic c2VjcmV0"));
+        assert!(!is_authorized("secret") && !is_authorized("Bearer") && !is_authorized("Bearer secre"));
+        assert!(!is_authorized("Digest secret") && !Token("secret".to_owned()).is_in(&HeaderMap::new()));
     }
 
     proptest! {
         #[test]
         fn nothing_else_is_the_token(value in "(Bearer |Basic )?[!-~]{0,20}") {
-            prop_assert_eq!(admitted(&value), value == "Bearer secret");
+            prop_assert_eq!(is_authorized(&value), value == "Bearer secret");
         }
     }
 }

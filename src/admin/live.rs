@@ -1,29 +1,32 @@
-//! The live view: once a second what the process does, sent over an engine of its own, so that no reader of the public
-//! streams is shown it.
+//! Live statistics for the admin page: one event per second, sent by an engine of its own, so that readers of the public
+//! streams never receive them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use axum::extract::{Request, State};
+use axum::http::Response;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::process;
 use super::status::{StatusSource, unix_seconds};
+use super::{counters, process};
 use tallycast_fanout::{Fanout, FeedReport, Handle, Message, Namespace, Publisher};
+use tallycast_server::{StreamBody, StreamService};
 
 /// The time between two events.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Samples kept for who opens the page: ten minutes.
+/// Samples kept for `/admin/history.json`: ten minutes.
 const MAX_SAMPLES: usize = 600;
-/// Feeds that are named, those with the most readers.
+/// Feeds in an event, those with the most readers.
 const MAX_FEEDS: usize = 50;
-/// Events that may wait for the engine.
+/// Events that wait for the engine at most.
 const INBOX: usize = 4;
 
-/// One point of the charts. Counts are since the start.
+/// One point of the charts. Counters grow from the start of the process.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Sample {
     /// Seconds since the Unix epoch.
@@ -36,16 +39,16 @@ struct Sample {
     cpu_seconds: Option<f64>,
 }
 
-/// Where live events and past samples are had. Cheap to clone.
+/// The live events and the past samples. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Live {
+pub struct LiveStats {
     handle: Handle,
     samples: Arc<Mutex<VecDeque<Sample>>>,
 }
 
-impl Live {
-    /// Starts the engine for live events, and the task that sends them until `shutdown` is cancelled. What is returned
-    /// with it ends when the last stream has.
+impl LiveStats {
+    /// Starts the engine for live events, and the task that sends them until `shutdown` is cancelled. The returned future
+    /// resolves when the last stream has ended.
     pub fn start(
         status: StatusSource,
         close_limit: Duration,
@@ -56,15 +59,10 @@ impl Live {
         let sampler = tokio::spawn(live.clone().run(status, fanout.publisher(), shutdown));
         (live, async {
             if let Err(error) = sampler.await {
-                tracing::error!(%error, "the live view failed");
+                tracing::error!(%error, "the live statistics failed");
             }
             fanout.join().await;
         })
-    }
-
-    /// Where the events come from.
-    pub(super) fn handle(&self) -> Handle {
-        self.handle.clone()
     }
 
     /// The answer of `GET /admin/history.json`.
@@ -85,10 +83,10 @@ impl Live {
             if self.handle.stats().connections.get() == 0 {
                 continue;
             }
-            // An engine that is too busy to tell of its feeds still has all the rest to tell.
+            // An engine too busy to report its feeds leaves the rest of the event valid.
             let feeds = status.handle.feeds().await.unwrap_or_default();
             let event = event(&status, usage, feeds).to_string();
-            // With no room, nobody reads fast enough, and the next event tells the same and more.
+            // A full inbox means that the engine is behind; the next event replaces this one.
             let _ = messages.try_send(Message::text(Namespace::root(), event));
         }
     }
@@ -124,15 +122,16 @@ fn event(status: &StatusSource, usage: process::Usage, feeds: Vec<FeedReport>) -
         "at": now(),
         "node": &*status.node,
         "version": env!("CARGO_PKG_VERSION"),
-        "status": status.word(),
+        "status": status.state(),
         "started_at": unix_seconds(status.started_at),
         "broker": {
-            "state": status.broker_word(),
+            "state": status.broker_state(),
             "subscriptions": status.source.subscriptions.get(),
             "gaps": status.source.gaps.get(),
             "gap_seconds": status.source.gap_milliseconds.get() as f64 / 1000.0,
         },
         "counters": status.counters(),
+        "losses": counters::losses(status),
         "process": usage,
         "inboxes": status.inboxes.depths(&status.handle),
         "feeds": feeds,
@@ -141,4 +140,9 @@ fn event(status: &StatusSource, usage: process::Usage, feeds: Vec<FeedReport>) -
 
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// `GET /admin/events`.
+pub(super) async fn events(State(live): State<LiveStats>, request: Request) -> Response<StreamBody> {
+    StreamService::new(live.handle).websocket(false).open(request, Namespace::root()).await
 }

@@ -1,23 +1,23 @@
-//! What the process uses, as Linux tells it in `/proc` (proc(5)); elsewhere nothing is known.
+//! Resource usage of the process, from `/proc` on Linux (proc(5)); unknown elsewhere.
 
 use std::fs;
 
 use serde::Serialize;
 
-/// What the process uses.
+/// Resource usage of the process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub(super) struct Usage {
-    /// Memory that is resident.
+    /// Resident memory.
     pub(super) memory_bytes: Option<u64>,
-    /// Processor time since the start, in user and in kernel mode.
+    /// CPU time since the start, user and system.
     pub(super) cpu_seconds: Option<f64>,
-    /// File descriptors: connections, mostly.
+    /// Open file descriptors, mostly connections.
     pub(super) open_files: Option<u64>,
-    /// How many it may have.
+    /// The limit of open file descriptors.
     pub(super) max_files: Option<u64>,
 }
 
-/// What the process uses now.
+/// The resource usage now.
 pub(super) fn usage() -> Usage {
     use rustix::param::{clock_ticks_per_second, page_size};
     use rustix::process::{Resource, getrlimit};
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_found_though_the_name_has_spaces() {
+    fn fields_are_found_after_a_name_with_spaces() {
         let stat = "12 (a) b) S 1 2 3 4 5 6 7 8 9 10 100 23 0 0 20 0 1 0 5";
         assert_eq!(cpu_ticks(stat), Some(123));
         assert_eq!(cpu_ticks("12 (a"), None);
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn linux_tells() {
+    fn usage_is_known_on_linux() {
         let usage = usage();
         assert!(usage.memory_bytes > Some(100_000) && usage.open_files > Some(2) && usage.cpu_seconds.is_some());
     }

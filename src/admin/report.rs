@@ -1,17 +1,17 @@
-//! The status report: what `GET /admin/status.json` tells, put into a Redis hash now and then, for dashboards that
+//! The status report: the answer of `GET /admin/status.json`, written to a Redis hash at intervals, for dashboards that
 //! watch many nodes.
 
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Query, StatusSource};
+use super::{StatusQuery, StatusSource};
 use crate::redis_client::RedisClient;
 
-/// The hash that nodes report to: node name -> status.
+/// The hash of all reports: node name -> status.
 const HASH: &str = "admin_stream_status";
 
-/// Why a report was not made.
+/// A failed report.
 #[derive(Debug, thiserror::Error)]
 enum ReportError {
     #[error(transparent)]
@@ -22,8 +22,7 @@ enum ReportError {
     Json(#[from] serde_json::Error),
 }
 
-/// Reports every `period` until the task is dropped. A report that fails is logged, once for each outage, and the next
-/// one tries again.
+/// Reports every `period` until the task is dropped. A failure is logged once for each outage.
 pub async fn run(redis: RedisClient, period: Duration, status: StatusSource) {
     let mut failing = false;
     let mut ticks = interval(period);
@@ -34,7 +33,7 @@ pub async fn run(redis: RedisClient, period: Duration, status: StatusSource) {
             Ok(()) => failing = false,
             Err(error) if !failing => {
                 failing = true;
-                tracing::warn!(%error, "cannot report the status to Redis; trying on");
+                tracing::warn!(%error, "cannot report the status to Redis; retrying");
             }
             Err(_) => {}
         }
@@ -42,6 +41,6 @@ pub async fn run(redis: RedisClient, period: Duration, status: StatusSource) {
 }
 
 async fn report(redis: &RedisClient, status: &StatusSource) -> Result<(), ReportError> {
-    let text = serde_json::to_string(&status.status(&Query::default()).await?)?;
+    let text = serde_json::to_string(&status.status(&StatusQuery::default()).await?)?;
     Ok(redis.query(redis::cmd("HSET").arg(HASH).arg(&*status.node).arg(text)).await?)
 }

@@ -1,4 +1,4 @@
-//! Where scores and posts are read from.
+//! The store of scores and posts: Redis, or memory in the demo.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -7,18 +7,18 @@ use redis::RedisError;
 
 use crate::redis_client::RedisClient;
 
-/// The newest posts of an emoji that are told.
-const POSTS: usize = 10;
+/// Posts kept and returned for each emoji, the newest ones.
+const MAX_POSTS: usize = 10;
 
-/// Why something cannot be read. Does not tell clients more than they need to know.
+/// A failed read. Clients see the category of the error only, never an address or a key.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the store cannot be read: {0}")]
 pub(super) struct StoreError(String);
 
 impl StoreError {
-    /// For a store that was read before.
-    pub(super) fn away() -> Self {
-        Self("it is away".to_owned())
+    /// A store that was readable before.
+    pub(super) fn unavailable() -> Self {
+        Self("unavailable".to_owned())
     }
 }
 
@@ -28,25 +28,25 @@ impl From<RedisError> for StoreError {
     }
 }
 
-/// Where scores and posts are.
+/// The store of scores and posts.
 #[derive(Debug)]
 pub enum Store {
-    /// In Redis, where an Emojitracker feeder puts them.
+    /// Redis, as an Emojitracker feeder writes it.
     Redis {
-        /// Sends the commands.
+        /// The shared client for ordinary commands.
         client: RedisClient,
         /// The key of the sorted set of scores.
         scores: String,
-        /// Members of it that are read, those with the highest scores.
+        /// The number of members that are read, highest scores first.
         max_scores: usize,
     },
-    /// In this process.
-    Memory(std::sync::Arc<Memory>),
+    /// The memory of this process.
+    Memory(std::sync::Arc<MemoryStore>),
 }
 
 /// Scores and posts in this process.
 #[derive(Debug, Default)]
-pub struct Memory(Mutex<Contents>);
+pub struct MemoryStore(Mutex<Contents>);
 
 #[derive(Debug, Default)]
 struct Contents {
@@ -54,24 +54,24 @@ struct Contents {
     posts: HashMap<String, VecDeque<String>>,
 }
 
-impl Memory {
+impl MemoryStore {
     /// Adds to a score.
     pub fn add(&self, id: &str, count: i64) {
         let mut contents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *contents.scores.entry(id.to_owned()).or_default() += count;
     }
 
-    /// Keeps a post among the newest of its emoji.
-    pub fn post(&self, id: &str, post: &str) {
+    /// Adds the newest post of an emoji.
+    pub fn add_post(&self, id: &str, post: &str) {
         let mut contents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let posts = contents.posts.entry(id.to_owned()).or_default();
         posts.push_front(post.to_owned());
-        posts.truncate(POSTS);
+        posts.truncate(MAX_POSTS);
     }
 }
 
 impl Store {
-    /// IDs with their scores, the highest first.
+    /// IDs and their scores, highest score first.
     pub(super) async fn scores(&self) -> Result<Vec<(String, i64)>, StoreError> {
         match self {
             Self::Redis { client, scores, max_scores } => {
@@ -84,19 +84,19 @@ impl Store {
                 let contents = memory.0.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut scores: Vec<(String, i64)> =
                     contents.scores.iter().map(|(id, score)| (id.clone(), *score)).collect();
-                // As Redis ranks them.
+                // The order of ZREVRANGE.
                 scores.sort_unstable_by(|(a_id, a), (b_id, b)| b.cmp(a).then_with(|| b_id.cmp(a_id)));
                 Ok(scores)
             }
         }
     }
 
-    /// The newest posts of an emoji, the newest first.
+    /// The latest posts of an emoji, newest first.
     pub(super) async fn posts(&self, id: &str) -> Result<Vec<String>, StoreError> {
         match self {
             Self::Redis { client, .. } => {
                 let mut command = redis::cmd("LRANGE");
-                command.arg(format!("emojitrack_tweets_{id}")).arg(0).arg(POSTS - 1);
+                command.arg(format!("emojitrack_tweets_{id}")).arg(0).arg(MAX_POSTS - 1);
                 let posts: Vec<Vec<u8>> = client.query(&command).await?;
                 Ok(posts.iter().map(|post| String::from_utf8_lossy(post).into_owned()).collect())
             }
@@ -107,7 +107,7 @@ impl Store {
         }
     }
 
-    /// Whether it can be read at all.
+    /// Whether the store answers.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         match self {
             Self::Redis { client, .. } => Ok(client.query(&redis::cmd("PING")).await?),

@@ -1,4 +1,4 @@
-//! What is known of an emoji by its ID, as Emojitracker tells it.
+//! Emoji by their Emojitracker IDs: character, name, short names.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -7,36 +7,36 @@ use emojis::Emoji;
 use sandbox::unified_id;
 use serde::Serialize;
 
-/// Asks for the colourful form of a character. Emojitracker leaves it out of its IDs and tells of it as a variation.
+/// Selects the emoji presentation of a character. Emojitracker leaves it out of IDs and lists it as a variation.
 const VARIATION_SELECTOR_16: char = '\u{FE0F}';
 
-/// The part of an emoji's details that does not change.
+/// The constant part of an emoji's details.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Details {
     /// The IDs of the emoji's other forms.
     variations: Vec<String>,
     short_name: Option<&'static str>,
     short_names: Vec<&'static str>,
-    /// Emojitracker has the emoticon here; no crate knows of them.
+    /// The emoticon in Emojitracker's API; always null here.
     text: Option<&'static str>,
 }
 
-/// Whether `id` is an emoji's.
+/// Whether `id` is the ID of an emoji.
 pub(super) fn is_known(id: &str) -> bool {
     find(id).is_some()
 }
 
-/// The character of an ID. What is not an emoji stands for itself, so that other things can be ranked too.
+/// The character of an ID; the ID itself if it is not an emoji, so that other things can be ranked too.
 pub(super) fn character(id: &str) -> &str {
     find(id).map_or(id, Emoji::as_str)
 }
 
-/// The name of an ID, in capitals as Unicode writes names.
+/// The name of an ID in upper case, as Unicode writes names; the ID itself if it is not an emoji.
 pub(super) fn name(id: &str) -> String {
     find(id).map_or_else(|| id.to_owned(), |emoji| emoji.name().to_uppercase())
 }
 
-/// What else there is to tell.
+/// The details of an ID; empty if it is not an emoji.
 pub(super) fn details(id: &str) -> Details {
     let Some(emoji) = find(id) else {
         return Details { variations: Vec::new(), short_name: None, short_names: Vec::new(), text: None };
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn emoji_are_found_by_the_ids_of_emojitracker() {
+    fn emoji_are_found_by_emojitracker_id() {
         assert_eq!((character("1F602"), &*name("1F602")), ("😂", "FACE WITH TEARS OF JOY"));
         assert_eq!((character("2764"), &*name("2764")), ("❤️", "RED HEART"));
         assert_eq!((character("1F1EF-1F1F5"), character("0023-20E3")), ("🇯🇵", "#️⃣"));
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn details_have_the_variation_and_the_short_names() {
+    fn details_list_variation_and_short_names() {
         let heart = serde_json::to_value(details("2764")).unwrap();
         assert_eq!(
             heart,

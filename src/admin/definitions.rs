@@ -1,0 +1,402 @@
+//! The definition of every metric, in the order of the data flow. After a change here, `UPDATE_DOCS=1 cargo test --lib docs`
+//! rewrites the tables in `docs/operations.md`.
+
+use std::collections::BTreeMap;
+
+use prometheus_client::registry::Unit;
+
+use super::counters::{Metric, Reading, Scrape, Section, Values};
+use super::status::unix_seconds;
+
+/// All metrics.
+pub(super) static SECTIONS: [Section; 4] = [
+    Section { title: "Source", metrics: SOURCE },
+    Section { title: "Decode and tally", metrics: PIPELINE },
+    Section { title: "Delivery", metrics: DELIVERY },
+    Section { title: "Process", metrics: PROCESS },
+];
+
+const SOURCE: &[Metric] = &[
+    Metric {
+        name: "source_up",
+        values: Values::State(|scrape| Some(f64::from(u8::from(scrape.status.is_ready())))),
+        help: "Whether the source is subscribed at the broker: 1 or 0.",
+        watch: "0 for more than a few seconds: Redis is unreachable or refuses the subscription. The log has the reason, \
+                once for each outage. tallycast reconnects by itself.",
+    },
+    Metric {
+        name: "source_events",
+        values: Values::Counter(Reading::new("source", "received", |status| status.source.received.get())),
+        help: "Events received from the broker.",
+        watch: "Drops to zero while the source is up: the feeder has stopped, or it publishes on channels that no \
+                `--route` names.",
+    },
+    Metric {
+        name: "source_overflowed",
+        values: Values::Counter(
+            Reading::new("source", "overflowed", |status| status.source.overflowed.get())
+                .loss("Events lost to a full inbox"),
+        ),
+        help: "Events and totals lost because the first inbox was full.",
+        watch: "Any increase: too little CPU for the rate of events. Add CPU, or raise `--inbox` for short bursts. \
+                Lost totals are read again automatically.",
+    },
+    Metric {
+        name: "source_subscriptions",
+        values: Values::Counter(Reading::new("source", "subscriptions", |status| status.source.subscriptions.get())),
+        help: "Successful subscriptions at the broker.",
+        watch: "More than one: see `tallycast_source_gaps_total`.",
+    },
+    Metric {
+        name: "source_gaps",
+        values: Values::Counter(
+            Reading::new("source", "gaps", |status| status.source.gaps.get()).loss("Gaps in the subscription"),
+        ),
+        help: "Interruptions of the subscription.",
+        watch: "`/raw` and `/details` lose the events of a gap; `/eps` is corrected. Typical causes: Redis restarts, or \
+                disconnects a slow subscriber (`client-output-buffer-limit pubsub`).",
+    },
+    Metric {
+        name: "source_gap_seconds",
+        values: Values::Time(Reading::new("source", "gap_milliseconds", |status| status.source.gap_milliseconds.get())),
+        help: "Total length of all gaps.",
+        watch: "See `tallycast_source_gaps_total`.",
+    },
+    Metric {
+        name: "source_cuts",
+        values: Values::Counter(Reading::new("source", "cuts", |status| status.source.cuts.get())),
+        help: "Snapshots of totals read from the broker.",
+        watch: "No increase for longer than `--totals-interval`: the Redis user has no permission for `EVAL` or the \
+                channels `tallycast.cut.*`, or the sorted set is larger than `--max-totals`. The log has the reason.",
+    },
+];
+
+const PIPELINE: &[Metric] = &[
+    Metric {
+        name: "decode_events",
+        values: Values::FoundCounters(
+            "route",
+            Reading::new("decode", "decoded", |status| status.decode.decoded.get()),
+            |scrape| scrape.status.decode.by_route().into_iter().map(|(route, n)| (route.to_string(), n)).collect(),
+        ),
+        help: "Events decoded.",
+        watch: "A route at zero: nothing is published on its channels.",
+    },
+    Metric {
+        name: "decode_rejected",
+        values: Values::Counter(
+            Reading::new("decode", "rejected", |status| status.decode.rejected.get()).loss("Invalid events"),
+        ),
+        help: "Events that match no route or are invalid.",
+        watch: "Any increase: a publisher sends events that are not UTF-8, are too large, or have no valid namespace. \
+                The log names the channel, at a limited rate.",
+    },
+    Metric {
+        name: "tally_keys",
+        values: Values::Counter(Reading::new("tally", "counted", |status| status.tally.counted.get())),
+        help: "Keys counted.",
+        watch: "Grows with the events of routes with `tally=`.",
+    },
+    Metric {
+        name: "tally_sent",
+        values: Values::Counter(Reading::new("tally", "sent", |status| status.tally.sent.get())),
+        help: "The sum of all counts in the tallies sent.",
+        watch: "Stays behind `tallycast_tally_keys_total` for more than a `--tally-period`: the hub is the bottleneck.",
+    },
+    Metric {
+        name: "tally_flushes",
+        values: Values::Counter(Reading::new("tally", "flushes", |status| status.tally.flushes.get())),
+        help: "Tallies sent.",
+        watch: "At most one per `--tally-period` and namespace.",
+    },
+    Metric {
+        name: "tally_flush_keys",
+        values: Values::Histogram(None, |status| &status.tally.flush_keys),
+        help: "Distinct keys in a tally.",
+        watch: "Close to `--tally-keys`: counting waits for flushes. Raise `--tally-keys`.",
+    },
+    Metric {
+        name: "inbox_depth",
+        values: Values::States("stage", |scrape| {
+            let depths = scrape.status.inboxes.depths(&scrape.status.handle);
+            [("decode", depths.decode), ("tally", depths.tally), ("hub", depths.hub)]
+                .map(|(stage, depth)| (stage, depth as f64))
+                .to_vec()
+        }),
+        help: "Items waiting in the inbox of a stage.",
+        watch: "Above zero for long: this stage is the bottleneck. Close to the capacity: \
+                `tallycast_source_overflowed_total` is about to grow.",
+    },
+    Metric {
+        name: "inbox_capacity",
+        values: Values::State(|scrape| Some(scrape.status.inboxes.capacity as f64)),
+        help: "Capacity of each inbox.",
+        watch: "Constant: `--inbox`.",
+    },
+];
+
+const DELIVERY: &[Metric] = &[
+    Metric {
+        name: "hub_messages",
+        values: Values::Counter(Reading::new("hub", "broadcast", |status| status.handle.stats().broadcast.get())),
+        help: "Messages that reached the hub.",
+        watch: "One for each event and for each tally.",
+    },
+    Metric {
+        name: "hub_corrections",
+        values: Values::Counter(
+            Reading::new("hub", "corrections", |status| status.handle.stats().corrections.get())
+                .loss("Totals corrected"),
+        ),
+        help: "Corrections sent because the totals differed from the tallies sent.",
+        watch: "Expected after a gap. Without a gap: another process changes the sorted set, or the feeder does not count \
+                and publish in one transaction (see [the API](api.md#totals)).",
+    },
+    Metric {
+        name: "hub_without_totals",
+        values: Values::Counter(
+            Reading::new("hub", "without_totals", |status| status.handle.stats().without_totals.get())
+                .loss("Readers without totals"),
+        ),
+        help: "Readers refused because the totals are unknown.",
+        watch: "The sorted set has more keys than `--max-totals`, or the totals were never read: see \
+                `tallycast_source_cuts_total`.",
+    },
+    Metric {
+        name: "hub_feeds",
+        values: Values::Gauge(Reading::new("hub", "feeds", |status| status.handle.stats().feeds.get())),
+        help: "Feeds with readers.",
+        watch: "Memory grows with the logs of the feeds.",
+    },
+    Metric {
+        name: "delivered_messages",
+        values: Values::Counter(Reading::new("hub", "delivered", |status| status.handle.stats().delivered.get())),
+        help: "Messages written to connections.",
+        watch: "The outgoing rate of messages.",
+    },
+    Metric {
+        name: "delivered_bytes",
+        values: Values::Counter(Reading::new("hub", "bytes", |status| status.handle.stats().bytes.get())),
+        help: "Bytes written to connections.",
+        watch: "The outgoing bandwidth, before TLS.",
+    },
+    Metric {
+        name: "lag_seconds",
+        values: Values::Histogram(Some(Unit::Seconds), |status| &status.handle.stats().lag),
+        help: "Time from the receipt of a message until it is written to the readers of a feed.",
+        watch: "A tally waits up to its period, 17 ms. More than 100 ms at the 99th percentile: too little CPU; see \
+                `tallycast_inbox_depth`.",
+    },
+    Metric {
+        name: "connections",
+        values: Values::FoundGauges(
+            "transport",
+            Reading::new("hub", "connections", |status| status.handle.stats().connections.get()),
+            readers_by_transport,
+        ),
+        help: "Open streams.",
+        watch: "`sse+chunked`: HTTP/1.1 without TLS; `sse`: HTTP/1.0, HTTP/2, TLS; with `+gzip` or `+zstd`: compressed; \
+                `websocket`, `websocket+raw`. A sudden drop: a proxy restarted, or a deploy.",
+    },
+    Metric {
+        name: "connections_opened",
+        values: Values::Counter(Reading::new("hub", "connected", |status| status.handle.stats().connected.get())),
+        help: "Streams opened.",
+        watch: "Grows much faster than `tallycast_connections`: clients reconnect. Often a proxy closes idle responses; \
+                its read timeout must be longer than `--keep-alive`.",
+    },
+    Metric {
+        name: "slow_readers",
+        values: Values::Counters(
+            "policy",
+            &[
+                (
+                    "disconnect",
+                    Reading::new("hub", "slow_disconnected", |status| status.handle.stats().slow_disconnected.get())
+                        .loss("Slow readers disconnected"),
+                ),
+                (
+                    "skip",
+                    Reading::new("hub", "slow_skipped", |status| status.handle.stats().slow_skipped.get())
+                        .loss("Slow readers that skipped"),
+                ),
+                (
+                    "merge",
+                    Reading::new("hub", "slow_merged", |status| status.handle.stats().slow_merged.get())
+                        .loss("Slow readers merged"),
+                ),
+                (
+                    "stall",
+                    Reading::new("hub", "stalled", |status| status.handle.stats().stalled.get())
+                        .loss("Stalled readers disconnected"),
+                ),
+                (
+                    "pong",
+                    Reading::new("hub", "unanswered", |status| status.handle.stats().unanswered.get())
+                        .loss("Unanswered pings"),
+                ),
+            ],
+        ),
+        help: "Readers that fell behind their log, by the action taken; stall: no progress for too long; pong: a ping \
+               unanswered for too long.",
+        watch: "`disconnect`, `stall`: slow networks, or logs that are too small (`--log-batches`, `--log-bytes`). \
+                `merge` loses nothing. `skip` sends the reader the number of skipped messages. `pong`: a WebSocket client \
+                did not answer a ping within `--pong-limit`; usually its network is gone.",
+    },
+    Metric {
+        name: "http_accepted",
+        values: Values::Counter(Reading::new("http", "accepted", |status| status.server.accepted.get())),
+        help: "Connections accepted.",
+        watch: "The rate of new connections.",
+    },
+    Metric {
+        name: "http_refused",
+        values: Values::Counters(
+            "limit",
+            &[
+                (
+                    "connections",
+                    Reading::new("http", "refused", |status| status.server.refused.get()).loss("Connections refused"),
+                ),
+                (
+                    "address",
+                    Reading::new("http", "refused_address", |status| status.server.refused_address.get())
+                        .loss("Refused by address"),
+                ),
+                (
+                    "rate",
+                    Reading::new("http", "refused_rate", |status| status.server.refused_rate.get())
+                        .loss("Refused by rate"),
+                ),
+                (
+                    "namespace",
+                    Reading::new("http", "refused_namespace", |status| status.server.refused_namespace.get())
+                        .loss("Refused by namespace"),
+                ),
+                (
+                    "origin",
+                    Reading::new("websocket", "refused_origin", |status| status.server.refused_origin.get())
+                        .loss("Refused by origin"),
+                ),
+            ],
+        ),
+        help: "Connections and streams refused, by limit.",
+        watch: "`connections`: `--max-connections` is reached. `address`, `rate`: one client has too many connections or \
+                opens them too fast; if the client is a proxy, add `--trusted-proxy`. `namespace`: `--namespace-limit`. \
+                `origin`: a page whose origin is not in `--allowed-origin` tried to open a WebSocket.",
+    },
+    Metric {
+        name: "http_rate_unknown",
+        values: Values::Counter(Reading::new("http", "rate_unknown", |status| status.server.rate_unknown.get())),
+        help: "Connections accepted without a rate check because too many addresses connected.",
+        watch: "More than 100,000 addresses connected within a second: a distributed attack.",
+    },
+    Metric {
+        name: "http_accept_errors",
+        values: Values::Counter(
+            Reading::new("http", "accept_errors", |status| status.server.accept_errors.get()).loss("Failed accepts"),
+        ),
+        help: "Failed attempts to accept a connection.",
+        watch: "The limit of open files is reached: raise it (`ulimit -n`, `LimitNOFILE=`).",
+    },
+    Metric {
+        name: "http_head_timeouts",
+        values: Values::Counter(
+            Reading::new("http", "head_timeouts", |status| status.server.head_timeouts.get())
+                .loss("Incomplete requests"),
+        ),
+        help: "Requests whose headers did not arrive in time.",
+        watch: "Browsers that preconnect add to it. A burst: slow or hostile clients.",
+    },
+    Metric {
+        name: "http_tls_failures",
+        values: Values::Counter(
+            Reading::new("http", "tls_failures", |status| status.server.tls_failures.get())
+                .loss("Failed TLS handshakes"),
+        ),
+        help: "Failed TLS handshakes.",
+        watch: "Scanners, clients that trust another authority, or an expired certificate.",
+    },
+    Metric {
+        name: "websocket_opened",
+        values: Values::Counter(Reading::new("websocket", "opened", |status| status.server.websocket.opened.get())),
+        help: "WebSockets opened.",
+        watch: "The rate of new WebSockets.",
+    },
+    Metric {
+        name: "websocket_refused",
+        values: Values::Counters(
+            "reason",
+            &[
+                (
+                    "message",
+                    Reading::new("websocket", "refused_messages", |status| status.server.websocket.refused.get())
+                        .loss("Client messages refused"),
+                ),
+                (
+                    "rate",
+                    Reading::new("websocket", "over_rate", |status| status.server.websocket.over_rate.get())
+                        .loss("Clients over the message rate"),
+                ),
+                (
+                    "protocol",
+                    Reading::new("websocket", "failed", |status| status.server.websocket.failed.get())
+                        .loss("WebSocket protocol errors"),
+                ),
+            ],
+        ),
+        help: "Client messages refused, by reason; rate and protocol end the connection.",
+        watch: "`message`: not a valid command; the client gets an error. `rate`: more than `--message-rate`. \
+                `protocol`: a violation of RFC 6455, or larger than `--max-message-bytes`.",
+    },
+];
+
+const PROCESS: &[Metric] = &[
+    Metric {
+        name: "build_info",
+        values: Values::Info(|scrape| {
+            vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("node", scrape.status.node.to_string())]
+        }),
+        help: "Version and node name, as labels; always 1.",
+        watch: "Changes with a deploy.",
+    },
+    Metric {
+        name: "start_time_seconds",
+        values: Values::State(|scrape| Some(unix_seconds(scrape.status.started_at) as f64)),
+        help: "Start time of the process, in seconds since the Unix epoch.",
+        watch: "A restart: totals are read again, streams reconnect.",
+    },
+    Metric {
+        name: "process_resident_memory_bytes",
+        values: Values::State(|scrape| scrape.usage.memory_bytes.map(|bytes| bytes as f64)),
+        help: "Resident memory.",
+        watch: "About 1 KB for each idle connection, plus the logs, which `--total-log-bytes` limits for each shard.",
+    },
+    Metric {
+        name: "process_cpu_seconds",
+        values: Values::StateTime(|scrape| scrape.usage.cpu_seconds),
+        help: "CPU time, user and system.",
+        watch: "A rate close to the number of cores: see `tallycast_lag_seconds`.",
+    },
+    Metric {
+        name: "process_open_fds",
+        values: Values::State(|scrape| scrape.usage.open_files.map(|files| files as f64)),
+        help: "Open file descriptors.",
+        watch: "Close to `tallycast_process_max_fds`: raise the limit.",
+    },
+    Metric {
+        name: "process_max_fds",
+        values: Values::State(|scrape| scrape.usage.max_files.map(|files| files as f64)),
+        help: "Limit of open file descriptors.",
+        watch: "Constant.",
+    },
+];
+
+/// Open streams by transport: the framings of all feeds, and the two most common ones from the start.
+fn readers_by_transport(scrape: &Scrape) -> Vec<(String, u64)> {
+    let mut readers = BTreeMap::from([("sse", 0), ("sse+chunked", 0)]);
+    for feed in &scrape.feeds {
+        *readers.entry(feed.framing).or_default() += feed.readers as u64;
+    }
+    readers.into_iter().map(|(transport, readers)| (transport.to_owned(), readers)).collect()
+}

@@ -1,0 +1,3 @@
+//! Wire contracts: each module has the routes of one, on top of the engine and the store.
+
+pub mod emojitracker;

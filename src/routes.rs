@@ -1,0 +1,182 @@
+//! All routes that are not streams, as one router: board and assets, REST API, probes, admin routes. Above them, the
+//! layers for everything that HTTP asks of each response: CORS, conditional requests, compression, limits.
+
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::header::{ACCEPT, CACHE_CONTROL, HeaderValue, IF_NONE_MATCH};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::response::Response;
+use axum::routing::any;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+use tower_http::cors::{Any, CorsLayer};
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use crate::admin::{self, Admin, StatusSource};
+use crate::api::emojitracker::{self, Store};
+use crate::responses::{line, method_not_allowed};
+use crate::{assets, conditional};
+use tallycast_server::{PREFIX, WEBSOCKET_PREFIX};
+
+/// Bytes of a request body; a larger one is answered with 413.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+/// Time for a response to start, the arrival of the request body included; a slower one is answered with 408.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Shorter bodies are not compressed: the additional headers would use up the gain.
+const MIN_COMPRESSED_BYTES: u16 = 512;
+/// How long browsers remember the answer to a CORS preflight request.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The routes: the REST API reads from `store`, probes and admin routes from `status`. Without `admin` there are no admin
+/// routes.
+pub fn router(store: Store, status: StatusSource, admin: Option<Admin>) -> Router {
+    let not_found = not_found(admin.is_some());
+    let mut router = Router::new()
+        .merge(assets::router())
+        .merge(emojitracker::router(store))
+        .merge(admin::probes(status.clone()))
+        .fallback(not_found.clone());
+    if let Some(Admin { live, token }) = admin {
+        let admin_routes = Router::new()
+            .merge(admin::router(status, live))
+            .merge(assets::admin_router())
+            // Unknown paths too are behind the token.
+            .route("/admin/{*path}", any(not_found))
+            .method_not_allowed_fallback(method_not_allowed);
+        router = router.merge(match token {
+            Some(token) => admin_routes.route_layer(from_fn_with_state(token, admin::require_token)),
+            None => admin_routes,
+        });
+    }
+    with_layers(router.method_not_allowed_fallback(method_not_allowed))
+}
+
+/// The layers of every route, innermost first.
+fn with_layers(router: Router) -> Router {
+    let compressed = SizeAbove::new(MIN_COMPRESSED_BYTES).and(NotForContentType::SSE);
+    // The server narrows `*` to the origins of `--allowed-origin`.
+    let cors = CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::HEAD])
+        .allow_headers([ACCEPT, CACHE_CONTROL, IF_NONE_MATCH])
+        .max_age(PREFLIGHT_MAX_AGE)
+        .vary([]);
+    router
+        .layer(CompressionLayer::new().compress_when(compressed))
+        .layer(from_fn(conditional::not_modified))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
+        .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
+        .layer(map_response(explain))
+        .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-cache")))
+        .layer(cors)
+}
+
+/// Replaces the bodies of errors that come from layers by a line that names the limit.
+async fn explain(response: Response) -> Response {
+    match response.status() {
+        status @ StatusCode::PAYLOAD_TOO_LARGE => {
+            line(status, format!("the request body is too large; the limit is {MAX_BODY_BYTES} bytes"))
+        }
+        status @ StatusCode::REQUEST_TIMEOUT => {
+            line(status, format!("the request was not complete within {} s", REQUEST_TIMEOUT.as_secs()))
+        }
+        _ => response,
+    }
+}
+
+/// The handler for unknown paths. The answer lists all documented paths.
+fn not_found(with_admin: bool) -> impl Fn(Uri) -> Ready<Response> + Clone + Send + Sync + 'static {
+    let mut paths = vec![format!("{PREFIX}/<namespace>"), format!("{WEBSOCKET_PREFIX}/<namespace>")];
+    let pages = if with_admin { &[assets::BOARD, assets::ADMIN][..] } else { &[assets::BOARD] };
+    let admin = if with_admin { &admin::PATHS[..] } else { &[] };
+    let routes = [pages, &emojitracker::PATHS, &admin::PROBES, admin].concat();
+    paths.extend(routes.into_iter().map(str::to_owned));
+    let paths: Arc<str> = paths.join(", ").into();
+    move |uri| ready(line(StatusCode::NOT_FOUND, format!("no such path: {}; there are {paths}", uri.path())))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::extract::Request;
+    use axum::http::header::{
+        ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_ENCODING, CONTENT_LENGTH,
+        CONTENT_TYPE, ETAG, ORIGIN, VARY,
+    };
+    use axum::routing::{get, post};
+    use bytes::Bytes;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::conditional::TaggedBody;
+
+    async fn send(router: Router, request: Request) -> Response {
+        with_layers(router).oneshot(request).await.unwrap()
+    }
+
+    async fn body(response: Response) -> Bytes {
+        response.into_body().collect().await.unwrap().to_bytes()
+    }
+
+    #[tokio::test]
+    async fn request_body_over_the_limit_is_refused() {
+        let echo = || Router::new().route("/", post(async |body: Bytes| body));
+        let fits = Bytes::from(vec![b'x'; MAX_BODY_BYTES]);
+        let response = send(echo(), Request::post("/").body(Body::from(fits.clone())).unwrap()).await;
+        assert_eq!((response.status(), body(response).await), (StatusCode::OK, fits));
+        for announced in [true, false] {
+            let mut request = Request::post("/").body(Body::from(vec![b'x'; MAX_BODY_BYTES + 1])).unwrap();
+            if announced {
+                request.headers_mut().insert(CONTENT_LENGTH, (MAX_BODY_BYTES + 1).into());
+            }
+            let response = send(echo(), request).await;
+            assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+            assert_eq!(body(response).await, "the request body is too large; the limit is 65536 bytes\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn preflight_request_is_answered_with_the_methods() {
+        let router = Router::new().route("/", get(async || "a"));
+        let request = Request::options("/").header(ORIGIN, "https://example.org").body(Body::empty()).unwrap();
+        let response = send(router, request).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+        assert_eq!(response.headers()[ACCESS_CONTROL_ALLOW_METHODS], "GET,HEAD");
+    }
+
+    #[tokio::test]
+    async fn compressed_and_unmodified_responses_vary_by_accept_encoding() {
+        let text = TaggedBody::new("text/plain", "text ".repeat(200));
+        let router = Router::new().route("/", get(async || text));
+        let request = || Request::get("/").header(ACCEPT_ENCODING, "gzip, zstd");
+        let compressed = send(router.clone(), request().body(Body::empty()).unwrap()).await;
+        assert_eq!(compressed.headers()[CONTENT_ENCODING], "zstd");
+        assert_eq!(compressed.headers()[VARY], "accept-encoding");
+        let condition = request().header(IF_NONE_MATCH, &compressed.headers()[ETAG]);
+        let unmodified = send(router, condition.body(Body::empty()).unwrap()).await;
+        assert_eq!(unmodified.status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(unmodified.headers()[VARY], "accept-encoding");
+        assert_eq!(unmodified.headers()[ETAG], compressed.headers()[ETAG]);
+        for absent in [CONTENT_ENCODING, CONTENT_TYPE] {
+            assert!(!unmodified.headers().contains_key(&absent), "{absent}");
+        }
+        assert!(body(unmodified).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn event_streams_are_not_compressed() {
+        let event = format!("data: {}\n\n", "x".repeat(1000));
+        let router = Router::new().route("/", get(async || ([(CONTENT_TYPE, "text/event-stream")], event)));
+        let request = Request::get("/").header(ACCEPT_ENCODING, "gzip").body(Body::empty()).unwrap();
+        assert!(!send(router, request).await.headers().contains_key(CONTENT_ENCODING));
+    }
+}
