@@ -10,6 +10,7 @@ import { count, duration } from "./units.js";
  * @property {string} client_ip
  * @property {string} user_agent
  * @property {number} msgs_sent
+ * @property {string | null} subject
  */
 
 const PAGE_SIZE = 50;
@@ -81,7 +82,9 @@ function row(connection, now) {
   row.dataset.connectionPath = connection.request_path;
   const program = make("td", "", connection.user_agent);
   program.title = connection.user_agent;
-  row.append(make("td", "", connection.request_path), make("td", "", connection.client_ip), program);
+  const { client_ip, subject } = connection;
+  const client = subject === null ? client_ip : `${subject} (${client_ip})`;
+  row.append(make("td", "", connection.request_path), make("td", "", client), program);
   row.append(make("td", "number", duration(now - connection.created_at)));
   row.append(make("td", "number", count(connection.msgs_sent)));
   return row;

@@ -19,6 +19,7 @@ import { bytes, count, duration } from "./units.js";
  * @property {number} started_at
  * @property {{state: string, gaps: number, gap_seconds: number}} broker
  * @property {Counters} counters
+ * @property {{title: string, count: number}[]} errors
  * @property {{memory_bytes?: number, cpu_seconds?: number, open_files?: number, max_files?: number}} process
  * @property {{decode: number, tally: number, hub: number, capacity: number}} inboxes
  * @property {{namespace: string, framing: string, policy: string, readers: number}[]} feeds
@@ -30,25 +31,6 @@ import { bytes, count, duration } from "./units.js";
  */
 
 const MAX_SAMPLES = 600;
-
-/** Counters of errors and limits: label, stage and name. @type {[string, string, string][]} */
-const ERROR_COUNTERS = [
-  ["Slow readers: disconnected", "hub", "slow_disconnected"],
-  ["Slow readers: skips", "hub", "slow_skipped"],
-  ["Slow readers: merges", "hub", "slow_merged"],
-  ["Stalled readers: disconnected", "hub", "stalled"],
-  ["Total corrections", "hub", "corrections"],
-  ["Snapshots refused: totals unknown", "hub", "without_totals"],
-  ["Events dropped: inbox full", "source", "overflowed"],
-  ["Subscription gaps", "source", "gaps"],
-  ["Events rejected: invalid", "decode", "rejected"],
-  ["Refused: total connections", "http", "refused"],
-  ["Refused: connections per address", "http", "refused_address"],
-  ["Refused: connection rate", "http", "refused_rate"],
-  ["Refused: streams per namespace", "http", "refused_namespace"],
-  ["Failed accepts", "http", "accept_errors"],
-  ["Request header timeouts", "http", "head_timeouts"],
-];
 
 /** @type {Sample[]} */
 let samples = [];
@@ -103,18 +85,17 @@ function handleEvent(data) {
     setText("bytes-out", bytes(perSecond("bytes")));
     setText("cpu", `${perSecond("cpu_seconds").toFixed(2)} cores`);
   }
-  renderErrors(counters);
+  renderErrors(event);
   renderFeeds(event);
   renderChart();
   connectionTable.refreshIfChanged(`${counters.hub?.connections} ${counters.hub?.connected}`);
 }
 
-/** @param {Counters} counters */
-function renderErrors(counters) {
-  const rows = ERROR_COUNTERS.map(([title, stage, name]) => {
-    const value = counters[stage]?.[name] ?? 0;
-    const row = make("div", value ? "nonzero" : "");
-    row.append(make("dt", "", title), make("dd", "", count(value)));
+/** @param {Event} event */
+function renderErrors({ errors }) {
+  const rows = errors.map((error) => {
+    const row = make("div", error.count ? "nonzero" : "");
+    row.append(make("dt", "", error.title), make("dd", "", count(error.count)));
     return row;
   });
   byId("errors", HTMLElement).replaceChildren(...rows);

@@ -85,6 +85,10 @@ pub struct ConnectionStatus {
     client_ip: IpAddr,
     user_agent: String,
     msgs_sent: u64,
+    /// Identifies the connection on this node.
+    id: String,
+    /// The subject of the client's grant.
+    subject: Option<String>,
 }
 
 /// The sources of the status and of all metrics. Cheap to clone.
@@ -166,6 +170,8 @@ impl From<ConnectionReport> for ConnectionStatus {
             client_ip: info.client_ip,
             user_agent: info.user_agent.to_string(),
             msgs_sent: report.messages_sent,
+            id: report.id.to_string(),
+            subject: report.subject.map(|subject| subject.to_string()),
         }
     }
 }
