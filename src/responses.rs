@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use axum::http::{StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
@@ -28,8 +28,9 @@ pub(crate) fn with_type(content_type: &'static str, body: impl Into<Body>) -> Re
 }
 
 /// The answer to another method than GET or HEAD, for routes that have only these.
-pub(crate) async fn method_not_allowed(uri: Uri) -> Response {
-    let mut response = line(StatusCode::METHOD_NOT_ALLOWED, format!("{} is read with GET", uri.path()));
+pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    let mut response =
+        line(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed for {}; use GET", uri.path()));
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     response
 }

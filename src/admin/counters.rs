@@ -1,4 +1,4 @@
-//! What a metric is defined by, and what follows from the definitions: `/admin/counters.json` and the losses on the admin
+//! What a metric is defined by, and what follows from the definitions: `/admin/counters.json` and the errors on the admin
 //! page here, `/metrics` in `metrics`, the tables of `docs/operations.md` in `docs`.
 
 use prometheus_client::registry::Unit;
@@ -60,8 +60,8 @@ pub(super) struct Reading {
     pub(super) object: &'static str,
     pub(super) key: &'static str,
     pub(super) get: fn(&StatusSource) -> u64,
-    /// Its title on the admin page, if it counts losses.
-    loss: Option<&'static str>,
+    /// Its title on the admin page, under "Errors and limits".
+    error: Option<&'static str>,
 }
 
 /// What one scrape of `/metrics` reads.
@@ -72,21 +72,21 @@ pub(super) struct Scrape {
     pub(super) usage: Usage,
 }
 
-/// A number of losses, for the admin page.
+/// A number of errors, for the admin page.
 #[derive(Debug, Serialize)]
-pub(super) struct Loss {
+pub(super) struct ErrorCount {
     title: &'static str,
     count: u64,
 }
 
 impl Reading {
     pub(super) const fn new(object: &'static str, key: &'static str, get: fn(&StatusSource) -> u64) -> Self {
-        Self { object, key, get, loss: None }
+        Self { object, key, get, error: None }
     }
 
-    /// A number of losses, with its title on the admin page.
-    pub(super) const fn loss(self, title: &'static str) -> Self {
-        Self { loss: Some(title), ..self }
+    /// A number of errors, with its title on the admin page.
+    pub(super) const fn error(self, title: &'static str) -> Self {
+        Self { error: Some(title), ..self }
     }
 }
 
@@ -119,7 +119,9 @@ pub(super) fn json(status: &StatusSource) -> Value {
     objects.into()
 }
 
-/// All losses, in the order of the docs.
-pub(super) fn losses(status: &StatusSource) -> Vec<Loss> {
-    readings().filter_map(|reading| reading.loss.map(|title| Loss { title, count: (reading.get)(status) })).collect()
+/// All errors, in the order of the docs.
+pub(super) fn errors(status: &StatusSource) -> Vec<ErrorCount> {
+    readings()
+        .filter_map(|reading| reading.error.map(|title| ErrorCount { title, count: (reading.get)(status) }))
+        .collect()
 }

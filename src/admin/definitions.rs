@@ -35,7 +35,7 @@ const SOURCE: &[Metric] = &[
         name: "source_overflowed",
         values: Values::Counter(
             Reading::new("source", "overflowed", |status| status.source.overflowed.get())
-                .loss("Events lost to a full inbox"),
+                .error("Events dropped: inbox full"),
         ),
         help: "Events and totals lost because the first inbox was full.",
         watch: "Any increase: too little CPU for the rate of events. Add CPU, or raise `--inbox` for short bursts. \
@@ -50,7 +50,7 @@ const SOURCE: &[Metric] = &[
     Metric {
         name: "source_gaps",
         values: Values::Counter(
-            Reading::new("source", "gaps", |status| status.source.gaps.get()).loss("Gaps in the subscription"),
+            Reading::new("source", "gaps", |status| status.source.gaps.get()).error("Subscription gaps"),
         ),
         help: "Interruptions of the subscription.",
         watch: "`/raw` and `/details` lose the events of a gap; `/eps` is corrected. Typical causes: Redis restarts, or \
@@ -85,7 +85,7 @@ const PIPELINE: &[Metric] = &[
     Metric {
         name: "decode_rejected",
         values: Values::Counter(
-            Reading::new("decode", "rejected", |status| status.decode.rejected.get()).loss("Invalid events"),
+            Reading::new("decode", "rejected", |status| status.decode.rejected.get()).error("Events rejected: invalid"),
         ),
         help: "Events that match no route or are invalid.",
         watch: "Any increase: a publisher sends events that are not UTF-8, are too large, or have no valid namespace. \
@@ -146,7 +146,7 @@ const DELIVERY: &[Metric] = &[
         name: "hub_corrections",
         values: Values::Counter(
             Reading::new("hub", "corrections", |status| status.handle.stats().corrections.get())
-                .loss("Totals corrected"),
+                .error("Total corrections"),
         ),
         help: "Corrections sent because the totals differed from the tallies sent.",
         watch: "Expected after a gap. Without a gap: another process changes the sorted set, or the feeder does not count \
@@ -156,7 +156,7 @@ const DELIVERY: &[Metric] = &[
         name: "hub_without_totals",
         values: Values::Counter(
             Reading::new("hub", "without_totals", |status| status.handle.stats().without_totals.get())
-                .loss("Readers without totals"),
+                .error("Snapshots refused: totals unknown"),
         ),
         help: "Readers refused because the totals are unknown.",
         watch: "The sorted set has more keys than `--max-totals`, or the totals were never read: see \
@@ -213,27 +213,27 @@ const DELIVERY: &[Metric] = &[
                 (
                     "disconnect",
                     Reading::new("hub", "slow_disconnected", |status| status.handle.stats().slow_disconnected.get())
-                        .loss("Slow readers disconnected"),
+                        .error("Slow readers: disconnected"),
                 ),
                 (
                     "skip",
                     Reading::new("hub", "slow_skipped", |status| status.handle.stats().slow_skipped.get())
-                        .loss("Slow readers that skipped"),
+                        .error("Slow readers: skips"),
                 ),
                 (
                     "merge",
                     Reading::new("hub", "slow_merged", |status| status.handle.stats().slow_merged.get())
-                        .loss("Slow readers merged"),
+                        .error("Slow readers: merges"),
                 ),
                 (
                     "stall",
                     Reading::new("hub", "stalled", |status| status.handle.stats().stalled.get())
-                        .loss("Stalled readers disconnected"),
+                        .error("Stalled readers: disconnected"),
                 ),
                 (
                     "pong",
                     Reading::new("hub", "unanswered", |status| status.handle.stats().unanswered.get())
-                        .loss("Unanswered pings"),
+                        .error("Unanswered pings"),
                 ),
             ],
         ),
@@ -256,27 +256,28 @@ const DELIVERY: &[Metric] = &[
             &[
                 (
                     "connections",
-                    Reading::new("http", "refused", |status| status.server.refused.get()).loss("Connections refused"),
+                    Reading::new("http", "refused", |status| status.server.refused.get())
+                        .error("Refused: total connections"),
                 ),
                 (
                     "address",
                     Reading::new("http", "refused_address", |status| status.server.refused_address.get())
-                        .loss("Refused by address"),
+                        .error("Refused: connections per address"),
                 ),
                 (
                     "rate",
                     Reading::new("http", "refused_rate", |status| status.server.refused_rate.get())
-                        .loss("Refused by rate"),
+                        .error("Refused: connection rate"),
                 ),
                 (
                     "namespace",
                     Reading::new("http", "refused_namespace", |status| status.server.refused_namespace.get())
-                        .loss("Refused by namespace"),
+                        .error("Refused: streams per namespace"),
                 ),
                 (
                     "origin",
                     Reading::new("websocket", "refused_origin", |status| status.server.refused_origin.get())
-                        .loss("Refused by origin"),
+                        .error("Refused: origin"),
                 ),
             ],
         ),
@@ -294,7 +295,7 @@ const DELIVERY: &[Metric] = &[
     Metric {
         name: "http_accept_errors",
         values: Values::Counter(
-            Reading::new("http", "accept_errors", |status| status.server.accept_errors.get()).loss("Failed accepts"),
+            Reading::new("http", "accept_errors", |status| status.server.accept_errors.get()).error("Failed accepts"),
         ),
         help: "Failed attempts to accept a connection.",
         watch: "The limit of open files is reached: raise it (`ulimit -n`, `LimitNOFILE=`).",
@@ -303,7 +304,7 @@ const DELIVERY: &[Metric] = &[
         name: "http_head_timeouts",
         values: Values::Counter(
             Reading::new("http", "head_timeouts", |status| status.server.head_timeouts.get())
-                .loss("Incomplete requests"),
+                .error("Request header timeouts"),
         ),
         help: "Requests whose headers did not arrive in time.",
         watch: "Browsers that preconnect add to it. A burst: slow or hostile clients.",
@@ -312,7 +313,7 @@ const DELIVERY: &[Metric] = &[
         name: "http_tls_failures",
         values: Values::Counter(
             Reading::new("http", "tls_failures", |status| status.server.tls_failures.get())
-                .loss("Failed TLS handshakes"),
+                .error("TLS handshake failures"),
         ),
         help: "Failed TLS handshakes.",
         watch: "Scanners, clients that trust another authority, or an expired certificate.",
@@ -331,17 +332,17 @@ const DELIVERY: &[Metric] = &[
                 (
                     "message",
                     Reading::new("websocket", "refused_messages", |status| status.server.websocket.refused.get())
-                        .loss("Client messages refused"),
+                        .error("Client messages refused: invalid"),
                 ),
                 (
                     "rate",
                     Reading::new("websocket", "over_rate", |status| status.server.websocket.over_rate.get())
-                        .loss("Clients over the message rate"),
+                        .error("Client messages refused: rate"),
                 ),
                 (
                     "protocol",
                     Reading::new("websocket", "failed", |status| status.server.websocket.failed.get())
-                        .loss("WebSocket protocol errors"),
+                        .error("Client messages refused: protocol"),
                 ),
             ],
         ),

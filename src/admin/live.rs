@@ -131,7 +131,7 @@ fn event(status: &StatusSource, usage: process::Usage, feeds: Vec<FeedReport>) -
             "gap_seconds": status.source.gap_milliseconds.get() as f64 / 1000.0,
         },
         "counters": status.counters(),
-        "losses": counters::losses(status),
+        "errors": counters::errors(status),
         "process": usage,
         "inboxes": status.inboxes.depths(&status.handle),
         "feeds": feeds,
