@@ -178,6 +178,8 @@ fn token_protects_everything_except_probes() {
         assert_eq!(get(&tallycast, path, &[("authorization", "Basic dTpzZWNyZXQ=")]).status, 200, "{path}");
         assert_eq!(get(&tallycast, path, &[("authorization", "Bearer secreT")]).status, 401, "{path}");
     }
+    let deletion = "DELETE /admin/status.json HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    assert!(Raw::request(&tallycast, deletion).read_to_end().starts_with("HTTP/1.1 401 "));
     for path in ["/healthz", "/readyz", "/v1/status"] {
         assert_eq!(tallycast.get(path).0, 200, "{path}");
     }
