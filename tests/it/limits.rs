@@ -47,7 +47,7 @@ fn connections_per_address_are_limited() {
 fn connection_rate_per_address_is_limited() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start_unready(&redis.url(), &["--rate-per-address", "1"]);
-    tallycast.wait_for_log("subscribed url");
+    tallycast.wait_for_log("subscribed source");
     // Even on a slow machine, ten consecutive connections are less than a second apart.
     let heads: Vec<String> = (0..10).map(|_| answer(&tallycast, "/healthz", "")).collect();
     assert!(heads[0].starts_with("HTTP/1.1 200 "), "{}", heads[0]);

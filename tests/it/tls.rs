@@ -12,7 +12,7 @@ fn start(redis: &RedisServer, certificate: &Certificate) -> Tallycast {
         &redis.url(),
         &["--tls-cert", &certificate.certificate(), "--tls-key", &certificate.key()],
     );
-    tallycast.wait_for_log("subscribed url");
+    tallycast.wait_for_log("subscribed source");
     tallycast
 }
 

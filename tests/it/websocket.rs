@@ -291,7 +291,7 @@ fn tls_connection_behaves_the_same_and_counts_until_closed() {
     let (file, key) = (certificate.certificate(), certificate.key());
     let tls = ["--tls-cert", &file, "--tls-key", &key, "--max-per-address", "1"];
     let tallycast = Tallycast::start_unready(&redis.url(), &tls);
-    tallycast.wait_for_log("subscribed url");
+    tallycast.wait_for_log("subscribed source");
     let open = |path| WebSocket::open_tls(&tallycast, path, &certificate);
     let mut client = open("/ws/details").unwrap();
     assert!(open("/ws/raw").is_err());
@@ -324,7 +324,7 @@ fn browser_reads_websocket_plain_and_over_tls() {
     let certificate = Certificate::self_signed();
     let tls = ["--tls-cert", &certificate.certificate(), "--tls-key", &certificate.key()];
     let secure = Tallycast::start_unready(&redis.url(), &tls);
-    secure.wait_for_log("subscribed url");
+    secure.wait_for_log("subscribed source");
     let plain = Tallycast::start(&redis, &[]);
     for (scheme, tallycast) in [("https", secure), ("http", plain)] {
         let browser = Browser::start();
