@@ -43,6 +43,7 @@ struct Sample {
 #[derive(Debug, Clone)]
 pub struct LiveStats {
     handle: Handle,
+    streams: StreamService,
     samples: Arc<Mutex<VecDeque<Sample>>>,
 }
 
@@ -55,7 +56,8 @@ impl LiveStats {
         shutdown: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let fanout = Fanout::builder().inbox(INBOX).shards(1).close_timeout(close_limit).build();
-        let live = Self { handle: fanout.handle(), samples: Arc::default() };
+        let streams = StreamService::new(fanout.handle()).websocket(false);
+        let live = Self { handle: fanout.handle(), streams, samples: Arc::default() };
         let sampler = tokio::spawn(live.clone().run(status, fanout.publisher(), shutdown));
         (live, async {
             if let Err(error) = sampler.await {
@@ -142,7 +144,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// `GET /admin/events`.
+/// `GET /admin/events`: the stream of the live engine, as Server-Sent Events.
 pub(super) async fn events(State(live): State<LiveStats>, request: Request) -> Response<StreamBody> {
-    StreamService::new(live.handle).websocket(false).open(request, Namespace::root()).await
+    live.streams.open(request, Namespace::root()).await
 }
