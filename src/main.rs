@@ -3,16 +3,17 @@
 #![expect(clippy::print_stdout, reason = "what was asked for goes to standard output; the log goes to standard error")]
 
 mod healthcheck;
+mod process;
 mod reload;
 
-use std::io::IsTerminal;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
-use reload::{Reload, SetLog};
+use process::LogFilter;
+use reload::Reload;
 use tallycast::admin::{self, Admin, LiveStats, StageInboxes, StatusSource};
 use tallycast::api::emojitracker::Store;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
@@ -27,7 +28,6 @@ use tallycast_server::Server;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 /// Gives memory back after a rush of clients, which the system's allocator does not.
 #[global_allocator]
@@ -44,16 +44,10 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Command::Healthcheck(port)) => return healthcheck::run(port),
-        Err(refusal) => return refusal.print(),
+        Err(error) => return error.print(),
     };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(config.log.clone())
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_filter_reloading();
-    let handle = log.reload_handle();
-    log.init();
-    match run(*config, Box::new(move |filter| Ok(handle.reload(filter)?))) {
+    let log = process::start_logging(config.log.clone(), config.log_format);
+    match run(*config, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -63,12 +57,12 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
-    raise_file_limit();
+async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
+    process::raise_file_limit();
     let listener = tallycast_server::listen(config.address, config.send_buffer)
         .with_context(|| format!("cannot listen on {}", config.address))?;
     let address = listener.local_addr().context("the listener has no address")?;
-    let shutdown = on_signal().context("cannot catch signals")?;
+    let shutdown = process::shutdown_signal().context("cannot catch signals")?;
     let hangups = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
 
     // What may change while the process runs.
@@ -163,36 +157,4 @@ async fn run(config: Config, log: SetLog) -> anyhow::Result<()> {
     reporter.shutdown().await;
     tracing::info!(counters = %status.counters(), "stopped");
     outcome
-}
-
-/// A token that is cancelled by the first SIGTERM or SIGINT; the second ends the process at once.
-fn on_signal() -> std::io::Result<CancellationToken> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let shutdown = CancellationToken::new();
-    let token = shutdown.clone();
-    tokio::spawn(async move {
-        for told_before in [false, true] {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            };
-            if told_before {
-                tracing::warn!(signal = name, "ending at once");
-                std::process::exit(1);
-            }
-            tracing::info!(signal = name, "shutting down; once more ends at once");
-            token.cancel();
-        }
-    });
-    Ok(shutdown)
-}
-
-/// Lets the process have as many file descriptors as it may: every connection is one.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::warn!(%error, ?current, ?maximum, "cannot raise the limit of open files");
-    }
 }

@@ -1,125 +1,168 @@
-//! The configuration file: TOML whose keys are the flags' names without the dashes. It stands in for the flags' defaults,
-//! so the flags themselves are its schema, and a flag or a variable wins over it.
+//! The configuration file: TOML whose keys are the flag names without the dashes.
+//!
+//! Its values replace the defaults of the flags, so the flags are its schema, and a flag or a variable overrides it.
+//! Errors name the key and the place, and never repeat a line: it may hold a secret.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::builder::ArgAction;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Flags that a file cannot have: they say which file, or ask for something else than to serve.
+use super::flags;
+use super::secret::is_secret;
+
+/// Flags that a file cannot have: they name the file, or ask for something other than serving.
 const NOT_IN_FILES: [&str; 4] = ["config", "print-config", "help", "version"];
-/// Values whose line is not shown where something is wrong with it.
-const SECRET: [&str; 2] = ["redis-url", "admin-token"];
-/// The most bytes a file may have.
+/// The maximum size of a file, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// What a file says.
+/// The values of a file.
 #[derive(Debug, Default)]
 pub(super) struct File {
     path: PathBuf,
-    /// By key, the values as a command line would have them, and where they stand.
-    entries: BTreeMap<String, (Vec<String>, String)>,
+    entries: BTreeMap<String, Entry>,
 }
 
-/// Why a file is refused. Each tells file and line.
+/// The value of one key.
+struct Entry {
+    /// As on a command line.
+    values: Vec<String>,
+    location: Location,
+}
+
+/// `Debug` leaves the values out: they may be secrets.
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Entry").field("location", &self.location).finish_non_exhaustive()
+    }
+}
+
+/// A place in a file. Lines and columns count from 1, columns in characters.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} line {line} column {column}", path.display())]
+pub(super) struct Location {
+    path: PathBuf,
+    line: usize,
+    column: usize,
+}
+
+/// Why a file is invalid.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
     #[error("cannot read the configuration file {}: {error}", path.display())]
     Unreadable { path: PathBuf, error: std::io::Error },
-    #[error("{place}: not TOML: {reason}")]
-    Syntax { place: String, reason: String },
-    #[error("{place}: unknown key {key:?}{nearest}; a key is a flag's name without the dashes, see tallycast --help")]
-    UnknownKey { place: String, key: String, nearest: String },
-    #[error("{place}: {key}: expected {expected}")]
-    Type { place: String, key: String, expected: &'static str },
+    #[error("invalid TOML{}: {reason} (from {location})", key.as_ref().map(|key| format!(" for {key}")).unwrap_or_default())]
+    Syntax { location: Location, key: Option<String>, reason: String },
+    #[error("unknown key {key:?}: expected {} (from {location})", nearest.as_ref().map_or_else(
+        || "a flag name without the dashes, see tallycast --help".to_owned(),
+        |nearest| format!("a flag name without the dashes; did you mean {nearest:?}?")
+    ))]
+    UnknownKey { location: Location, key: String, nearest: Option<String> },
+    #[error("invalid type for {key}: expected {expected} (from {location})")]
+    Type { location: Location, key: String, expected: &'static str },
 }
 
 impl File {
-    /// Reads and checks a file against the flags of `command`.
-    pub(super) fn read(path: &Path, command: &clap::Command) -> Result<Self, FileError> {
+    /// Reads a file and validates its keys and types against the flags of `definition`.
+    pub(super) fn read(path: &Path, definition: &clap::Command) -> Result<Self, FileError> {
         let unreadable = |error| FileError::Unreadable { path: path.to_owned(), error };
         let size = std::fs::metadata(path).map_err(unreadable)?.len();
         if size > MAX_BYTES {
             return Err(unreadable(std::io::Error::other(format!("{size} bytes, the limit is {MAX_BYTES}"))));
         }
-        Self::parse(path, &std::fs::read_to_string(path).map_err(unreadable)?, command)
+        Self::parse(path, &std::fs::read_to_string(path).map_err(unreadable)?, definition)
     }
 
-    fn parse(path: &Path, text: &str, command: &clap::Command) -> Result<Self, FileError> {
-        let table = DeTable::parse(text).map_err(|error| FileError::Syntax {
-            place: place(path, text, error.span().unwrap_or_default(), true),
-            reason: error.message().to_owned(),
+    fn parse(path: &Path, text: &str, definition: &clap::Command) -> Result<Self, FileError> {
+        let table = DeTable::parse(text).map_err(|error| {
+            let offset = error.span().unwrap_or_default().start;
+            FileError::Syntax {
+                location: Location::new(path, text, offset),
+                key: key_before(text, offset, definition),
+                reason: error.message().replace('\n', ", "),
+            }
         })?;
         let mut entries = BTreeMap::new();
         for (key, value) in table.get_ref() {
-            let (name, span) = (key.get_ref().as_ref(), key.span());
-            let here = place(path, text, span, !SECRET.contains(&name));
-            let Some(argument) = find(command, name) else {
-                let nearest = nearest(command, name);
-                let nearest = nearest.map(|known| format!(", did you mean {known:?}?")).unwrap_or_default();
-                return Err(FileError::UnknownKey { place: here, key: name.to_owned(), nearest });
+            let name = key.get_ref().as_ref();
+            let location = Location::new(path, text, key.span().start);
+            let Some(argument) = find(definition, name) else {
+                let nearest = nearest(definition, name).map(str::to_owned);
+                return Err(FileError::UnknownKey { location, key: name.to_owned(), nearest });
             };
-            let values = values(argument, value).map_err(|expected| FileError::Type {
-                place: here.clone(),
-                key: name.to_owned(),
-                expected,
-            })?;
-            entries.insert(name.to_owned(), (values, here));
+            match values(argument, value) {
+                Ok(values) => entries.insert(name.to_owned(), Entry { values, location }),
+                Err(expected) => return Err(FileError::Type { location, key: name.to_owned(), expected }),
+            };
         }
         Ok(Self { path: path.to_owned(), entries })
     }
 
-    /// The command with the file's values in the place of the flags' defaults.
-    pub(super) fn apply(&self, command: clap::Command) -> clap::Command {
-        let command = command.mut_args(|argument| self.apply_to(argument));
-        let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
-        names.into_iter().fold(command, |command, name| {
-            command.mut_subcommand(name, |command| command.mut_args(|arg| self.apply_to(arg)))
+    /// The definition with the values of the file in the place of the flags' defaults.
+    pub(super) fn apply(&self, definition: clap::Command) -> clap::Command {
+        let definition = definition.mut_args(|argument| self.apply_to(argument));
+        let names: Vec<String> = definition.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        names.into_iter().fold(definition, |definition, name| {
+            definition.mut_subcommand(name, |command| command.mut_args(|argument| self.apply_to(argument)))
         })
     }
 
     fn apply_to(&self, argument: clap::Arg) -> clap::Arg {
         match argument.get_long().and_then(|long| self.entries.get(long)) {
-            Some((values, _)) => argument.default_values(values.clone()),
+            // Help shows defaults.
+            Some(entry) => {
+                let hide = is_secret(&argument);
+                argument.default_values(entry.values.clone()).hide_default_value(hide)
+            }
             None => argument,
         }
     }
 
-    /// Where the value of a flag stands, if the file has it.
-    pub(super) fn place_of(&self, flag: &str) -> Option<&str> {
-        self.entries.get(flag).map(|(_, place)| place.as_str())
+    /// Where the file has the value of a flag, if it has it.
+    pub(super) fn location(&self, flag: &str) -> Option<&Location> {
+        self.entries.get(flag).map(|entry| &entry.location)
     }
 
-    /// The file's name.
+    /// The name of the file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// All flags of a command and its subcommands that a file may have.
-fn arguments(command: &clap::Command) -> impl Iterator<Item = (&str, &clap::Arg)> {
-    std::iter::once(command)
-        .chain(command.get_subcommands())
-        .flat_map(clap::Command::get_arguments)
-        .filter_map(|argument| Some((argument.get_long()?, argument)))
-        .filter(|(long, _)| !NOT_IN_FILES.contains(long))
+impl Location {
+    fn new(path: &Path, text: &str, offset: usize) -> Self {
+        let before = text.get(..offset).unwrap_or(text);
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        Self { path: path.to_owned(), line: before.matches('\n').count() + 1, column: line.chars().count() + 1 }
+    }
 }
 
-fn find<'a>(command: &'a clap::Command, name: &str) -> Option<&'a clap::Arg> {
-    arguments(command).find(|(long, _)| *long == name).map(|(_, argument)| argument)
+/// The flags of a command and its subcommands that a file may have.
+fn settable(definition: &clap::Command) -> impl Iterator<Item = (&str, &clap::Arg)> {
+    flags::all(definition).filter(|(long, _)| !NOT_IN_FILES.contains(long))
 }
 
-/// The key that somebody who wrote `name` could have meant.
-fn nearest<'a>(command: &'a clap::Command, name: &str) -> Option<&'a str> {
+fn find<'a>(definition: &'a clap::Command, name: &str) -> Option<&'a clap::Arg> {
+    settable(definition).find(|(long, _)| *long == name).map(|(_, argument)| argument)
+}
+
+/// The known key that is most like `name`, if one is like it at all.
+fn nearest<'a>(definition: &'a clap::Command, name: &str) -> Option<&'a str> {
     let likeness = |known: &str| strsim::jaro_winkler(known, name);
-    let known = arguments(command).map(|(long, _)| long).max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let known = settable(definition).map(|(long, _)| long).max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     known.filter(|known| likeness(known) > 0.7)
 }
 
-/// A value as a command line would have it; otherwise what was expected.
+/// The key at the start of the line, if it is known. Anything else there may be part of a value.
+fn key_before(text: &str, offset: usize, definition: &clap::Command) -> Option<String> {
+    let start = text.get(..offset).unwrap_or(text).rfind('\n').map_or(0, |newline| newline + 1);
+    let (key, _) = text[start..].lines().next()?.split_once('=')?;
+    find(definition, key.trim()).map(|_| key.trim().to_owned())
+}
+
+/// A value as on a command line, or what was expected.
 fn values(argument: &clap::Arg, value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, &'static str> {
     if matches!(argument.get_action(), ArgAction::SetTrue) {
         return value.get_ref().as_bool().map(|value| vec![value.to_string()]).ok_or("true or false");
@@ -137,18 +180,10 @@ fn values(argument: &clap::Arg, value: &Spanned<DeValue<'_>>) -> Result<Vec<Stri
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
-        // As TOML allows: 50_000.
+        // TOML allows 50_000.
         DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().replace('_', "")),
         _ => None,
     }
-}
-
-/// File and line, and what the line says if that may be shown.
-fn place(path: &Path, text: &str, span: Range<usize>, show: bool) -> String {
-    let number = text[..span.start.min(text.len())].matches('\n').count();
-    let line = text.lines().nth(number).map(str::trim).filter(|_| show);
-    let shown = line.map(|line| format!(" ({line})")).unwrap_or_default();
-    format!("{} line {}{shown}", path.display(), number + 1)
 }
 
 #[cfg(test)]
@@ -156,55 +191,103 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::secret::Secret;
 
-    fn command() -> clap::Command {
+    fn definition() -> clap::Command {
         use clap::Arg;
+        let secret = |text: &str| Ok::<_, String>(Secret::new(text));
         clap::Command::new("tallycast")
             .arg(Arg::new("port").long("port").default_value("8001"))
             .arg(Arg::new("route").long("route").action(ArgAction::Append).default_value("a=/a"))
             .arg(Arg::new("no_admin").long("no-admin").action(ArgAction::SetTrue))
-            .arg(Arg::new("redis_url").long("redis-url"))
+            .arg(Arg::new("redis_url").long("redis-url").value_parser(secret))
     }
 
     fn parse(text: &str) -> Result<File, String> {
-        File::parse(Path::new("t.toml"), text, &command()).map_err(|error| error.to_string())
+        File::parse(Path::new("t.toml"), text, &definition()).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn values_stand_in_for_defaults() {
+    fn file_replaces_defaults() {
         let file = parse("port = 9_000\nroute = [\"b=/b\", \"c=/c\"]\nno-admin = true\n").unwrap();
-        let matches = file.apply(command()).try_get_matches_from(["tallycast"]).unwrap();
+        let matches = file.apply(definition()).try_get_matches_from(["tallycast"]).unwrap();
         assert_eq!(matches.get_one::<String>("port").unwrap(), "9000");
         assert_eq!(matches.get_many::<String>("route").unwrap().collect::<Vec<_>>(), ["b=/b", "c=/c"]);
         assert!(matches.get_flag("no_admin"));
         let matches =
-            file.apply(command()).try_get_matches_from(["tallycast", "--port", "1", "--route", "d=/d"]).unwrap();
+            file.apply(definition()).try_get_matches_from(["tallycast", "--port", "1", "--route", "d=/d"]).unwrap();
         assert_eq!(matches.get_one::<String>("port").unwrap(), "1");
         assert_eq!(matches.get_many::<String>("route").unwrap().collect::<Vec<_>>(), ["d=/d"]);
-        assert_eq!(file.place_of("port"), Some("t.toml line 1 (port = 9_000)"));
+        assert_eq!(file.location("no-admin").unwrap().to_string(), "t.toml line 3 column 1");
     }
 
     #[test]
-    fn mistakes_are_named_with_their_line() {
+    fn errors_name_key_and_place_but_no_value() {
         let error = |text| parse(text).unwrap_err();
-        let hint = "a key is a flag's name without the dashes, see tallycast --help";
+        let expected = "expected a flag name without the dashes";
         assert_eq!(
             error("# a comment\nprot = 80\n"),
-            format!("t.toml line 2 (prot = 80): unknown key \"prot\", did you mean \"port\"?; {hint}")
+            format!("unknown key \"prot\": {expected}; did you mean \"port\"? (from t.toml line 2 column 1)")
         );
-        assert_eq!(error("[http]\nport = 1"), format!("t.toml line 1 ([http]): unknown key \"http\"; {hint}"));
-        assert_eq!(error("config = 'x'"), format!("t.toml line 1 (config = 'x'): unknown key \"config\"; {hint}"));
-        assert_eq!(error("no-admin = 1"), "t.toml line 1 (no-admin = 1): no-admin: expected true or false");
-        assert_eq!(error("port = [1]"), "t.toml line 1 (port = [1]): port: expected a string or a number");
-        assert_eq!(error("redis-url = 1.5"), "t.toml line 1: redis-url: expected a string or a number");
-        assert!(error("port = 1\nport = 2").starts_with("t.toml line 2 (port = 2): not TOML: duplicate key"));
-        assert!(error("port =").starts_with("t.toml line 1 (port =): not TOML: "));
+        assert_eq!(
+            error("[http]\nport = 1"),
+            format!("unknown key \"http\": {expected}, see tallycast --help (from t.toml line 1 column 2)")
+        );
+        assert!(error("config = 'x'").starts_with("unknown key \"config\": expected "));
+        assert_eq!(
+            error("no-admin = 1"),
+            "invalid type for no-admin: expected true or false (from t.toml line 1 column 1)"
+        );
+        assert_eq!(
+            error("port = [1]"),
+            "invalid type for port: expected a string or a number (from t.toml line 1 column 1)"
+        );
+        assert_eq!(
+            error("redis-url = 1.5"),
+            "invalid type for redis-url: expected a string or a number (from t.toml line 1 column 1)"
+        );
+        assert_eq!(error("port = 1\nport = 2"), "invalid TOML for port: duplicate key (from t.toml line 2 column 1)");
+        assert!(error("port =").starts_with("invalid TOML for port: "), "{}", error("port ="));
+    }
+
+    #[test]
+    fn syntax_error_never_shows_a_secret() {
+        for text in [
+            "redis-url = redis://:hunter2@host\n",
+            "redis-url = \"redis://:hunter2@host\n",
+            "redis-url = \"redis://:hunter2@host\\x\"\n",
+            "redis-url \"redis://:hunter2@host\"\n",
+            "redis-url = \"\"\"\nredis://:hunter2=@host\n",
+            "redis-url = 'redis://:hunter2@host' x\n",
+            "redis-url = 'a'\nredis-url = 'redis://:hunter2@host'\n",
+            "redis-url = ['redis://:hunter2@host']\n",
+            "redis-url = {password = 'hunter2'}\n",
+            "redis-ulr = 'redis://:hunter2@host'\n",
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(!error.contains("hunter2") && !error.contains('\n'), "{text}: {error}");
+            assert!(error.contains("t.toml line "), "{text}: {error}");
+        }
+        let file = parse("redis-url = 'redis://:hunter2@host'\n").unwrap();
+        assert!(!format!("{file:?}").contains("hunter2"));
+        let help = file.apply(definition()).render_long_help().to_string();
+        assert!(!help.contains("hunter2"), "{help}");
     }
 
     proptest! {
         #[test]
-        fn no_file_is_too_odd(text in "(port|route|[a-z.-]{0,5}|\"|'|\\[|\\]|=|\n|#|[0-9])*") {
+        fn any_file_is_parsed_or_invalid(text in "(port|route|[a-z.-]{0,5}|\"|'|\\[|\\]|=|\n|#|[0-9])*") {
             let _ = parse(&text);
+        }
+
+        #[test]
+        fn value_is_never_in_an_error(
+            before in "(\"|'|\\[|\\{|\"\"\"|\n|#)*",
+            after in "(\"|'|\\]|=|\n|,|[0-9])*",
+        ) {
+            if let Err(error) = parse(&format!("port = \"{before}:hunter2@{after}")) {
+                prop_assert!(!error.contains("hunter2"), "{}", error);
+            }
         }
     }
 }

@@ -39,7 +39,8 @@ pub struct Config {
 impl Default for Config {
     /// No sorted sets.
     fn default() -> Self {
-        Self { keys: Vec::new(), max_members: 100_000, interval: Duration::from_secs(30) }
+        let max_members = tallycast_fanout::Config::default().max_totals;
+        Self { keys: Vec::new(), max_members, interval: Duration::from_secs(30) }
     }
 }
 

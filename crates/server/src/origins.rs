@@ -1,6 +1,7 @@
 //! The pages that may read responses: CORS (Fetch standard, §3.3) for requests, and for WebSockets the check of the origin
 //! (RFC 6455, §10.2), which browsers leave to servers.
 
+use std::fmt;
 use std::str::FromStr;
 
 use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderMap, HeaderValue, VARY};
@@ -34,6 +35,13 @@ impl FromStr for AllowedOrigin {
         let is_host = !host.is_empty() && host.bytes().all(|c| c.is_ascii_alphanumeric() || b"-._:[]".contains(&c));
         let origin = HeaderValue::try_from(&text).map_err(|_| OriginError)?;
         if is_scheme && is_host { Ok(Self(Some(origin))) } else { Err(OriginError) }
+    }
+}
+
+impl fmt::Display for AllowedOrigin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // An origin was a text before it was a header's value.
+        formatter.write_str(self.0.as_ref().map_or("*", |origin| origin.to_str().unwrap_or_default()))
     }
 }
 

@@ -22,6 +22,11 @@ use crate::redis_client::{self, RedisClient, RedisUrl};
 use crate::totals::{self, TotalsReader};
 use glob::glob;
 
+/// The default of [`Config::timeout`].
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The default of [`Config::ping_interval`].
+pub const DEFAULT_PING_INTERVAL: Duration = Duration::from_secs(5);
+
 /// What the source needs.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -50,8 +55,8 @@ impl Config {
             url,
             totals: totals::Config::default(),
             require_broker: false,
-            timeout: Duration::from_secs(5),
-            ping_interval: Duration::from_secs(5),
+            timeout: DEFAULT_TIMEOUT,
+            ping_interval: DEFAULT_PING_INTERVAL,
         })
     }
 

@@ -1,0 +1,198 @@
+//! Flags -> the configs of the stages.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+use super::effective::EffectiveOption;
+use super::errors::ConfigError;
+use super::flags::{
+    AppEnv, BrokerOptions, DEFAULT_SCORES, DemoOptions, LogFormat, PipelineOptions, ReaderOptions, RoutingOptions,
+    ServerOptions,
+};
+use super::secret::Secret;
+use crate::admin::Token;
+use crate::decode::Routes;
+use crate::redis_client::RedisUrl;
+use crate::totals::{self, TotalsKey};
+use crate::{source, tally};
+
+/// Where events come from.
+#[derive(Debug)]
+pub enum Source {
+    /// A Redis server.
+    Redis(Box<source::redis::Config>),
+    /// The generator of the sandbox.
+    Demo(Box<DemoOptions>),
+}
+
+/// The configs of the stages, and what the process needs beside them.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Stage 1.
+    pub source: Source,
+    /// Stage 2.
+    pub routes: Routes,
+    /// Stage 3.
+    pub tally: tally::Config,
+    /// The sorted sets with the totals of namespaces.
+    pub totals: Vec<TotalsKey>,
+    /// The sorted set that rankings are read from.
+    pub scores: String,
+    /// The maximum number of members of each of these sets.
+    pub max_totals: usize,
+    /// Stage 4.
+    pub fanout: tallycast_fanout::Config,
+    /// The HTTP server.
+    pub server: tallycast_server::Config,
+    /// Whether `/admin` and `/metrics` are served.
+    pub admin: bool,
+    /// The token that they require.
+    pub admin_token: Option<Token>,
+    /// The address that the HTTP server listens on.
+    pub address: SocketAddr,
+    /// The size of the kernel's send buffer of each connection, in bytes.
+    pub send_buffer: u32,
+    /// The capacity of the inbox of each stage, in messages.
+    pub inbox: usize,
+    /// The name of the node: `rust-<env>-<instance>`.
+    pub node: String,
+    /// The interval of status reports to Redis, if there are any.
+    pub status_interval: Option<Duration>,
+    /// The time limit for a graceful shutdown.
+    pub shutdown_limit: Duration,
+    /// What to log.
+    pub log: EnvFilter,
+    /// How to log it.
+    pub log_format: LogFormat,
+    /// The effective options, to compare with those of another reading.
+    pub options: Vec<EffectiveOption>,
+}
+
+/// The options of the source: those of Redis, or those of the demo.
+pub(super) enum SourceOptions {
+    Redis(BrokerOptions),
+    Demo(Box<DemoOptions>),
+}
+
+/// Puts the configs of the stages together.
+pub(super) fn compose(
+    source: SourceOptions,
+    pipeline: PipelineOptions,
+    options: Vec<EffectiveOption>,
+) -> Result<Config, ConfigError> {
+    let PipelineOptions { routing, readers, server, .. } = pipeline;
+    let instance =
+        pipeline.instance.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+    let env = pipeline.app_env.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+    let (source, status_interval) = match source {
+        SourceOptions::Redis(broker) => {
+            let interval = (pipeline.app_env != AppEnv::Development).then_some(broker.status_interval);
+            (Source::Redis(Box::new(redis(&broker, &routing)?)), interval)
+        }
+        SourceOptions::Demo(options) => (Source::Demo(options), None),
+    };
+    Ok(Config {
+        source,
+        tally: tally::Config { period: routing.tally_period, max_keys: routing.tally_keys },
+        fanout: fanout(&routing, &readers, pipeline.shutdown_limit),
+        admin: !server.no_admin,
+        admin_token: server.admin_token.as_ref().map(token),
+        server: http(server, pipeline.shutdown_limit)?,
+        routes: Routes::new(routing.routes).map_err(|error| invalid("--route", &error))?,
+        scores: routing.totals.first().map_or_else(|| DEFAULT_SCORES.to_owned(), |totals| totals.key.clone()),
+        totals: routing.totals,
+        max_totals: routing.max_totals,
+        address: SocketAddr::new(pipeline.address, pipeline.port),
+        // The flag allows no more.
+        send_buffer: u32::try_from(readers.send_buffer.0).unwrap_or(u32::MAX),
+        inbox: pipeline.inbox,
+        node: format!("rust-{env}-{instance}"),
+        status_interval,
+        shutdown_limit: pipeline.shutdown_limit,
+        log: pipeline.log,
+        log_format: pipeline.log_format,
+        options,
+    })
+}
+
+/// An error of flags whose values are valid by themselves.
+fn invalid(flags: &str, error: &dyn std::fmt::Display) -> ConfigError {
+    ConfigError::Usage(format!("invalid value for {flags}: {error}"))
+}
+
+fn redis(broker: &BrokerOptions, routing: &RoutingOptions) -> Result<source::redis::Config, ConfigError> {
+    let url: RedisUrl = broker.redis_url.expose().parse().map_err(|error| invalid("--redis-url", &error))?;
+    let mut config = source::redis::Config::new(url).map_err(|error| invalid("--redis-url", &error))?;
+    config.require_broker = broker.require_broker;
+    config.timeout = broker.redis_timeout;
+    config.ping_interval = broker.redis_ping;
+    config.totals = totals::Config {
+        keys: routing.totals.clone(),
+        max_members: routing.max_totals,
+        interval: routing.totals_interval,
+    };
+    Ok(config)
+}
+
+fn fanout(routing: &RoutingOptions, readers: &ReaderOptions, close_limit: Duration) -> tallycast_fanout::Config {
+    let mut config = tallycast_fanout::Config::default();
+    if let Some(shards) = readers.shards {
+        config.shards = shards;
+    }
+    config.log_batches = readers.log_batches;
+    config.log_bytes = readers.log_bytes.0;
+    config.total_log_bytes = readers.total_log_bytes.0;
+    config.merged_keys = readers.merged_keys;
+    config.policies.clone_from(&readers.slow_readers);
+    config.totals = routing.totals.iter().map(|totals| totals.namespace.clone()).collect();
+    config.max_totals = routing.max_totals;
+    config.corrections = !routing.no_corrections;
+    config.keep_alive = readers.keep_alive;
+    config.pong_timeout = readers.pong_limit;
+    config.stall_timeout = readers.stall_limit;
+    config.close_timeout = close_limit;
+    config
+}
+
+fn http(options: ServerOptions, close_limit: Duration) -> Result<tallycast_server::Config, ConfigError> {
+    let mut config = tallycast_server::Config::default();
+    config.websocket.max_message = options.max_message_bytes.0;
+    config.websocket.message_rate = options.message_rate;
+    config.tls = tls(&options)?;
+    config.max_connections = options.max_connections;
+    config.max_per_address = options.max_per_address;
+    config.rate_per_address = options.rate_per_address;
+    config.namespace_limits = options.namespace_limits;
+    config.trusted_proxies = options.trusted_proxies;
+    config.client_address_header = options.client_address_header.into();
+    config.compression = options.compression.into();
+    config.allowed_origins = options.allowed_origins;
+    config.head_timeout = options.head_timeout;
+    config.max_head_bytes = options.max_head_bytes.0;
+    config.close_limit = close_limit;
+    Ok(config)
+}
+
+fn tls(options: &ServerOptions) -> Result<Option<tallycast_server::Tls>, ConfigError> {
+    match (&options.tls_cert, &options.tls_key) {
+        (Some(certificates), Some(key)) => tallycast_server::Tls::read(certificates, key)
+            .map(Some)
+            .map_err(|error| invalid("--tls-cert or --tls-key", &error)),
+        (None, None) => Ok(None),
+        (Some(_), None) => {
+            Err(ConfigError::Usage("no value for --tls-key: expected the private key of --tls-cert".to_owned()))
+        }
+        (None, Some(_)) => {
+            Err(ConfigError::Usage("no value for --tls-cert: expected the certificate of --tls-key".to_owned()))
+        }
+    }
+}
+
+fn token(secret: &Secret) -> Token {
+    let Ok(token) = secret.expose().parse();
+    token
+}

@@ -1,0 +1,75 @@
+//! Tests: docs/configuration.md describes the flags as they are.
+
+use std::collections::BTreeMap;
+
+use clap::builder::ArgAction;
+
+use super::flags::{self, Cli};
+use super::reload::RELOADABLE;
+use super::secret::is_secret;
+
+/// The rows of the tables that the page should have, by flag.
+fn expected() -> BTreeMap<String, String> {
+    let definition = Cli::definition(Some("serve"));
+    let rows = flags::all(&definition).map(|(name, argument)| (name.to_owned(), row(name, argument)));
+    // The port of the healthcheck is that of the server.
+    rows.filter(|(_, row)| !row.contains("running tallycast")).collect()
+}
+
+fn row(name: &str, argument: &clap::Arg) -> String {
+    let variable = argument.get_env().unwrap_or_else(|| panic!("--{name} has no variable")).to_string_lossy();
+    let help = argument.get_help().unwrap_or_else(|| panic!("--{name} has no help")).to_string();
+    let (text, stated) = match help.split_once("[default: ") {
+        Some((text, default)) => (text.trim().to_owned(), Some(default.trim_end_matches(']').to_owned())),
+        None => (help, None),
+    };
+    let defaults: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+    let default = match (defaults.is_empty(), argument.get_action(), stated) {
+        (false, _, None) => format!("`{}`", defaults.join(";")),
+        (true, ArgAction::SetTrue, None) => "`false`".to_owned(),
+        (true, _, Some(stated)) => stated,
+        other => panic!("--{name} needs either a default or \"[default: ...]\" in its help: {other:?}"),
+    };
+    let mut sentence = text.split(". ").next().unwrap_or_default().trim_end_matches('.').to_owned();
+    if matches!(argument.get_action(), ArgAction::Append) {
+        assert!(text.contains(". Repeatable"), "--{name} is repeatable, but its help does not say so");
+        sentence.push_str(". Repeatable");
+    }
+    let reload = if RELOADABLE.contains(&name) { "SIGHUP" } else { "" };
+    format!("| `--{name}` | `{variable}` | {default} | {sentence} | {reload} |").replace("|  |", "| |")
+}
+
+#[test]
+fn configuration_page_lists_every_flag() {
+    let page = include_str!("../../docs/configuration.md");
+    let rows: BTreeMap<String, String> = page
+        .lines()
+        .filter_map(|line| Some((line.strip_prefix("| `--")?.split_once('`')?.0.to_owned(), line.to_owned())))
+        .filter(|(_, line)| line.matches('|').count() == 6)
+        .collect();
+    let expected = expected();
+    let missing: Vec<&str> =
+        expected.iter().filter(|(name, row)| rows.get(*name) != Some(row)).map(|(_, row)| row.as_str()).collect();
+    assert!(missing.is_empty(), "docs/configuration.md lacks these rows:\n{}", missing.join("\n"));
+    let stale: Vec<&String> = rows.keys().filter(|name| !expected.contains_key(*name)).collect();
+    assert!(stale.is_empty(), "docs/configuration.md has flags that do not exist: {stale:?}");
+}
+
+#[test]
+fn reloadable_options_exist() {
+    let definition = Cli::definition(None);
+    for name in RELOADABLE {
+        assert!(flags::find(&definition, name).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn help_never_shows_a_secret() {
+    let definition = Cli::definition(None);
+    let secrets: Vec<&str> =
+        flags::all(&definition).filter(|(_, argument)| is_secret(argument)).map(|(name, _)| name).collect();
+    assert!(["redis-url", "admin-token"].iter().all(|name| secrets.contains(name)), "{secrets:?}");
+    for (name, argument) in flags::all(&definition).filter(|(_, argument)| is_secret(argument)) {
+        assert!(argument.is_hide_env_values_set(), "--{name}");
+    }
+}

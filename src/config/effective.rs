@@ -1,0 +1,60 @@
+//! The effective values and their origins, for `tallycast check` and for SIGHUP.
+
+use std::fmt;
+
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+
+use super::file::File;
+use super::secret::Secret;
+use super::size::Size;
+
+/// The effective value of an option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EffectiveOption {
+    /// The name of the flag without the dashes.
+    pub name: String,
+    /// The value, which a secret shows without what is secret; several values are separated by `;`.
+    pub value: String,
+    /// Where the value is from: `default`, `flag`, a variable or a file.
+    pub origin: String,
+    /// The whole value, if it is a secret: two may look the same.
+    pub(super) secret: Option<Secret>,
+}
+
+impl fmt::Display for EffectiveOption {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, value, origin, .. } = self;
+        write!(formatter, "{:<44} # {origin}", format!("{name} = {value}"))
+    }
+}
+
+/// Every option that has a value, in the order of the help.
+pub(super) fn effective(definition: &clap::Command, matches: &ArgMatches, file: &File) -> Vec<EffectiveOption> {
+    let mut options = Vec::new();
+    for argument in definition.get_arguments() {
+        let id = argument.get_id().as_str();
+        let (Some(long), Some(source)) = (argument.get_long(), matches.value_source(id)) else { continue };
+        let origin = match source {
+            ValueSource::CommandLine => "flag".to_owned(),
+            ValueSource::EnvVariable => {
+                argument.get_env().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+            }
+            _ if file.location(long).is_some() => file.path().display().to_string(),
+            _ => "default".to_owned(),
+        };
+        let secret = matches.try_get_one::<Secret>(id).ok().flatten().cloned();
+        let size = matches.try_get_one::<Size>(id).ok().flatten();
+        let value = match (&secret, size) {
+            (Some(secret), _) => secret.to_string(),
+            (_, Some(size)) => size.to_string(),
+            // As given. Of a secret there is always a value above.
+            _ => {
+                let given = matches.get_raw(id).into_iter().flatten().map(|raw| raw.to_string_lossy());
+                given.collect::<Vec<_>>().join(";")
+            }
+        };
+        options.push(EffectiveOption { name: long.to_owned(), value, origin, secret });
+    }
+    options
+}

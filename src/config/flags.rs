@@ -1,0 +1,596 @@
+//! The flags: what `tallycast --help` shows, with the variable and the default of each.
+//!
+//! A default that belongs to a stage is read from that stage's own `Config::default()` or constants.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use tallycast_fanout::NamespacePolicy;
+use tallycast_server::{AllowedOrigin, ClientAddressHeader, Compression, NamespaceLimit};
+use tracing_subscriber::EnvFilter;
+
+use super::secret::Secret;
+use super::size::{self, Size};
+use super::values::{
+    admin_token, count, duration, duration_text, ip_address, log_filter, network, port, rate, redis_url, seed,
+};
+use crate::decode::{Route, Routes};
+use crate::source::redis;
+use crate::tally;
+use crate::totals::{self, TotalsKey};
+
+/// The sorted set of the Emojitracker data model: the totals of `/eps`, and what `/v1/rankings` shows.
+pub(super) const DEFAULT_SCORES: &str = "emojitrack_score";
+/// The smallest limit for request headers that hyper accepts, in bytes.
+const MIN_HEAD_BYTES: usize = 8192;
+
+/// Broadcast events from Redis pub/sub to browsers over Server-Sent Events and WebSocket.
+///
+/// Without a command, tallycast serves. Flags may stand before or after the command. A flag overrides its environment
+/// variable, and both override the configuration file, whose keys are the flag names without the dashes.
+///
+/// If a flag is given twice, the last one wins. A repeatable flag adds a value each time; its variable separates values
+/// with ';'. Durations need a unit, as in 17ms, 10s or 2m. Sizes may have one, as in 65536, 64KiB or 4MiB.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tallycast",
+    version,
+    args_override_self = true,
+    override_usage = "tallycast [COMMAND] [OPTIONS]",
+    after_help = "Without a command, tallycast accepts the options of tallycast serve. For another command's options, run tallycast COMMAND --help."
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Option<Subcommands>,
+}
+
+impl Cli {
+    /// The command line of the flags that follow `tallycast NAME`; without a name, those of `tallycast serve`.
+    ///
+    /// Only where no command is named does `tallycast` itself have flags. Otherwise the variables of flags that the
+    /// named command does not have could stop it.
+    pub(super) fn definition(name: Option<&str>) -> clap::Command {
+        match name {
+            Some(_) => Self::command(),
+            None => ServeOptions::augment_args(Self::command()),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Subcommands {
+    /// Serve what Redis publishes (the default)
+    Serve(Box<ServeOptions>),
+    /// Serve generated traffic; needs no Redis
+    Demo(Box<DemoOptions>),
+    /// Validate the configuration, print every value and its origin, and exit: 0 if valid, 64 if not
+    Check(Box<ServeOptions>),
+    /// Ask the tallycast on this machine whether it is alive, and exit: 0 if it is, 1 if not
+    Healthcheck(HealthcheckOptions),
+}
+
+/// Options of `tallycast serve`.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ServeOptions {
+    #[command(flatten)]
+    pub(super) broker: BrokerOptions,
+    #[command(flatten)]
+    pub(super) pipeline: PipelineOptions,
+}
+
+/// Options of `tallycast demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoOptions {
+    /// Generated updates per second
+    #[arg(long, env = "TALLYCAST_DEMO_RATE", default_value = "250", value_name = "PER_SECOND", value_parser = rate)]
+    pub rate: NonZeroU32,
+    /// Seed of the generator; the same seed generates the same updates
+    #[arg(long, env = "TALLYCAST_DEMO_SEED", default_value_t = 1, value_name = "NUMBER", value_parser = seed)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub(super) pipeline: PipelineOptions,
+}
+
+/// Options of `tallycast healthcheck`.
+#[derive(Debug, Clone, Args)]
+pub(super) struct HealthcheckOptions {
+    /// Port that the running tallycast listens on
+    #[arg(long, env = "PORT", default_value_t = 8001, value_name = "NUMBER", value_parser = port)]
+    pub(super) port: u16,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Redis")]
+pub(super) struct BrokerOptions {
+    /// Redis server: redis:// or rediss:// (TLS), with user, password and database if needed. #insecure at the end of a
+    /// rediss:// URL accepts a self-signed certificate, such as that of Heroku's Redis
+    #[arg(
+        long,
+        env = "REDIS_URL",
+        default_value = "redis://localhost:6379",
+        value_name = "URL",
+        hide_env_values = true,
+        value_parser = redis_url
+    )]
+    pub(super) redis_url: Secret,
+    /// Exit if Redis cannot be reached at startup. Without it, tallycast keeps trying
+    #[arg(long, env = "TALLYCAST_REQUIRE_BROKER")]
+    pub(super) require_broker: bool,
+    /// Time limit for Redis to accept a connection or to answer
+    #[arg(
+        long,
+        env = "TALLYCAST_REDIS_TIMEOUT",
+        default_value = duration_text(redis::DEFAULT_TIMEOUT),
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub(super) redis_timeout: Duration,
+    /// Silence from Redis after which tallycast sends a PING
+    #[arg(
+        long,
+        env = "TALLYCAST_REDIS_PING",
+        default_value = duration_text(redis::DEFAULT_PING_INTERVAL),
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub(super) redis_ping: Duration,
+    /// Interval of status reports to the Redis hash admin_stream_status. Sent in staging and production only
+    #[arg(long, env = "TALLYCAST_STATUS_INTERVAL", default_value = "5s", value_name = "DURATION", value_parser = duration)]
+    pub(super) status_interval: Duration,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct PipelineOptions {
+    /// TOML file with values for these options, such as port = 8001. SIGHUP reads it again [default: none]
+    #[arg(long, env = "TALLYCAST_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Address to listen on
+    #[arg(
+        long,
+        env = "TALLYCAST_ADDRESS",
+        default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        value_name = "IP",
+        value_parser = ip_address
+    )]
+    pub(super) address: IpAddr,
+    /// Port to listen on; 0 picks a free one
+    #[arg(long, env = "PORT", default_value_t = 8001, value_name = "NUMBER", value_parser = port)]
+    pub(super) port: u16,
+    /// Environment. Part of the node name; staging and production report their status to Redis
+    #[arg(long, env = "APP_ENV", default_value = "development", value_enum, value_name = "NAME")]
+    pub(super) app_env: AppEnv,
+    /// Name of this instance, the last part of the node name [default: the host name]
+    #[arg(long, env = "DYNO", value_name = "NAME")]
+    pub(super) instance: Option<String>,
+    /// Log level: error, warn, info, debug or trace. Also accepts tracing-subscriber directives, such as
+    /// info,tallycast::source=debug
+    #[arg(long, env = "TALLYCAST_LOG", default_value = "info", value_name = "LEVEL", value_parser = log_filter)]
+    pub(super) log: EnvFilter,
+    /// Log format: lines of text, or one JSON object per line
+    #[arg(long, env = "TALLYCAST_LOG_FORMAT", default_value = "text", value_enum, value_name = "FORMAT")]
+    pub(super) log_format: LogFormat,
+    /// Print the effective configuration and exit, as tallycast check does
+    #[arg(long, env = "TALLYCAST_PRINT_CONFIG")]
+    pub(super) print_config: bool,
+    /// Time limit for a graceful shutdown. Remaining connections are then closed
+    #[arg(
+        long,
+        env = "TALLYCAST_SHUTDOWN_LIMIT",
+        default_value = duration_text(server().close_limit),
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub(super) shutdown_limit: Duration,
+    /// Capacity of the inbox of each pipeline stage, in messages
+    #[arg(long, env = "TALLYCAST_INBOX", default_value_t = 16_384, value_name = "COUNT", value_parser = count)]
+    pub(super) inbox: usize,
+
+    #[command(flatten)]
+    pub(super) routing: RoutingOptions,
+    #[command(flatten)]
+    pub(super) readers: ReaderOptions,
+    #[command(flatten)]
+    pub(super) server: ServerOptions,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Routes and tallies")]
+pub(super) struct RoutingOptions {
+    /// Route from Redis channels to a namespace. PATTERN is a channel name, or the start of one followed by *. In
+    /// NAMESPACE, * stands for the rest of the channel name as one segment, and ** for the rest split at ':'. Options
+    /// follow after commas: event=channel or event=NAME names the event, split=CHARS splits the rest at other
+    /// characters, tally=NAMESPACE counts payloads there. Repeatable
+    #[arg(
+        long = "route",
+        env = "TALLYCAST_ROUTES",
+        value_delimiter = ';',
+        default_values = Routes::DEFAULTS,
+        value_name = "PATTERN=NAMESPACE[,...]"
+    )]
+    pub(super) routes: Vec<Route>,
+    /// Minimum time between two tallies
+    #[arg(
+        long,
+        env = "TALLYCAST_TALLY_PERIOD",
+        default_value = duration_text(tally::Config::default().period),
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub(super) tally_period: Duration,
+    /// Maximum number of keys in a tally. Further keys wait until it is sent
+    #[arg(
+        long,
+        env = "TALLYCAST_TALLY_KEYS",
+        default_value_t = tally::Config::default().max_keys,
+        value_name = "COUNT",
+        value_parser = count
+    )]
+    pub(super) tally_keys: usize,
+    /// Redis sorted set with the totals of a namespace. Readers can start with the totals (?snapshot=1), and receive
+    /// corrections after an outage. The first one is also the source of /v1/rankings. Repeatable
+    #[arg(
+        long,
+        env = "TALLYCAST_TOTALS",
+        value_delimiter = ';',
+        default_value = format!("/eps={DEFAULT_SCORES}"),
+        value_name = "NAMESPACE=KEY"
+    )]
+    pub(super) totals: Vec<TotalsKey>,
+    /// Maximum number of members in such a sorted set. Totals of a larger one are not served
+    #[arg(
+        long,
+        env = "TALLYCAST_MAX_TOTALS",
+        default_value_t = totals::Config::default().max_members,
+        value_name = "COUNT",
+        value_parser = count
+    )]
+    pub(super) max_totals: usize,
+    /// Maximum time between two readings of the totals. They are also read right after an outage or lost events
+    #[arg(
+        long,
+        env = "TALLYCAST_TOTALS_INTERVAL",
+        default_value = duration_text(totals::Config::default().interval),
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub(super) totals_interval: Duration,
+    /// Do not send corrections to readers whose totals are wrong after an outage
+    #[arg(long, env = "TALLYCAST_NO_CORRECTIONS")]
+    pub(super) no_corrections: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Readers")]
+pub(super) struct ReaderOptions {
+    /// Policy for readers that fall behind further than the log of their feed goes back. disconnect closes the stream,
+    /// skip continues with the newest message, merge sends the sum of the missed tallies. Applies to the namespace and
+    /// those below it; other namespaces disconnect. Repeatable
+    #[arg(
+        long = "slow-reader",
+        env = "TALLYCAST_SLOW_READERS",
+        value_delimiter = ';',
+        default_value = "/eps=merge",
+        value_name = "NAMESPACE=POLICY"
+    )]
+    pub(super) slow_readers: Vec<NamespacePolicy>,
+    /// Number of tasks that write to connections [default: one per core]
+    #[arg(long, env = "TALLYCAST_SHARDS", value_name = "COUNT", value_parser = count)]
+    pub(super) shards: Option<usize>,
+    /// Length of the log of each feed, in batches of messages
+    #[arg(
+        long,
+        env = "TALLYCAST_LOG_BATCHES",
+        default_value_t = engine().log_batches,
+        value_name = "COUNT",
+        value_parser = count
+    )]
+    pub(super) log_batches: usize,
+    /// Size of the log of each feed
+    #[arg(
+        long,
+        env = "TALLYCAST_LOG_BYTES",
+        default_value_t = Size(engine().log_bytes),
+        value_name = "BYTES",
+        value_parser = size::at_least(1)
+    )]
+    pub(super) log_bytes: Size,
+    /// Size of all logs of a shard together
+    #[arg(
+        long,
+        env = "TALLYCAST_TOTAL_LOG_BYTES",
+        default_value_t = Size(engine().total_log_bytes),
+        value_name = "BYTES",
+        value_parser = size::at_least(1)
+    )]
+    pub(super) total_log_bytes: Size,
+    /// Maximum number of keys in the tallies merged for one reader. A reader that needs more is disconnected
+    #[arg(
+        long,
+        env = "TALLYCAST_MERGED_KEYS",
+        default_value_t = engine().merged_keys,
+        value_name = "COUNT",
+        value_parser = count
+    )]
+    pub(super) merged_keys: usize,
+    /// Silence on a connection after which a keep-alive is sent: a comment, or a ping over WebSocket
+    #[arg(
+        long,
+        env = "TALLYCAST_KEEP_ALIVE",
+        default_value = duration_text(engine().keep_alive),
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub(super) keep_alive: Duration,
+    /// Time limit for a WebSocket client to answer a ping
+    #[arg(
+        long,
+        env = "TALLYCAST_PONG_LIMIT",
+        default_value = duration_text(engine().pong_timeout),
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub(super) pong_limit: Duration,
+    /// Time after which a reader that accepts no data is disconnected
+    #[arg(
+        long,
+        env = "TALLYCAST_STALL_LIMIT",
+        default_value = duration_text(engine().stall_timeout),
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub(super) stall_limit: Duration,
+    /// Size of the kernel's send buffer of each connection
+    #[arg(
+        long,
+        env = "TALLYCAST_SEND_BUFFER",
+        default_value_t = Size(256 * 1024),
+        value_name = "BYTES",
+        value_parser = size::at_most_u32
+    )]
+    pub(super) send_buffer: Size,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "HTTP")]
+pub(super) struct ServerOptions {
+    /// Maximum number of open connections. Further ones are answered with 503
+    #[arg(
+        long,
+        env = "TALLYCAST_MAX_CONNECTIONS",
+        default_value_t = server().max_connections,
+        value_name = "COUNT",
+        value_parser = count
+    )]
+    pub(super) max_connections: usize,
+    /// Maximum number of open connections per client address (IPv6: per /64 network). Further ones are answered with
+    /// 429 [default: no limit]
+    #[arg(long, env = "TALLYCAST_MAX_PER_ADDRESS", value_name = "COUNT", value_parser = count)]
+    pub(super) max_per_address: Option<usize>,
+    /// Maximum number of new connections per second and client address (IPv6: per /64 network). As many may come at
+    /// once; further ones are answered with 429 [default: no limit]
+    #[arg(long, env = "TALLYCAST_RATE_PER_ADDRESS", value_name = "COUNT", value_parser = rate)]
+    pub(super) rate_per_address: Option<NonZeroU32>,
+    /// Maximum number of open streams of a namespace and those below it. Further ones are answered with 503. Repeatable
+    /// [default: no limit]
+    #[arg(
+        long = "namespace-limit",
+        env = "TALLYCAST_NAMESPACE_LIMITS",
+        value_delimiter = ';',
+        value_name = "NAMESPACE=COUNT"
+    )]
+    pub(super) namespace_limits: Vec<NamespaceLimit>,
+    /// Network of trusted proxies. Their PROXY protocol header (version 1 or 2) or --client-address-header sets the
+    /// client address. Repeatable [default: none]
+    #[arg(
+        long = "trusted-proxy",
+        env = "TALLYCAST_TRUSTED_PROXIES",
+        value_delimiter = ';',
+        value_name = "NETWORK",
+        value_parser = network
+    )]
+    pub(super) trusted_proxies: Vec<IpNet>,
+    /// Request header in which trusted proxies send the client address
+    #[arg(
+        long,
+        env = "TALLYCAST_CLIENT_ADDRESS_HEADER",
+        default_value = name_of::<ClientAddressHeaderOption, _>(server().client_address_header),
+        value_enum,
+        value_name = "NAME"
+    )]
+    pub(super) client_address_header: ClientAddressHeaderOption,
+    /// Streams to compress with gzip or zstd for clients that accept it. direct leaves out streams behind a proxy (one
+    /// in --trusted-proxy, or one that sends a via header), because some proxies hold compressed streams back
+    #[arg(
+        long,
+        env = "TALLYCAST_COMPRESSION",
+        default_value = name_of::<CompressionOption, _>(server().compression),
+        value_enum,
+        value_name = "WHICH"
+    )]
+    pub(super) compression: CompressionOption,
+    /// Origin whose pages may read streams and open WebSockets: scheme://host[:port], or * for any. Pages of this server
+    /// and clients other than browsers always may. Repeatable
+    #[arg(
+        long = "allowed-origin",
+        env = "TALLYCAST_ALLOWED_ORIGINS",
+        value_delimiter = ';',
+        default_values = server().allowed_origins.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        value_name = "ORIGIN"
+    )]
+    pub(super) allowed_origins: Vec<AllowedOrigin>,
+    /// Maximum number of messages per second from a WebSocket client, pings and pongs included. As many may come at
+    /// once; a client that sends more is disconnected
+    #[arg(
+        long,
+        env = "TALLYCAST_MESSAGE_RATE",
+        default_value_t = server().websocket.message_rate,
+        value_name = "COUNT",
+        value_parser = rate
+    )]
+    pub(super) message_rate: NonZeroU32,
+    /// Maximum size of a message from a WebSocket client. A client that sends a larger one is disconnected
+    #[arg(
+        long,
+        env = "TALLYCAST_MAX_MESSAGE_BYTES",
+        default_value_t = Size(server().websocket.max_message),
+        value_name = "BYTES",
+        value_parser = size::at_least(1)
+    )]
+    pub(super) max_message_bytes: Size,
+    /// Time limit for a client to send its request headers
+    #[arg(
+        long,
+        env = "TALLYCAST_HEAD_TIMEOUT",
+        default_value = duration_text(server().head_timeout),
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub(super) head_timeout: Duration,
+    /// Maximum size of the request headers, at least 8KiB
+    #[arg(
+        long,
+        env = "TALLYCAST_MAX_HEAD_BYTES",
+        default_value_t = Size(server().max_head_bytes),
+        value_name = "BYTES",
+        value_parser = size::at_least(MIN_HEAD_BYTES)
+    )]
+    pub(super) max_head_bytes: Size,
+    /// Server certificate, followed by its intermediate certificates, in PEM. Clients then connect over HTTPS, with HTTP/2
+    /// or HTTP/1.1 [default: none (plain HTTP)]
+    #[arg(long, env = "TALLYCAST_TLS_CERT", value_name = "FILE")]
+    pub(super) tls_cert: Option<PathBuf>,
+    /// Private key of the server certificate, in PEM [default: none]
+    #[arg(long, env = "TALLYCAST_TLS_KEY", value_name = "FILE")]
+    pub(super) tls_key: Option<PathBuf>,
+    /// Token that /admin and /metrics require. Clients send it as a Bearer token; browsers ask for it as a password, with
+    /// any user name [default: none (open to everyone)]
+    #[arg(
+        long,
+        env = "TALLYCAST_ADMIN_TOKEN",
+        value_name = "SECRET",
+        hide_env_values = true,
+        value_parser = admin_token
+    )]
+    pub(super) admin_token: Option<Secret>,
+    /// Do not serve /admin and /metrics
+    #[arg(long, env = "TALLYCAST_NO_ADMIN")]
+    pub(super) no_admin: bool,
+}
+
+/// Which streams are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum CompressionOption {
+    /// None.
+    Off,
+    /// Those without a proxy.
+    Direct,
+    /// All.
+    Always,
+}
+
+impl From<CompressionOption> for Compression {
+    fn from(option: CompressionOption) -> Self {
+        match option {
+            CompressionOption::Off => Self::Off,
+            CompressionOption::Direct => Self::Direct,
+            CompressionOption::Always => Self::Always,
+        }
+    }
+}
+
+/// A header with the client address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ClientAddressHeaderOption {
+    /// A list of addresses.
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
+}
+
+impl From<ClientAddressHeaderOption> for ClientAddressHeader {
+    fn from(option: ClientAddressHeaderOption) -> Self {
+        match option {
+            ClientAddressHeaderOption::XForwardedFor => Self::XForwardedFor,
+            ClientAddressHeaderOption::Forwarded => Self::Forwarded,
+        }
+    }
+}
+
+/// The environment that the process runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum AppEnv {
+    /// A developer's machine. Sends no status reports.
+    Development,
+    /// Tests before production.
+    Staging,
+    /// Production.
+    Production,
+}
+
+/// The format of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people, with colours on a terminal.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The engine's defaults.
+fn engine() -> tallycast_fanout::Config {
+    tallycast_fanout::Config::default()
+}
+
+/// The server's defaults.
+fn server() -> tallycast_server::Config {
+    tallycast_server::Config::default()
+}
+
+/// The name that an option has for a stage's default. Empty, and refused as a value, if it has none.
+fn name_of<O: ValueEnum + Copy, T: From<O> + PartialEq>(default: T) -> String {
+    let option = O::value_variants().iter().find(|&&option| T::from(option) == default);
+    option.and_then(O::to_possible_value).map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// The arguments with the command's name first, so that flags may stand before it, and that name.
+pub(super) fn command_first(mut arguments: Vec<OsString>) -> (Option<String>, Vec<OsString>) {
+    let definition = Cli::command();
+    let named = command_place(&definition, &arguments);
+    if let Some((place, _)) = named {
+        arguments[1..=place].rotate_right(1);
+    }
+    (named.map(|(_, name)| name), arguments)
+}
+
+/// The first argument that is neither a flag nor a flag's value, if it names a command.
+fn command_place(definition: &clap::Command, arguments: &[OsString]) -> Option<(usize, String)> {
+    let mut arguments = arguments.iter().map(|argument| argument.to_string_lossy()).enumerate().skip(1);
+    while let Some((place, argument)) = arguments.next() {
+        if !argument.starts_with('-') {
+            return definition.find_subcommand(&*argument).map(|_| (place, argument.into_owned()));
+        }
+        let flag = argument.strip_prefix("--").and_then(|name| find(definition, name));
+        if flag.is_some_and(|flag| flag.get_action().takes_values()) {
+            arguments.next();
+        }
+    }
+    None
+}
+
+/// Every flag of a command and its subcommands, by name.
+pub(super) fn all(definition: &clap::Command) -> impl Iterator<Item = (&str, &clap::Arg)> {
+    std::iter::once(definition)
+        .chain(definition.get_subcommands())
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(|argument| Some((argument.get_long()?, argument)))
+}
+
+/// The flag `--name` of a command or one of its subcommands.
+pub(super) fn find<'a>(definition: &'a clap::Command, name: &str) -> Option<&'a clap::Arg> {
+    all(definition).find(|(long, _)| *long == name).map(|(_, argument)| argument)
+}

@@ -1,0 +1,88 @@
+//! The values of flags other than sizes: what is valid, and what an error says was expected.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tracing_subscriber::EnvFilter;
+
+use super::secret::Secret;
+use crate::redis_client::{RedisUrl, UrlError};
+
+/// The shortest duration: below it timers are not exact.
+const MIN_DURATION: Duration = Duration::from_millis(1);
+
+pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration >= MIN_DURATION => Ok(duration),
+        Ok(_) => Err("expected at least 1ms"),
+        Err(_) => Err("expected a number with a unit, such as 17ms, 10s or 2m"),
+    }
+}
+
+/// A duration as [`duration`] reads it, in seconds if they are whole.
+pub(super) fn duration_text(duration: Duration) -> String {
+    match duration.subsec_nanos() {
+        0 => format!("{}s", duration.as_secs()),
+        _ => humantime::format_duration(duration).to_string(),
+    }
+}
+
+pub(super) fn count(text: &str) -> Result<usize, &'static str> {
+    text.parse().ok().filter(|&count| count > 0).ok_or("expected a whole number of at least 1")
+}
+
+pub(super) fn rate(text: &str) -> Result<NonZeroU32, &'static str> {
+    text.parse().map_err(|_| "expected a whole number of at least 1")
+}
+
+pub(super) fn seed(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "expected a whole number")
+}
+
+pub(super) fn port(text: &str) -> Result<u16, &'static str> {
+    text.parse().map_err(|_| "expected a port number from 0 to 65535")
+}
+
+pub(super) fn ip_address(text: &str) -> Result<IpAddr, &'static str> {
+    text.parse().map_err(|_| "expected an IP address, such as 127.0.0.1 or ::1")
+}
+
+/// A network, or a single address.
+pub(super) fn network(text: &str) -> Result<IpNet, &'static str> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address.or_else(|_| text.parse()).map_err(|_| "expected an address or a network, such as 10.0.0.0/8")
+}
+
+pub(super) fn log_filter(text: &str) -> Result<EnvFilter, &'static str> {
+    text.parse()
+        .map_err(|_| "expected error, warn, info, debug or trace, or directives such as info,tallycast::source=debug")
+}
+
+/// A Redis URL, shown without its password.
+pub(super) fn redis_url(text: &str) -> Result<Secret, UrlError> {
+    let url: RedisUrl = text.parse()?;
+    Ok(Secret::shown_as(text, &url.to_string()))
+}
+
+pub(super) fn admin_token(text: &str) -> Result<Secret, &'static str> {
+    if text.is_empty() {
+        return Err("expected a secret of at least one character; leave the option out to open /admin to everyone");
+    }
+    Ok(Secret::new(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn duration_text_is_read_back() {
+        for (duration, text) in [(17, "17ms"), (1_000, "1s"), (60_000, "60s"), (1_500, "1s 500ms")] {
+            let duration = Duration::from_millis(duration);
+            assert_eq!(duration_text(duration), text);
+            assert_eq!(super::duration(text), Ok(duration));
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What a process needs around its work: logging, signals, file descriptors.
+
+use std::io::{IsTerminal, stderr};
+
+use tallycast::config::LogFormat;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry, reload};
+
+/// Changes the filter of the running log.
+pub(crate) type LogFilter = reload::Handle<EnvFilter, Registry>;
+
+/// Starts logging to standard error.
+pub(crate) fn start_logging(filter: EnvFilter, format: LogFormat) -> LogFilter {
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer().with_writer(stderr);
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(stderr().is_terminal()).boxed(),
+        // Each span is in the list already.
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+    };
+    registry().with(filter).with(lines).init();
+    handle
+}
+
+/// A token that the first SIGTERM or SIGINT cancels. The second ends the process at once.
+pub(crate) fn shutdown_signal() -> std::io::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = CancellationToken::new();
+    let token = shutdown.clone();
+    tokio::spawn(async move {
+        loop {
+            let signal = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if token.is_cancelled() {
+                tracing::warn!(signal, "exiting at once");
+                std::process::exit(1);
+            }
+            tracing::info!(signal, "shutting down; a second signal exits at once");
+            token.cancel();
+        }
+    });
+    Ok(shutdown)
+}
+
+/// Raises the limit on open files to the maximum that the process may have: each connection is one.
+pub(crate) fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, ?current, ?maximum, "cannot raise the limit on open files");
+    }
+}
