@@ -181,14 +181,14 @@ fn tls(options: &ServerOptions) -> Result<Option<tallycast_server::Tls>, ConfigE
     match (&options.tls_cert, &options.tls_key) {
         (Some(certificates), Some(key)) => tallycast_server::Tls::read(certificates, key)
             .map(Some)
-            .map_err(|error| invalid("--tls-cert or --tls-key", &error)),
+            .map_err(|error| invalid("--tls-cert, --tls-key", &error)),
         (None, None) => Ok(None),
-        (Some(_), None) => {
-            Err(ConfigError::Usage("no value for --tls-key: expected the private key of --tls-cert".to_owned()))
-        }
-        (None, Some(_)) => {
-            Err(ConfigError::Usage("no value for --tls-cert: expected the certificate of --tls-key".to_owned()))
-        }
+        (Some(_), None) => Err(ConfigError::Usage(
+            "--tls-cert needs --tls-key: expected the private key of the certificate".to_owned(),
+        )),
+        (None, Some(_)) => Err(ConfigError::Usage(
+            "--tls-key needs --tls-cert: expected the certificate of the private key".to_owned(),
+        )),
     }
 }
 

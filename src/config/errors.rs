@@ -1,7 +1,6 @@
 //! Why a configuration is invalid, in one line: the value, what was expected, and where the value is from.
 
 use std::ffi::OsString;
-use std::fmt::Write;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -63,7 +62,8 @@ pub(super) fn explain(
     let line = match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return ConfigError::Help(Box::new(error)),
         ErrorKind::InvalidValue | ErrorKind::ValueValidation if is_missing(&error) => {
-            format!("no value for {flag}: expected {}", argument.get(flag.len() + 1..).unwrap_or("a value"))
+            let name = argument.get(flag.len()..).unwrap_or_default().trim_matches([' ', '<', '>']);
+            format!("no value for {flag}: expected {name}")
         }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
             let value = match flags::find(definition, name) {
@@ -76,19 +76,18 @@ pub(super) fn explain(
         ErrorKind::TooManyValues => format!("{flag} takes no value"),
         ErrorKind::UnknownArgument if flag.starts_with('-') => {
             let command = named.unwrap_or("serve");
-            let owners = owners(definition, name).join(" and ");
-            if owners.is_empty() {
-                let suggestion = suggestion(&error, ContextKind::SuggestedArg);
-                format!("unknown flag {flag}: expected one of tallycast {command} --help{suggestion}")
-            } else {
-                format!("{flag} is a flag of tallycast {owners}, not of tallycast {command}")
+            match (owners(definition, name).as_slice(), context(ContextKind::SuggestedArg)) {
+                ([], "") => format!("unknown flag {flag}; see tallycast {command} --help"),
+                ([], nearest) => format!("unknown flag {flag}; did you mean {nearest}?"),
+                (owners, _) => {
+                    format!("{flag} is a flag of tallycast {}, not of tallycast {command}", list(owners, "and"))
+                }
             }
         }
         ErrorKind::UnknownArgument => format!("unexpected argument {flag:?}: expected a flag, see tallycast --help"),
         ErrorKind::InvalidSubcommand => {
-            let command = context(ContextKind::InvalidSubcommand);
-            let suggestion = suggestion(&error, ContextKind::SuggestedSubcommand);
-            format!("unknown command {command:?}: expected {}{suggestion}", commands(definition).join(", "))
+            let commands: Vec<&str> = definition.get_subcommands().map(clap::Command::get_name).collect();
+            format!("unknown command {:?}: expected {}", context(ContextKind::InvalidSubcommand), list(&commands, "or"))
         }
         _ => {
             let rendered = error.render().to_string();
@@ -109,31 +108,20 @@ fn is_missing(error: &clap::Error) -> bool {
 fn expected(error: &clap::Error) -> String {
     match (error.get(ContextKind::ValidValue), std::error::Error::source(error)) {
         (Some(ContextValue::Strings(valid)), _) if !valid.is_empty() => {
-            let (last, others) = valid.split_last().map_or(("", &[][..]), |(last, others)| (last.as_str(), others));
-            let others = others.join(", ");
-            format!("expected {others}{}{last}", if others.is_empty() { "" } else { " or " })
+            format!("expected {}", list(&valid.iter().map(String::as_str).collect::<Vec<_>>(), "or"))
         }
         (_, Some(source)) => source.to_string(),
         (_, None) => "expected another value, see tallycast --help".to_owned(),
     }
 }
 
-fn suggestion(error: &clap::Error, kind: ContextKind) -> String {
-    let mut text = String::new();
-    let nearest = match error.get(kind) {
-        Some(ContextValue::String(nearest)) => Some(nearest),
-        Some(ContextValue::Strings(nearest)) => nearest.first(),
-        _ => None,
-    };
-    if let Some(nearest) = nearest {
-        // A `String` takes all that is written to it.
-        let _ = write!(text, "; did you mean {nearest}?");
+/// `a, b or c`.
+fn list(names: &[&str], conjunction: &str) -> String {
+    match names {
+        [] => String::new(),
+        [name] => (*name).to_owned(),
+        [others @ .., last] => format!("{} {conjunction} {last}", others.join(", ")),
     }
-    text
-}
-
-fn commands(definition: &clap::Command) -> Vec<&str> {
-    definition.get_subcommands().map(clap::Command::get_name).collect()
 }
 
 /// The commands that have a flag `--name`.

@@ -28,6 +28,8 @@ use crate::totals::{self, TotalsKey};
 pub(super) const DEFAULT_SCORES: &str = "emojitrack_score";
 /// The smallest limit for request headers that hyper accepts, in bytes.
 const MIN_HEAD_BYTES: usize = 8192;
+/// The largest send buffer, in bytes: the socket option is a signed number of 32 bits.
+const MAX_SEND_BUFFER: usize = 1 << 30;
 
 /// Broadcast events from Redis pub/sub to browsers over Server-Sent Events and WebSocket.
 ///
@@ -74,7 +76,8 @@ pub(super) enum Subcommands {
     Healthcheck(HealthcheckOptions),
 }
 
-/// Options of `tallycast serve`.
+// Not a doc comment: clap would show it as the description of `tallycast` itself.
+// Options of `tallycast serve`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ServeOptions {
     #[command(flatten)]
@@ -161,7 +164,7 @@ pub(super) struct PipelineOptions {
     /// Port to listen on; 0 picks a free one
     #[arg(long, env = "PORT", default_value_t = 8001, value_name = "NUMBER", value_parser = port)]
     pub(super) port: u16,
-    /// Environment. Part of the node name; staging and production report their status to Redis
+    /// Environment, part of the node name
     #[arg(long, env = "APP_ENV", default_value = "development", value_enum, value_name = "NAME")]
     pub(super) app_env: AppEnv,
     /// Name of this instance, the last part of the node name [default: the host name]
@@ -171,7 +174,7 @@ pub(super) struct PipelineOptions {
     /// info,tallycast::source=debug
     #[arg(long, env = "TALLYCAST_LOG", default_value = "info", value_name = "LEVEL", value_parser = log_filter)]
     pub(super) log: EnvFilter,
-    /// Log format: lines of text, or one JSON object per line
+    /// Log format
     #[arg(long, env = "TALLYCAST_LOG_FORMAT", default_value = "text", value_enum, value_name = "FORMAT")]
     pub(super) log_format: LogFormat,
     /// Print the effective configuration and exit, as tallycast check does
@@ -350,7 +353,7 @@ pub(super) struct ReaderOptions {
         env = "TALLYCAST_SEND_BUFFER",
         default_value_t = Size(256 * 1024),
         value_name = "BYTES",
-        value_parser = size::at_most_u32
+        value_parser = size::at_most(MAX_SEND_BUFFER)
     )]
     pub(super) send_buffer: Size,
 }
@@ -384,8 +387,8 @@ pub(super) struct ServerOptions {
         value_name = "NAMESPACE=COUNT"
     )]
     pub(super) namespace_limits: Vec<NamespaceLimit>,
-    /// Network of trusted proxies. Their PROXY protocol header (version 1 or 2) or --client-address-header sets the
-    /// client address. Repeatable [default: none]
+    /// Network of trusted proxies. They send the client address by the PROXY protocol (version 1 or 2) or in a request
+    /// header. Repeatable [default: none]
     #[arg(
         long = "trusted-proxy",
         env = "TALLYCAST_TRUSTED_PROXIES",
@@ -403,8 +406,7 @@ pub(super) struct ServerOptions {
         value_name = "NAME"
     )]
     pub(super) client_address_header: ClientAddressHeaderOption,
-    /// Streams to compress with gzip or zstd for clients that accept it. direct leaves out streams behind a proxy (one
-    /// in --trusted-proxy, or one that sends a via header), because some proxies hold compressed streams back
+    /// Streams to compress with gzip or zstd for clients that accept it. Some proxies hold compressed streams back
     #[arg(
         long,
         env = "TALLYCAST_COMPRESSION",
@@ -485,11 +487,11 @@ pub(super) struct ServerOptions {
 /// Which streams are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum CompressionOption {
-    /// None.
+    /// No streams.
     Off,
-    /// Those without a proxy.
+    /// Streams without a proxy: neither a trusted one, nor one that sends a via header.
     Direct,
-    /// All.
+    /// All streams.
     Always,
 }
 
@@ -506,9 +508,9 @@ impl From<CompressionOption> for Compression {
 /// A header with the client address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum ClientAddressHeaderOption {
-    /// A list of addresses.
+    /// A list of addresses, to which each proxy appends the address of its client.
     XForwardedFor,
-    /// RFC 7239.
+    /// The standard header (RFC 7239).
     Forwarded,
 }
 
@@ -524,18 +526,18 @@ impl From<ClientAddressHeaderOption> for ClientAddressHeader {
 /// The environment that the process runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum AppEnv {
-    /// A developer's machine. Sends no status reports.
+    /// Sends no status reports to Redis.
     Development,
-    /// Tests before production.
+    /// Reports its status to Redis.
     Staging,
-    /// Production.
+    /// Reports its status to Redis.
     Production,
 }
 
 /// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// Lines for people, with colours on a terminal.
+    /// Lines of text, with colors on a terminal.
     Text,
     /// One JSON object per line.
     Json,

@@ -70,10 +70,12 @@ pub(super) fn at_least(minimum: usize) -> impl Fn(&str) -> Result<Size, SizeErro
     }
 }
 
-/// A size that the socket option for it can hold.
-pub(super) fn at_most_u32(text: &str) -> Result<Size, SizeError> {
-    let size: Size = text.parse()?;
-    u32::try_from(size.0).map(|_| size).map_err(|_| SizeError::TooLarge(Size(u32::MAX as usize)))
+/// A parser of sizes of at most `maximum` bytes.
+pub(super) fn at_most(maximum: usize) -> impl Fn(&str) -> Result<Size, SizeError> + Clone + Send + Sync + 'static {
+    move |text| {
+        let size: Size = text.parse()?;
+        if size.0 > maximum { Err(SizeError::TooLarge(Size(maximum))) } else { Ok(size) }
+    }
 }
 
 #[cfg(test)]
@@ -132,7 +134,10 @@ mod tests {
             "expected bytes, such as 65536 or 64KiB; at least 8KiB"
         );
         assert_eq!(at_least(1)("0").unwrap_err(), SizeError::TooSmall(Size(1)));
-        assert_eq!(at_most_u32("4GiB").unwrap_err(), SizeError::TooLarge(Size(4_294_967_295)));
+        assert_eq!(
+            at_most(1 << 30)("4GiB").unwrap_err().to_string(),
+            "expected bytes, such as 65536 or 64KiB; at most 1GiB"
+        );
     }
 
     proptest! {

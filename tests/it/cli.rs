@@ -26,9 +26,9 @@ fn refused(command: &mut Command) -> String {
 #[test]
 fn invalid_flag_error_names_flag_and_value() {
     for (flag, value, expected) in [
-        ("--port", "80001", "0..=65535"),
-        ("--port", "http", "invalid"),
-        ("--address", "localhost", "IP"),
+        ("--port", "80001", "expected a port number from 0 to 65535"),
+        ("--port", "http", "expected a port number from 0 to 65535"),
+        ("--address", "localhost", "expected an IP address"),
         ("--route", "nonsense", "expected PATTERN=NAMESPACE"),
         ("--route", "a*b=/x", "* may only stand at the end"),
         ("--route", "a=/x,color=red", "unknown option"),
@@ -39,11 +39,15 @@ fn invalid_flag_error_names_flag_and_value() {
         ("--app-env", "prod", "production"),
         ("--shards", "0", "at least 1"),
         ("--log-batches", "many", "at least 1"),
-        ("--max-head-bytes", "100", "at least 8192"),
+        ("--max-head-bytes", "100", "at least 8KiB"),
+        ("--send-buffer", "8KB8", "expected bytes, such as 65536 or 64KiB"),
+        ("--log-bytes", "4M", "expected bytes, such as 65536 or 64KiB"),
+        ("--log-format", "xml", "expected text or json"),
         ("--log", "tallycast=loud", "expected error, warn, info, debug or trace"),
     ] {
         let line = refused(command().args([flag, value]));
-        assert!(line.contains(value) && line.contains(flag) && line.contains(expected), "{flag} {value}: {line}");
+        let start = format!("tallycast: invalid value {value:?} for {flag}: ");
+        assert!(line.starts_with(&start) && line.contains(expected), "{flag} {value}: {line}");
         assert!(!line.contains("environment"), "{line}");
     }
 }
@@ -83,10 +87,129 @@ fn invalid_redis_url_error_hides_password() {
 }
 
 #[test]
-fn unknown_arguments_exit_with_one_line() {
-    for arguments in [&["--prot", "80"][..], &["sing"], &["--port"], &["demo", "--redis-url", "redis://x"]] {
-        refused(command().args(arguments));
+fn invalid_admin_token_error_hides_its_value() {
+    for command in [
+        command().args(["--admin-token", "hunter2", "--admin-token="]),
+        command().args(["--admin-token=hunter2", "--port", "x"]),
+        command().args(["demo", "--redis-url", "redis://:hunter2@host"]),
+        command().args(["--redis-url", "redis://:hunter2@host", "healthcheck"]),
+        command().args(["--admin-tokne=hunter2"]),
+        command().env("TALLYCAST_ADMIN_TOKEN", "hunter2").args(["--port", "x"]),
+    ] {
+        let line = refused(command);
+        assert!(!line.contains("hunter2"), "{line}");
     }
+}
+
+#[test]
+fn unknown_arguments_exit_with_one_line() {
+    for (arguments, expected) in [
+        (&["--prot", "80"][..], "unknown flag --prot; did you mean --port?"),
+        (&["-x"], "unknown flag -x; see tallycast serve --help"),
+        (&["sing"], "unknown command \"sing\": expected serve, demo, check or healthcheck"),
+        (&["--port"], "no value for --port: expected NUMBER"),
+        (&["--no-admin=1"], "--no-admin takes no value"),
+        (
+            &["demo", "--redis-url", "redis://x"],
+            "--redis-url is a flag of tallycast serve and check, not of tallycast demo",
+        ),
+        (
+            &["--redis-url", "redis://x", "demo"],
+            "--redis-url is a flag of tallycast serve and check, not of tallycast demo",
+        ),
+        (&["--rate", "5"], "--rate is a flag of tallycast demo, not of tallycast serve"),
+        (&["check", "serve"], "unexpected argument \"serve\": expected a flag, see tallycast --help"),
+    ] {
+        assert_eq!(refused(command().args(arguments)), format!("tallycast: {expected}\n"));
+    }
+}
+
+/// The line of an option in the output of `tallycast check` or `--print-config`.
+#[track_caller]
+fn option_line(text: &str, name: &str) -> String {
+    let line = text.lines().find(|line| line.starts_with(&format!("{name} = ")));
+    line.unwrap_or_else(|| panic!("{name} is missing in {text}")).to_owned()
+}
+
+#[test]
+fn flags_may_stand_before_or_after_the_command() {
+    for arguments in [
+        &["--route", "a=/a", "--port", "7", "check"][..],
+        &["check", "--route", "a=/a", "--port", "7"],
+        &["--route=a=/a", "check", "--port", "7"],
+        // A value that looks like a command is a value.
+        &["--instance", "demo", "--port=7", "--no-admin", "check", "--route", "a=/a"],
+    ] {
+        let text = stdout(&run(command().args(arguments)));
+        assert!(option_line(&text, "route").starts_with("route = a=/a "), "{text}");
+        assert!(option_line(&text, "port").starts_with("port = 7 "), "{text}");
+    }
+    let demo = command().args(["--port", "1", "--print-config", "demo", "--rate", "5"]).output().unwrap();
+    let text = stdout(&demo);
+    assert!(option_line(&text, "port").starts_with("port = 1 "), "{text}");
+    assert!(option_line(&text, "rate").starts_with("rate = 5 "), "{text}");
+    let serve = stdout(&run(command().args(["--print-config", "serve", "--port", "1"])));
+    assert!(option_line(&serve, "port").starts_with("port = 1 "), "{serve}");
+}
+
+#[test]
+fn last_of_two_values_wins_and_repeatable_flags_add_up() {
+    let arguments = ["--port", "1", "--route", "a=/a", "check", "--port", "2", "--route", "b=/b"];
+    let text = stdout(&run(command().args(arguments).env("TALLYCAST_ROUTES", "c=/c")));
+    assert!(option_line(&text, "port").starts_with("port = 2 "), "{text}");
+    assert!(option_line(&text, "route").starts_with("route = a=/a;b=/b "), "{text}");
+}
+
+#[test]
+fn demo_ignores_the_options_of_redis() {
+    let mut demo = command();
+    demo.args(["demo", "--print-config"]).env("REDIS_URL", "not a URL").env("TALLYCAST_REDIS_PING", "soon");
+    let text = stdout(&run(&mut demo));
+    assert!(!text.contains("redis"), "{text}");
+}
+
+#[test]
+fn sizes_are_shown_with_units() {
+    let mut check = command();
+    check.args(["check", "--log-bytes", "8192KiB", "--send-buffer", "65536"]).env("TALLYCAST_MAX_HEAD_BYTES", "10kB");
+    let text = stdout(&run(&mut check));
+    for (name, size) in [
+        ("log-bytes", "8MiB"),
+        ("send-buffer", "64KiB"),
+        ("max-head-bytes", "10000"),
+        ("max-message-bytes", "16KiB"),
+        ("total-log-bytes", "256MiB"),
+    ] {
+        assert!(option_line(&text, name).starts_with(&format!("{name} = {size} ")), "{text}");
+    }
+}
+
+#[test]
+fn json_log_is_one_object_per_line() {
+    let output = run(command().args([
+        "--log-format",
+        "json",
+        "--address",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--require-broker",
+        "--redis-url",
+        "redis://:hunter2@127.0.0.1:1",
+    ]));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{stderr}");
+    let lines: Vec<serde_json::Value> = stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for line in &lines {
+        for field in ["timestamp", "level", "target", "message"] {
+            assert!(line[field].is_string(), "{field} is missing in {line}");
+        }
+    }
+    let serving = lines.iter().find(|line| line["message"] == "serving").unwrap_or_else(|| panic!("{stderr}"));
+    assert!(serving["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{serving}");
+    assert_eq!(serving["level"], "INFO");
+    assert_eq!(lines.last().unwrap()["level"], "ERROR", "{stderr}");
+    assert!(!stderr.contains("hunter2"), "{stderr}");
 }
 
 #[test]

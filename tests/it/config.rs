@@ -80,13 +80,16 @@ fn file_errors_are_one_line_with_location() {
     let file = File::new("");
     let path = file.path().display().to_string();
     for (text, expected) in [
-        ("# a\nprot = 80\n", "line 2 (prot = 80): unknown key \"prot\", did you mean \"port\"?"),
-        ("port = 99999\n", "invalid value '99999' for '--port <PORT>'"),
-        ("port = 99999\n", "line 1 (port = 99999)"),
+        ("# a\nprot = 80\n", "unknown key \"prot\": expected a flag name without the dashes; did you mean \"port\"?"),
+        ("# a\nprot = 80\n", "line 2 column 1"),
+        ("port = 99999\n", "invalid value \"99999\" for --port: expected a port number"),
+        ("port = 99999\n", "line 1 column 1"),
         ("route = [\"a\"]\n", "expected PATTERN=NAMESPACE"),
         ("log = \"tallycast=loud\"\n", "--log"),
-        ("port = \n", "not TOML"),
-        ("admin-token = 1.5\n", "line 1: admin-token: expected a string"),
+        ("log-bytes = \"4M\"\n", "invalid value \"4M\" for --log-bytes: expected bytes, such as 65536 or 64KiB"),
+        ("port = \n", "invalid TOML for port: "),
+        ("admin-token = 1.5\n", "invalid type for admin-token: expected a string"),
+        ("admin-token = 1.5\n", "line 1 column 1"),
     ] {
         file.write(text);
         for arguments in [["check", "--config", &path], ["serve", "--config", &path]] {
@@ -97,6 +100,23 @@ fn file_errors_are_one_line_with_location() {
     file.write("redis-url = \"http://:hunter2@host\"\n");
     let line = refused(command().args(["check", "--config", &path]));
     assert!(!line.contains("hunter2") && line.contains("tallycast.toml line 1"), "{line}");
+    // A typing error beside a secret.
+    for text in [
+        "redis-url = redis://:hunter2@host\n",
+        "redis-ulr = \"redis://:hunter2@host\"\n",
+        "admin-token = \"hunter2\n",
+        "admin-token = [\"hunter2\"]\n",
+        "admin-token = \"hunter2\"\nport = \"x\"\n",
+    ] {
+        file.write(text);
+        let line = refused(command().args(["check", "--config", &path]));
+        assert!(!line.contains("hunter2") && line.contains("tallycast.toml line "), "{line}");
+    }
+    file.write("admin-token = \"hunter2\"\nredis-url = \"redis://:hunter2@host\"\n");
+    for arguments in [&["--help"][..], &["check", "-h"], &["check"]] {
+        let output = run(command().args(arguments).env("TALLYCAST_CONFIG", &path));
+        assert!(!String::from_utf8(output.stdout).unwrap().contains("hunter2"), "{arguments:?}");
+    }
     let line = refused(command().args(["check", "--config", "/nowhere/t.toml"]));
     assert!(line.contains("cannot read the configuration file /nowhere/t.toml: No such file"), "{line}");
 }
@@ -154,8 +174,8 @@ fn sighup_applies_routes_limits_and_log_level_without_disconnects() {
     redis.publish([("news.a", "lost")]);
     file.write("route = [\"news.*=/news/*\"]\nmax-connections = 2\nlog = \"debug\"\ninbox = 5\n");
     tallycast.signal(Signal::HUP);
-    tallycast.wait_for_log("read the configuration again options=\"log, max-connections, route\"");
-    tallycast.wait_for_log("these changed too, but need a restart options=\"inbox\"");
+    tallycast.wait_for_log("configuration reloaded options=\"log, max-connections, route\"");
+    tallycast.wait_for_log("changed options need a restart options=\"inbox\"");
     let mut received = Vec::new();
     eventually("the new route is subscribed", || {
         redis.publish([("news.a", "one"), ("stream.score_updates", "26")]);
@@ -182,7 +202,7 @@ fn sighup_with_invalid_file_keeps_configuration() {
     let raw = EventSource::open(&tallycast, "/subscribe/raw");
     file.write("rout = []\n");
     tallycast.signal(Signal::HUP);
-    let line = tallycast.wait_for_log("the configuration stays as it was");
+    let line = tallycast.wait_for_log("invalid configuration, keeping the previous one");
     assert!(line.contains("did you mean"), "{line}");
     redis.publish_scores(["26"]);
     assert_eq!(raw.next(), Event::message("26"));

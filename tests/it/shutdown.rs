@@ -171,12 +171,12 @@ fn second_signal_exits_immediately() {
     let redis = RedisServer::start();
     let (mut tallycast, _never_reads) = start_with_blocked_client(&redis, &["--shutdown-limit", "10m"]);
     tallycast.signal(Signal::TERM);
-    tallycast.wait_for_log("once more ends at once");
+    tallycast.wait_for_log("a second signal exits at once");
     assert!(tallycast.is_running());
     tallycast.signal(Signal::INT);
     let ended = tallycast.wait();
     assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
-    assert!(ended.log.contains("ending at once"), "{}", ended.log);
+    assert!(ended.log.contains("exiting at once"), "{}", ended.log);
 }
 
 #[test]
