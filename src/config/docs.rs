@@ -1,4 +1,4 @@
-//! Tests: docs/configuration.md describes the flags as they are.
+//! Tests of the definition of the flags as a whole: docs/configuration.md lists them, and none shows a secret.
 
 use std::collections::BTreeMap;
 
@@ -61,6 +61,13 @@ fn reloadable_options_exist() {
     for name in RELOADABLE {
         assert!(flags::find(&definition, name).is_some(), "{name}");
     }
+}
+
+#[test]
+fn debug_output_of_a_config_shows_no_secret() {
+    let arguments = ["tallycast", "--redis-url", "rediss://:hunter2@host", "--admin-token", "hunter2"];
+    let config = super::read(arguments.map(Into::into)).unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
 }
 
 #[test]
