@@ -415,8 +415,8 @@ pub(super) struct ServerOptions {
         value_name = "WHICH"
     )]
     pub(super) compression: CompressionOption,
-    /// Origin whose pages may read streams and open WebSockets: scheme://host[:port], or * for any. Pages of this server
-    /// and clients other than browsers always may. Repeatable
+    /// Origin (scheme, host and port) whose pages may read streams and open WebSockets; * is any. Pages of this server and
+    /// clients other than browsers always may. Repeatable
     #[arg(
         long = "allowed-origin",
         env = "TALLYCAST_ALLOWED_ORIGINS",
