@@ -1,10 +1,6 @@
 //! Access to the admin routes: by token, as `Bearer` (RFC 6750, §2.1) or, for browsers, as the password of any user
 //! (RFC 7617).
 
-use std::convert::Infallible;
-use std::fmt;
-use std::str::FromStr;
-
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
@@ -14,38 +10,20 @@ use headers::HeaderMapExt;
 use headers::authorization::{Authorization, Basic, Bearer};
 use subtle::ConstantTimeEq;
 
+use crate::config::Secret;
 use crate::responses::line;
 
-/// The admin token. `Display` and `Debug` print `***`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+/// The admin token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token(Secret);
 
-impl FromStr for Token {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Display for Token {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("***")
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("***")
+impl From<Secret> for Token {
+    fn from(secret: Secret) -> Self {
+        Self(secret)
     }
 }
 
 impl Token {
-    /// Whether the token is the empty string.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     fn is_in(&self, headers: &HeaderMap) -> bool {
         let bearer = headers.typed_get::<Authorization<Bearer>>();
         let basic = headers.typed_get::<Authorization<Basic>>();
@@ -55,7 +33,7 @@ impl Token {
 
     /// Compares in constant time: the duration reveals nothing about the token but its length.
     fn is(&self, candidate: &str) -> bool {
-        self.0.as_bytes().ct_eq(candidate.as_bytes()).into()
+        self.0.expose().as_bytes().ct_eq(candidate.as_bytes()).into()
     }
 }
 
@@ -80,7 +58,7 @@ mod tests {
 
     fn is_authorized(value: &str) -> bool {
         let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(value).unwrap())]);
-        Token("secret".to_owned()).is_in(&headers)
+        Token(Secret::new("secret")).is_in(&headers)
     }
 
     #[test]
@@ -96,7 +74,7 @@ mod tests {
         // "secret", without a colon.
         assert!(!is_authorized("Basic c2VjcmV0"));
         assert!(!is_authorized("secret") && !is_authorized("Bearer") && !is_authorized("Bearer secre"));
-        assert!(!is_authorized("Digest secret") && !Token("secret".to_owned()).is_in(&HeaderMap::new()));
+        assert!(!is_authorized("Digest secret") && !Token(Secret::new("secret")).is_in(&HeaderMap::new()));
     }
 
     proptest! {

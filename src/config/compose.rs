@@ -12,7 +12,6 @@ use super::flags::{
     AppEnv, BrokerOptions, DEFAULT_SCORES, DemoOptions, LogFormat, PipelineOptions, ReaderOptions, RoutingOptions,
     ServerOptions,
 };
-use super::secret::Secret;
 use crate::admin::Token;
 use crate::decode::Routes;
 use crate::redis_client::RedisUrl;
@@ -100,7 +99,7 @@ pub(super) fn compose(
         tally: tally::Config { period: routing.tally_period, max_keys: routing.tally_keys },
         fanout: fanout(&routing, &readers, pipeline.shutdown_limit),
         admin: !server.no_admin,
-        admin_token: server.admin_token.as_ref().map(token),
+        admin_token: server.admin_token.clone().map(Token::from),
         server: http(server, pipeline.shutdown_limit)?,
         routes: Routes::new(routing.routes).map_err(|error| invalid("--route", &error))?,
         scores: routing.totals.first().map_or_else(|| DEFAULT_SCORES.to_owned(), |totals| totals.key.clone()),
@@ -190,9 +189,4 @@ fn tls(options: &ServerOptions) -> Result<Option<tallycast_server::Tls>, ConfigE
             "--tls-key needs --tls-cert: expected the certificate of the private key".to_owned(),
         )),
     }
-}
-
-fn token(secret: &Secret) -> Token {
-    let Ok(token) = secret.expose().parse();
-    token
 }
