@@ -27,3 +27,8 @@ pub mod routes;
 pub mod source;
 pub mod tally;
 pub mod totals;
+
+// The Rust example of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
