@@ -2,7 +2,6 @@
 //!
 //! A default that belongs to a stage is read from that stage's own `Config::default()` or constants.
 
-use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -557,31 +556,6 @@ fn server() -> tallycast_server::Config {
 fn name_of<O: ValueEnum + Copy, T: From<O> + PartialEq>(default: T) -> String {
     let option = O::value_variants().iter().find(|&&option| T::from(option) == default);
     option.and_then(O::to_possible_value).map_or_else(String::new, |value| value.get_name().to_owned())
-}
-
-/// The arguments with the command's name first, so that flags may stand before it, and that name.
-pub(super) fn command_first(mut arguments: Vec<OsString>) -> (Option<String>, Vec<OsString>) {
-    let definition = Cli::command();
-    let named = command_place(&definition, &arguments);
-    if let Some((place, _)) = named {
-        arguments[1..=place].rotate_right(1);
-    }
-    (named.map(|(_, name)| name), arguments)
-}
-
-/// The first argument that is neither a flag nor a flag's value, if it names a command.
-fn command_place(definition: &clap::Command, arguments: &[OsString]) -> Option<(usize, String)> {
-    let mut arguments = arguments.iter().map(|argument| argument.to_string_lossy()).enumerate().skip(1);
-    while let Some((place, argument)) = arguments.next() {
-        if !argument.starts_with('-') {
-            return definition.find_subcommand(&*argument).map(|_| (place, argument.into_owned()));
-        }
-        let flag = argument.strip_prefix("--").and_then(|name| find(definition, name));
-        if flag.is_some_and(|flag| flag.get_action().takes_values()) {
-            arguments.next();
-        }
-    }
-    None
 }
 
 /// Every flag of a command and its subcommands, by name.

@@ -2,6 +2,7 @@
 //!
 //! A flag overrides its variable, and both override the file.
 
+mod arguments;
 mod compose;
 #[cfg(test)]
 mod docs;
@@ -47,7 +48,7 @@ pub enum Command {
 /// # Errors
 /// For a request for help, and for an invalid value.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, ConfigError> {
-    let (named, arguments) = flags::command_first(arguments.into_iter().collect());
+    let (named, arguments) = arguments::command_first(arguments.into_iter().collect());
     let definition = Cli::definition(named.as_deref());
     let file = match file_named(&definition, &arguments) {
         Some(path) => File::read(&path, &definition).map_err(|error| ConfigError::Usage(error.to_string()))?,
