@@ -3,24 +3,46 @@
 use tallycast::config::{self, Changes, Command, ConfigError, EffectiveOption};
 use tallycast::decode::Routes;
 use tallycast::source::Selector;
-use tokio::signal::unix::Signal;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::process::LogFilter;
 
-/// What can change while the process runs.
-pub(crate) struct Reload {
+/// What can change while the process runs, as the stages receive it.
+pub(crate) struct Reloadable {
+    pub(crate) selectors: watch::Receiver<Vec<Selector>>,
+    pub(crate) routes: watch::Receiver<Routes>,
+    pub(crate) server: watch::Receiver<tallycast_server::Config>,
+}
+
+/// Changes it.
+struct Reload {
     /// The effective options.
-    pub(crate) options: Vec<EffectiveOption>,
-    pub(crate) routes: watch::Sender<Routes>,
-    pub(crate) selectors: watch::Sender<Vec<Selector>>,
-    pub(crate) server: watch::Sender<tallycast_server::Config>,
-    pub(crate) log: LogFilter,
+    options: Vec<EffectiveOption>,
+    selectors: watch::Sender<Vec<Selector>>,
+    routes: watch::Sender<Routes>,
+    server: watch::Sender<tallycast_server::Config>,
+    log: LogFilter,
+}
+
+/// Starts to reload the configuration at each SIGHUP.
+pub(crate) fn start(
+    options: Vec<EffectiveOption>,
+    routes: Routes,
+    server: tallycast_server::Config,
+    log: LogFilter,
+) -> std::io::Result<Reloadable> {
+    let hangups = signal(SignalKind::hangup())?;
+    let (selectors, selectors_now) = watch::channel(routes.selectors());
+    let (routes, routes_now) = watch::channel(routes);
+    let (server, server_now) = watch::channel(server);
+    tokio::spawn(Reload { options, selectors, routes, server, log }.run(hangups));
+    Ok(Reloadable { selectors: selectors_now, routes: routes_now, server: server_now })
 }
 
 impl Reload {
     /// Reads the configuration at each of `hangups`, for ever.
-    pub(crate) async fn run(mut self, mut hangups: Signal) {
+    async fn run(mut self, mut hangups: Signal) {
         while hangups.recv().await.is_some() {
             match config::read(std::env::args_os()) {
                 Ok(Command::Run(config)) => self.apply(*config),

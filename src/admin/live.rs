@@ -48,23 +48,19 @@ pub struct LiveStats {
 }
 
 impl LiveStats {
-    /// Starts the engine for live events, and the task that sends them until `shutdown` is cancelled. The returned future
-    /// resolves when the last stream has ended.
-    pub fn start(
-        status: StatusSource,
-        close_limit: Duration,
-        shutdown: CancellationToken,
-    ) -> (Self, impl Future<Output = ()> + Send) {
+    /// Starts the engine for live events, and the task that sends them until `shutdown` is cancelled.
+    pub fn start(status: StatusSource, close_limit: Duration, shutdown: CancellationToken) -> Self {
         let fanout = Fanout::builder().inbox(INBOX).shards(1).close_timeout(close_limit).build();
         let streams = StreamService::new(fanout.handle()).websocket(false);
         let live = Self { handle: fanout.handle(), streams, samples: Arc::default() };
-        let sampler = tokio::spawn(live.clone().run(status, fanout.publisher(), shutdown));
-        (live, async {
-            if let Err(error) = sampler.await {
-                tracing::error!(%error, "the live statistics failed");
-            }
-            fanout.join().await;
-        })
+        // The engine ends with the task, which holds its only publisher.
+        tokio::spawn(live.clone().run(status, fanout.publisher(), shutdown));
+        live
+    }
+
+    /// Waits until the last stream has ended, after the shutdown.
+    pub async fn closed(&self) {
+        self.handle.closed().await;
     }
 
     /// The answer of `GET /admin/history.json`.

@@ -115,6 +115,26 @@ pub struct StatusSource {
 }
 
 impl StatusSource {
+    /// A process that starts now, with counters of its own for each stage.
+    pub fn new(
+        node: impl Into<Arc<str>>,
+        broker: watch::Receiver<BrokerState>,
+        handle: Handle,
+        inboxes: StageInboxes,
+    ) -> Self {
+        Self {
+            node: node.into(),
+            started_at: SystemTime::now(),
+            broker,
+            source: Arc::default(),
+            decode: Arc::default(),
+            tally: Arc::default(),
+            handle,
+            server: Arc::default(),
+            inboxes,
+        }
+    }
+
     /// Whether the source is subscribed at the broker.
     pub fn is_ready(&self) -> bool {
         *self.broker.borrow() == BrokerState::Subscribed

@@ -15,8 +15,9 @@ use super::flags::{
 use crate::admin::Token;
 use crate::decode::Routes;
 use crate::redis_client::RedisUrl;
-use crate::totals::{self, TotalsKey};
+use crate::totals;
 use crate::{source, tally};
+use tallycast_fanout::Namespace;
 
 /// Where events come from.
 #[derive(Debug)]
@@ -32,17 +33,11 @@ pub enum Source {
 #[non_exhaustive]
 pub struct Config {
     /// Stage 1.
-    pub source: Source,
+    pub broker: Broker,
     /// Stage 2.
     pub routes: Routes,
     /// Stage 3.
     pub tally: tally::Config,
-    /// The sorted sets with the totals of namespaces.
-    pub totals: Vec<TotalsKey>,
-    /// The sorted set that rankings are read from.
-    pub scores: String,
-    /// The maximum number of members of each of these sets.
-    pub max_totals: usize,
     /// Stage 4.
     pub fanout: tallycast_fanout::Config,
     /// The HTTP server.
@@ -55,12 +50,10 @@ pub struct Config {
     pub address: SocketAddr,
     /// The size of the kernel's send buffer of each connection, in bytes.
     pub send_buffer: u32,
-    /// The capacity of the inbox of each stage, in messages.
+    /// The capacity of the inboxes of decode and tally, in events.
     pub inbox: usize,
     /// The name of the node: `rust-<env>-<instance>`.
     pub node: String,
-    /// The interval of status reports to Redis, if there are any.
-    pub status_interval: Option<Duration>,
     /// The time limit for a graceful shutdown.
     pub shutdown_limit: Duration,
     /// What to log.
@@ -69,6 +62,22 @@ pub struct Config {
     pub log_format: LogFormat,
     /// The effective options, to compare with those of another reading.
     pub options: Vec<EffectiveOption>,
+}
+
+/// The broker: the source, and everything else that talks to it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Broker {
+    /// Where events come from.
+    pub source: Source,
+    /// The namespaces with totals.
+    pub totals: Vec<Namespace>,
+    /// The sorted set that rankings are read from.
+    pub scores: String,
+    /// The maximum number of members of each sorted set.
+    pub max_totals: usize,
+    /// The interval of status reports to Redis, if there are any.
+    pub status_interval: Option<Duration>,
 }
 
 /// The options of the source: those of Redis, or those of the demo.
@@ -94,23 +103,27 @@ pub(super) fn compose(
         }
         SourceOptions::Demo(options) => (Source::Demo(options), None),
     };
-    Ok(Config {
+    let totals = &routing.totals;
+    let broker = Broker {
         source,
+        totals: totals.iter().map(|totals| totals.namespace.clone()).collect(),
+        scores: totals.first().map_or_else(|| DEFAULT_SCORES.to_owned(), |totals| totals.key.clone()),
+        max_totals: routing.max_totals,
+        status_interval,
+    };
+    Ok(Config {
+        broker,
         tally: tally::Config { period: routing.tally_period, max_keys: routing.tally_keys },
-        fanout: fanout(&routing, &readers, pipeline.shutdown_limit),
+        fanout: fanout(&routing, &readers, pipeline.inbox, pipeline.shutdown_limit),
         admin: !server.no_admin,
         admin_token: server.admin_token.clone().map(Token::from),
         server: http(server, pipeline.shutdown_limit)?,
         routes: Routes::new(routing.routes).map_err(|error| invalid("--route", &error))?,
-        scores: routing.totals.first().map_or_else(|| DEFAULT_SCORES.to_owned(), |totals| totals.key.clone()),
-        totals: routing.totals,
-        max_totals: routing.max_totals,
         address: SocketAddr::new(pipeline.address, pipeline.port),
         // The flag allows no more.
         send_buffer: u32::try_from(readers.send_buffer.0).unwrap_or(u32::MAX),
         inbox: pipeline.inbox,
         node: format!("rust-{env}-{instance}"),
-        status_interval,
         shutdown_limit: pipeline.shutdown_limit,
         log: pipeline.log,
         log_format: pipeline.log_format,
@@ -137,8 +150,14 @@ fn redis(broker: &BrokerOptions, routing: &RoutingOptions) -> Result<source::red
     Ok(config)
 }
 
-fn fanout(routing: &RoutingOptions, readers: &ReaderOptions, close_limit: Duration) -> tallycast_fanout::Config {
+fn fanout(
+    routing: &RoutingOptions,
+    readers: &ReaderOptions,
+    inbox: usize,
+    close_limit: Duration,
+) -> tallycast_fanout::Config {
     let mut config = tallycast_fanout::Config::default();
+    config.inbox = inbox;
     if let Some(shards) = readers.shards {
         config.shards = shards;
     }
