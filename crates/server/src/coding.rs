@@ -74,7 +74,7 @@ impl Coding {
 
 /// The coding of `preferred` with the highest weight in the client's `accept-encoding` (RFC 9110, §12.5.3); the first of equal
 /// weights. Identity if it accepts none.
-pub fn accepted<const N: usize>(headers: &HeaderMap, preferred: [Coding; N]) -> Coding {
+pub(crate) fn accepted<const N: usize>(headers: &HeaderMap, preferred: [Coding; N]) -> Coding {
     let accepted: Vec<(&str, f32)> = items(headers, &ACCEPT_ENCODING)
         .map(|item| {
             let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
@@ -120,7 +120,8 @@ fn deflated(bytes: &[u8]) -> Vec<u8> {
     })
 }
 
-#[cfg(all(test, feature = "compression"))]
+#[cfg(feature = "compression")]
+#[cfg(test)]
 mod tests {
     use std::io::Read;
 

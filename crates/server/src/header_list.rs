@@ -3,7 +3,7 @@
 use hyper::header::{HeaderMap, HeaderName};
 
 /// The items of all lines of a header, in order, without white space around them. Lines that are not ASCII text are skipped.
-pub fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl DoubleEndedIterator<Item = &'a str> {
+pub(crate) fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl DoubleEndedIterator<Item = &'a str> {
     let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim)
 }

@@ -19,9 +19,6 @@ pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 /// The body of any response, whoever made it.
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 
-/// A whole response.
-pub type Page = WholeResponse;
-
 /// A response whose body is known.
 pub(crate) type WholeResponse = Response<Full<Bytes>>;
 

@@ -40,7 +40,8 @@ use crate::{Config, Stats};
 ///
 /// # Memory
 ///
-/// The host keeps a connection's task and buffers for as long as a stream is read. See the crate's README for the figures.
+/// The host keeps a connection's task and buffers for as long as a stream is open: about 26 kilobytes per idle stream under axum,
+/// against less than one with a [`Server`](crate::Server). The crate's README says how that was measured.
 #[derive(Clone)]
 pub struct StreamService {
     handle: Handle,
