@@ -80,6 +80,8 @@ pub(crate) async fn serve(
             handle.shutdown();
         })
         .await?;
+    // axum does not wait for WebSockets.
+    fanout.shutdown().await;
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 
 /// The largest message of the testsuite has 16 MiB.
 const MAX_MESSAGE: usize = 16 << 20;
-/// What the kernel may hold of what a client has not read, in bytes.
+/// The kernel's send buffer per connection, in bytes.
 const SEND_BUFFER: u32 = 256 * 1024;
 /// What a client may still send after the close frames, in bytes.
 const MAX_UNREAD: u64 = 1 << 20;

@@ -74,9 +74,14 @@ impl Running {
         EventSource::open_url(reqwest::Client::builder(), self.url(path))
     }
 
+    /// Starts the graceful shutdown.
+    fn signal(&mut self) {
+        drop(self.shutdown.take());
+    }
+
     /// Starts the graceful shutdown and waits until the server has ended.
     fn stop(mut self) {
-        drop(self.shutdown.take());
+        self.signal();
         self.thread.take().unwrap().join().unwrap();
     }
 
@@ -94,20 +99,22 @@ fn send(publisher: &Publisher, namespace: &str, text: &str) {
 
 #[test]
 fn clock_example_serves_the_time_and_ends_its_streams() {
-    let clock = Running::start(|listener, shutdown| async move { clock::serve(listener, shutdown).await.unwrap() });
+    let mut clock = Running::start(|listener, shutdown| async move { clock::serve(listener, shutdown).await.unwrap() });
     let reader = clock.open("/subscribe/clock");
     let mut websocket = WebSocket::open_at(clock.address, "/ws/clock", &[]).unwrap();
     httpdate::parse_http_date(&reader.next().data).unwrap();
     assert_eq!(websocket.json()["namespace"], "/clock");
     let unknown = clock.response("GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     assert!(unknown.starts_with("HTTP/1.1 404 "), "{unknown}");
-    clock.stop();
+    clock.signal();
     reader.rest();
+    clock.stop();
 }
 
 #[test]
 fn axum_example_streams_topics_of_the_logged_in_user() {
-    let app = Running::start(|listener, shutdown| async move { axum_app::serve(listener, shutdown).await.unwrap() });
+    let mut app =
+        Running::start(|listener, shutdown| async move { axum_app::serve(listener, shutdown).await.unwrap() });
     let client = reqwest::Client::new();
     let get = |path: &str| block_on(client.get(app.url(path)).send()).unwrap();
     assert!(block_on(get("/").text()).unwrap().starts_with("log in"));
@@ -140,9 +147,10 @@ fn axum_example_streams_topics_of_the_logged_in_user() {
     assert_eq!(websocket.json(), json!({"subscribed": ["/users/ann"]}));
     let foreign = [("cookie", &*cookie), ("origin", "https://example.org")];
     assert!(WebSocket::open_at(app.address, "/events", &foreign).is_err());
-    app.stop();
+    app.signal();
     assert_eq!((reader.rest(), http2.rest()), (Vec::new(), Vec::new()));
     assert_eq!(websocket.closed().0, 1001);
+    app.stop();
 }
 
 #[test]
@@ -245,14 +253,15 @@ fn prefixes_and_greeting_can_be_set() {
 
 #[test]
 fn graceful_shutdown_does_not_wait_for_publishers() {
-    let (server, publisher, handle) = Running::server(|server, _| server);
+    let (mut server, publisher, handle) = Running::server(|server, _| server);
     let reader = server.open("/subscribe/a");
     let mut websocket = WebSocket::open_at(server.address, "/ws/a", &[]).unwrap();
     send(&publisher, "/a", "last");
-    server.stop();
+    server.signal();
     assert_eq!(reader.rest(), [Event::message("last")]);
     assert_eq!(websocket.json()["data"], "last");
     assert_eq!(websocket.closed().0, 1001);
+    server.stop();
     assert!(block_on(publisher.send(Message::text("/a".parse().unwrap(), "late"))).is_err());
     block_on(handle.closed());
 }

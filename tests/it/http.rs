@@ -239,3 +239,12 @@ fn connections_over_the_limit_get_503_until_others_close() {
     eventually("requests are answered again", || tallycast.get("/healthz").0 == 200);
     assert!(tallycast.counter("/http/refused") >= 1);
 }
+
+#[test]
+fn requests_are_logged_at_debug_level_without_query() {
+    let tallycast = without_broker(&["--log", "info,tallycast_server=debug"]);
+    let _stream = Raw::subscribe(&tallycast, "/subscribe/eps?token=secret");
+    answer(&tallycast, "DELETE /subscribe/raw HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    tallycast.wait_for_log(r#"request client=127.0.0.1 method=GET path="/subscribe/eps" status=200"#);
+    tallycast.wait_for_log(r#"request client=127.0.0.1 method=DELETE path="/subscribe/raw" status=405"#);
+}

@@ -1,4 +1,4 @@
-//! The decision who may read what, made by the program that embeds the server.
+//! Authorization: the embedding program decides which clients may read which topics.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

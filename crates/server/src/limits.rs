@@ -78,7 +78,7 @@ impl From<IpAddr> for Client {
     }
 }
 
-/// Counts what is open per key.
+/// Counts open connections or streams per key.
 #[derive(Debug)]
 struct KeyedLimiter<K>(Mutex<HashMap<K, usize>>);
 

@@ -74,7 +74,7 @@ pub(crate) fn restrict(answer: &mut HeaderMap, origin: Option<&HeaderValue>, all
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::{HeaderName, ORIGIN};
+    use hyper::header::HeaderName;
 
     use super::*;
 
@@ -90,7 +90,8 @@ mod tests {
     #[test]
     fn websocket_is_open_to_own_pages_allowed_origins_and_other_clients() {
         let list = allowed(&["https://Example.org", "http://localhost:3000"]);
-        let may = |origin| may_open(&headers(&[(ORIGIN, origin), (hyper::header::HOST, "a:8001")]), &list);
+        use hyper::header::{HOST, ORIGIN};
+        let may = |origin| may_open(&headers(&[(ORIGIN, origin), (HOST, "a:8001")]), &list);
         assert!(may("https://example.org") && may("http://localhost:3000") && may("http://a:8001"));
         assert!(!may("http://example.org") && !may("http://localhost") && !may("http://a") && !may("null"));
         assert!(may_open(&HeaderMap::new(), &list));

@@ -77,7 +77,7 @@ impl Server {
         self
     }
 
-    /// Sets who decides which clients may read which topics. Without one, every client may read everything.
+    /// Sets the authorizer, which decides which clients may read which topics. Without one, every client may read everything.
     #[must_use]
     pub fn authorizer(mut self, authorizer: impl Authorizer) -> Self {
         self.authorizer = Some(Arc::new(authorizer));
@@ -133,8 +133,8 @@ pub struct Serve {
 
 impl Serve {
     /// Shuts down when `signal` completes: the server accepts no more connections, [shuts the engine
-    /// down](Handle::shutdown), which ends every stream after the messages that were sent, and waits for all connections for
-    /// at most [`Config::close_limit`]. Publishers may still exist.
+    /// down](Handle::shutdown), which ends every stream after the messages that were sent, and waits for all streams and
+    /// connections for at most [`Config::close_limit`]. Publishers may still exist.
     pub fn with_graceful_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
         self.shutdown = Box::pin(signal);
         self
@@ -241,7 +241,14 @@ async fn run(Serve { server, listener, mut shutdown }: Serve) {
         shared.streams.handle.shutdown();
     }
     connections.close();
-    if tokio::time::timeout(close_limit, connections.wait()).await.is_err() {
+    let ended = async {
+        connections.wait().await;
+        if shutdown_engine {
+            // The engine owns the sockets of streams.
+            shared.streams.handle.closed().await;
+        }
+    };
+    if tokio::time::timeout(close_limit, ended).await.is_err() {
         tracing::warn!(connections = connections.len(), "connections cut off at the shutdown time limit");
     }
 }

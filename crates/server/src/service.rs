@@ -36,7 +36,8 @@ use crate::{Config, Stats};
 /// Of [`Config`], only the settings of streams apply: limits per address and namespace, origins, compression, greeting,
 /// WebSocket and the time limits. Everything else, such as TLS and the limit of connections, is the host's.
 ///
-/// Streams end when the engine does: call [`Handle::shutdown`] when the host shuts down, or it waits for them.
+/// Streams end when the engine does: call [`Handle::shutdown`] when the host shuts down, or it waits for them. Hosts do not wait
+/// for WebSockets; [`Handle::closed`] does.
 ///
 /// # Memory
 ///
@@ -80,8 +81,8 @@ impl StreamService {
         self.rebuild()
     }
 
-    /// Sets who decides which clients may read which topics. Without one, a [`Grant`] in the request's extensions decides,
-    /// and without that every topic may be read.
+    /// Sets the authorizer, which decides which clients may read which topics. Without one, a [`Grant`] in the request's
+    /// extensions decides, and without that every topic may be read.
     #[must_use]
     pub fn authorizer(mut self, authorizer: impl Authorizer) -> Self {
         self.authorizer = Some(Arc::new(authorizer));

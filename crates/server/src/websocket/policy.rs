@@ -1,4 +1,4 @@
-//! Changes of topics on an open WebSocket: what decides about them.
+//! The policy for changes of topics on an open WebSocket.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
