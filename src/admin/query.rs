@@ -121,6 +121,6 @@ mod tests {
         let error = |query: &str| query.parse::<StatusQuery>().unwrap_err().to_string();
         assert_eq!(error("limit=-1"), "bad query: limit=-1; expected a whole number");
         assert_eq!(error("sort=age"), "bad query: sort=age; expected sort=oldest or sort=newest");
-        assert_eq!(error("namespace=eps"), "bad query: namespace=eps: a namespace starts with '/'");
+        assert_eq!(error("namespace=eps"), "bad query: namespace=eps: a namespace must start with '/'");
     }
 }

@@ -147,6 +147,7 @@ pub(super) struct BrokerOptions {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "General")]
 pub(super) struct PipelineOptions {
     /// TOML file with values for these options, such as port = 8001. SIGHUP reads it again [default: none]
     #[arg(long, env = "TALLYCAST_CONFIG", value_name = "FILE")]

@@ -218,7 +218,7 @@ fn other_methods_return_405_with_allow_header() {
         let answer = Raw::request(&tallycast, &request).read_to_end();
         assert!(answer.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{answer}");
         assert!(answer.contains("\r\nallow: GET, HEAD, OPTIONS\r\n"), "{answer}");
-        assert!(answer.ends_with(&format!("\r\n\r\n{method} is not allowed here; a stream is read with GET\n")));
+        assert!(answer.ends_with(&format!("\r\n\r\n{method} is not allowed for streams; use GET\n")));
     }
 }
 

@@ -177,7 +177,7 @@ fn nested_service_reads_topics_from_the_path() {
     websocket.send_text(r#"{"subscribe": ["/b"]}"#);
     assert_eq!(websocket.json(), json!({"subscribed": ["/a", "/b"]}));
     let bad = app.response("GET /events/a//b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    assert!(bad.ends_with("\r\n\r\nbad path: a namespace has no empty segment ('//')\n"), "{bad}");
+    assert!(bad.ends_with("\r\n\r\nbad path: a namespace must not have an empty segment ('//')\n"), "{bad}");
     app.stop();
     assert_eq!(reader.rest(), []);
 }
@@ -245,7 +245,7 @@ fn prefixes_and_greeting_can_be_set() {
     send(&publisher, "/a", "1");
     assert_eq!((stream.chunk(), websocket.json()["data"].clone()), ("data:1\n\n".to_owned(), json!("1")));
     let get = |path: &str| server.response(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
-    assert!(get("/events//").ends_with("\r\n\r\nbad path after /events: a namespace has no empty segment ('//')\n"));
+    assert!(get("/events//").ends_with("\r\n\r\nbad path after /events: a namespace must not have an empty segment ('//')\n"));
     assert!(get("/socket/a").ends_with("/socket is for WebSocket, over HTTP/1.1; event streams are at /events\n"));
     assert!(get("/subscribe/a").ends_with("; there are /events/<namespace>, /socket/<namespace>\n"));
     server.stop();

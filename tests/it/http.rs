@@ -44,12 +44,12 @@ fn unknown_path_returns_404_with_available_paths() {
 fn invalid_namespace_returns_400() {
     let tallycast = without_broker(&[]);
     for (path, reason) in [
-        ("/%zz", "percent-encoding must be '%' and two hexadecimal digits and decode to UTF-8"),
-        ("/%F", "percent-encoding must be '%' and two hexadecimal digits and decode to UTF-8"),
-        ("/%ff", "percent-encoding must be '%' and two hexadecimal digits and decode to UTF-8"),
-        ("/a%2Fb", "a namespace has no control characters and no encoded '/'"),
-        ("/a%0Ab", "a namespace has no control characters and no encoded '/'"),
-        ("/a//b", "a namespace has no empty segment ('//')"),
+        ("/%zz", "invalid percent-encoding: expected '%' and two hexadecimal digits, decoded to UTF-8"),
+        ("/%F", "invalid percent-encoding: expected '%' and two hexadecimal digits, decoded to UTF-8"),
+        ("/%ff", "invalid percent-encoding: expected '%' and two hexadecimal digits, decoded to UTF-8"),
+        ("/a%2Fb", "a namespace must not have control characters or an encoded '/'"),
+        ("/a%0Ab", "a namespace must not have control characters or an encoded '/'"),
+        ("/a//b", "a namespace must not have an empty segment ('//')"),
     ] {
         let answer =
             answer(&tallycast, &format!("GET /subscribe{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
@@ -82,7 +82,7 @@ fn long_request_target_returns_414() {
     let target = format!("/subscribe/{}", "x".repeat(5000));
     let answer = answer(&tallycast, &format!("GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
     assert!(answer.starts_with("HTTP/1.1 414 URI Too Long\r\n"), "{answer}");
-    assert_eq!(one_line(&answer), "the request's target has 5011 bytes, the limit is 4096");
+    assert_eq!(one_line(&answer), "the request target has 5011 bytes; the limit is 4096");
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn late_request_headers_return_408() {
         let answer = answer(&tallycast, beginning);
         assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{beginning:?}: {answer:?}");
         assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
-        assert_eq!(one_line(&answer), "the request's head did not come in time.");
+        assert_eq!(one_line(&answer), "the request headers did not arrive in time.");
     }
     assert_eq!(tallycast.counter("/http/head_timeouts"), beginnings.len() as u64);
 }

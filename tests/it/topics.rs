@@ -79,7 +79,7 @@ fn ambiguous_topics_are_refused_with_reason() {
         ("/subscribe/a,b/c", "commas only between topics"),
         ("/subscribe/**/a", "* stands for a whole segment"),
         ("/subscribe/a,", "no empty segment"),
-        ("/subscribe?topic=a", "bad query: topic=a: a namespace starts with '/'"),
+        ("/subscribe?topic=a", "bad query: topic=a: a namespace must start with '/'"),
         ("/subscribe/eps,raw?snapshot=1", "snapshot=1 goes with one namespace"),
         ("/subscribe/*?snapshot=1", "snapshot=1 goes with one namespace"),
     ] {

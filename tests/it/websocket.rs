@@ -87,7 +87,7 @@ fn invalid_commands_are_answered_with_an_error() {
     for (command, expected) in [
         ("hello", r#"expected {"subscribe": ["/topic", ...]} or {"unsubscribe": ["/topic", ...]}: expected value"#),
         (r#"{"publish": "x"}"#, "unknown field `publish`"),
-        (r#"{"subscribe": ["/a", "b"]}"#, "bad topic \"b\": a namespace starts with '/'"),
+        (r#"{"subscribe": ["/a", "b"]}"#, "bad topic \"b\": a namespace must start with '/'"),
         (r#"{"unsubscribe": ["/a"]}"#, "not subscribed to /a; subscribed to [/raw]"),
         (r#"{"subscribe": ["/details/27"]}"#, "too many streams of /details"),
     ] {
@@ -96,7 +96,7 @@ fn invalid_commands_are_answered_with_an_error() {
         assert!(answer["error"].as_str().unwrap().contains(expected), "{answer}");
     }
     client.send(Message::binary(&b"\x00"[..]));
-    assert_eq!(client.json(), json!({"error": "expected a message of text, found bytes"}));
+    assert_eq!(client.json(), json!({"error": "expected a text message, found a binary one"}));
     redis.publish_scores(["1F602"]);
     assert_eq!(client.json(), raw_message("1F602"));
     assert_eq!(tallycast.counter("/websocket/refused_messages"), 6);
@@ -180,7 +180,7 @@ fn client_over_message_limits_is_closed_with_reason() {
     assert_eq!(flooding.closed(), (1008, "too many messages".to_owned()));
     let mut large = WebSocket::open(&tallycast, "/ws/raw");
     large.send_text(&"x".repeat(101));
-    assert_eq!(large.closed(), (1009, "the message is larger than allowed here".to_owned()));
+    assert_eq!(large.closed(), (1009, "the message is too large".to_owned()));
     assert_eq!(tallycast.counter("/websocket/failed"), 1);
 }
 

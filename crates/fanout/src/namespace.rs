@@ -21,16 +21,16 @@ pub struct Namespace(Arc<str>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NamespaceError {
     /// It does not start with `/`.
-    #[error("a namespace starts with '/'")]
+    #[error("a namespace must start with '/'")]
     NotAbsolute,
     /// Two separators follow each other.
-    #[error("a namespace has no empty segment ('//')")]
+    #[error("a namespace must not have an empty segment ('//')")]
     EmptySegment,
     /// A segment holds a control character, or an encoded separator.
-    #[error("a namespace has no control characters and no encoded '/'")]
+    #[error("a namespace must not have control characters or an encoded '/'")]
     Forbidden,
     /// A percent-encoding is broken, or does not decode to UTF-8.
-    #[error("percent-encoding must be '%' and two hexadecimal digits and decode to UTF-8")]
+    #[error("invalid percent-encoding: expected '%' and two hexadecimal digits, decoded to UTF-8")]
     Encoding,
     /// Longer than [`MAX_NAMESPACE_BYTES`].
     #[error("a namespace has at most {MAX_NAMESPACE_BYTES} bytes")]

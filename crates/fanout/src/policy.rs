@@ -121,6 +121,6 @@ mod tests {
         let error = |text: &str| text.parse::<NamespacePolicy>().unwrap_err().to_string();
         assert_eq!(error("/eps"), "expected NAMESPACE=POLICY, such as /eps=merge, found \"/eps\"");
         assert_eq!(error("/eps=drop"), "unknown slow-reader policy \"drop\": expected disconnect, skip or merge");
-        assert_eq!(error("eps=skip"), "\"eps\" before '=': a namespace starts with '/'");
+        assert_eq!(error("eps=skip"), "\"eps\" before '=': a namespace must start with '/'");
     }
 }

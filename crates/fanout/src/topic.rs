@@ -32,13 +32,13 @@ pub enum TopicError {
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
     /// `*` is part of a segment, or encoded.
-    #[error("* stands for a whole segment, and ** for the rest, at the end")]
+    #[error("* must be a whole segment, and ** the last one")]
     Wildcard,
     /// More than [`MAX_WILDCARDS`].
     #[error("a topic has at most {MAX_WILDCARDS} wildcards")]
     TooManyWildcards,
     /// A segment of a URL's path that other software could read as another one.
-    #[error("a path has no segments . and .., and commas only between topics; ?topic= takes a comma as it is")]
+    #[error("a path must not have the segments . or .., nor commas inside a topic; use ?topic= for a topic with a comma")]
     Ambiguous,
     /// None, or more than [`MAX_TOPICS`].
     #[error("expected 1 to {MAX_TOPICS} topics, found {0}")]

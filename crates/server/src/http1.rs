@@ -33,7 +33,7 @@ use crate::streams::{Stream, Transport, stream_headers};
 /// The response to a request whose headers do not arrive (RFC 9110, §15.5.9).
 pub(crate) const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n\
-    content-length: 41\r\nconnection: close\r\n\r\nthe request's head did not come in time.\n";
+    content-length: 44\r\nconnection: close\r\n\r\nthe request headers did not arrive in time.\n";
 /// The statuses of refusals (RFC 9110, §15.6.4; RFC 6585, §4).
 pub(crate) const SERVICE_UNAVAILABLE: &str = "503 Service Unavailable";
 pub(crate) const TOO_MANY_REQUESTS: &str = "429 Too Many Requests";
@@ -52,7 +52,7 @@ pub(crate) fn refusal(status: &str, text: &str) -> String {
 #[cfg(feature = "tls")]
 pub(crate) const MISDIRECTED_REQUEST: &[u8] =
     b"HTTP/1.1 421 Misdirected Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
-    content-length: 51\r\nconnection: close\r\n\r\nthis port speaks TLS; ask it with an https:// URL.\n";
+    content-length: 45\r\nconnection: close\r\n\r\nthis port requires TLS; use an https:// URL.\n";
 
 /// The bytes of a refused request that are read, so that closing does not discard the response.
 const LINGER_BYTES: u64 = 256 * 1024;

@@ -149,7 +149,7 @@ fn preflight() -> WholeResponse {
 }
 
 fn method_not_allowed(method: &Method) -> WholeResponse {
-    let text = format!("{method} is not allowed here; a stream is read with GET\n");
+    let text = format!("{method} is not allowed for streams; use GET\n");
     let mut response = text_response(StatusCode::METHOD_NOT_ALLOWED, text);
     response.headers_mut().insert(ALLOW, ALLOWED_METHODS);
     response
@@ -159,7 +159,7 @@ fn too_long(bytes: usize, limit: usize) -> Option<WholeResponse> {
     (bytes > limit).then(|| {
         text_response(
             StatusCode::URI_TOO_LONG,
-            format!("the request's target has {bytes} bytes, the limit is {limit}\n"),
+            format!("the request target has {bytes} bytes; the limit is {limit}\n"),
         )
     })
 }

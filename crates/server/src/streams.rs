@@ -134,7 +134,7 @@ impl Streams {
     async fn totals_known(&self, topics: &Topics) -> Result<(), WholeResponse> {
         let bad_request = |text: String| text_response(StatusCode::BAD_REQUEST, text);
         let Some(namespace) = topics.as_namespace() else {
-            return Err(bad_request("snapshot=1 goes with one namespace, without wildcards\n".to_owned()));
+            return Err(bad_request("snapshot=1 requires exactly one namespace, without wildcards\n".to_owned()));
         };
         let limit = self.config.borrow().snapshot_limit;
         self.handle.totals_known(namespace, limit).await.map_err(|error| match error {

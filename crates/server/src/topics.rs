@@ -61,14 +61,14 @@ mod tests {
 
     #[test]
     fn error_names_its_place() {
-        assert_eq!(of("//", ""), "bad path after /subscribe: a namespace has no empty segment ('//')");
-        assert_eq!(of("/a,,b", ""), "bad path after /subscribe: a namespace has no empty segment ('//')");
-        assert_eq!(of("/a,", ""), "bad path after /subscribe: a namespace has no empty segment ('//')");
-        assert_eq!(of("", "topic=raw"), "bad query: topic=raw: a namespace starts with '/'");
+        assert_eq!(of("//", ""), "bad path after /subscribe: a namespace must not have an empty segment ('//')");
+        assert_eq!(of("/a,,b", ""), "bad path after /subscribe: a namespace must not have an empty segment ('//')");
+        assert_eq!(of("/a,", ""), "bad path after /subscribe: a namespace must not have an empty segment ('//')");
+        assert_eq!(of("", "topic=raw"), "bad query: topic=raw: a namespace must start with '/'");
         let many = (0..65).map(|number| number.to_string()).collect::<Vec<_>>().join(",");
         assert_eq!(of(&format!("/{many}"), ""), "bad path after /subscribe: expected 1 to 64 topics, found 65");
         let error = |prefix| topics(prefix, "//", "").unwrap_err().to_string();
-        assert_eq!(error("/ws"), "bad path after /ws: a namespace has no empty segment ('//')");
-        assert_eq!(error(""), "bad path: a namespace has no empty segment ('//')");
+        assert_eq!(error("/ws"), "bad path after /ws: a namespace must not have an empty segment ('//')");
+        assert_eq!(error(""), "bad path: a namespace must not have an empty segment ('//')");
     }
 }

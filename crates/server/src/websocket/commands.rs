@@ -80,7 +80,7 @@ mod tests {
             of(r#"{"publish": 1}"#, &["/"]),
             format!("{expected}: unknown field `publish`, expected `subscribe` or `unsubscribe` at line 1 column 10")
         );
-        assert_eq!(of(r#"{"subscribe": ["raw"]}"#, &["/"]), "bad topic \"raw\": a namespace starts with '/'");
+        assert_eq!(of(r#"{"subscribe": ["raw"]}"#, &["/"]), "bad topic \"raw\": a namespace must start with '/'");
         assert_eq!(of(r#"{"unsubscribe": ["/raw"]}"#, &["/"]), "not subscribed to /raw; subscribed to [/]");
         let many: Vec<String> = (0..64).map(|number| format!("\"/{number}\"")).collect();
         let many = format!("{{\"subscribe\": [{}]}}", many.join(","));

@@ -48,7 +48,7 @@ pub struct Handshake {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeError {
     /// Another version than 13.
-    #[error("only version 13 of the WebSocket protocol is spoken here (sec-websocket-version)")]
+    #[error("unsupported sec-websocket-version: expected 13")]
     Version,
     /// The key is missing or malformed.
     #[error("sec-websocket-key must be 16 bytes in base64")]
@@ -114,7 +114,7 @@ impl Handshake {
 pub(crate) fn accept(request: &Parts, streams: &Streams) -> Result<Handshake, WholeResponse> {
     if !may_open(&request.headers, &streams.config.borrow().allowed_origins) {
         streams.stats.refused_origin.add(1);
-        return Err(text_response(StatusCode::FORBIDDEN, "pages of this origin may not open a WebSocket here\n"));
+        return Err(text_response(StatusCode::FORBIDDEN, "this origin may not open a WebSocket\n"));
     }
     Handshake::accept(&request.headers).map_err(|error| {
         let status = match error {

@@ -99,9 +99,9 @@ impl Protocol {
 fn close_frame(error: &Error) -> Option<CloseFrame<'static>> {
     let frame = |code, reason| Some(CloseFrame { code, reason });
     match error {
-        Error::Capacity(_) => frame(CloseCode::Size, "the message is larger than allowed here"),
+        Error::Capacity(_) => frame(CloseCode::Size, "the message is too large"),
         Error::Utf8(_) => frame(CloseCode::Invalid, "a text is not valid UTF-8"),
-        Error::Protocol(_) => frame(CloseCode::Protocol, "this is against RFC 6455"),
+        Error::Protocol(_) => frame(CloseCode::Protocol, "protocol error (RFC 6455)"),
         // It has ended already.
         _ => None,
     }

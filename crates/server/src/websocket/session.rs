@@ -134,7 +134,7 @@ impl Inbound for Session {
                 Received::Control => continue,
                 Received::Text(text) => self.follow(&text, topics, replies),
                 Received::Binary(_) => {
-                    self.refuse(CloseCode::Policy, "expected a message of text, found bytes".to_owned(), replies)
+                    self.refuse(CloseCode::Policy, "expected a text message, found a binary one".to_owned(), replies)
                 }
             };
             // One reply at a time, so that they cannot pile up.
