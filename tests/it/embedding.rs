@@ -245,7 +245,10 @@ fn prefixes_and_greeting_can_be_set() {
     send(&publisher, "/a", "1");
     assert_eq!((stream.chunk(), websocket.json()["data"].clone()), ("data:1\n\n".to_owned(), json!("1")));
     let get = |path: &str| server.response(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
-    assert!(get("/events//").ends_with("\r\n\r\nbad path after /events: a namespace must not have an empty segment ('//')\n"));
+    assert!(
+        get("/events//")
+            .ends_with("\r\n\r\nbad path after /events: a namespace must not have an empty segment ('//')\n")
+    );
     assert!(get("/socket/a").ends_with("/socket is for WebSocket, over HTTP/1.1; event streams are at /events\n"));
     assert!(get("/subscribe/a").ends_with("; there are /events/<namespace>, /socket/<namespace>\n"));
     server.stop();

@@ -38,7 +38,9 @@ pub enum TopicError {
     #[error("a topic has at most {MAX_WILDCARDS} wildcards")]
     TooManyWildcards,
     /// A segment of a URL's path that other software could read as another one.
-    #[error("a path must not have the segments . or .., nor commas inside a topic; use ?topic= for a topic with a comma")]
+    #[error(
+        "a path must not have the segments . or .., nor commas inside a topic; use ?topic= for a topic with a comma"
+    )]
     Ambiguous,
     /// None, or more than [`MAX_TOPICS`].
     #[error("expected 1 to {MAX_TOPICS} topics, found {0}")]

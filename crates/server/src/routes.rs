@@ -157,10 +157,7 @@ fn method_not_allowed(method: &Method) -> WholeResponse {
 
 fn too_long(bytes: usize, limit: usize) -> Option<WholeResponse> {
     (bytes > limit).then(|| {
-        text_response(
-            StatusCode::URI_TOO_LONG,
-            format!("the request target has {bytes} bytes; the limit is {limit}\n"),
-        )
+        text_response(StatusCode::URI_TOO_LONG, format!("the request target has {bytes} bytes; the limit is {limit}\n"))
     })
 }
 

@@ -29,6 +29,9 @@ impl Shard {
         let waker = self.ready.waker(key);
         let mut connection = Connection::new(subscriber, snapshot, id, feed.log.head(), self.generation, waker);
         feed.add_reader(key, &mut connection);
+        let id = ConnectionId { shard: self.hub.shard, key, generation: self.generation };
+        let info = &connection.info;
+        tracing::debug!(connection = %id, client = %info.client_ip, topics = %info.topics, "stream opened");
         entry.insert(connection);
         self.stats.connections.add(1);
         self.stats.connected.add(1);
@@ -233,6 +236,11 @@ impl Shard {
     /// client gets its last bytes if there are any; otherwise the connection ends at once.
     pub(super) fn close_connection(&mut self, key: usize, reason: Option<&CloseReason>) {
         let Some(connection) = self.connections.get(key) else { return };
+        if let Some(reason) = reason {
+            let id = ConnectionId { shard: self.hub.shard, key, generation: connection.generation };
+            let info = &connection.info;
+            tracing::debug!(connection = %id, client = %info.client_ip, topics = %info.topics, %reason, "closing stream");
+        }
         let framing = self.feeds.get(&connection.feed).map(|feed| Arc::clone(&feed.handle.framing));
         let closing = framing.zip(reason).map(|(framing, reason)| framing.closing(reason)).unwrap_or_default();
         let Some(connection) = self.take(key) else { return };
@@ -248,6 +256,15 @@ impl Shard {
     /// Removes a connection from all lists.
     fn take(&mut self, key: usize) -> Option<Connection> {
         let connection = self.connections.try_remove(key)?;
+        let id = ConnectionId { shard: self.hub.shard, key, generation: connection.generation };
+        let info = &connection.info;
+        tracing::debug!(
+            connection = %id,
+            client = %info.client_ip,
+            topics = %info.topics,
+            messages_sent = connection.messages_sent,
+            "stream ended"
+        );
         self.stats.connections.subtract(1);
         self.remove_reader(connection.feed, connection.reader_slot, connection.blocked);
         Some(connection)
