@@ -20,7 +20,7 @@ use crate::{ConnectionInfo, Grant, Inbound, Message, Subscriber, Topics};
 /// The most slices in one vectored write.
 const MAX_SLICES: usize = 64;
 /// Bytes that a client without an inbound handler may send. They are discarded.
-const MAX_DISCARDED: usize = 64 * 1024;
+const MAX_DISCARDED: u32 = 64 * 1024;
 /// Reads from one client before others get a turn.
 const MAX_READS: usize = 16;
 /// Bytes for one reader alone: unread bytes that move with it to another feed, and messages of its own. A reader that
@@ -86,7 +86,7 @@ pub(crate) struct Connection {
     pub(crate) catch_up: Option<Box<CatchUp>>,
     waker: Waker,
     pub(crate) last_write: Instant,
-    discarded: usize,
+    discarded: u32,
     conversation: Option<Box<Conversation>>,
     /// Distinguishes it from other connections in the same slot.
     pub(crate) generation: u64,
@@ -234,7 +234,7 @@ impl Connection {
             match &mut self.conversation {
                 Some(conversation) => conversation.ping_sent_at = None,
                 None => {
-                    self.discarded += read;
+                    self.discarded = self.discarded.saturating_add(u32::try_from(read).unwrap_or(u32::MAX));
                     if self.discarded > MAX_DISCARDED {
                         return ReadOutcome::Disconnected;
                     }
