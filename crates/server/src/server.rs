@@ -95,7 +95,7 @@ impl Server {
     /// Sets the service that answers every request that is not for a stream, such as an axum `Router`. The default is
     /// a 404.
     ///
-    /// It receives the request's body, and the client's address as the extension [`ClientAddress`](crate::ClientAddress).
+    /// It receives the request's body, and the client's address as the extension [`ClientAddress`].
     ///
     /// A fallback that upgrades connections itself, such as for its own WebSockets, can do so over TLS only: on plain
     /// connections its upgrades fail. Mount a [`StreamService`](crate::StreamService) in its own server instead.
