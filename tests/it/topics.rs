@@ -71,17 +71,17 @@ fn ambiguous_topics_are_refused_with_reason() {
     let tallycast = Tallycast::start(&redis, &[]);
     // Sent over a raw socket, because an HTTP client would normalise some of them.
     for (path, reason) in [
-        ("/subscribe/a%2Fb", "no encoded '/'"),
-        ("/subscribe/a%2Cb", "commas only between topics"),
-        ("/subscribe/%2A", "* stands for a whole segment"),
-        ("/subscribe/a/../b", "no segments . and .."),
-        ("/subscribe/a/%2e%2e", "no segments . and .."),
-        ("/subscribe/a,b/c", "commas only between topics"),
-        ("/subscribe/**/a", "* stands for a whole segment"),
-        ("/subscribe/a,", "no empty segment"),
+        ("/subscribe/a%2Fb", "or an encoded '/'"),
+        ("/subscribe/a%2Cb", "nor commas inside a topic"),
+        ("/subscribe/%2A", "* must be a whole segment"),
+        ("/subscribe/a/../b", "must not have the segments . or .."),
+        ("/subscribe/a/%2e%2e", "must not have the segments . or .."),
+        ("/subscribe/a,b/c", "nor commas inside a topic"),
+        ("/subscribe/**/a", "* must be a whole segment"),
+        ("/subscribe/a,", "must not have an empty segment"),
         ("/subscribe?topic=a", "bad query: topic=a: a namespace must start with '/'"),
-        ("/subscribe/eps,raw?snapshot=1", "snapshot=1 goes with one namespace"),
-        ("/subscribe/*?snapshot=1", "snapshot=1 goes with one namespace"),
+        ("/subscribe/eps,raw?snapshot=1", "snapshot=1 requires exactly one namespace"),
+        ("/subscribe/*?snapshot=1", "snapshot=1 requires exactly one namespace"),
     ] {
         let mut raw = Raw::request(&tallycast, &format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"));
         let answer = raw.read_to_end();
