@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::fanout::Fanout;
-use crate::handle::Handle;
+use crate::handle::{Handle, Links};
 use crate::hub::{Hub, HubInboxes};
 use crate::publisher::Publisher;
 use crate::shard::{HubLink, Shard};
@@ -156,15 +156,15 @@ impl Builder {
             })
             .collect();
         let (totals, totals_known) = Totals::new(&config);
-        let handle = Handle::new(
+        let handle = Handle::new(Links {
             subscribers,
-            inbox.downgrade(),
-            shards.clone(),
+            inbox: inbox.downgrade(),
+            shards: shards.clone(),
             totals_known,
-            Arc::clone(&stats),
-            shutdown.clone(),
-            tasks.clone(),
-        );
+            stats: Arc::clone(&stats),
+            shutdown: shutdown.clone(),
+            tasks: tasks.clone(),
+        });
         let inboxes = HubInboxes { messages, subscribers: subscriber_inbox, changes: change_inbox };
         tasks.spawn(Hub::new(config, stats, shards, totals).run(inboxes, shutdown));
         tasks.close();

@@ -21,18 +21,19 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Access to a running engine. Cheap to clone; does not keep the engine running.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    inner: Arc<Inner>,
+    links: Arc<Links>,
 }
 
+/// Everything that connects handles to the engine's tasks.
 #[derive(Debug)]
-struct Inner {
-    subscribers: mpsc::Sender<Subscriber>,
-    inbox: mpsc::WeakSender<Envelope>,
-    shards: Vec<mpsc::Sender<Input>>,
-    totals_known: HashMap<Namespace, watch::Receiver<bool>>,
-    stats: Arc<Stats>,
-    shutdown: CancellationToken,
-    tasks: TaskTracker,
+pub(crate) struct Links {
+    pub(crate) subscribers: mpsc::Sender<Subscriber>,
+    pub(crate) inbox: mpsc::WeakSender<Envelope>,
+    pub(crate) shards: Vec<mpsc::Sender<Input>>,
+    pub(crate) totals_known: HashMap<Namespace, watch::Receiver<bool>>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) tasks: TaskTracker,
 }
 
 /// Identifies a connection for as long as the engine runs; not used again after the connection has ended. Written
@@ -92,16 +93,8 @@ pub enum ControlError {
 }
 
 impl Handle {
-    pub(crate) fn new(
-        subscribers: mpsc::Sender<Subscriber>,
-        inbox: mpsc::WeakSender<Envelope>,
-        shards: Vec<mpsc::Sender<Input>>,
-        totals_known: HashMap<Namespace, watch::Receiver<bool>>,
-        stats: Arc<Stats>,
-        shutdown: CancellationToken,
-        tasks: TaskTracker,
-    ) -> Self {
-        Self { inner: Arc::new(Inner { subscribers, inbox, shards, totals_known, stats, shutdown, tasks }) }
+    pub(crate) fn new(links: Links) -> Self {
+        Self { links: Arc::new(links) }
     }
 
     /// Hands over a subscriber. It receives every message that is sent after this has returned.
@@ -109,7 +102,7 @@ impl Handle {
     /// # Errors
     /// When the engine has ended; the subscriber and its connection are then dropped.
     pub async fn subscribe(&self, subscriber: Subscriber) -> Result<(), Unavailable> {
-        self.inner.subscribers.send(subscriber).await.map_err(|_| Unavailable)
+        self.links.subscribers.send(subscriber).await.map_err(|_| Unavailable)
     }
 
     /// Waits until the totals of `namespace` are known, so that a [`Subscriber::snapshot`] of them is available.
@@ -117,7 +110,7 @@ impl Handle {
     /// # Errors
     /// When the engine keeps no totals of it, or does not know them within `limit`.
     pub async fn totals_known(&self, namespace: &Namespace, limit: Duration) -> Result<(), SnapshotError> {
-        let totals = &self.inner.totals_known;
+        let totals = &self.links.totals_known;
         let Some(known) = totals.get(namespace) else {
             let mut kept: Vec<&str> = totals.keys().map(Namespace::as_str).collect();
             kept.sort_unstable();
@@ -182,12 +175,12 @@ impl Handle {
 
     /// The engine's counters.
     pub fn stats(&self) -> &Stats {
-        &self.inner.stats
+        &self.links.stats
     }
 
     /// Messages that wait for the hub.
     pub fn inbox(&self) -> Depth {
-        let inbox = self.inner.inbox.upgrade();
+        let inbox = self.links.inbox.upgrade();
         inbox.map_or(Depth { len: 0, capacity: 0 }, |inbox| {
             let capacity = inbox.max_capacity();
             Depth { len: capacity - inbox.capacity(), capacity }
@@ -197,19 +190,19 @@ impl Handle {
     /// Starts a graceful shutdown: the engine accepts no more messages, delivers those that were sent, then ends every
     /// stream. Publishers may still exist. [`closed`](Self::closed) waits for the end.
     pub fn shutdown(&self) {
-        self.inner.shutdown.cancel();
+        self.links.shutdown.cancel();
     }
 
     /// Waits until every stream has ended.
     pub async fn closed(&self) {
-        self.inner.tasks.wait().await;
+        self.links.tasks.wait().await;
     }
 
     /// Asks every shard and joins the answers.
     async fn ask<T>(&self, question: impl Fn(oneshot::Sender<Vec<T>>) -> Input) -> Result<Vec<T>, Unavailable> {
         let all = async {
-            let mut answers = Vec::with_capacity(self.inner.shards.len());
-            for shard in &self.inner.shards {
+            let mut answers = Vec::with_capacity(self.links.shards.len());
+            for shard in &self.links.shards {
                 let (reply, answer) = oneshot::channel();
                 shard.send(question(reply)).await.map_err(|_| Unavailable)?;
                 answers.push(answer);
@@ -224,7 +217,7 @@ impl Handle {
     }
 
     async fn command(&self, connection: ConnectionId, command: Command) -> Result<(), ControlError> {
-        let shard = self.inner.shards.get(connection.shard).ok_or(ControlError::NotConnected(connection))?;
+        let shard = self.links.shards.get(connection.shard).ok_or(ControlError::NotConnected(connection))?;
         let answered = async {
             let (reply, answer) = oneshot::channel();
             shard.send(Input::Command(Box::new((connection, command, reply)))).await.map_err(|_| Unavailable)?;
