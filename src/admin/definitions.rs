@@ -244,6 +244,14 @@ const DELIVERY: &[Metric] = &[
                 did not answer a ping within `--pong-limit`; usually its network is gone.",
     },
     Metric {
+        name: "expired_grants",
+        values: Values::Counter(
+            Reading::new("hub", "expired", |status| status.handle.stats().expired.get()).error("Expired grants"),
+        ),
+        help: "Streams ended because the grant of their client had expired.",
+        watch: "Clients that do not renew their authorization in time.",
+    },
+    Metric {
         name: "http_accepted",
         values: Values::Counter(Reading::new("http", "accepted", |status| status.server.accepted.get())),
         help: "Connections accepted.",
@@ -279,12 +287,17 @@ const DELIVERY: &[Metric] = &[
                     Reading::new("websocket", "refused_origin", |status| status.server.refused_origin.get())
                         .error("Refused: origin"),
                 ),
+                (
+                    "authorization",
+                    Reading::new("http", "denied", |status| status.server.denied.get()).error("Refused: authorization"),
+                ),
             ],
         ),
         help: "Connections and streams refused, by limit.",
         watch: "`connections`: `--max-connections` is reached. `address`, `rate`: one client has too many connections or \
                 opens them too fast; if the client is a proxy, add `--trusted-proxy`. `namespace`: `--namespace-limit`. \
-                `origin`: a page whose origin is not in `--allowed-origin` tried to open a WebSocket.",
+                `origin`: a page whose origin is not in `--allowed-origin` tried to open a WebSocket. `authorization`: the \
+                authorizer of an embedding program denied a stream or a change of topics.",
     },
     Metric {
         name: "http_rate_unknown",
