@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_the_channel_replaces_the_wildcard() {
+    fn rest_of_the_channel_replaces_the_wildcard() {
         let of = |route: &str, channel: &str| namespace(&routes(&[route]), channel);
         assert_eq!(of("v1:prices:*=/prices/*", "v1:prices:ANZ.ASX").unwrap(), "/prices/ANZ.ASX");
         assert_eq!(of("v1:prices:*=/prices/*,split=:.", "v1:prices:ANZ.ASX").unwrap(), "/prices/ANZ/ASX");

@@ -96,7 +96,7 @@ async fn commands_work_again_as_soon_as_redis_does() {
 }
 
 #[tokio::test]
-async fn a_refused_login_is_tried_again() {
+async fn refused_login_is_retried() {
     let mut server = Server::absent("login");
     server.run(&["--requirepass", "secret"]);
     let client = RedisClient::new(open(&format!("{}?pass=wrong", server.url()).parse().unwrap()).unwrap(), PATIENCE);
@@ -109,7 +109,7 @@ async fn a_refused_login_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_frozen_redis_fails_commands_within_the_time_limit() {
+async fn commands_to_a_frozen_redis_fail_within_the_time_limit() {
     let mut server = Server::start("frozen");
     let client = RedisClient::new(open(&server.url()).unwrap(), Duration::from_millis(200));
     assert_eq!(ping(&client).await.unwrap(), "PONG");

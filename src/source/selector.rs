@@ -60,7 +60,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_covered_selector_matches_nothing_more(a in selector(), b in selector(), channel in "[ab]{0,4}") {
+        fn covered_selector_matches_nothing_more(a in selector(), b in selector(), channel in "[ab]{0,4}") {
             if a.covers(&b) && b.matches(&channel) {
                 prop_assert!(a.matches(&channel));
             }

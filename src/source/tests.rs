@@ -111,7 +111,7 @@ async fn pauses_grow_while_sessions_end_at_once() {
 }
 
 #[tokio::test]
-async fn a_required_broker_must_be_there_only_once() {
+async fn required_broker_is_required_only_at_startup() {
     let (inbox, _events) = mpsc::channel(1);
     let mut script = Script::new(&[Session::Fail("refused")]);
     let error = Supervisor::new(inbox.clone()).require_broker(true).run(&mut script).await.unwrap_err();

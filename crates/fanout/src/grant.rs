@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use crate::{Namespace, Topics};
 
-/// What an authorizer granted to a client. The engine ends the stream when the grant expires; the topics are checked by
-/// whoever opens, changes or publishes.
+/// What an authorizer granted to a client. The engine ends the stream when the grant expires. It does not check the topics:
+/// the transport does, when it opens a stream, changes its topics or publishes.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Grant {

@@ -128,7 +128,7 @@ impl Handle {
     /// # Errors
     /// When the engine has ended or a shard does not answer within two seconds.
     pub async fn report(&self) -> Result<Report, Unavailable> {
-        Ok(Report { connections: self.ask(Input::ReportConnections).await?, feeds: self.feeds().await? })
+        Ok(Report { connections: self.connections().await?, feeds: self.feeds().await? })
     }
 
     /// All connections, in no particular order.

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 /// Any error that a fallback's body ends with.
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
-/// The body of any response, whoever made it.
+/// The body of any response: of the server itself, or of the fallback.
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// A response whose body is known.

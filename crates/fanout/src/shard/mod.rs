@@ -81,6 +81,13 @@ pub(crate) struct HubLink {
     pub(crate) changes: mpsc::Sender<FeedChange>,
 }
 
+impl HubLink {
+    /// The id of one of the shard's connections.
+    fn connection_id(&self, key: usize, generation: u64) -> ConnectionId {
+        ConnectionId { shard: self.shard, key, generation }
+    }
+}
+
 /// A change of topics that was decided.
 type Decided = (usize, u64, Result<Subscription, String>);
 
@@ -110,7 +117,7 @@ pub(crate) struct Shard {
     feeds: HashMap<FeedId, LocalFeed>,
     /// The bytes in all logs.
     log_bytes: usize,
-    /// Nothing more will come, so the logs' bounds, exceeded by no more than the closing bytes, cut nobody off.
+    /// Only closing bytes are still to come, so the bounds of the logs no longer disconnect readers.
     closing: bool,
     sent: Sent,
 }
@@ -287,7 +294,7 @@ impl Shard {
 
     fn report_connections(&self) -> Vec<ConnectionReport> {
         let report = |(key, connection): (usize, &Connection)| ConnectionReport {
-            id: ConnectionId { shard: self.hub.shard, key, generation: connection.generation },
+            id: self.hub.connection_id(key, connection.generation),
             info: Arc::clone(&connection.info),
             subject: connection.subject(),
             messages_sent: connection.messages_sent,

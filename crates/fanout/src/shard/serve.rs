@@ -10,7 +10,7 @@ use super::{Decided, FeedChange, LocalFeed, Reply, Shard, WRITES_PER_YIELD};
 use crate::connection::{Connection, FlushOutcome, ReadOutcome};
 use crate::feed::{FeedHandle, FeedId};
 use crate::inbound::Decision;
-use crate::{CloseReason, ConnectionId, ControlError, Message, Subscriber, Subscription};
+use crate::{CloseReason, ControlError, Message, Subscriber, Subscription};
 
 /// Room for bytes that clients send.
 const SCRATCH_BYTES: usize = 4096;
@@ -29,7 +29,7 @@ impl Shard {
         let waker = self.ready.waker(key);
         let mut connection = Connection::new(subscriber, snapshot, id, feed.log.head(), self.generation, waker);
         feed.add_reader(key, &mut connection);
-        let id = ConnectionId { shard: self.hub.shard, key, generation: self.generation };
+        let id = self.hub.connection_id(key, self.generation);
         let info = &connection.info;
         tracing::debug!(connection = %id, client = %info.client_ip, topics = %info.topics, "stream opened");
         entry.insert(connection);
@@ -40,10 +40,10 @@ impl Shard {
 
     /// Makes a reader one of the feed that it changes to, unless it has gone.
     pub(super) fn change_feed(&mut self, (handle, change): (Arc<FeedHandle>, FeedChange)) {
-        let FeedChange { shard, key, generation, grant, reply, .. } = change;
-        let id = ConnectionId { shard, key, generation };
+        let FeedChange { key, generation, grant, reply, .. } = change;
+        let id = self.hub.connection_id(key, generation);
         let answer = |outcome| {
-            // Whoever asked may have stopped waiting.
+            // The sender of the command may have stopped waiting.
             reply.map(|reply| reply.send(outcome));
         };
         let connection = self.connections.get_mut(key).filter(|connection| connection.generation == generation);
@@ -237,7 +237,7 @@ impl Shard {
     pub(super) fn close_connection(&mut self, key: usize, reason: Option<&CloseReason>) {
         let Some(connection) = self.connections.get(key) else { return };
         if let Some(reason) = reason {
-            let id = ConnectionId { shard: self.hub.shard, key, generation: connection.generation };
+            let id = self.hub.connection_id(key, connection.generation);
             let info = &connection.info;
             tracing::debug!(connection = %id, client = %info.client_ip, topics = %info.topics, %reason, "closing stream");
         }
@@ -256,7 +256,7 @@ impl Shard {
     /// Removes a connection from all lists.
     fn take(&mut self, key: usize) -> Option<Connection> {
         let connection = self.connections.try_remove(key)?;
-        let id = ConnectionId { shard: self.hub.shard, key, generation: connection.generation };
+        let id = self.hub.connection_id(key, connection.generation);
         let info = &connection.info;
         tracing::debug!(
             connection = %id,
