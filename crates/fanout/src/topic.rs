@@ -49,7 +49,7 @@ pub enum TopicError {
 
 /// A segment of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Segment<'a> {
+enum Segment<'a> {
     Literal(&'a str),
     Any,
 }
@@ -91,8 +91,13 @@ impl Topic {
         Ok(Self { path: Namespace::from_segments(segments)?, recursive: rest || wildcards == 0 })
     }
 
-    pub(crate) fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
+    fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
         self.path.segments().map(|segment| if segment == "*" { Segment::Any } else { Segment::Literal(segment) })
+    }
+
+    /// The literal segments, and `*`.
+    pub(crate) fn path(&self) -> &Namespace {
+        &self.path
     }
 
     /// Whether everything below belongs to it too.

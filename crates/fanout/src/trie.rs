@@ -1,119 +1,300 @@
 //! A trie of path segments that finds the feeds of a message.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
+use slab::Slab;
 
 use crate::Namespace;
-use crate::topic::{Segment, Topic};
+use crate::topic::Topic;
+
+/// The segment that stands for any segment. Topics never have it as a literal.
+const ANY: &str = "*";
 
 /// Values by topic. Looking up a namespace visits the values of all topics that contain it. The cost depends on its depth,
 /// on the number of matching `*` and of values found, not on the number of values in the trie.
+///
+/// Paths are compressed: a node stands for all segments up to the next branch or value, so there are at most two nodes for
+/// each topic, whatever its depth. Nodes own no tables: one table finds the children of all of them.
 #[derive(Debug)]
 pub(crate) struct Trie<T> {
-    root: Node<T>,
+    nodes: Slab<Node<T>>,
+    /// All nodes but the root and those whose first segment is `*`, by parent and first segment.
+    children: HashTable<NodeId>,
+    hasher: RandomState,
 }
+
+type NodeId = u32;
+
+/// The root has this id because it is inserted first, and it is never removed.
+const ROOT: NodeId = 0;
 
 #[derive(Debug)]
 struct Node<T> {
-    children: HashMap<Box<str>, Self>,
-    /// The node of `*`.
-    any: Option<Box<Self>>,
+    /// The segments after those of the parent, at least one, joined by `/`; empty for the root.
+    label: Box<str>,
+    parent: NodeId,
+    /// The number of children, `any` included.
+    child_count: u32,
+    /// The ids of all children, combined by exclusive or: the id of the only child, if there is one child.
+    child_ids: NodeId,
+    /// The child whose first segment is `*`.
+    any: Option<NodeId>,
     /// Values of topics that end here.
     here: Vec<T>,
     /// Values of topics that end here and contain everything below.
     below: Vec<T>,
 }
 
-impl<T> Default for Node<T> {
-    fn default() -> Self {
-        Self { children: HashMap::new(), any: None, here: Vec::new(), below: Vec::new() }
+impl<T> Node<T> {
+    fn new(label: &str, parent: NodeId) -> Self {
+        Self {
+            label: label.into(),
+            parent,
+            child_count: 0,
+            child_ids: 0,
+            any: None,
+            here: Vec::new(),
+            below: Vec::new(),
+        }
     }
 }
 
 impl<T: Copy + PartialEq> Trie<T> {
     pub(crate) fn new() -> Self {
-        Self { root: Node::default() }
+        let mut nodes = Slab::new();
+        nodes.insert(Node::new("", ROOT));
+        Self { nodes, children: HashTable::new(), hasher: RandomState::new() }
     }
 
     pub(crate) fn insert(&mut self, topic: &Topic, value: T) {
-        let mut node = &mut self.root;
-        for segment in topic.segments() {
-            node = match segment {
-                Segment::Any => node.any.get_or_insert_default(),
-                // Looked up by the borrowed text first, so that only a new node copies it.
-                Segment::Literal(text) if node.children.contains_key(text) => match node.children.get_mut(text) {
-                    Some(child) => child,
-                    None => return,
-                },
-                Segment::Literal(text) => node.children.entry(text.into()).or_default(),
+        let mut at = ROOT;
+        let mut path = path(topic.path());
+        while !path.is_empty() {
+            let Some(child) = self.child(at, first_segment(path)) else {
+                at = self.add(at, path);
+                break;
             };
+            let label = &*self.node(child).label;
+            let common = common_segments(label, path);
+            at = if common < label.len() { self.split(child, common) } else { child };
+            path = after(path, common);
         }
-        let values = if topic.is_recursive() { &mut node.below } else { &mut node.here };
-        values.push(value);
+        self.values(at, topic).push(value);
     }
 
-    /// Removes `value`, and every node that is empty without it.
+    /// Removes `value`, and every node that is not needed without it.
     pub(crate) fn remove(&mut self, topic: &Topic, value: T) {
-        remove_below(&mut self.root, &mut topic.segments(), topic.is_recursive(), value);
+        let mut at = ROOT;
+        let mut path = path(topic.path());
+        while !path.is_empty() {
+            let Some(child) = self.child(at, first_segment(path)) else { return };
+            let label = &*self.node(child).label;
+            if common_segments(label, path) < label.len() {
+                return;
+            }
+            path = after(path, label.len());
+            at = child;
+        }
+        let values = self.values(at, topic);
+        if let Some(place) = values.iter().position(|other| *other == value) {
+            values.swap_remove(place);
+            // Without this, a node that many feeds once shared keeps their room.
+            if values.capacity() > 4 * values.len() {
+                values.shrink_to(2 * values.len());
+            }
+        }
+        self.prune(at);
     }
 
     /// Calls `visit` with each value under a topic that contains `namespace`: once for each such topic.
     pub(crate) fn visit(&self, namespace: &Namespace, mut visit: impl FnMut(T)) {
-        self.root.visit(namespace.as_str().trim_start_matches('/'), &mut visit);
+        self.visit_below(ROOT, path(namespace), &mut visit);
     }
-}
 
-impl<T: Copy> Node<T> {
     /// `path` is what is left of the namespace, without the separator before it; empty at its end.
-    fn visit(&self, path: &str, visit: &mut impl FnMut(T)) {
-        self.below.iter().copied().for_each(&mut *visit);
+    fn visit_below(&self, at: NodeId, path: &str, visit: &mut impl FnMut(T)) {
+        let node = self.node(at);
+        node.below.iter().copied().for_each(&mut *visit);
         if path.is_empty() {
-            self.here.iter().copied().for_each(visit);
+            node.here.iter().copied().for_each(visit);
             return;
         }
-        let (segment, rest) = path.split_once('/').unwrap_or((path, ""));
-        if let Some(child) = self.children.get(segment) {
-            child.visit(rest, visit);
+        if node.child_count == 0 {
+            return;
         }
-        if let Some(child) = &self.any {
-            child.visit(rest, visit);
+        // A namespace may have `*` as a literal, which must not visit `any` twice.
+        let literal = Some(first_segment(path)).filter(|segment| *segment != ANY);
+        let literal = literal.and_then(|segment| self.child(at, segment));
+        for child in [literal, node.any].into_iter().flatten() {
+            if let Some(rest) = strip(path, &self.node(child).label) {
+                self.visit_below(child, rest, visit);
+            }
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.children.is_empty() && self.any.is_none() && self.here.is_empty() && self.below.is_empty()
+    fn node(&self, id: NodeId) -> &Node<T> {
+        &self.nodes[id as usize]
+    }
+
+    fn node_mut(&mut self, id: NodeId) -> &mut Node<T> {
+        &mut self.nodes[id as usize]
+    }
+
+    fn values(&mut self, id: NodeId, topic: &Topic) -> &mut Vec<T> {
+        let node = self.node_mut(id);
+        if topic.is_recursive() { &mut node.below } else { &mut node.here }
+    }
+
+    fn hash(&self, parent: NodeId, segment: &str) -> u64 {
+        self.hasher.hash_one((parent, segment))
+    }
+
+    fn child(&self, parent: NodeId, segment: &str) -> Option<NodeId> {
+        if segment == ANY {
+            return self.node(parent).any;
+        }
+        let is_child = |&id: &NodeId| {
+            let node = self.node(id);
+            node.parent == parent && first_segment(&node.label) == segment
+        };
+        self.children.find(self.hash(parent, segment), is_child).copied()
+    }
+
+    /// Adds a node below `parent`.
+    fn add(&mut self, parent: NodeId, label: &str) -> NodeId {
+        #[expect(clippy::cast_possible_truncation, reason = "four billion nodes need more memory than there is")]
+        let id = self.nodes.insert(Node::new(label, parent)) as NodeId;
+        self.link(id);
+        id
+    }
+
+    /// Makes a node findable from its parent.
+    fn link(&mut self, id: NodeId) {
+        let node = self.node(id);
+        let (parent, segment) = (node.parent, first_segment(&node.label));
+        let (is_any, hash) = (segment == ANY, self.hash(parent, segment));
+        let parent = self.node_mut(parent);
+        parent.child_count += 1;
+        parent.child_ids ^= id;
+        if is_any {
+            parent.any = Some(id);
+            return;
+        }
+        let Self { nodes, children, hasher } = self;
+        children.insert_unique(hash, id, |&id| {
+            let node = &nodes[id as usize];
+            hasher.hash_one((node.parent, first_segment(&node.label)))
+        });
+    }
+
+    /// The opposite of [`link`](Self::link).
+    fn unlink(&mut self, id: NodeId) {
+        let node = self.node(id);
+        let (parent, segment) = (node.parent, first_segment(&node.label));
+        let (is_any, hash) = (segment == ANY, self.hash(parent, segment));
+        let parent = self.node_mut(parent);
+        parent.child_count -= 1;
+        parent.child_ids ^= id;
+        if is_any {
+            parent.any = None;
+        } else if let Ok(entry) = self.children.find_entry(hash, |other| *other == id) {
+            entry.remove();
+        }
+    }
+
+    /// Splits a node after the first `common` bytes of its label. Returns the new node for those.
+    fn split(&mut self, lower: NodeId, common: usize) -> NodeId {
+        self.unlink(lower);
+        let Node { label, parent, .. } = self.node(lower);
+        let (upper_label, lower_label) = (Box::<str>::from(&label[..common]), Box::<str>::from(after(label, common)));
+        let upper = self.add(*parent, &upper_label);
+        let node = self.node_mut(lower);
+        (node.label, node.parent) = (lower_label, upper);
+        self.link(lower);
+        upper
+    }
+
+    /// Removes a node without values and children; joins one without values to its only child.
+    fn prune(&mut self, id: NodeId) {
+        let node = self.node(id);
+        if id == ROOT || !node.here.is_empty() || !node.below.is_empty() {
+            return;
+        }
+        let (parent, only_child) = (node.parent, node.child_ids);
+        match node.child_count {
+            0 => {
+                self.unlink(id);
+                self.nodes.remove(id as usize);
+                self.shrink();
+                self.prune(parent);
+            }
+            1 => {
+                self.unlink(only_child);
+                self.unlink(id);
+                let label = [&*self.nodes.remove(id as usize).label, "/", &self.node(only_child).label].concat();
+                let child = self.node_mut(only_child);
+                (child.label, child.parent) = (label.into(), parent);
+                self.link(only_child);
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives back the room of nodes that are gone.
+    fn shrink(&mut self) {
+        if self.children.capacity() > 8 * (self.children.len() + 8) {
+            let Self { nodes, children, hasher } = self;
+            children.shrink_to_fit(|&id| {
+                let node = &nodes[id as usize];
+                hasher.hash_one((node.parent, first_segment(&node.label)))
+            });
+            nodes.shrink_to_fit();
+        }
     }
 }
 
-fn remove_below<'a, T: PartialEq + Copy>(
-    node: &mut Node<T>,
-    segments: &mut impl Iterator<Item = Segment<'a>>,
-    below: bool,
-    value: T,
-) {
-    match segments.next() {
-        None => {
-            let values = if below { &mut node.below } else { &mut node.here };
-            if let Some(place) = values.iter().position(|other| *other == value) {
-                values.swap_remove(place);
-            }
+/// The segments of a namespace, without the leading separator.
+fn path(namespace: &Namespace) -> &str {
+    namespace.as_str().trim_start_matches('/')
+}
+
+fn first_segment(path: &str) -> &str {
+    path.split('/').next().unwrap_or_default()
+}
+
+/// The rest of `path` after its first `bytes`, which are whole segments.
+fn after(path: &str, bytes: usize) -> &str {
+    path[bytes..].trim_start_matches('/')
+}
+
+/// The bytes of the whole segments that both paths begin with.
+fn common_segments(a: &str, b: &str) -> usize {
+    let mut bytes = 0;
+    for (of_a, of_b) in a.split('/').zip(b.split('/')) {
+        if of_a != of_b {
+            break;
         }
-        Some(Segment::Any) => {
-            if let Some(child) = &mut node.any {
-                remove_below(child, segments, below, value);
-                if child.is_empty() {
-                    node.any = None;
-                }
-            }
-        }
-        Some(Segment::Literal(segment)) => {
-            if let Some(child) = node.children.get_mut(segment) {
-                remove_below(child, segments, below, value);
-                if child.is_empty() {
-                    node.children.remove(segment);
-                }
-            }
-        }
+        // With the separator before it.
+        bytes += of_a.len() + usize::from(bytes > 0);
     }
+    bytes
+}
+
+/// What follows the segments of `label`, which may be `*`, in `path`; `None` if it does not begin with them.
+fn strip<'a>(path: &'a str, label: &str) -> Option<&'a str> {
+    let mut rest = Some(path);
+    for segment in label.split('/') {
+        let (first, others) = match rest?.split_once('/') {
+            Some((first, others)) => (first, Some(others)),
+            None => (rest?, None),
+        };
+        if segment != ANY && segment != first {
+            return None;
+        }
+        rest = others;
+    }
+    Some(rest.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -148,6 +329,7 @@ mod tests {
                     trie.remove(topic, index);
                 }
             }
+            prop_assert!(trie.nodes.len() <= 2 * kept.len() + 1, "{} nodes for {} topics", trie.nodes.len(), kept.len());
             for namespace in &asked {
                 let mut found = Vec::new();
                 trie.visit(namespace, |index| found.push(index));
@@ -165,7 +347,18 @@ mod tests {
             let topic: Topic = text.parse().unwrap();
             trie.insert(&topic, 1);
             trie.remove(&topic, 1);
-            assert!(trie.root.is_empty(), "{text}");
+            assert_eq!((trie.nodes.len(), trie.children.len()), (1, 0), "{text}");
         }
+    }
+
+    #[test]
+    fn deep_topics_take_one_node_each() {
+        let mut trie = Trie::new();
+        let topics: Vec<Topic> =
+            (0..64).map(|number| format!("/{number}{}", "/a".repeat(15)).parse().unwrap()).collect();
+        for topic in &topics {
+            trie.insert(topic, 1);
+        }
+        assert_eq!(trie.nodes.len(), 65);
     }
 }
