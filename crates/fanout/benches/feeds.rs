@@ -10,9 +10,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use tallycast_fanout::{CloseReason, ConnectionInfo, Fanout, Framing, Message, Namespace, Sink, Subscriber};
-use tokio::sync::mpsc;
-use tokio_util::sync::PollSender;
+use tallycast_fanout::{
+    BodyReceiver, CloseReason, ConnectionInfo, Fanout, Framing, Message, Namespace, Sink, Subscriber, body,
+};
 
 const FEEDS: [usize; 2] = [10, 100_000];
 const MESSAGES: u32 = 50_000;
@@ -42,8 +42,8 @@ impl Framing for Plain {
     }
 }
 
-fn subscriber(topic: &str) -> (Subscriber, mpsc::Receiver<Bytes>) {
-    let (sender, receiver) = mpsc::channel(1);
+fn subscriber(topic: &str) -> (Subscriber, BodyReceiver) {
+    let (sender, receiver) = body();
     let info = ConnectionInfo {
         request_path: "".into(),
         topics: topic.parse::<Namespace>().unwrap().into(),
@@ -51,7 +51,7 @@ fn subscriber(topic: &str) -> (Subscriber, mpsc::Receiver<Bytes>) {
         client_ip: Ipv4Addr::LOCALHOST.into(),
         user_agent: "".into(),
     };
-    (Subscriber::new(info, Arc::clone(&PLAIN), Sink::Body(PollSender::new(sender))), receiver)
+    (Subscriber::new(info, Arc::clone(&PLAIN), Sink::Body(sender)), receiver)
 }
 
 /// The time of a message that reaches one feed of `feeds`.
@@ -78,7 +78,7 @@ async fn measure(feeds: usize) -> Duration {
     });
     let mut received = 0;
     while received < MESSAGES as usize {
-        received += reader.recv().await.unwrap().len();
+        received += reader.recv().await.unwrap().unwrap().len();
     }
     let taken = started.elapsed();
     sending.await.unwrap();

@@ -70,12 +70,8 @@ pub(crate) async fn close_sink(mut sink: Sink, last: Bytes, guard: Option<Box<dy
         Sink::Socket(socket) => close_gracefully(socket, &last, LINGER_BYTES).await,
         Sink::Stream(stream) => close_gracefully(stream, &last, LINGER_BYTES).await,
         Sink::Body(sender) => {
-            // The body's own layer ends it when the channel closes.
-            sender.abort_send();
-            if let Some(sender) = sender.get_ref().filter(|_| !last.is_empty()) {
-                let _ = tokio::time::timeout(LINGER, sender.send(last)).await;
-            }
-            true
+            // The body's own layer ends it when the sender is dropped.
+            last.is_empty() || tokio::time::timeout(LINGER, sender.send_last(last)).await.is_ok()
         }
     };
     if !in_time {

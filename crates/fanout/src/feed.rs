@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use slab::Slab;
+use tokio::sync::Notify;
 
 use crate::framing::{Framing, FramingKey};
 use crate::log::{Batch, MergedTallies};
@@ -25,11 +26,16 @@ pub(crate) struct FeedHandle {
     pub(crate) topics: Topics,
     /// Readers in all shards. Only the hub adds to it, so the hub knows for certain when it is zero.
     readers: AtomicUsize,
-    retired: Retired,
+    retired: Arc<Retired>,
 }
 
 /// Feeds whose last reader has left.
-type Retired = Arc<Mutex<Vec<FeedId>>>;
+#[derive(Debug, Default)]
+pub(crate) struct Retired {
+    ids: Mutex<Vec<FeedId>>,
+    /// Wakes the hub, so that their memory is freed at once.
+    pub(crate) notify: Notify,
+}
 
 impl FeedHandle {
     /// Adds one reader.
@@ -40,7 +46,8 @@ impl FeedHandle {
     /// Removes one reader. After the last one the hub removes the feed.
     pub(crate) fn leave(&self) {
         if self.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
+            self.retired.ids.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
+            self.retired.notify.notify_one();
         }
     }
 
@@ -97,7 +104,7 @@ pub(crate) struct Feeds {
     feeds: Slab<Feed>,
     by_key: HashMap<(Topics, FramingKey), FeedId>,
     trie: Trie<FeedId>,
-    retired: Retired,
+    retired: Arc<Retired>,
     /// Messages so far.
     messages: u64,
     /// Feeds that have a batch in the current turn.
@@ -118,6 +125,11 @@ impl Feeds {
 
     pub(crate) fn len(&self) -> usize {
         self.feeds.len()
+    }
+
+    /// The feeds whose last reader has left.
+    pub(crate) fn retired(&self) -> Arc<Retired> {
+        Arc::clone(&self.retired)
     }
 
     /// Appends a message to the batch of each feed that contains it. Returns the number of bytes.
@@ -182,7 +194,7 @@ impl Feeds {
 
     /// Removes the feeds whose last reader has left.
     pub(crate) fn remove_retired(&mut self) {
-        let retired = std::mem::take(&mut *self.retired.lock().unwrap_or_else(PoisonError::into_inner));
+        let retired = std::mem::take(&mut *self.retired.ids.lock().unwrap_or_else(PoisonError::into_inner));
         for id in retired {
             // It may have a reader again, or be on the list twice.
             if self.feeds.get(id).is_some_and(|feed| !feed.handle.has_readers()) {

@@ -1,10 +1,9 @@
 //! The hub: appends each message to the batch of every feed that contains it, and hands all shards the same batches.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::feed::Feeds;
@@ -17,8 +16,6 @@ use crate::{Config, Data, Message, Stats, Subscriber};
 const TURN_MESSAGES: usize = 1024;
 /// Framed bytes after which a turn is sent although more messages wait.
 const TURN_BYTES: usize = 1024 * 1024;
-/// How often feeds without readers are removed while no message comes.
-const SWEEP: Duration = Duration::from_secs(1);
 
 /// Everything that the hub receives.
 pub(crate) struct HubInboxes {
@@ -33,7 +30,8 @@ enum LoopEvent {
     Messages(usize),
     Subscribers(usize),
     Shutdown,
-    Sweep,
+    /// A feed has lost its last reader.
+    FeedRetired,
 }
 
 pub(crate) struct Hub {
@@ -75,8 +73,7 @@ impl Hub {
         let mut messages = Vec::with_capacity(TURN_MESSAGES);
         let mut changing = Vec::new();
         let mut subscribers = Vec::new();
-        let mut sweep = interval(SWEEP);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let retired = self.feeds.retired();
         let (mut handles_open, mut shards_open, mut shutting_down) = (true, true, false);
         loop {
             let event = tokio::select! {
@@ -85,7 +82,7 @@ impl Hub {
                 count = changes.recv_many(&mut changing, TURN_MESSAGES), if shards_open => LoopEvent::Changes(count),
                 () = shutdown.cancelled(), if !shutting_down => LoopEvent::Shutdown,
                 count = inbox.recv_many(&mut messages, TURN_MESSAGES) => LoopEvent::Messages(count),
-                _ = sweep.tick() => LoopEvent::Sweep,
+                () = retired.notify.notified() => LoopEvent::FeedRetired,
             };
             match event {
                 LoopEvent::Messages(0) => break,
@@ -104,7 +101,7 @@ impl Hub {
                     // Messages that were sent are still received.
                     inbox.close();
                 }
-                LoopEvent::Messages(_) | LoopEvent::Sweep => {}
+                LoopEvent::Messages(_) | LoopEvent::FeedRetired => {}
             }
             // A subscriber that came before one of these messages was sent receives it, so look for subscribers again
             // now that the messages are here.

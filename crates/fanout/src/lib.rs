@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+mod body;
 mod catch_up;
 mod close;
 mod config;
@@ -53,6 +54,7 @@ mod topic;
 mod totals;
 mod trie;
 
+pub use body::{BodyReceiver, BodySender, CutOff, body};
 pub use close::{CloseReason, close_gracefully};
 pub use config::{Builder, Config};
 pub use fanout::Fanout;

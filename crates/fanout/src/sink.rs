@@ -7,7 +7,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_util::sync::PollSender;
+
+use crate::body::{BodySender, Closed};
+
+/// The most bytes that are handed to a body at once. Each piece that its layer takes is progress, however long the batch is.
+const PIECE: usize = 64 * 1024;
 
 /// Where a connection's bytes go.
 #[derive(Debug)]
@@ -16,8 +20,8 @@ pub enum Sink {
     Socket(TcpStream),
     /// A stream on top of a socket, such as TLS.
     Stream(Box<dyn Stream>),
-    /// A bounded channel of batches, for bodies that another layer writes, such as HTTP/2. Clients behind it cannot send.
-    Body(PollSender<Bytes>),
+    /// A body that another layer writes, such as HTTP/2: see [`body`](crate::body()). Clients behind it cannot send.
+    Body(BodySender),
 }
 
 /// Both directions of a connection.
@@ -26,11 +30,13 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Stream for S {}
 
 impl Sink {
-    /// Makes the coming close reset the connection, so that the kernel does not keep bytes that the peer does not read.
+    /// Makes the coming close reset the connection, so that nobody keeps bytes that the peer does not read.
     pub(crate) fn discard_unsent(&self) {
-        if let Self::Socket(socket) = self {
+        match self {
             // A socket that refuses the option is about to be closed anyway.
-            let _ = socket.set_zero_linger();
+            Self::Socket(socket) => drop(socket.set_zero_linger()),
+            Self::Body(sender) => sender.cut_off(),
+            Self::Stream(_) => {}
         }
     }
 
@@ -38,7 +44,7 @@ impl Sink {
     pub(crate) fn is_open(&self) -> bool {
         match self {
             Self::Socket(_) | Self::Stream(_) => true,
-            Self::Body(sender) => sender.get_ref().is_some_and(|sender| !sender.is_closed()),
+            Self::Body(sender) => !sender.is_closed(),
         }
     }
 
@@ -50,7 +56,7 @@ impl Sink {
                     let mut buffer = ReadBuf::new(buffer);
                     return Pin::new(stream).poll_read(context, &mut buffer).map_ok(|()| buffer.filled().len());
                 }
-                Self::Body(_) => return Poll::Pending,
+                Self::Body(sender) => return sender.poll_closed(context).map(|()| Ok(0)),
             };
             match (read, &*self) {
                 (Err(error), Self::Socket(socket)) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -68,7 +74,7 @@ impl Sink {
             Self::Socket(socket) => socket.poll_write_ready(context),
             // It kept the waker when it refused the bytes.
             Self::Stream(_) => Poll::Pending,
-            Self::Body(sender) => sender.poll_reserve(context).map_err(|_| io::ErrorKind::BrokenPipe.into()),
+            Self::Body(sender) => sender.poll_ready(context).map_err(|Closed| io::ErrorKind::BrokenPipe.into()),
         }
     }
 
@@ -90,19 +96,18 @@ impl Sink {
         }
     }
 
-    /// Puts bytes into a body's channel.
-    pub(crate) fn write_body(&mut self, context: &mut Context<'_>, bytes: Bytes) -> io::Result<usize> {
+    /// Hands bytes, or the first of them, to a body.
+    pub(crate) fn write_body(&mut self, context: &mut Context<'_>, mut bytes: Bytes) -> io::Result<usize> {
         let Self::Body(sender) = self else { return Ok(0) };
-        match sender.poll_reserve(context) {
+        match sender.poll_ready(context) {
             Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
-            Poll::Ready(Err(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
+            Poll::Ready(Err(Closed)) => return Err(io::ErrorKind::BrokenPipe.into()),
             Poll::Ready(Ok(())) => {}
         }
+        bytes.truncate(PIECE);
         let written = bytes.len();
-        if written == 0 {
-            sender.abort_send();
-        } else {
-            sender.send_item(bytes).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        if written > 0 {
+            sender.send(bytes);
         }
         Ok(written)
     }

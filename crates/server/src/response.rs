@@ -1,6 +1,5 @@
 //! Response bodies, and the plain-text responses that the server itself sends.
 
-use std::convert::Infallible;
 use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
-use tokio::sync::mpsc;
+use tallycast_fanout::{BodyReceiver, CutOff};
 
 /// Any error that a fallback's body ends with.
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -22,14 +21,15 @@ pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 /// A response whose body is known.
 pub(crate) type WholeResponse = Response<Full<Bytes>>;
 
-/// The body of a stream, or of the response that refuses one. It never fails.
+/// The body of a stream, or of the response that refuses one. It fails when the engine cuts a stream off because its
+/// reader does not read.
 #[derive(Debug)]
 pub struct StreamBody(Content);
 
 #[derive(Debug)]
 enum Content {
     Whole(Full<Bytes>),
-    Batches(mpsc::Receiver<Bytes>),
+    Stream(BodyReceiver),
 }
 
 impl StreamBody {
@@ -37,36 +37,34 @@ impl StreamBody {
         Self(Content::Whole(body))
     }
 
-    /// What the engine sends to the other end of the channel.
-    pub(crate) fn batches(batches: mpsc::Receiver<Bytes>) -> Self {
-        Self(Content::Batches(batches))
+    /// What the engine sends to the other end.
+    pub(crate) fn stream(stream: BodyReceiver) -> Self {
+        Self(Content::Stream(stream))
     }
 }
 
 impl Body for StreamBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = CutOff;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         match &mut self.get_mut().0 {
-            Content::Whole(body) => Pin::new(body).poll_frame(context),
-            Content::Batches(batches) => {
-                batches.poll_recv(context).map(|batch| batch.map(|batch| Ok(Frame::data(batch))))
-            }
+            Content::Whole(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            Content::Stream(stream) => stream.poll_recv(context).map_ok(Frame::data),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Content::Whole(body) => body.is_end_stream(),
-            Content::Batches(_) => false,
+            Content::Stream(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Content::Whole(body) => body.size_hint(),
-            Content::Batches(_) => SizeHint::default(),
+            Content::Stream(_) => SizeHint::default(),
         }
     }
 }

@@ -14,8 +14,7 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode, Version};
 use tallycast_fanout::{ConnectionInfo, Grant, Handle, Sink, SnapshotError, Subscriber, Topics};
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::PollSender;
+use tokio::sync::watch;
 
 use crate::access::{HostAccess, StreamAccess};
 use crate::authorizer::{AuthorizeError, DynAuthorizer};
@@ -32,8 +31,6 @@ use crate::{Compression, Config, Stats};
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// The bytes of a client's `user-agent` that are kept.
 const MAX_USER_AGENT_BYTES: usize = 256;
-/// Batches between a shard and a body. The log holds what does not fit, so one is enough.
-const BODY_BATCHES: usize = 1;
 
 /// The streams of one engine, with their limits.
 pub(crate) struct Streams {
@@ -160,10 +157,10 @@ impl Streams {
             Transport::EventStream(coding) => {
                 // The connection has a guard of its own.
                 drop(guard);
-                let (sender, batches) = mpsc::channel(BODY_BATCHES);
+                let (sender, body) = tallycast_fanout::body();
                 let framing = EventStream::shared(coding, false);
                 let preamble = framing.opening(&self.config.borrow().greeting);
-                let mut subscriber = Subscriber::new(info, framing, Sink::Body(PollSender::new(sender)));
+                let mut subscriber = Subscriber::new(info, framing, Sink::Body(sender));
                 subscriber.preamble = preamble;
                 subscriber.snapshot = snapshot;
                 subscriber.grant = grant;
@@ -172,7 +169,7 @@ impl Streams {
                     let response = text_response(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
                     return response.map(StreamBody::whole);
                 }
-                let mut response = Response::new(StreamBody::batches(batches));
+                let mut response = Response::new(StreamBody::stream(body));
                 *response.headers_mut() = stream_headers(request, coding, &self.config.borrow().allowed_origins);
                 response
             }

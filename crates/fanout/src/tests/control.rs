@@ -122,8 +122,8 @@ async fn stream_ends_when_its_grant_expires() {
 #[tokio::test]
 async fn body_of_an_expired_grant_ends_after_the_reason() {
     let fanout = start(Config::default());
-    let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    let sink = Sink::Body(tokio_util::sync::PollSender::new(sender));
+    let (sender, receiver) = body();
+    let sink = Sink::Body(sender);
     let mut subscriber = Subscriber::new(info("/a"), lines(), sink);
     subscriber.grant = Some(Arc::new(Grant::default().with_expiry(SystemTime::now())));
     fanout.handle().subscribe(subscriber).await.unwrap();

@@ -10,8 +10,6 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use tokio::sync::mpsc;
-use tokio_util::sync::PollSender;
 
 use super::*;
 
@@ -78,24 +76,24 @@ pub(super) fn info(topics: &str) -> ConnectionInfo {
     }
 }
 
-async fn subscribe(handle: &Handle, namespace: &str) -> mpsc::Receiver<Bytes> {
+async fn subscribe(handle: &Handle, namespace: &str) -> BodyReceiver {
     subscribe_with(handle, namespace, false).await
 }
 
 /// Subscribes to topics that are separated by commas.
-async fn subscribe_with(handle: &Handle, topics: &str, snapshot: bool) -> mpsc::Receiver<Bytes> {
-    let (sender, receiver) = mpsc::channel(1);
+async fn subscribe_with(handle: &Handle, topics: &str, snapshot: bool) -> BodyReceiver {
+    let (sender, receiver) = body();
     let info = info(topics);
-    let mut subscriber = Subscriber::new(info, lines(), Sink::Body(PollSender::new(sender)));
+    let mut subscriber = Subscriber::new(info, lines(), Sink::Body(sender));
     subscriber.snapshot = snapshot;
     handle.subscribe(subscriber).await.unwrap();
     receiver
 }
 
-async fn rest(mut reader: mpsc::Receiver<Bytes>) -> String {
+async fn rest(mut reader: BodyReceiver) -> String {
     let mut all = Vec::new();
-    while let Some(batch) = reader.recv().await {
-        all.extend_from_slice(&batch);
+    while let Some(piece) = reader.recv().await {
+        all.extend_from_slice(&piece.unwrap_or_default());
     }
     String::from_utf8(all).unwrap()
 }
@@ -307,7 +305,7 @@ fn run_steps(policy: Policy, steps: Vec<Step>, message: impl Fn(u64) -> Message)
                     }
                 }
                 Step::Take => {
-                    if let Ok(batch) = reader.try_recv() {
+                    if let Some(batch) = reader.try_recv() {
                         received.push_str(std::str::from_utf8(&batch).unwrap());
                     }
                     settle().await;
@@ -387,4 +385,36 @@ proptest! {
         }
         prop_assert_eq!(next, sent);
     }
+}
+
+#[tokio::test]
+async fn stream_whose_reader_goes_is_freed_at_once() {
+    let fanout = start(Config::default());
+    let _messages = fanout.publisher();
+    let handle = fanout.handle();
+    let reader = subscribe(&handle, "/a/b").await;
+    while handle.stats().connections.get() == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(reader);
+    // Far less than a second, after which connections are looked at in any case.
+    settle().await;
+    assert_eq!((handle.stats().connections.get(), handle.stats().feeds.get()), (0, 0));
+}
+
+#[tokio::test]
+async fn large_batch_reaches_a_body_in_pieces() {
+    let fanout = start(Config::default());
+    let messages = fanout.publisher();
+    let mut reader = subscribe(&fanout.handle(), "/a").await;
+    messages.send(Message::text(ns("/a"), "x".repeat(1 << 20))).await.unwrap();
+    drop(messages);
+    let ended = tokio::spawn(fanout.join());
+    let mut lengths = Vec::new();
+    while let Some(piece) = reader.recv().await {
+        lengths.push(piece.unwrap().len());
+    }
+    ended.await.unwrap();
+    assert_eq!(lengths.iter().sum::<usize>(), "/a \nend\n".len() + (1 << 20));
+    assert!(lengths.iter().all(|length| *length <= 64 * 1024), "{lengths:?}");
 }
