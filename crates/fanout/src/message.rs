@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -74,63 +75,91 @@ impl Message {
 
 /// A count for each key. Merging two tallies adds them, so nothing is lost. A count is negative only in a correction, where
 /// a total turned out to be less than what was counted before.
+///
+/// Counts and sums that leave the range of `i64` stay at its end; none wraps. JavaScript reads integers beyond ±(2^53 − 1)
+/// inexactly, so publishers for browsers keep their totals within that.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Tally(HashMap<String, i64>);
+pub struct Tally {
+    counts: HashMap<String, i64>,
+    /// The length of all keys.
+    #[serde(skip)]
+    key_bytes: usize,
+}
 
 impl Tally {
     /// Counts `key` once more.
     pub fn count(&mut self, key: String) {
-        *self.0.entry(key).or_default() += 1;
+        self.add(key, 1);
     }
 
-    /// Adds all of `other`'s counts to this tally.
-    pub fn merge(&mut self, other: &Self) {
-        for (key, count) in &other.0 {
-            match self.0.get_mut(key) {
-                Some(sum) => *sum += count,
-                None => {
-                    self.0.insert(key.clone(), *count);
-                }
+    fn add(&mut self, key: String, count: i64) {
+        let key_bytes = key.len();
+        match self.counts.entry(key) {
+            Entry::Occupied(mut sum) => *sum.get_mut() = sum.get().saturating_add(count),
+            Entry::Vacant(place) => {
+                place.insert(count);
+                self.key_bytes += key_bytes;
             }
         }
     }
 
+    /// Adds all of `other`'s counts to this tally.
+    pub fn merge(&mut self, other: &Self) {
+        self.combine(other, i64::saturating_add);
+    }
+
     /// Subtracts all of `other`'s counts from this tally.
     pub fn subtract(&mut self, other: &Self) {
-        for (key, count) in &other.0 {
-            match self.0.get_mut(key) {
-                Some(left) => *left -= count,
-                None => {
-                    self.0.insert(key.clone(), -count);
-                }
+        self.combine(other, i64::saturating_sub);
+    }
+
+    /// Combines each of `other`'s counts with the count of the same key, or with zero.
+    fn combine(&mut self, other: &Self, combined: impl Fn(i64, i64) -> i64) {
+        for (key, count) in &other.counts {
+            match self.counts.get_mut(key) {
+                Some(sum) => *sum = combined(*sum, *count),
+                None => self.add(key.clone(), combined(0, *count)),
             }
         }
     }
 
     /// Removes the keys whose count is zero.
     pub fn drop_zeros(&mut self) {
-        self.0.retain(|_, count| *count != 0);
+        let Self { counts, key_bytes } = self;
+        counts.retain(|key, count| {
+            let kept = *count != 0;
+            if !kept {
+                *key_bytes -= key.len();
+            }
+            kept
+        });
     }
 
     /// All keys with their counts, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
-        self.0.iter().map(|(key, count)| (key.as_str(), *count))
+        self.counts.iter().map(|(key, count)| (key.as_str(), *count))
     }
 
     /// The number of different keys.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.counts.len()
+    }
+
+    /// The length of all keys, in bytes.
+    pub fn key_bytes(&self) -> usize {
+        self.key_bytes
     }
 
     /// Whether it has no keys.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.counts.is_empty()
     }
 
     /// The sum of all counts.
     pub fn total(&self) -> i64 {
-        self.0.values().sum()
+        let total: i128 = self.counts.values().map(|count| i128::from(*count)).sum();
+        i64::try_from(total).unwrap_or(if total < 0 { i64::MIN } else { i64::MAX })
     }
 
     /// A JSON object of key -> count, valid whatever the keys contain.
@@ -144,7 +173,7 @@ impl FromIterator<(String, i64)> for Tally {
     fn from_iter<I: IntoIterator<Item = (String, i64)>>(counts: I) -> Self {
         let mut tally = Self::default();
         for (key, count) in counts {
-            *tally.0.entry(key).or_default() += count;
+            tally.add(key, count);
         }
         tally
     }
@@ -152,6 +181,8 @@ impl FromIterator<(String, i64)> for Tally {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -162,6 +193,46 @@ mod tests {
         tally.count(key.to_owned());
         let parsed: HashMap<String, u64> = serde_json::from_str(&tally.to_json()).unwrap();
         assert_eq!(parsed, HashMap::from([(key.to_owned(), 2)]));
+    }
+
+    proptest! {
+        /// Counts and sums stay in their range, whatever is added and subtracted, and the length of the keys is known.
+        #[test]
+        fn arithmetic_saturates(
+            tallies in proptest::collection::vec(
+                (any::<bool>(), proptest::collection::vec(("[ab]{0,2}", any_count()), 0..4)), 0..8),
+        ) {
+            let (mut tally, mut expected) = (Tally::default(), HashMap::<String, i64>::new());
+            let saturated = |sum: i128| sum.clamp(i64::MIN.into(), i64::MAX.into());
+            for (adds, counts) in tallies {
+                let other: Tally = counts.iter().cloned().collect();
+                if adds { tally.merge(&other) } else { tally.subtract(&other) }
+                for (key, count) in other.iter() {
+                    let sum = expected.entry(key.to_owned()).or_default();
+                    let count = if adds { i128::from(count) } else { -i128::from(count) };
+                    *sum = i64::try_from(saturated(i128::from(*sum) + count)).unwrap();
+                }
+                let total = expected.values().map(|count| i128::from(*count)).sum();
+                prop_assert_eq!(i128::from(tally.total()), saturated(total));
+                prop_assert_eq!(tally.key_bytes(), expected.keys().map(String::len).sum::<usize>());
+                prop_assert_eq!(&tally, &expected.clone().into_iter().collect());
+            }
+            tally.drop_zeros();
+            expected.retain(|_, count| *count != 0);
+            prop_assert_eq!(tally.key_bytes(), expected.keys().map(String::len).sum::<usize>());
+            prop_assert_eq!(&tally, &expected.into_iter().collect());
+        }
+    }
+
+    fn any_count() -> impl Strategy<Value = i64> {
+        prop_oneof![-3..4_i64, Just(i64::MAX), Just(i64::MIN), any::<i64>()]
+    }
+
+    #[test]
+    fn counting_saturates() {
+        let mut tally: Tally = [("a".to_owned(), i64::MAX)].into_iter().collect();
+        tally.count("a".to_owned());
+        assert_eq!(tally.total(), i64::MAX);
     }
 
     #[test]
