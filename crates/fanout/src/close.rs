@@ -26,6 +26,8 @@ pub enum CloseReason {
     SlowReader,
     /// The client did not answer a keep-alive in time.
     PingTimeout,
+    /// The totals that the reader started with are no longer known, and its framing cannot say so.
+    TotalsUnavailable,
     /// The client's [`Grant`](crate::Grant) has expired.
     GrantExpired,
     /// [`Handle::close`](crate::Handle::close) was called, with this reason for the client.
@@ -38,6 +40,7 @@ impl fmt::Display for CloseReason {
             Self::Shutdown => "the server is shutting down",
             Self::SlowReader => "too slow; connect again to start afresh",
             Self::PingTimeout => "no pong came in time",
+            Self::TotalsUnavailable => "the totals are unavailable; connect again to start afresh",
             Self::GrantExpired => "the authorization has expired",
             Self::Requested(reason) => reason,
         })

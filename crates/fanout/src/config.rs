@@ -47,6 +47,8 @@ pub struct Config {
     pub totals: Vec<Namespace>,
     /// Keys that the totals of one namespace may have. Beyond that the namespace has no snapshots. Default: 100,000.
     pub max_totals: usize,
+    /// Bytes that these keys may have. Default: 8 MiB.
+    pub max_totals_bytes: usize,
     /// Whether readers receive the difference when a source reports other totals than they were sent. Default: `true`.
     pub corrections: bool,
     /// Silence on a connection before a keep-alive is sent. Default: 15 s.
@@ -72,6 +74,7 @@ impl Default for Config {
             policies: Vec::new(),
             totals: Vec::new(),
             max_totals: 100_000,
+            max_totals_bytes: 8 * 1024 * 1024,
             corrections: true,
             keep_alive: Duration::from_secs(15),
             pong_timeout: Duration::from_secs(15),
@@ -116,6 +119,7 @@ setters! {
     policies: Vec<NamespacePolicy>,
     totals: Vec<Namespace>,
     max_totals: usize,
+    max_totals_bytes: usize,
     corrections: bool,
     keep_alive: Duration,
     pong_timeout: Duration,
@@ -155,12 +159,12 @@ impl Builder {
                 shard
             })
             .collect();
-        let (totals, totals_known) = Totals::new(&config);
+        let (totals, totals_states) = Totals::new(&config);
         let handle = Handle::new(Links {
             subscribers,
             inbox: inbox.downgrade(),
             shards: shards.clone(),
-            totals_known,
+            totals_states,
             stats: Arc::clone(&stats),
             shutdown: shutdown.clone(),
             tasks: tasks.clone(),

@@ -1,4 +1,5 @@
-//! Feeds: the interned pairs of a topic set and a framing, of which every connection reads exactly one.
+//! Feeds: the interned combinations of a topic set, a framing and the totals that readers started with. Every connection
+//! reads exactly one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,8 +12,9 @@ use tokio::sync::Notify;
 use crate::framing::{Framing, FramingKey};
 use crate::log::{Batch, MergedTallies};
 use crate::policy::policy_of;
+use crate::totals::Audience;
 use crate::trie::Trie;
-use crate::{Message, NamespacePolicy, Policy, Topics};
+use crate::{Message, Namespace, NamespacePolicy, Policy, Topics};
 
 /// A feed's place in the hub's table. Used again after the feed has gone.
 pub(crate) type FeedId = usize;
@@ -24,6 +26,8 @@ pub(crate) struct FeedHandle {
     pub(crate) framing: Arc<dyn Framing>,
     pub(crate) policy: Policy,
     pub(crate) topics: Topics,
+    /// The namespace whose totals all readers started with, if they did.
+    pub(crate) totals: Option<Namespace>,
     /// Readers in all shards. Only the hub adds to it, so the hub knows for certain when it is zero.
     readers: AtomicUsize,
     retired: Arc<Retired>,
@@ -98,17 +102,22 @@ impl Feed {
     }
 }
 
+/// What a feed is: topics, framing, and the namespace whose totals its readers started with.
+type FeedKey = (Topics, FramingKey, Option<Namespace>);
+
 /// All feeds, found by what they are and by the namespaces that they contain.
 #[derive(Debug)]
 pub(crate) struct Feeds {
     feeds: Slab<Feed>,
-    by_key: HashMap<(Topics, FramingKey), FeedId>,
+    by_key: HashMap<FeedKey, FeedId>,
     trie: Trie<FeedId>,
     retired: Arc<Retired>,
     /// Messages so far.
     messages: u64,
     /// Feeds that have a batch in the current turn.
     touched: Vec<FeedId>,
+    /// Feeds to close after the current turn.
+    closing: Vec<FeedId>,
 }
 
 impl Feeds {
@@ -120,6 +129,7 @@ impl Feeds {
             retired: Arc::default(),
             messages: 0,
             touched: Vec::new(),
+            closing: Vec::new(),
         }
     }
 
@@ -132,14 +142,21 @@ impl Feeds {
         Arc::clone(&self.retired)
     }
 
-    /// Appends a message to the batch of each feed that contains it. Returns the number of bytes.
-    pub(crate) fn append(&mut self, message: &Message) -> usize {
+    /// Appends a message to the batch of each feed that contains it and belongs to `audience`. Returns the number of bytes.
+    pub(crate) fn append(&mut self, message: &Message, audience: Audience) -> usize {
         self.messages += 1;
         let mut bytes = 0;
-        let Self { trie, feeds, touched, messages, .. } = self;
+        let Self { trie, feeds, touched, closing, messages, .. } = self;
         trie.visit(&message.namespace, |id| {
             let feed = &mut feeds[id];
+            if audience == Audience::WithTotals && feed.handle.totals.as_ref() != Some(&message.namespace) {
+                return;
+            }
             if std::mem::replace(&mut feed.last, *messages) == *messages {
+                return;
+            }
+            if audience == Audience::WithTotals && !feed.handle.framing.names_events() {
+                closing.push(id);
                 return;
             }
             if feed.messages == 0 {
@@ -148,6 +165,11 @@ impl Feeds {
             bytes += feed.append(message);
         });
         bytes
+    }
+
+    /// Takes the feeds whose readers cannot follow a change of the totals' state, and need to start over.
+    pub(crate) fn take_closing(&mut self) -> Vec<FeedId> {
+        std::mem::take(&mut self.closing)
     }
 
     /// Takes the batches of the turn.
@@ -161,9 +183,10 @@ impl Feeds {
         &mut self,
         topics: &Topics,
         framing: &Arc<dyn Framing>,
+        totals: Option<&Namespace>,
         policies: &[NamespacePolicy],
     ) -> Arc<FeedHandle> {
-        let key = (topics.clone(), FramingKey(Arc::clone(framing)));
+        let key = (topics.clone(), FramingKey(Arc::clone(framing)), totals.cloned());
         let handle = match self.by_key.get(&key) {
             Some(&id) => Arc::clone(&self.feeds[id].handle),
             None => self.add(key, policies),
@@ -172,15 +195,16 @@ impl Feeds {
         handle
     }
 
-    fn add(&mut self, key: (Topics, FramingKey), policies: &[NamespacePolicy]) -> Arc<FeedHandle> {
+    fn add(&mut self, key: FeedKey, policies: &[NamespacePolicy]) -> Arc<FeedHandle> {
         let entry = self.feeds.vacant_entry();
         let id = entry.key();
-        let (topics, FramingKey(framing)) = &key;
+        let (topics, FramingKey(framing), totals) = &key;
         let handle = Arc::new(FeedHandle {
             id,
             framing: Arc::clone(framing),
             policy: policy_of(policies, topics),
             topics: topics.clone(),
+            totals: totals.clone(),
             readers: AtomicUsize::new(0),
             retired: Arc::clone(&self.retired),
         });
@@ -198,11 +222,11 @@ impl Feeds {
         for id in retired {
             // It may have a reader again, or be on the list twice.
             if self.feeds.get(id).is_some_and(|feed| !feed.handle.has_readers()) {
-                let FeedHandle { topics, framing, .. } = &*self.feeds.remove(id).handle;
+                let FeedHandle { topics, framing, totals, .. } = &*self.feeds.remove(id).handle;
                 for topic in topics.iter() {
                     self.trie.remove(topic, id);
                 }
-                self.by_key.remove(&(topics.clone(), FramingKey(Arc::clone(framing))));
+                self.by_key.remove(&(topics.clone(), FramingKey(Arc::clone(framing)), totals.clone()));
             }
         }
     }

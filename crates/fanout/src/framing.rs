@@ -19,6 +19,12 @@ pub trait Framing: Send + Sync + std::fmt::Debug {
     /// Appends one message to `batch`.
     fn message(&self, message: &Message, batch: &mut Vec<u8>);
 
+    /// Whether readers see the event names of messages. Otherwise they cannot tell new totals from changes, so readers that
+    /// started with totals are disconnected when these become unavailable.
+    fn names_events(&self) -> bool {
+        true
+    }
+
     /// Appends a note that `count` messages were left out for a reader that fell behind.
     fn skipped(&self, count: u64, batch: &mut Vec<u8>);
 

@@ -6,14 +6,15 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::publisher::Envelope;
 use crate::report::{ConnectionReport, FeedReport, Report, merge_feeds};
 use crate::shard::{Command, Input};
-use crate::{CloseReason, Message, Namespace, Stats, Subscriber, Topics};
+use crate::totals::StateNow;
+use crate::{CloseReason, Message, Namespace, Stats, Subscriber, Topics, TotalsState};
 
 /// Time for all shards to answer a request.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,7 +31,7 @@ pub(crate) struct Links {
     pub(crate) subscribers: mpsc::Sender<Subscriber>,
     pub(crate) inbox: mpsc::WeakSender<Envelope>,
     pub(crate) shards: Vec<mpsc::Sender<Input>>,
-    pub(crate) totals_known: HashMap<Namespace, watch::Receiver<bool>>,
+    pub(crate) totals_states: HashMap<Namespace, StateNow>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -68,6 +69,9 @@ pub enum SnapshotError {
     /// No source has reported the totals within the time limit.
     #[error("the totals of {0} are not known yet")]
     NotKnown(Namespace),
+    /// The totals are [unavailable](TotalsState::Unavailable), for this reason.
+    #[error("the totals of {0} are unavailable: {1}")]
+    Unavailable(Namespace, Arc<str>),
 }
 
 /// The engine has ended, or did not answer within two seconds.
@@ -108,19 +112,25 @@ impl Handle {
     /// Waits until the totals of `namespace` are known, so that a [`Subscriber::snapshot`] of them is available.
     ///
     /// # Errors
-    /// When the engine keeps no totals of it, or does not know them within `limit`.
+    /// When the engine keeps no totals of it, they are unavailable, or nothing is known within `limit`.
     pub async fn totals_known(&self, namespace: &Namespace, limit: Duration) -> Result<(), SnapshotError> {
-        let totals = &self.links.totals_known;
-        let Some(known) = totals.get(namespace) else {
+        let totals = &self.links.totals_states;
+        let Some(state) = totals.get(namespace) else {
             let mut kept: Vec<&str> = totals.keys().map(Namespace::as_str).collect();
             kept.sort_unstable();
             let kept = if kept.is_empty() { "none".to_owned() } else { kept.join(", ") };
             return Err(SnapshotError::NotKept(namespace.clone(), kept));
         };
-        match tokio::time::timeout(limit, known.clone().wait_for(|known| *known)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(SnapshotError::NotKnown(namespace.clone())),
-        }
+        let mut state = state.clone();
+        // An error is the end of the engine, or of the time; in both cases the state is what it was.
+        let _ = tokio::time::timeout(limit, state.wait_for(Option::is_some)).await;
+        let error = match &*state.borrow() {
+            Some(TotalsState::Known) => return Ok(()),
+            Some(TotalsState::Unavailable(reason)) => SnapshotError::Unavailable(namespace.clone(), Arc::clone(reason)),
+            None => SnapshotError::NotKnown(namespace.clone()),
+        };
+        self.stats().without_totals.add(1);
+        Err(error)
     }
 
     /// All connections and feeds.

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use crate::feed::Feeds;
 use crate::publisher::{Acknowledgement, Envelope};
 use crate::shard::{FeedChange, Input};
-use crate::totals::Totals;
-use crate::{Config, Data, Message, Stats, Subscriber};
+use crate::totals::{Audience, Totals};
+use crate::{CloseReason, Config, Data, Message, Stats, Subscriber};
 
 /// The most messages that one turn takes from the inbox.
 const TURN_MESSAGES: usize = 1024;
@@ -132,16 +132,20 @@ impl Hub {
         }
     }
 
-    /// Updates the totals with a message, and appends it to its feeds.
+    /// Updates the totals with a message, and appends what readers get for it to their feeds.
     fn publish(&mut self, message: Message) {
-        let is_correction = matches!(message.data, Data::Totals(_));
-        let Some(message) = self.totals.update(message) else { return };
-        if is_correction {
-            self.stats.corrections.add(1);
-            tracing::info!(namespace = %message.namespace, "totals differ from what was sent; sending the difference");
-        }
-        self.stats.broadcast.add(1);
-        self.turn_bytes += self.feeds.append(&message);
+        let is_report = matches!(message.data, Data::Totals(_));
+        let Self { totals, feeds, stats, turn_bytes, .. } = self;
+        totals.update(message, |message, audience| {
+            if audience == Audience::Everyone {
+                stats.broadcast.add(1);
+                if is_report {
+                    stats.corrections.add(1);
+                    tracing::info!(namespace = %message.namespace, "totals differ from what was sent; sending the difference");
+                }
+            }
+            *turn_bytes += feeds.append(&message, audience);
+        });
     }
 
     /// Hands the batches to every shard, and waits for shards that are behind: their inboxes are short, so that under
@@ -155,22 +159,28 @@ impl Hub {
                 let _ = shard.send(Input::Turn(Arc::clone(&batches))).await;
             }
         }
+        for feed in self.feeds.take_closing() {
+            for shard in &self.shards {
+                // As above.
+                let _ = shard.send(Input::CloseFeed(feed, CloseReason::TotalsUnavailable)).await;
+            }
+        }
         self.acknowledgements.drain(..).for_each(Acknowledgement::acknowledge);
     }
 
     /// Finds or adds the subscriber's feed, and hands the subscriber to the next shard.
     async fn attach(&mut self, subscriber: Subscriber) {
         let mut snapshot = None;
+        let namespace = subscriber.info.topics.as_namespace().filter(|_| subscriber.snapshot);
         if subscriber.snapshot {
             // Everything in the totals was sent in turns before; everything else comes after.
-            let namespace = subscriber.info.topics.as_namespace();
             snapshot = namespace.and_then(|namespace| self.totals.snapshot(namespace, &subscriber.framing));
             if snapshot.is_none() {
                 self.stats.without_totals.add(1);
                 return;
             }
         }
-        let handle = self.feeds.join(&subscriber.info.topics, &subscriber.framing, &self.config.policies);
+        let handle = self.feeds.join(&subscriber.info.topics, &subscriber.framing, namespace, &self.config.policies);
         self.count_feeds();
         self.next_shard = (self.next_shard + 1) % self.shards.len();
         // As above.
@@ -180,7 +190,7 @@ impl Hub {
     /// Finds or adds the feed that a reader changes to, and answers its shard. The answer's place in the shard's inbox
     /// separates the messages of the old feed from those of the new one.
     async fn change_feed(&mut self, change: FeedChange) {
-        let handle = self.feeds.join(&change.topics, &change.framing, &self.config.policies);
+        let handle = self.feeds.join(&change.topics, &change.framing, change.totals.as_ref(), &self.config.policies);
         // As above.
         let _ = self.shards[change.shard].send(Input::ChangeFeed(Box::new((handle, change)))).await;
     }

@@ -62,7 +62,7 @@ pub use framing::Framing;
 pub use grant::{Access, Grant};
 pub use handle::{ConnectionId, ConnectionIdError, ControlError, Depth, Handle, SnapshotError, Unavailable};
 pub use inbound::{ClientAction, Decision, Inbound, Subscription};
-pub use message::{Data, Message, Tally};
+pub use message::{Data, Message, Tally, TotalsState};
 pub use namespace::{MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Namespace, NamespaceError};
 pub use policy::{NamespacePolicy, Policy, PolicyError};
 pub use publisher::{Acknowledgement, Closed, Messages, NotAcknowledged, Publisher, Receipt, TrySendError};

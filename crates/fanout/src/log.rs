@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::{Data, Message, Tally};
+use crate::{Data, Message};
 
 /// The messages of one feed in one turn of the hub, framed for the wire and ready to be written to any number of connections.
 #[derive(Debug, Clone)]
@@ -20,7 +20,8 @@ pub(crate) struct Batch {
     pub(crate) received_at: Option<Instant>,
 }
 
-/// Messages in a form that can be summed: tallies by namespace and event, and the number of messages that are no tallies.
+/// Messages in a form that can be summed: tallies by namespace and event, totals and their state by namespace, and the
+/// number of messages of text.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MergedTallies {
     pub(crate) tallies: Vec<Message>,
@@ -28,17 +29,31 @@ pub(crate) struct MergedTallies {
 }
 
 impl MergedTallies {
-    /// Adds one message: a tally to the tally of the same namespace and event; text is counted as skipped.
+    /// Adds one message: a tally to the tally or the totals of the same namespace and event; text is counted as skipped.
+    /// New totals replace all tallies of their namespace, and only the last state of the totals is kept.
     pub(crate) fn absorb(&mut self, message: &Message) {
-        let Data::Tally(tally) = &message.data else {
-            self.skipped += 1;
-            return;
-        };
-        let same = |kept: &&mut Message| kept.namespace == message.namespace && kept.event == message.event;
-        match self.tallies.iter_mut().find(same).map(|kept| &mut kept.data) {
-            Some(Data::Tally(sum)) => Arc::<Tally>::make_mut(sum).merge(tally),
-            _ => self.tallies.push(message.clone()),
+        let same_namespace = |kept: &Message| kept.namespace == message.namespace;
+        match &message.data {
+            Data::Text(_) => {
+                self.skipped += 1;
+                return;
+            }
+            Data::Tally(tally) => {
+                let takes = |kept: &&mut Message| {
+                    same_namespace(kept) && (kept.event == message.event || matches!(kept.data, Data::Totals(_)))
+                };
+                let sum = self.tallies.iter_mut().find(takes).map(|kept| &mut kept.data);
+                if let Some(Data::Tally(sum) | Data::Totals(sum)) = sum {
+                    Arc::make_mut(sum).merge(tally);
+                    return;
+                }
+            }
+            Data::Totals(_) => self.tallies.retain(|kept| !same_namespace(kept)),
+            Data::TotalsState(_) => {
+                self.tallies.retain(|kept| !(same_namespace(kept) && matches!(kept.data, Data::TotalsState(_))));
+            }
         }
+        self.tallies.push(message.clone());
     }
 
     /// Adds all of `other`.
@@ -52,8 +67,8 @@ impl MergedTallies {
         self.tallies
             .iter()
             .map(|message| match &message.data {
-                Data::Tally(tally) => tally.len(),
-                Data::Text(_) | Data::Totals(_) => 0,
+                Data::Tally(tally) | Data::Totals(tally) => tally.len(),
+                Data::Text(_) | Data::TotalsState(_) => 0,
             })
             .sum()
     }
@@ -123,7 +138,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Namespace;
+    use crate::{Namespace, TotalsState};
 
     fn batch(text: &'static str) -> Batch {
         Batch { bytes: Bytes::from_static(text.as_bytes()), messages: 1, merged: None, received_at: None }
@@ -158,5 +173,25 @@ mod tests {
         all.merge(&merged);
         assert_eq!(all.tallies, [tally("/eps", 2), tally("/other", 20)]);
         assert_eq!((all.skipped, all.keys()), (2, 2));
+    }
+
+    #[test]
+    fn new_totals_replace_what_was_merged_before() {
+        let eps: Namespace = "/eps".parse().unwrap();
+        let counts = |count: i64| [("k".to_owned(), count)].into_iter().collect();
+        let unavailable = || Message::totals_state(eps.clone(), TotalsState::Unavailable("too large".into()));
+        let known = || Message::totals_state(eps.clone(), TotalsState::Known);
+        let mut merged = MergedTallies::default();
+        let tally = Message::tally(eps.clone(), counts(1));
+        [&tally, &unavailable(), &tally].into_iter().for_each(|message| merged.absorb(message));
+        assert_eq!(merged.tallies, [Message::tally(eps.clone(), counts(2)), unavailable()]);
+        let mut later = MergedTallies::default();
+        [&Message::totals(eps.clone(), counts(10)), &known(), &tally]
+            .into_iter()
+            .for_each(|message| later.absorb(message));
+        merged.merge(&later);
+        assert_eq!(merged.tallies, [Message::totals(eps.clone(), counts(11)), known()]);
+        merged.absorb(&unavailable());
+        assert_eq!(merged.tallies, [Message::totals(eps.clone(), counts(11)), unavailable()]);
     }
 }

@@ -34,6 +34,19 @@ pub enum Data {
     /// The sums of the namespace's tallies at this place among the messages, as reported by a source. Readers get the
     /// difference from what they were sent before, if there is one, as a [`Tally`].
     Totals(Arc<Tally>),
+    /// Whether the namespace's totals are known from this place among the messages on. Sent as one JSON object, to the
+    /// readers that started with the totals and to no others.
+    TotalsState(TotalsState),
+}
+
+/// Whether the totals of a namespace are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TotalsState {
+    /// The sum of what a reader was sent is the total. On the wire `{"known":true}`.
+    Known,
+    /// The totals are not known, or no longer kept, for this reason; tallies are still sent. New readers cannot start with
+    /// the totals until a source reports them. On the wire `{"known":false,"reason":"…"}`.
+    Unavailable(Arc<str>),
 }
 
 impl PartialEq for Message {
@@ -60,16 +73,32 @@ impl Message {
         Self::new(namespace, Data::Totals(Arc::new(totals)))
     }
 
+    /// Whether the totals of `namespace` are known.
+    pub fn totals_state(namespace: Namespace, state: TotalsState) -> Self {
+        Self::new(namespace, Data::TotalsState(state))
+    }
+
     fn new(namespace: Namespace, data: Data) -> Self {
         Self { namespace, event: None, data, received_at: Instant::now() }
     }
 
-    /// The payload as text: the text itself, or the tally's JSON.
+    /// The payload as text: the text itself, or JSON.
     pub fn payload(&self) -> Cow<'_, str> {
         match &self.data {
             Data::Text(text) => Cow::Borrowed(text),
             Data::Tally(tally) | Data::Totals(tally) => Cow::Owned(tally.to_json()),
+            Data::TotalsState(state) => Cow::Owned(state.to_json()),
         }
+    }
+}
+
+impl TotalsState {
+    fn to_json(&self) -> String {
+        match self {
+            Self::Known => serde_json::json!({"known": true}),
+            Self::Unavailable(reason) => serde_json::json!({"known": false, "reason": &**reason}),
+        }
+        .to_string()
     }
 }
 
@@ -193,6 +222,13 @@ mod tests {
         tally.count(key.to_owned());
         let parsed: HashMap<String, u64> = serde_json::from_str(&tally.to_json()).unwrap();
         assert_eq!(parsed, HashMap::from([(key.to_owned(), 2)]));
+    }
+
+    #[test]
+    fn state_of_the_totals_is_json() {
+        assert_eq!(TotalsState::Known.to_json(), r#"{"known":true}"#);
+        let unavailable = TotalsState::Unavailable("a \"set\"".into());
+        assert_eq!(unavailable.to_json(), r#"{"known":false,"reason":"a \"set\""}"#);
     }
 
     proptest! {

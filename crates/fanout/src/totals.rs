@@ -9,80 +9,103 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::framing::{Framing, FramingKey};
-use crate::{Config, Data, Message, Namespace, Tally};
+use crate::{Config, Data, Message, Namespace, Tally, TotalsState};
 
 /// The event name of a reader's totals.
 const SNAPSHOT: &str = "snapshot";
+/// The event name of a [`TotalsState`].
+const STATE: &str = "totals";
+
+/// Shows the transports the state of some totals; `None` until a source has reported something.
+pub(crate) type StateNow = watch::Receiver<Option<TotalsState>>;
 
 /// The totals of all namespaces that have some.
 pub(crate) struct Totals {
     entries: HashMap<Namespace, Entry>,
-    max_keys: usize,
+    limits: Limits,
     corrections: bool,
 }
 
+/// What the totals of one namespace may have.
+struct Limits {
+    keys: usize,
+    key_bytes: usize,
+}
+
 struct Entry {
-    /// `None` until a source has reported them.
+    namespace: Namespace,
+    /// The sum of everything that was sent, and of the totals before it, also while they are unavailable. `None` until a
+    /// source has reported totals, and after they outgrew the limits.
     sums: Option<Arc<Tally>>,
-    /// Shows the transports whether they are known.
-    known: watch::Sender<bool>,
+    state: watch::Sender<Option<TotalsState>>,
     /// The snapshot in each framing that was needed since the totals changed.
     framed: Vec<(FramingKey, Bytes)>,
 }
 
+/// The readers that a message is for, of those whose topics contain its namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Audience {
+    Everyone,
+    /// Those that started with the totals of the namespace.
+    WithTotals,
+}
+
 impl Totals {
     /// Nothing is known yet. The receivers show when something is.
-    pub(crate) fn new(config: &Config) -> (Self, HashMap<Namespace, watch::Receiver<bool>>) {
-        let (mut entries, mut known) = (HashMap::new(), HashMap::new());
+    pub(crate) fn new(config: &Config) -> (Self, HashMap<Namespace, StateNow>) {
+        let (mut entries, mut states) = (HashMap::new(), HashMap::new());
         for namespace in &config.totals {
-            let (sender, receiver) = watch::channel(false);
-            entries.insert(namespace.clone(), Entry { sums: None, known: sender, framed: Vec::new() });
-            known.insert(namespace.clone(), receiver);
+            let (state, state_now) = watch::channel(None);
+            let entry = Entry { namespace: namespace.clone(), sums: None, state, framed: Vec::new() };
+            entries.insert(namespace.clone(), entry);
+            states.insert(namespace.clone(), state_now);
         }
-        (Self { entries, max_keys: config.max_totals, corrections: config.corrections }, known)
+        let limits = Limits { keys: config.max_totals, key_bytes: config.max_totals_bytes };
+        (Self { entries, limits, corrections: config.corrections }, states)
     }
 
-    /// Updates the totals with a message that is about to be sent, and returns the one to send: totals that a source reports
-    /// become the difference from what was sent before, or nothing.
-    pub(crate) fn update(&mut self, message: Message) -> Option<Message> {
-        let Data::Tally(tally) = &message.data else {
-            let Data::Totals(totals) = message.data else { return Some(message) };
-            let correction = self.replace(&message.namespace, totals)?;
-            return Some(Message { data: Data::Tally(Arc::new(correction)), ..message });
-        };
-        if let Some(entry) = self.entries.get_mut(&message.namespace)
-            && let Some(sums) = &mut entry.sums
-        {
-            Arc::make_mut(sums).merge(tally);
-            entry.changed(&message.namespace, self.max_keys);
+    /// Updates the totals with a message, and sends the messages that readers get for it, in their order. Totals that a
+    /// source reports become the difference from what was sent before.
+    pub(crate) fn update(&mut self, message: Message, mut send: impl FnMut(Message, Audience)) {
+        match &message.data {
+            Data::Text(_) => send(message, Audience::Everyone),
+            Data::Tally(tally) => {
+                let mut entry = self.entries.get_mut(&message.namespace);
+                if let Some(entry) = &mut entry {
+                    entry.add(tally);
+                }
+                send(message, Audience::Everyone);
+                if let Some(entry) = entry {
+                    entry.check(&self.limits, &mut send);
+                }
+            }
+            Data::Totals(totals) => {
+                if let Some(entry) = self.entries.get_mut(&message.namespace) {
+                    entry.replace(Arc::clone(totals), &message, &self.limits, self.corrections, &mut send);
+                }
+            }
+            Data::TotalsState(state) => {
+                // Without sums, only new totals make them known.
+                let is_possible = |entry: &&mut Entry| *state != TotalsState::Known || entry.sums.is_some();
+                if let Some(entry) = self.entries.get_mut(&message.namespace).filter(is_possible) {
+                    entry.set_state(state.clone(), &mut send);
+                }
+            }
         }
-        Some(message)
-    }
-
-    /// Replaces the known totals by `totals`. Returns the difference that readers need to add to theirs, if there is one and
-    /// corrections are on.
-    fn replace(&mut self, namespace: &Namespace, totals: Arc<Tally>) -> Option<Tally> {
-        let entry = self.entries.get_mut(namespace)?;
-        let before = entry.sums.replace(Arc::clone(&totals));
-        entry.changed(namespace, self.max_keys);
-        let mut correction = (*totals).clone();
-        correction.subtract(&*before?);
-        correction.drop_zeros();
-        (self.corrections && !correction.is_empty()).then_some(correction)
     }
 
     /// The totals of `namespace` as one message, ready for the wire, if they are known.
     pub(crate) fn snapshot(&mut self, namespace: &Namespace, framing: &Arc<dyn Framing>) -> Option<Bytes> {
         let entry = self.entries.get_mut(namespace)?;
+        if !entry.is_known() {
+            return None;
+        }
         let key = FramingKey(Arc::clone(framing));
         if let Some((_, bytes)) = entry.framed.iter().find(|(framed, _)| *framed == key) {
             return Some(bytes.clone());
         }
-        let mut message = Message::totals(namespace.clone(), Tally::default());
-        message.data = Data::Totals(Arc::clone(entry.sums.as_ref()?));
-        message.event = Some(SNAPSHOT.into());
         let mut batch = Vec::new();
-        framing.message(&message, &mut batch);
+        framing.message(&entry.snapshot()?, &mut batch);
         let bytes = framing.finish(batch);
         entry.framed.push((key, bytes.clone()));
         Some(bytes)
@@ -90,12 +113,92 @@ impl Totals {
 }
 
 impl Entry {
-    fn changed(&mut self, namespace: &Namespace, max_keys: usize) {
-        self.framed.clear();
-        if let Some(keys) = self.sums.as_ref().map(|sums| sums.len()).filter(|keys| *keys > max_keys) {
-            tracing::warn!(%namespace, keys, max_keys, "too many keys to keep totals of; there are no snapshots until there are fewer");
-            self.sums = None;
+    fn is_known(&self) -> bool {
+        *self.state.borrow() == Some(TotalsState::Known)
+    }
+
+    fn add(&mut self, tally: &Tally) {
+        if let Some(sums) = &mut self.sums {
+            Arc::make_mut(sums).merge(tally);
+            self.framed.clear();
         }
-        self.known.send_if_modified(|known| std::mem::replace(known, self.sums.is_some()) != self.sums.is_some());
+    }
+
+    fn snapshot(&self) -> Option<Message> {
+        let mut message = Message::totals(self.namespace.clone(), Tally::default());
+        message.data = Data::Totals(Arc::clone(self.sums.as_ref()?));
+        message.event = Some(SNAPSHOT.into());
+        Some(message)
+    }
+
+    /// Replaces the sums by `totals` from `message`. Readers get the difference from the sums; those that started with the
+    /// totals start over instead if the difference is not known, or not sent.
+    fn replace(
+        &mut self,
+        totals: Arc<Tally>,
+        message: &Message,
+        limits: &Limits,
+        corrections: bool,
+        send: &mut impl FnMut(Message, Audience),
+    ) {
+        let before = self.sums.replace(Arc::clone(&totals));
+        self.framed.clear();
+        if !self.check(limits, send) {
+            return;
+        }
+        match before {
+            Some(before) if corrections => {
+                let mut correction = (*totals).clone();
+                correction.subtract(&before);
+                correction.drop_zeros();
+                if !correction.is_empty() {
+                    let correction = Message { data: Data::Tally(Arc::new(correction)), ..message.clone() };
+                    send(correction, Audience::Everyone);
+                }
+            }
+            _ if !self.is_known() => {
+                if let Some(snapshot) = self.snapshot() {
+                    send(snapshot, Audience::WithTotals);
+                }
+            }
+            _ => {}
+        }
+        self.set_state(TotalsState::Known, send);
+    }
+
+    /// Forgets sums that have outgrown `limits`. Returns whether they are within.
+    fn check(&mut self, limits: &Limits, send: &mut impl FnMut(Message, Audience)) -> bool {
+        let Some(sums) = &self.sums else { return true };
+        let reason = if sums.len() > limits.keys {
+            format!("more than {} keys", limits.keys)
+        } else if sums.key_bytes() > limits.key_bytes {
+            format!("more than {} bytes of keys", limits.key_bytes)
+        } else {
+            return true;
+        };
+        self.sums = None;
+        self.framed.clear();
+        self.set_state(TotalsState::Unavailable(reason.into()), send);
+        false
+    }
+
+    fn set_state(&mut self, state: TotalsState, send: &mut impl FnMut(Message, Audience)) {
+        let before = self.state.send_replace(Some(state.clone()));
+        if before.as_ref() == Some(&state) {
+            return;
+        }
+        let namespace = &self.namespace;
+        match &state {
+            TotalsState::Known => tracing::info!(%namespace, "the totals are known"),
+            TotalsState::Unavailable(reason) => {
+                tracing::warn!(%namespace, %reason, "the totals are unavailable; events are still sent");
+            }
+        }
+        // Before the first report no reader has totals.
+        if before.is_some() {
+            let mut message = Message::totals_state(namespace.clone(), state);
+            message.event = Some(STATE.into());
+            send(message, Audience::WithTotals);
+        }
     }
 }

@@ -136,7 +136,7 @@ impl Streams {
         let limit = self.config.borrow().snapshot_limit;
         self.handle.totals_known(namespace, limit).await.map_err(|error| match error {
             SnapshotError::NotKept(..) => bad_request(format!("{error}\n")),
-            SnapshotError::NotKnown(_) => {
+            SnapshotError::NotKnown(_) | SnapshotError::Unavailable(..) => {
                 let mut response = text_response(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after()));
                 response

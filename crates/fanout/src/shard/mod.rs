@@ -21,7 +21,9 @@ use crate::framing::Framing;
 use crate::log::Batch;
 use crate::ready::ReadyList;
 use crate::report::{ConnectionReport, FeedReport};
-use crate::{CloseReason, Config, ConnectionId, ControlError, Grant, Message, Stats, Subscriber, Subscription, Topics};
+use crate::{
+    CloseReason, Config, ConnectionId, ControlError, Grant, Message, Namespace, Stats, Subscriber, Subscription, Topics,
+};
 use local_feed::LocalFeed;
 
 /// Connections that are served before other tasks get a turn.
@@ -38,6 +40,8 @@ pub(crate) enum Input {
     Attach(Box<(Arc<FeedHandle>, Subscriber, Option<Bytes>)>),
     /// The feed that a reader changes to.
     ChangeFeed(Box<(Arc<FeedHandle>, FeedChange)>),
+    /// Ends the streams of all readers of a feed.
+    CloseFeed(FeedId, CloseReason),
     /// A command for one connection.
     Command(Box<(ConnectionId, Command, Reply)>),
     /// Asks for all connections.
@@ -67,6 +71,8 @@ pub(crate) struct FeedChange {
     generation: u64,
     pub(crate) topics: Topics,
     pub(crate) framing: Arc<dyn Framing>,
+    /// The namespace whose totals the reader started with, if the new topics still contain all of its changes.
+    pub(crate) totals: Option<Namespace>,
     grant: Option<Arc<Grant>>,
     /// For a change that was not the client's own.
     reply: Option<Reply>,
@@ -193,8 +199,13 @@ impl Shard {
                     self.write_feeds(&mut touched).await;
                     self.change_feed(*change);
                 }
-                Input::Command(command) => {
+                Input::CloseFeed(id, reason) => {
                     // Everything sent before it comes before it.
+                    self.write_feeds(&mut touched).await;
+                    self.close_feed(id, &reason);
+                }
+                Input::Command(command) => {
+                    // As above.
                     self.write_feeds(&mut touched).await;
                     self.obey(*command);
                 }

@@ -10,7 +10,7 @@ use super::{Decided, FeedChange, LocalFeed, Reply, Shard, WRITES_PER_YIELD};
 use crate::connection::{Connection, FlushOutcome, ReadOutcome};
 use crate::feed::{FeedHandle, FeedId};
 use crate::inbound::Decision;
-use crate::{CloseReason, ControlError, Message, Subscriber, Subscription};
+use crate::{CloseReason, ControlError, Message, Namespace, Subscriber, Subscription};
 
 /// Room for bytes that clients send.
 const SCRATCH_BYTES: usize = 4096;
@@ -211,12 +211,15 @@ impl Shard {
     pub(super) fn request_change(&mut self, key: usize, subscription: Subscription, reply: Option<Reply>) {
         let Some(connection) = self.connections.get(key) else { return };
         let Some(feed) = self.feeds.get(&connection.feed) else { return };
+        let contains = |namespace: &&Namespace| subscription.topics.iter().any(|topic| topic.contains(namespace));
+        let totals = feed.handle.totals.as_ref().filter(contains).cloned();
         self.pending_changes.push_back(FeedChange {
             shard: self.hub.shard,
             key,
             generation: connection.generation,
             topics: subscription.topics,
             framing: Arc::clone(&feed.handle.framing),
+            totals,
             grant: subscription.grant,
             reply,
         });
@@ -246,6 +249,14 @@ impl Shard {
         let Some(connection) = self.take(key) else { return };
         if let Some(close) = connection.into_close(&closing, reason.is_some()) {
             self.closing_sinks.spawn(close);
+        }
+    }
+
+    /// Closes all connections of a feed for `reason`.
+    pub(super) fn close_feed(&mut self, id: FeedId, reason: &CloseReason) {
+        let readers = self.feeds.get(&id).map(|feed| feed.readers.clone()).unwrap_or_default();
+        for key in readers {
+            self.close_connection(key, Some(reason));
         }
     }
 

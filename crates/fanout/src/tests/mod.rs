@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A line for each message: `namespace payload`, or `skipped count`.
+/// A line for each message: `namespace payload`, `namespace#event payload`, or `skipped count`.
 #[derive(Debug)]
 struct Lines {
     /// The last line at shutdown.
@@ -32,7 +32,8 @@ impl Framing for Lines {
         "lines"
     }
     fn message(&self, message: &Message, batch: &mut Vec<u8>) {
-        batch.extend_from_slice(format!("{} {}\n", message.namespace, message.payload()).as_bytes());
+        let event = message.event.as_deref().map(|event| format!("#{event}")).unwrap_or_default();
+        batch.extend_from_slice(format!("{}{event} {}\n", message.namespace, message.payload()).as_bytes());
     }
     fn skipped(&self, count: u64, batch: &mut Vec<u8>) {
         batch.extend_from_slice(format!("skipped {count}\n").as_bytes());
@@ -229,9 +230,8 @@ async fn reader_starts_with_the_totals_and_goes_on_with_changes() {
     drop(messages);
     let ended = tokio::spawn(fanout.join());
     let lines = rest(late).await;
-    let sums = sums(&lines);
-    assert_eq!(sums, HashMap::from([("a".to_owned(), 10), ("b".to_owned(), 2)]), "{lines}");
-    assert!(lines.starts_with("/eps {\"a\":11}\n"), "{lines}");
+    assert!(lines.starts_with("/eps#snapshot {\"a\":11}\n"), "{lines}");
+    assert_eq!(read_totals(&lines), (counts(&[("a", 10), ("b", 2)]), true), "{lines}");
     assert_eq!(rest(plain).await.lines().count(), 4);
     ended.await.unwrap();
     assert_eq!(handle.stats().corrections.get(), 1);
@@ -247,21 +247,60 @@ async fn missing_totals_are_an_error_that_names_the_namespace() {
     let error = handle.totals_known(&ns("/eps"), Duration::ZERO).await.unwrap_err();
     assert_eq!(error.to_string(), "the totals of /eps are not known yet");
     assert_eq!(rest(subscribe_with(&handle, "/eps", true).await).await, "");
-    assert_eq!(handle.stats().without_totals.get(), 1);
+    assert_eq!(handle.stats().without_totals.get(), 2);
 }
 
 #[tokio::test]
-async fn totals_with_too_many_keys_are_dropped() {
-    let fanout = start(Config { max_totals: 2, ..with_totals() });
+async fn totals_that_outgrow_their_limits_are_unavailable_until_a_source_reports_others() {
+    for config in [Config { max_totals: 2, ..with_totals() }, Config { max_totals_bytes: 2, ..with_totals() }] {
+        let fanout = start(config);
+        let messages = fanout.publisher();
+        let handle = fanout.handle();
+        let plain = tokio::spawn(rest(subscribe(&handle, "/eps").await));
+        messages.send(Message::totals(ns("/eps"), counts(&[("a", 1), ("b", 1)]))).await.unwrap();
+        handle.totals_known(&ns("/eps"), Duration::from_secs(60)).await.unwrap();
+        let reader = tokio::spawn(rest(subscribe_with(&handle, "/eps", true).await));
+        messages.send(Message::tally(ns("/eps"), counts(&[("c", 1)]))).await.unwrap();
+        while handle.totals_known(&ns("/eps"), Duration::ZERO).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        let error = handle.totals_known(&ns("/eps"), Duration::from_secs(60)).await.unwrap_err();
+        assert!(error.to_string().starts_with("the totals of /eps are unavailable: more than 2 "), "{error}");
+        assert_eq!(rest(subscribe_with(&handle, "/eps", true).await).await, "");
+        messages.send(Message::totals(ns("/eps"), counts(&[("b", 5)]))).await.unwrap();
+        handle.totals_known(&ns("/eps"), Duration::from_secs(60)).await.unwrap_err();
+        drop(messages);
+        fanout.join().await;
+        let lines = reader.await.unwrap();
+        assert_eq!(read_totals(&lines), (counts(&[("b", 5)]), true), "{lines}");
+        assert_eq!(lines.matches("#totals {\"known\":false,").count(), 1, "{lines}");
+        assert_eq!(plain.await.unwrap(), "/eps {\"c\":1}\nend\n");
+    }
+}
+
+#[tokio::test]
+async fn reader_keeps_its_totals_while_it_reads_their_namespace() {
+    let fanout = start(with_totals());
     let messages = fanout.publisher();
     let handle = fanout.handle();
-    messages.send(Message::totals(ns("/eps"), counts(&[("a", 1), ("b", 1)]))).await.unwrap();
+    messages.send(Message::totals(ns("/eps"), counts(&[("a", 1)]))).await.unwrap();
     handle.totals_known(&ns("/eps"), Duration::from_secs(60)).await.unwrap();
-    messages.send(Message::tally(ns("/eps"), counts(&[("c", 1)]))).await.unwrap();
-    while handle.stats().broadcast.get() < 1 {
+    let reader = tokio::spawn(rest(subscribe_with(&handle, "/eps", true).await));
+    while handle.stats().connected.get() < 1 {
         tokio::task::yield_now().await;
     }
-    handle.totals_known(&ns("/eps"), Duration::ZERO).await.unwrap_err();
+    let id = handle.connections().await.unwrap()[0].id;
+    let state = |state| messages.send(Message::totals_state(ns("/eps"), state));
+    for topics in ["/eps,/raw", "/*", "/raw", "/eps"] {
+        handle.set_topics(id, of(topics)).await.unwrap();
+        state(TotalsState::Unavailable("gone".into())).await.unwrap();
+        state(TotalsState::Known).await.unwrap();
+        settle().await;
+    }
+    drop(messages);
+    fanout.join().await;
+    let notes = "/eps#totals {\"known\":false,\"reason\":\"gone\"}\n/eps#totals {\"known\":true}\n";
+    assert_eq!(reader.await.unwrap(), format!("/eps#snapshot {{\"a\":1}}\n{}end\n", notes.repeat(2)));
 }
 
 /// The sums of all tallies in `lines`.
@@ -273,6 +312,24 @@ fn sums(lines: &str) -> HashMap<String, i64> {
     }
     sums.drop_zeros();
     sums.iter().map(|(key, count)| (key.to_owned(), count)).collect()
+}
+
+/// What a reader of `/eps` computes from `lines` that start with totals, and whether it regards that as exact.
+fn read_totals(lines: &str) -> (Tally, bool) {
+    let (mut totals, mut known) = (None::<Tally>, true);
+    for line in lines.strip_suffix("end\n").expect("an end").lines() {
+        let (kind, json) = line.split_once(' ').unwrap();
+        let counts = || serde_json::from_str::<HashMap<String, i64>>(json).unwrap().into_iter().collect();
+        match kind {
+            "/eps" => totals.as_mut().expect("totals first").merge(&counts()),
+            "/eps#snapshot" => totals = Some(counts()),
+            "/eps#totals" => known = serde_json::from_str::<serde_json::Value>(json).unwrap()["known"] == true,
+            _ => panic!("unexpected: {line}"),
+        }
+    }
+    let mut totals = totals.unwrap_or_default();
+    totals.drop_zeros();
+    (totals, known)
 }
 
 /// The next step of a test: send so many messages, or let the slow reader take a batch.
@@ -332,40 +389,89 @@ proptest! {
         prop_assert_eq!(sums(&received), expected);
     }
 
-    /// Whenever a reader comes, and whatever was lost before: it ends with the same totals as a reader from the start.
+    /// Whenever a reader comes, however slowly it reads, whatever was lost before, and whenever the totals were unavailable:
+    /// once they are known, it has them. Readers that did not ask for totals receive changes only; with the totals from the
+    /// start these add up to the same, unless the totals outgrew the limits.
     #[test]
-    fn snapshot_plus_changes_equals_the_totals(steps in proptest::collection::vec(0..8_u8, 1..60)) {
+    fn snapshot_plus_changes_equals_the_totals(
+        steps in proptest::collection::vec(0..14_u8, 1..60),
+        corrections: bool,
+        merges: bool,
+    ) {
+        const MAX_KEYS: usize = 4;
+        let policy = if merges { Policy::Merge } else { Policy::Disconnect };
+        let mut config = Config { max_totals: MAX_KEYS, corrections, ..with_totals() };
+        if merges {
+            config = Config { totals: config.totals, max_totals: MAX_KEYS, corrections, ..small_log(policy) };
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let fanout = start(with_totals());
+            let fanout = start(config);
             let messages = fanout.publisher();
             let handle = fanout.handle();
-            let mut truth = counts(&[("k0", 5)]);
+            let start = counts(&[("k0", 5)]);
+            let mut truth = start.clone();
             messages.send(Message::totals(ns("/eps"), truth.clone())).await.unwrap();
             handle.totals_known(&ns("/eps"), Duration::from_secs(60)).await.unwrap();
-            let mut readers = Vec::new();
+            let plain = tokio::spawn(rest(subscribe(&handle, "/eps").await));
+            let (mut readers, mut slow_readers) = (Vec::new(), Vec::new());
+            let is_known = async || handle.totals_known(&ns("/eps"), Duration::ZERO).await.is_ok();
+            let mut outgrown = false;
             for (number, step) in steps.into_iter().enumerate() {
                 let change = counts(&[(["k0", "k1", "k2"][number % 3], 1)]);
                 match step {
-                    0 => readers.push(tokio::spawn(rest(subscribe_with(&handle, "/eps", true).await))),
+                    // Dropped by the engine while the totals are unavailable.
+                    0 if is_known().await => readers.push(tokio::spawn(rest(subscribe_with(&handle, "/eps", true).await))),
+                    1 if is_known().await && merges => slow_readers.push(subscribe_with(&handle, "/eps", true).await),
                     // Counted, but lost on the way.
-                    1 => truth.merge(&change),
-                    2 => truth.subtract(&change),
-                    3 => messages.send(Message::totals(ns("/eps"), truth.clone())).await.unwrap(),
-                    4 => settle().await,
+                    2 => truth.merge(&change),
+                    3 => truth.subtract(&change),
+                    4 => messages.send(Message::totals(ns("/eps"), truth.clone())).await.unwrap(),
+                    5 => settle().await,
+                    6 => {
+                        let state = TotalsState::Unavailable(format!("reason {}", number % 2).into());
+                        messages.send(Message::totals_state(ns("/eps"), state)).await.unwrap();
+                    }
+                    // More keys than allowed, by counting or by a reading; most are gone before the next reading.
+                    7 => {
+                        outgrown = true;
+                        let many = (0..MAX_KEYS + 1).map(|key| (format!("many{key}"), 1)).collect();
+                        messages.send(Message::tally(ns("/eps"), many)).await.unwrap();
+                        truth.merge(&counts(&[("many0", 1)]));
+                    }
+                    8 => {
+                        outgrown = true;
+                        let many = (0..MAX_KEYS + 1).map(|key| (format!("many{key}"), 1)).collect();
+                        messages.send(Message::totals(ns("/eps"), many)).await.unwrap();
+                    }
                     _ => {
                         truth.merge(&change);
                         messages.send(Message::tally(ns("/eps"), change)).await.unwrap();
                     }
                 }
+                if step < 2 {
+                    settle().await;
+                }
             }
+            // Without corrections, only readers that come after an interruption are sure to be exact.
+            let interruption = TotalsState::Unavailable("the end".into());
+            messages.send(Message::totals_state(ns("/eps"), interruption)).await.unwrap();
             messages.send(Message::totals(ns("/eps"), truth.clone())).await.unwrap();
             drop(messages);
-            fanout.join().await;
+            let ended = tokio::spawn(fanout.join());
             truth.drop_zeros();
-            let truth: HashMap<String, i64> = truth.iter().map(|(key, count)| (key.to_owned(), count)).collect();
             for reader in readers {
-                assert_eq!(sums(&reader.await.unwrap()), truth);
+                assert_eq!(read_totals(&reader.await.unwrap()), (truth.clone(), true));
+            }
+            for reader in slow_readers {
+                assert_eq!(read_totals(&rest(reader).await), (truth.clone(), true));
+            }
+            ended.await.unwrap();
+            let changes = sums(&plain.await.unwrap());
+            if corrections && !outgrown {
+                truth.subtract(&start);
+                truth.drop_zeros();
+                assert_eq!(changes.into_iter().collect::<Tally>(), truth);
             }
         });
     }

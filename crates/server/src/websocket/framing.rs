@@ -58,6 +58,13 @@ impl Framing for Frames {
         }
     }
 
+    fn names_events(&self) -> bool {
+        match self.subprotocol {
+            Subprotocol::Json => true,
+            Subprotocol::Raw => false,
+        }
+    }
+
     fn skipped(&self, skipped: u64, batch: &mut Vec<u8>) {
         match self.subprotocol {
             // It has nothing but payloads.
@@ -80,7 +87,7 @@ impl Framing for Frames {
         // §7.4.1, and IANA's registry of close codes.
         let code = match reason {
             CloseReason::Shutdown => CloseCode::Away,
-            CloseReason::SlowReader => CloseCode::Again,
+            CloseReason::SlowReader | CloseReason::TotalsUnavailable => CloseCode::Again,
             _ => CloseCode::Policy,
         };
         let mut close = Vec::new();
