@@ -15,7 +15,7 @@ use std::sync::Arc;
 use tallycast::decode::{self, Routes};
 use tallycast::source::{BoxError, Capabilities, Emitter, RawEvent, SessionEnd, Source, Supervisor};
 use tallycast::tally;
-use tallycast_fanout::Fanout;
+use tallycast_fanout::{Fanout, inbox};
 use tallycast_server::Server;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -60,8 +60,8 @@ async fn main() -> Result<(), BoxError> {
 
     // The stages, in the order of the flow: source -> decode -> hub, with tallies on the side.
     let fanout = Fanout::builder().build();
-    let (events, decode_inbox) = mpsc::channel(1024);
-    let (keys, tally_inbox) = mpsc::channel(1024);
+    let (events, decode_inbox) = inbox::channel(1024, 4 << 20);
+    let (keys, tally_inbox) = inbox::channel(1024, 4 << 20);
     let routes = watch::channel(routes).1;
     let decode = tokio::spawn(decode::run(routes, decode_inbox, fanout.publisher(), keys, Arc::default()));
     let tally = tokio::spawn(tally::run(tally::Config::default(), tally_inbox, fanout.publisher(), Arc::default()));

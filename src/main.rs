@@ -16,9 +16,9 @@ use tallycast::admin::{Admin, LiveStats, StageInboxes, StatusSource};
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
 use tallycast::source::{BrokerState, Supervisor};
 use tallycast::{decode, routes, tally};
-use tallycast_fanout::Fanout;
+use tallycast_fanout::{Fanout, inbox};
 use tallycast_server::Server;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 /// Returns memory to the system after a rush of clients, which the system's allocator does not.
 #[global_allocator]
@@ -55,11 +55,11 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let is_demo = matches!(config.broker.source, Source::Demo(_));
 
     // The channels, and the engine behind them.
-    let (events, decode_inbox) = mpsc::channel(config.inbox);
-    let (keys, tally_inbox) = mpsc::channel(config.inbox);
+    let (events, decode_inbox) = inbox::channel(config.inbox, config.inbox_bytes);
+    let (keys, tally_inbox) = inbox::channel(config.inbox, config.inbox_bytes);
     let (broker_state, broker_state_now) = watch::channel(BrokerState::Connecting);
     let fanout = Fanout::builder().config(config.fanout).build();
-    let inboxes = StageInboxes { decode: events.downgrade(), tally: keys.downgrade(), capacity: config.inbox };
+    let inboxes = StageInboxes { decode: events.downgrade(), tally: keys.downgrade() };
     let status = StatusSource::new(config.node, broker_state_now, fanout.handle(), inboxes);
     let live = config.admin.then(|| LiveStats::start(status.clone(), config.shutdown_limit, shutdown.clone()));
 

@@ -8,14 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tokio::sync::mpsc;
 
+use tallycast_fanout::inbox::{self, Weight};
 use tallycast_fanout::{Counter, Histogram, Message, Namespace, Publisher, Tally};
 
 use crate::totals::TotalsSnapshot;
 
 /// Inputs taken from the inbox at once.
 const BATCH: usize = 1024;
+
+/// The memory of the keys between two flushes, in bytes, roughly. Counting then waits for the flush.
+const MAX_PENDING_BYTES: usize = 8 * 1024 * 1024;
 
 /// The pace and the bounds of the stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +43,16 @@ pub enum TallyInput {
     Key(Key),
     /// The sum of all keys before it.
     Totals(TotalsSnapshot),
+}
+
+impl Weight for TallyInput {
+    fn weight(&self) -> usize {
+        let owned = match self {
+            Self::Key(key) => key.key.capacity(),
+            Self::Totals(snapshot) => snapshot.totals.weight(),
+        };
+        size_of::<Self>() + owned
+    }
 }
 
 /// A key to count, and the namespace whose tally it belongs to.
@@ -108,6 +121,12 @@ impl Pending {
         self.tallies.values().map(|(_, tally)| tally.len()).sum()
     }
 
+    /// Whether more may be counted before the next flush.
+    fn has_room(&self, max_keys: usize) -> bool {
+        let bytes: usize = self.tallies.values().map(|(_, tally)| tally.weight()).sum();
+        self.keys() < max_keys && bytes < MAX_PENDING_BYTES
+    }
+
     /// Sends everything, totals first. Returns `false` if the hub is gone.
     async fn flush(&mut self, hub: &Publisher, stats: &Stats) -> bool {
         for (namespace, totals) in std::mem::take(&mut self.totals) {
@@ -136,7 +155,7 @@ enum LoopEvent {
 }
 
 /// Counts the keys of `inbox` until it closes, then flushes the rest.
-pub async fn run(config: Config, mut inbox: mpsc::Receiver<TallyInput>, hub: Publisher, stats: Arc<Stats>) {
+pub async fn run(config: Config, mut inbox: inbox::Receiver<TallyInput>, hub: Publisher, stats: Arc<Stats>) {
     let pace = pace(config.period);
     let mut inputs = Vec::with_capacity(BATCH);
     let mut pending = Pending::default();
@@ -156,7 +175,7 @@ async fn wait_for_flush(
     config: &Config,
     pace: Option<&DefaultDirectRateLimiter>,
     pending: &mut Pending,
-    inbox: &mut mpsc::Receiver<TallyInput>,
+    inbox: &mut inbox::Receiver<TallyInput>,
     hub: &Publisher,
     stats: &Stats,
 ) {
@@ -171,7 +190,7 @@ async fn wait_for_flush(
     loop {
         let event = tokio::select! {
             () = &mut flush_due => LoopEvent::FlushDue,
-            count = inbox.recv_many(&mut inputs, BATCH), if pending.keys() < config.max_keys => LoopEvent::Inputs(count),
+            count = inbox.recv_many(&mut inputs, BATCH), if pending.has_room(config.max_keys) => LoopEvent::Inputs(count),
         };
         match event {
             LoopEvent::FlushDue | LoopEvent::Inputs(0) => return,
@@ -219,7 +238,7 @@ mod tests {
 
     /// Sends `input`, and receives meanwhile, because the stage may wait for the hub.
     async fn send(
-        keys: &mpsc::Sender<TallyInput>,
+        keys: &inbox::Sender<TallyInput>,
         input: TallyInput,
         messages: &mut Messages,
         received: &mut Vec<Message>,
@@ -241,7 +260,7 @@ mod tests {
         fn sums_are_conserved(steps in steps(), max_keys in 1..5_usize) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let (keys, inbox) = mpsc::channel(2);
+                let (keys, inbox) = inbox::channel(2, usize::MAX);
                 let (hub, mut messages) = Publisher::detached(1);
                 let stats = Arc::<Stats>::default();
                 let config = Config { period: Duration::from_millis(1), max_keys };

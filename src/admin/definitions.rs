@@ -7,6 +7,7 @@ use prometheus_client::registry::Unit;
 
 use super::counters::{Metric, Reading, Scrape, Section, Values};
 use super::status::unix_seconds;
+use tallycast_fanout::inbox::Depth;
 
 /// All metrics.
 pub(super) static SECTIONS: [Section; 4] = [
@@ -38,7 +39,8 @@ const SOURCE: &[Metric] = &[
                 .error("Events dropped: inbox full"),
         ),
         help: "Events and totals lost because the first inbox was full.",
-        watch: "Any increase: too little CPU for the rate of events. Add CPU, or raise `--inbox` for short bursts. \
+        watch: "Any increase: too little CPU for the rate of events. Add CPU, or raise `--inbox` and \
+                `--inbox-bytes` for short bursts. \
                 Lost totals are read again automatically.",
     },
     Metric {
@@ -117,21 +119,28 @@ const PIPELINE: &[Metric] = &[
     },
     Metric {
         name: "inbox_depth",
-        values: Values::States("stage", |scrape| {
-            let depths = scrape.status.inboxes.depths(&scrape.status.handle);
-            [("decode", depths.decode), ("tally", depths.tally), ("hub", depths.hub)]
-                .map(|(stage, depth)| (stage, depth as f64))
-                .to_vec()
-        }),
+        values: Values::States("stage", |scrape| inboxes(scrape, |depth| depth.len)),
         help: "Items waiting in the inbox of a stage.",
         watch: "Above zero for long: this stage is the bottleneck. Close to the capacity: \
                 `tallycast_source_overflowed_total` is about to grow.",
     },
     Metric {
         name: "inbox_capacity",
-        values: Values::State(|scrape| Some(scrape.status.inboxes.capacity as f64)),
+        values: Values::State(|scrape| largest(scrape, |depth| depth.capacity)),
         help: "Capacity of each inbox.",
         watch: "Constant: `--inbox`.",
+    },
+    Metric {
+        name: "inbox_bytes",
+        values: Values::States("stage", |scrape| inboxes(scrape, |depth| depth.bytes)),
+        help: "Bytes of the items that wait in the inbox of a stage, or that it is processing.",
+        watch: "As `tallycast_inbox_depth`, for large payloads.",
+    },
+    Metric {
+        name: "inbox_capacity_bytes",
+        values: Values::State(|scrape| largest(scrape, |depth| depth.capacity_bytes)),
+        help: "Capacity of each inbox in bytes.",
+        watch: "Constant: `--inbox-bytes`.",
     },
 ];
 
@@ -405,6 +414,17 @@ const PROCESS: &[Metric] = &[
         watch: "Constant.",
     },
 ];
+
+/// One number of the depth of each inbox.
+fn inboxes(scrape: &Scrape, number: fn(&Depth) -> usize) -> Vec<(&'static str, f64)> {
+    let depths = scrape.status.inboxes.depths(&scrape.status.handle);
+    depths.iter().map(|(stage, depth)| (*stage, number(depth) as f64)).collect()
+}
+
+/// The largest of these numbers: a stage that has ended has none.
+fn largest(scrape: &Scrape, number: fn(&Depth) -> usize) -> Option<f64> {
+    inboxes(scrape, number).into_iter().map(|(_, number)| number).reduce(f64::max)
+}
 
 /// Open streams by transport: the framings of all feeds, and the two most common ones from the start.
 fn readers_by_transport(scrape: &Scrape) -> Vec<(String, u64)> {

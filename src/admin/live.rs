@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::extract::{Request, State};
 use axum::http::Response;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -131,9 +131,18 @@ fn event(status: &StatusSource, usage: process::Usage, feeds: Vec<FeedReport>) -
         "counters": status.counters(),
         "errors": counters::errors(status),
         "process": usage,
-        "inboxes": status.inboxes.depths(&status.handle),
+        "inboxes": inboxes(status),
         "feeds": feeds,
     })
+}
+
+/// The number of items that wait in each inbox, and the capacity of each.
+fn inboxes(status: &StatusSource) -> Value {
+    let depths = status.inboxes.depths(&status.handle);
+    let capacity = depths.iter().map(|(_, depth)| depth.capacity).max();
+    let mut inboxes: Map<_, _> = depths.iter().map(|(stage, depth)| ((*stage).to_owned(), depth.len.into())).collect();
+    inboxes.insert("capacity".to_owned(), capacity.into());
+    inboxes.into()
 }
 
 fn now() -> f64 {

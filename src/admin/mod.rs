@@ -37,7 +37,7 @@ pub(crate) use auth::require_token;
 pub use live::LiveStats;
 pub use query::{StatusQuery, StatusQueryError};
 pub use report::run as report;
-pub use status::{ConnectionStatus, InboxDepths, StageInboxes, Status, StatusSource};
+pub use status::{ConnectionStatus, StageInboxes, Status, StatusSource};
 
 /// The paths of the probes, which are always served, without a token.
 pub(crate) const PROBES: [&str; 2] = ["/healthz", "/readyz"];

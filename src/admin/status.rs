@@ -6,7 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::mpsc::WeakSender;
 use tokio::sync::watch;
 
 use super::counters;
@@ -14,6 +13,7 @@ use super::query::StatusQuery;
 use crate::source::{BrokerState, SourceEvent, SourceStats};
 use crate::tally::TallyInput;
 use crate::{decode, tally};
+use tallycast_fanout::inbox::{Depth, WeakSender};
 use tallycast_fanout::{ConnectionReport, Handle, Unavailable};
 
 /// The answer of `GET /admin/status.json`. Times are seconds since the Unix epoch.
@@ -44,35 +44,12 @@ pub struct StageInboxes {
     pub decode: WeakSender<SourceEvent>,
     /// The inbox of tally.
     pub tally: WeakSender<TallyInput>,
-    /// The capacity of each.
-    pub capacity: usize,
-}
-
-/// The number of items that wait in each inbox.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct InboxDepths {
-    /// The inbox of decode.
-    pub decode: usize,
-    /// The inbox of tally.
-    pub tally: usize,
-    /// The inbox of the hub.
-    pub hub: usize,
-    /// The capacity of each.
-    pub capacity: usize,
 }
 
 impl StageInboxes {
-    /// The depths now; zero for a stage that has ended.
-    pub fn depths(&self, hub: &Handle) -> InboxDepths {
-        fn depth<T>(inbox: &WeakSender<T>) -> usize {
-            inbox.upgrade().map_or(0, |inbox| inbox.max_capacity() - inbox.capacity())
-        }
-        InboxDepths {
-            decode: depth(&self.decode),
-            tally: depth(&self.tally),
-            hub: hub.inbox().len,
-            capacity: self.capacity,
-        }
+    /// What waits in the inbox of each stage; nothing for a stage that has ended.
+    pub fn depths(&self, hub: &Handle) -> [(&'static str, Depth); 3] {
+        [("decode", self.decode.depth()), ("tally", self.tally.depth()), ("hub", hub.inbox())]
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Config {
     pub send_buffer: u32,
     /// The capacity of the inboxes of decode and tally, in events.
     pub inbox: usize,
+    /// The capacity of the same inboxes, in bytes.
+    pub inbox_bytes: usize,
     /// The name of the node: `rust-<env>-<instance>`.
     pub node: String,
     /// The time limit for a graceful shutdown.
@@ -114,7 +116,7 @@ pub(super) fn compose(
     Ok(Config {
         broker,
         tally: tally::Config { period: routing.tally_period, max_keys: routing.tally_keys },
-        fanout: fanout(&routing, &readers, pipeline.inbox, pipeline.shutdown_limit),
+        fanout: fanout(&routing, &readers, (pipeline.inbox, pipeline.inbox_bytes.0), pipeline.shutdown_limit),
         admin: !server.no_admin,
         admin_token: server.admin_token.clone().map(Token::from),
         server: http(server, pipeline.shutdown_limit)?,
@@ -123,6 +125,7 @@ pub(super) fn compose(
         // The flag allows no more.
         send_buffer: u32::try_from(readers.send_buffer.0).unwrap_or(u32::MAX),
         inbox: pipeline.inbox,
+        inbox_bytes: pipeline.inbox_bytes.0,
         node: format!("rust-{env}-{instance}"),
         shutdown_limit: pipeline.shutdown_limit,
         log: pipeline.log,
@@ -153,11 +156,12 @@ fn redis(broker: &BrokerOptions, routing: &RoutingOptions) -> Result<source::red
 fn fanout(
     routing: &RoutingOptions,
     readers: &ReaderOptions,
-    inbox: usize,
+    (inbox, inbox_bytes): (usize, usize),
     close_limit: Duration,
 ) -> tallycast_fanout::Config {
     let mut config = tallycast_fanout::Config::default();
     config.inbox = inbox;
+    config.inbox_bytes = inbox_bytes;
     if let Some(shards) = readers.shards {
         config.shards = shards;
     }

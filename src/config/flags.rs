@@ -190,8 +190,17 @@ pub(super) struct PipelineOptions {
     )]
     pub(super) shutdown_limit: Duration,
     /// Capacity of the inbox of each pipeline stage, in messages
-    #[arg(long, env = "TALLYCAST_INBOX", default_value_t = 16_384, value_name = "COUNT", value_parser = count)]
+    #[arg(long, env = "TALLYCAST_INBOX", default_value_t = engine().inbox, value_name = "COUNT", value_parser = count)]
     pub(super) inbox: usize,
+    /// Size of the messages in the inbox of each pipeline stage, including those that the stage is processing
+    #[arg(
+        long,
+        env = "TALLYCAST_INBOX_BYTES",
+        default_value_t = Size(engine().inbox_bytes),
+        value_name = "BYTES",
+        value_parser = size::at_least(1)
+    )]
+    pub(super) inbox_bytes: Size,
 
     #[command(flatten)]
     pub(super) routing: RoutingOptions,

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tallycast_fanout::{Counter, Publisher};
-use tokio::sync::{mpsc, watch};
+use tallycast_fanout::{Counter, Publisher, inbox};
+use tokio::sync::watch;
 
 use super::{Decoded, Routes};
 use crate::rate_limited_log::RateLimitedLog;
@@ -54,9 +54,9 @@ impl Stats {
 /// An event is acknowledged when the hub has taken its message, or when it was dropped as invalid.
 pub async fn run(
     mut routes: watch::Receiver<Routes>,
-    mut inbox: mpsc::Receiver<SourceEvent>,
+    mut inbox: inbox::Receiver<SourceEvent>,
     hub: Publisher,
-    tally: mpsc::Sender<TallyInput>,
+    tally: inbox::Sender<TallyInput>,
     stats: Arc<Stats>,
 ) {
     let mut events = Vec::with_capacity(BATCH);

@@ -1,8 +1,7 @@
 //! Where a source puts its events.
 
+use tallycast_fanout::inbox::{self, TrySendError};
 use tallycast_fanout::{Acknowledgement, Receipt};
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
 
 use super::broker::BrokerStatus;
 use super::{RawEvent, SourceEvent};
@@ -14,7 +13,7 @@ use crate::rate_limited_log::RateLimitedLog;
 /// whose broker keeps its log uses [`emit`](Self::emit), which does.
 #[derive(Debug)]
 pub struct Emitter {
-    inbox: mpsc::Sender<SourceEvent>,
+    inbox: inbox::Sender<SourceEvent>,
     log: RateLimitedLog,
     pub(super) broker: BrokerStatus,
 }
@@ -37,7 +36,7 @@ pub enum SendOutcome {
 pub struct PipelineClosed;
 
 impl Emitter {
-    pub(super) fn new(inbox: mpsc::Sender<SourceEvent>, broker: BrokerStatus) -> Self {
+    pub(super) fn new(inbox: inbox::Sender<SourceEvent>, broker: BrokerStatus) -> Self {
         Self { inbox, log: RateLimitedLog::new(), broker }
     }
 

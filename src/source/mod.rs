@@ -17,6 +17,7 @@ mod tests;
 
 use std::time::Instant;
 
+use tallycast_fanout::inbox::Weight;
 use tallycast_fanout::{Acknowledgement, Counter};
 
 use crate::totals::TotalsSnapshot;
@@ -95,6 +96,16 @@ impl RawEvent {
     /// An event that is received now.
     pub fn new(channel: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
         Self { channel: channel.into(), payload: payload.into(), received_at: Instant::now(), acknowledgement: None }
+    }
+}
+
+impl Weight for SourceEvent {
+    fn weight(&self) -> usize {
+        let owned = match self {
+            Self::Published(event) => event.channel.capacity() + event.payload.capacity(),
+            Self::Totals(snapshot) => snapshot.totals.weight(),
+        };
+        size_of::<Self>() + owned
     }
 }
 

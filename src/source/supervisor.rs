@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use tokio::sync::{mpsc, watch};
+use tallycast_fanout::inbox;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::broker::BrokerStatus;
@@ -22,7 +23,7 @@ const HEALTHY: Duration = Duration::from_secs(5);
 /// Runs a [`Source`] for as long as the pipeline runs. Set what differs from the defaults, then [`run`](Self::run) it.
 #[derive(Debug)]
 pub struct Supervisor {
-    inbox: mpsc::Sender<SourceEvent>,
+    inbox: inbox::Sender<SourceEvent>,
     state: watch::Sender<BrokerState>,
     stats: Arc<SourceStats>,
     require_broker: bool,
@@ -50,7 +51,7 @@ enum LoopEvent {
 
 impl Supervisor {
     /// A supervisor whose source emits into `inbox`, the inbox of [`decode::run`](crate::decode::run).
-    pub fn new(inbox: mpsc::Sender<SourceEvent>) -> Self {
+    pub fn new(inbox: inbox::Sender<SourceEvent>) -> Self {
         Self {
             inbox,
             state: watch::Sender::new(BrokerState::Connecting),

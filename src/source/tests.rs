@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tallycast_fanout::Fanout;
-use tokio::sync::{mpsc, watch};
+use tallycast_fanout::inbox;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -65,8 +66,8 @@ impl Source for &mut Script {
     }
 }
 
-fn emitter(room: usize) -> (Emitter, mpsc::Receiver<SourceEvent>, Arc<SourceStats>) {
-    let (inbox, events) = mpsc::channel(room);
+fn emitter(room: usize) -> (Emitter, inbox::Receiver<SourceEvent>, Arc<SourceStats>) {
+    let (inbox, events) = inbox::channel(room, usize::MAX);
     let stats = Arc::<SourceStats>::default();
     let capabilities = Capabilities { positions: false, durable: false };
     let state = watch::Sender::new(BrokerState::Connecting);
@@ -74,10 +75,10 @@ fn emitter(room: usize) -> (Emitter, mpsc::Receiver<SourceEvent>, Arc<SourceStat
 }
 
 /// Starts decode and tally in front of `fanout`, with a route for channels that start with `a`.
-fn start_stages(fanout: &Fanout) -> (mpsc::Sender<SourceEvent>, Arc<decode::Stats>) {
+fn start_stages(fanout: &Fanout) -> (inbox::Sender<SourceEvent>, Arc<decode::Stats>) {
     let routes = Routes::new(vec!["a*=/a,tally=/counts".parse().unwrap()]).unwrap();
-    let (events, decode_inbox) = mpsc::channel(1);
-    let (keys, tally_inbox) = mpsc::channel(1);
+    let (events, decode_inbox) = inbox::channel(1, usize::MAX);
+    let (keys, tally_inbox) = inbox::channel(1, usize::MAX);
     let stats = Arc::<decode::Stats>::default();
     let routes = watch::channel(routes).1;
     tokio::spawn(decode::run(routes, decode_inbox, fanout.publisher(), keys, Arc::clone(&stats)));
@@ -87,7 +88,7 @@ fn start_stages(fanout: &Fanout) -> (mpsc::Sender<SourceEvent>, Arc<decode::Stat
 
 #[tokio::test]
 async fn sessions_follow_each_other_until_the_source_finishes() {
-    let (inbox, _events) = mpsc::channel(1);
+    let (inbox, _events) = inbox::channel(1, usize::MAX);
     let (state, states) = watch::channel(BrokerState::Connecting);
     let stats = Arc::<SourceStats>::default();
     let mut script =
@@ -103,7 +104,7 @@ async fn sessions_follow_each_other_until_the_source_finishes() {
 
 #[tokio::test]
 async fn pauses_grow_while_sessions_end_at_once() {
-    let (inbox, _events) = mpsc::channel(1);
+    let (inbox, _events) = inbox::channel(1, usize::MAX);
     let mut script = Script::new(&[const { Session::Disconnect }; 6]);
     let started = Instant::now();
     timeout(PATIENCE, Supervisor::new(inbox).run(&mut script)).await.unwrap().unwrap();
@@ -112,7 +113,7 @@ async fn pauses_grow_while_sessions_end_at_once() {
 
 #[tokio::test]
 async fn required_broker_is_required_only_at_startup() {
-    let (inbox, _events) = mpsc::channel(1);
+    let (inbox, _events) = inbox::channel(1, usize::MAX);
     let mut script = Script::new(&[Session::Fail("refused")]);
     let error = Supervisor::new(inbox.clone()).require_broker(true).run(&mut script).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot subscribe at script: refused");
@@ -122,7 +123,7 @@ async fn required_broker_is_required_only_at_startup() {
 
 #[tokio::test]
 async fn shutdown_ends_a_session_that_waits() {
-    let (inbox, _events) = mpsc::channel(1);
+    let (inbox, _events) = inbox::channel(1, usize::MAX);
     let shutdown = CancellationToken::new();
     // The inbox has room for one event, and nothing acknowledges it.
     let mut script = Script::new(&[Session::Emit("a")]);
@@ -160,7 +161,7 @@ async fn emit_waits_for_room() {
 #[tokio::test]
 async fn an_event_is_acknowledged_only_after_the_stages_have_run() {
     let fanout = Fanout::builder().shards(1).build();
-    let (inbox, mut waiting) = mpsc::channel(1);
+    let (inbox, mut waiting) = inbox::channel(1, usize::MAX);
     let stats = Arc::<SourceStats>::default();
     let capabilities = Capabilities { positions: false, durable: true };
     let state = watch::Sender::new(BrokerState::Connecting);

@@ -211,3 +211,29 @@ fn merged_windows_have_exact_sums_after_repeated_lag() {
     let data = windows.iter().flat_map(|text| text.lines()).filter_map(|line| line.strip_prefix("data:"));
     assert_eq!(sum_windows(data.map(str::to_owned)), published);
 }
+
+#[test]
+fn waiting_events_are_bounded_in_bytes() {
+    const EVENTS: usize = 256;
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--inbox-bytes", "4MiB"]);
+    // Compressing takes longer than receiving, so that events wait in every inbox.
+    let mut stream = Raw::connect(&tallycast);
+    stream.send("GET /subscribe/details/1 HTTP/1.1\r\nhost: localhost\r\naccept-encoding: gzip\r\n\r\n");
+    assert!(stream.head().contains("content-encoding: gzip\r\n"));
+    let reader = std::thread::spawn(move || stream.bytes_until_closed());
+    let before = tallycast.resident_bytes();
+    let payload = "x".repeat(MIB);
+    let mut peak = before;
+    for published in (8..=EVENTS).step_by(8) {
+        redis.publish((0..8).map(|_| ("stream.tweet_updates.1", &payload)));
+        // Redis disconnects a subscriber that is 32 MB behind.
+        tallycast.until_counter("/source/received", published as u64);
+        peak = peak.max(tallycast.resident_bytes());
+    }
+    let growth = usize::try_from(peak - before).unwrap();
+    assert!(tallycast.counter("/source/overflowed") > 0, "the events were not fast enough to prove anything");
+    assert!(growth < 128 * MIB, "the server's memory grew by {} MiB", growth / MIB);
+    drop(tallycast);
+    reader.join().unwrap();
+}

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::fanout::Fanout;
 use crate::handle::{Handle, Links};
 use crate::hub::{Hub, HubInboxes};
+use crate::inbox;
 use crate::publisher::Publisher;
 use crate::shard::{HubLink, Shard};
 use crate::totals::Totals;
@@ -27,6 +28,8 @@ const CHANGE_INBOX: usize = 1024;
 pub struct Config {
     /// Messages that may wait for the hub. Default: 16,384.
     pub inbox: usize,
+    /// Bytes of the messages that may wait for the hub, including those of its current turn. Default: 64 MiB.
+    pub inbox_bytes: usize,
     /// Tasks that write to connections. Default: one per core.
     pub shards: usize,
     /// Hub turns that may wait for a shard. Small, so that under load messages gather into few large batches before the
@@ -65,6 +68,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             inbox: 16_384,
+            inbox_bytes: 64 * 1024 * 1024,
             shards: std::thread::available_parallelism().map_or(1, usize::from),
             shard_inbox: 2,
             log_batches: 256,
@@ -110,6 +114,7 @@ macro_rules! setters {
 
 setters! {
     inbox: usize,
+    inbox_bytes: usize,
     shards: usize,
     shard_inbox: usize,
     log_batches: usize,
@@ -140,14 +145,14 @@ impl Builder {
     /// Outside a tokio runtime.
     pub fn build(self) -> Fanout {
         let mut config = self.config;
-        for count in [&mut config.inbox, &mut config.shards, &mut config.shard_inbox] {
+        for count in [&mut config.shards, &mut config.shard_inbox] {
             *count = (*count).max(1);
         }
         let config = Arc::new(config);
         let stats = Arc::<Stats>::default();
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let (inbox, messages) = mpsc::channel(config.inbox);
+        let (inbox, messages) = inbox::channel(config.inbox, config.inbox_bytes);
         let (subscribers, subscriber_inbox) = mpsc::channel(SUBSCRIBER_INBOX);
         let (changes, change_inbox) = mpsc::channel(CHANGE_INBOX);
         let shards: Vec<_> = (0..config.shards)

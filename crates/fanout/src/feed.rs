@@ -142,11 +142,10 @@ impl Feeds {
         Arc::clone(&self.retired)
     }
 
-    /// Appends a message to the batch of each feed that contains it and belongs to `audience`. Returns the number of bytes.
-    pub(crate) fn append(&mut self, message: &Message, audience: Audience) -> usize {
+    /// Puts the feeds that contain a message and belong to `audience` into `found`, each once.
+    pub(crate) fn find(&mut self, message: &Message, audience: Audience, found: &mut Vec<FeedId>) {
         self.messages += 1;
-        let mut bytes = 0;
-        let Self { trie, feeds, touched, closing, messages, .. } = self;
+        let Self { trie, feeds, closing, messages, .. } = self;
         trie.visit(&message.namespace, |id| {
             let feed = &mut feeds[id];
             if audience == Audience::WithTotals && feed.handle.totals.as_ref() != Some(&message.namespace) {
@@ -159,12 +158,17 @@ impl Feeds {
                 closing.push(id);
                 return;
             }
-            if feed.messages == 0 {
-                touched.push(id);
-            }
-            bytes += feed.append(message);
+            found.push(id);
         });
-        bytes
+    }
+
+    /// Appends a message to the batch of a feed. Returns the number of bytes.
+    pub(crate) fn append(&mut self, id: FeedId, message: &Message) -> usize {
+        let feed = &mut self.feeds[id];
+        if feed.messages == 0 {
+            self.touched.push(id);
+        }
+        feed.append(message)
     }
 
     /// Takes the feeds whose readers cannot follow a change of the totals' state, and need to start over.

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::inbox::{self, Depth};
 use crate::publisher::Envelope;
 use crate::report::{ConnectionReport, FeedReport, Report, merge_feeds};
 use crate::shard::{Command, Input};
@@ -29,7 +30,7 @@ pub struct Handle {
 #[derive(Debug)]
 pub(crate) struct Links {
     pub(crate) subscribers: mpsc::Sender<Subscriber>,
-    pub(crate) inbox: mpsc::WeakSender<Envelope>,
+    pub(crate) inbox: inbox::WeakSender<Envelope>,
     pub(crate) shards: Vec<mpsc::Sender<Input>>,
     pub(crate) totals_states: HashMap<Namespace, StateNow>,
     pub(crate) stats: Arc<Stats>,
@@ -50,15 +51,6 @@ pub struct ConnectionId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected a connection id, such as 0-17-4021")]
 pub struct ConnectionIdError;
-
-/// Messages that wait for the hub, and how many may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Depth {
-    /// Messages that wait now.
-    pub len: usize,
-    /// Messages that may wait.
-    pub capacity: usize,
-}
 
 /// Why a reader cannot start with a snapshot of the totals.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -190,11 +182,7 @@ impl Handle {
 
     /// Messages that wait for the hub.
     pub fn inbox(&self) -> Depth {
-        let inbox = self.links.inbox.upgrade();
-        inbox.map_or(Depth { len: 0, capacity: 0 }, |inbox| {
-            let capacity = inbox.max_capacity();
-            Depth { len: capacity - inbox.capacity(), capacity }
-        })
+        self.links.inbox.depth()
     }
 
     /// Starts a graceful shutdown: the engine accepts no more messages, delivers those that were sent, then ends every

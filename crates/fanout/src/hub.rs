@@ -6,7 +6,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::feed::Feeds;
+use crate::feed::{FeedId, Feeds};
+use crate::inbox;
 use crate::publisher::{Acknowledgement, Envelope};
 use crate::shard::{FeedChange, Input};
 use crate::totals::{Audience, Totals};
@@ -19,7 +20,7 @@ const TURN_BYTES: usize = 1024 * 1024;
 
 /// Everything that the hub receives.
 pub(crate) struct HubInboxes {
-    pub(crate) messages: mpsc::Receiver<Envelope>,
+    pub(crate) messages: inbox::Receiver<Envelope>,
     pub(crate) subscribers: mpsc::Receiver<Subscriber>,
     pub(crate) changes: mpsc::Receiver<FeedChange>,
 }
@@ -43,6 +44,9 @@ pub(crate) struct Hub {
     totals: Totals,
     /// Framed bytes of the current turn.
     turn_bytes: usize,
+    /// Messages that readers get for the current one, and the feeds of one of them; empty in between.
+    outgoing: Vec<(Message, Audience)>,
+    found: Vec<FeedId>,
     /// To be acknowledged when the current turn has been sent.
     acknowledgements: Vec<Acknowledgement>,
 }
@@ -62,6 +66,8 @@ impl Hub {
             feeds: Feeds::new(),
             totals,
             turn_bytes: 0,
+            outgoing: Vec::new(),
+            found: Vec::new(),
             acknowledgements: Vec::new(),
         }
     }
@@ -91,7 +97,7 @@ impl Hub {
                 LoopEvent::Subscribers(_) | LoopEvent::Changes(_) => {
                     // A rush of them must not keep the messages waiting.
                     while messages.len() < TURN_MESSAGES
-                        && let Ok(message) = inbox.try_recv()
+                        && let Some(message) = inbox.try_recv()
                     {
                         messages.push(message);
                     }
@@ -115,13 +121,11 @@ impl Hub {
                 self.change_feed(change).await;
             }
             for Envelope { message, acknowledgement } in messages.drain(..) {
-                self.publish(message);
+                self.publish(message).await;
                 self.acknowledgements.extend(acknowledgement);
-                if self.turn_bytes >= TURN_BYTES {
-                    self.send_turn().await;
-                }
             }
             self.send_turn().await;
+            inbox.release();
             self.feeds.remove_retired();
             self.count_feeds();
         }
@@ -133,19 +137,34 @@ impl Hub {
     }
 
     /// Updates the totals with a message, and appends what readers get for it to their feeds.
-    fn publish(&mut self, message: Message) {
+    async fn publish(&mut self, message: Message) {
         let is_report = matches!(message.data, Data::Totals(_));
-        let Self { totals, feeds, stats, turn_bytes, .. } = self;
-        totals.update(message, |message, audience| {
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        self.totals.update(message, |message, audience| outgoing.push((message, audience)));
+        for (message, audience) in outgoing.drain(..) {
             if audience == Audience::Everyone {
-                stats.broadcast.add(1);
+                self.stats.broadcast.add(1);
                 if is_report {
-                    stats.corrections.add(1);
+                    self.stats.corrections.add(1);
                     tracing::info!(namespace = %message.namespace, "totals differ from what was sent; sending the difference");
                 }
             }
-            *turn_bytes += feeds.append(&message, audience);
-        });
+            self.append(&message, audience).await;
+        }
+        self.outgoing = outgoing;
+    }
+
+    /// Appends a message to its feeds. One message may fill many turns, because each feed has a copy of its own.
+    async fn append(&mut self, message: &Message, audience: Audience) {
+        let mut found = std::mem::take(&mut self.found);
+        self.feeds.find(message, audience, &mut found);
+        for id in found.drain(..) {
+            self.turn_bytes += self.feeds.append(id, message);
+            if self.turn_bytes >= TURN_BYTES {
+                self.send_turn().await;
+            }
+        }
+        self.found = found;
     }
 
     /// Hands the batches to every shard, and waits for shards that are behind: their inboxes are short, so that under

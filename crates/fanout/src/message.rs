@@ -10,6 +10,10 @@ use serde::Serialize;
 
 use crate::Namespace;
 
+/// The memory that a key of a tally takes beside its text: its place in the table, the allocation, and a third of both for
+/// room in the table.
+const KEY_OVERHEAD: usize = 64;
+
 /// A message to broadcast. Two messages are equal if they have the same bytes on the wire, whenever they came in.
 #[derive(Debug, Clone)]
 pub struct Message {
@@ -76,6 +80,16 @@ impl Message {
     /// Whether the totals of `namespace` are known.
     pub fn totals_state(namespace: Namespace, state: TotalsState) -> Self {
         Self::new(namespace, Data::TotalsState(state))
+    }
+
+    /// The memory that the message takes, in bytes, roughly.
+    pub(crate) fn weight(&self) -> usize {
+        let data = match &self.data {
+            Data::Text(text) => text.capacity(),
+            Data::Tally(tally) | Data::Totals(tally) => tally.weight(),
+            Data::TotalsState(_) => 0,
+        };
+        size_of::<Self>() + self.namespace.as_str().len() + self.event.as_ref().map_or(0, |event| event.len()) + data
     }
 
     fn new(namespace: Namespace, data: Data) -> Self {
@@ -178,6 +192,11 @@ impl Tally {
     /// The length of all keys, in bytes.
     pub fn key_bytes(&self) -> usize {
         self.key_bytes
+    }
+
+    /// The memory that the tally takes, in bytes, roughly.
+    pub fn weight(&self) -> usize {
+        self.key_bytes + self.counts.len() * KEY_OVERHEAD
     }
 
     /// Whether it has no keys.

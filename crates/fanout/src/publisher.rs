@@ -3,15 +3,22 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::Message;
+use crate::inbox::{self, Weight};
 
 /// A message on its way to the hub.
 #[derive(Debug)]
 pub(crate) struct Envelope {
     pub(crate) message: Message,
     pub(crate) acknowledgement: Option<Acknowledgement>,
+}
+
+impl Weight for Envelope {
+    fn weight(&self) -> usize {
+        self.message.weight()
+    }
 }
 
 /// Sends messages to the engine. Cheap to clone.
@@ -21,7 +28,7 @@ pub(crate) struct Envelope {
 /// [`Handle::shutdown`](crate::Handle::shutdown).
 #[derive(Debug, Clone)]
 pub struct Publisher {
-    inbox: mpsc::Sender<Envelope>,
+    inbox: inbox::Sender<Envelope>,
 }
 
 /// The engine is shutting down and accepts no more messages.
@@ -32,7 +39,8 @@ pub struct Closed;
 /// Why [`Publisher::try_send`] did not send a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TrySendError {
-    /// As many messages wait for the hub as [`Config::inbox`](crate::Config::inbox) allows.
+    /// As many messages wait for the hub as [`Config::inbox`](crate::Config::inbox) and
+    /// [`Config::inbox_bytes`](crate::Config::inbox_bytes) allow.
     #[error("the engine's inbox is full")]
     Full,
     /// As [`Closed`].
@@ -42,7 +50,7 @@ pub enum TrySendError {
 
 /// The receiving end of a [`Publisher::detached`].
 #[derive(Debug)]
-pub struct Messages(mpsc::Receiver<Envelope>);
+pub struct Messages(inbox::Receiver<Envelope>);
 
 impl Messages {
     /// The next message, which is acknowledged; `None` when every publisher has been dropped.
@@ -52,7 +60,7 @@ impl Messages {
 
     /// A message that has been sent already, if there is one.
     pub fn try_recv(&mut self) -> Option<Message> {
-        self.0.try_recv().ok().map(Envelope::open)
+        self.0.try_recv().map(Envelope::open)
     }
 }
 
@@ -69,11 +77,11 @@ impl Publisher {
     /// A publisher without an engine, for tests of what publishes: messages are received by the other half, with room for
     /// `capacity` (at least one).
     pub fn detached(capacity: usize) -> (Self, Messages) {
-        let (inbox, messages) = mpsc::channel(capacity.max(1));
+        let (inbox, messages) = inbox::channel(capacity, usize::MAX);
         (Self { inbox }, Messages(messages))
     }
 
-    pub(crate) fn new(inbox: mpsc::Sender<Envelope>) -> Self {
+    pub(crate) fn new(inbox: inbox::Sender<Envelope>) -> Self {
         Self { inbox }
     }
 
@@ -101,14 +109,14 @@ impl Publisher {
     /// When there is no room, or the engine is shutting down.
     pub fn try_send(&self, message: Message) -> Result<(), TrySendError> {
         self.inbox.try_send(Envelope { message, acknowledgement: None }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => TrySendError::Full,
-            mpsc::error::TrySendError::Closed(_) => TrySendError::Closed,
+            inbox::TrySendError::Full(_) => TrySendError::Full,
+            inbox::TrySendError::Closed(_) => TrySendError::Closed,
         })
     }
 
     /// Waits until there is room for a message, or the engine is shutting down. Another publisher may take the room.
     pub async fn ready(&self) {
-        drop(self.inbox.reserve().await);
+        self.inbox.ready().await;
     }
 }
 

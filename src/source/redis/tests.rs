@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tallycast_fanout::inbox;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -18,7 +18,7 @@ async fn no_event_is_lost_during_a_ping() {
     config.ping_interval = Duration::ZERO;
     let client = config.client.clone();
     let (_selectors, selectors) = watch::channel(vec![Selector::Exact("n".to_owned())]);
-    let (inbox, mut events) = mpsc::channel(16);
+    let (inbox, mut events) = inbox::channel(16, usize::MAX);
     let (state, mut states) = watch::channel(BrokerState::Connecting);
     let (stats, shutdown) = (Arc::<SourceStats>::default(), CancellationToken::new());
     let supervisor = Supervisor::new(inbox).broker_state(state).stats(Arc::clone(&stats)).shutdown(shutdown.clone());
