@@ -235,6 +235,11 @@ const DELIVERY: &[Metric] = &[
                         .error("Slow readers: merges"),
                 ),
                 (
+                    "memory",
+                    Reading::new("hub", "shed", |status| status.handle.stats().shed.get())
+                        .error("Slow readers: disconnected to free memory"),
+                ),
+                (
                     "stall",
                     Reading::new("hub", "stalled", |status| status.handle.stats().stalled.get())
                         .error("Stalled readers: disconnected"),
@@ -246,10 +251,12 @@ const DELIVERY: &[Metric] = &[
                 ),
             ],
         ),
-        help: "Readers that fell behind their log, by the action taken; stall: no progress for too long; pong: a ping \
+        help: "Readers that fell behind their log, by the action taken; memory: disconnected because too \
+               much waited for all readers together; stall: no progress for too long; pong: a ping \
                unanswered for too long.",
         watch: "`disconnect`, `stall`: slow networks, or logs that are too small (`--log-batches`, `--log-bytes`). \
-                `merge` loses nothing. `skip` sends the reader the number of skipped messages. `pong`: a WebSocket client \
+                `merge` loses nothing. `memory`: \
+                `--total-log-bytes` is reached. `skip` sends the reader the number of skipped messages. `pong`: a WebSocket client \
                 did not answer a ping within `--pong-limit`; usually its network is gone.",
     },
     Metric {
@@ -393,7 +400,7 @@ const PROCESS: &[Metric] = &[
         name: "process_resident_memory_bytes",
         values: Values::State(|scrape| scrape.usage.memory_bytes.map(|bytes| bytes as f64)),
         help: "Resident memory.",
-        watch: "About 1 KB for each idle connection, plus the logs, which `--total-log-bytes` limits for each shard.",
+        watch: "About 1 KB for each idle connection, plus what waits for slow readers, which `--total-log-bytes` limits.",
     },
     Metric {
         name: "process_cpu_seconds",

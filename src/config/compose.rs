@@ -168,7 +168,7 @@ fn fanout(
     config.log_batches = readers.log_batches;
     config.log_bytes = readers.log_bytes.0;
     config.total_log_bytes = readers.total_log_bytes.0;
-    config.merged_keys = readers.merged_keys;
+    config.merged_bytes = readers.merged_bytes.0;
     config.policies.clone_from(&readers.slow_readers);
     config.totals = routing.totals.iter().map(|totals| totals.namespace.clone()).collect();
     config.max_totals = routing.max_totals;

@@ -311,7 +311,8 @@ pub(super) struct ReaderOptions {
         value_parser = size::at_least(1)
     )]
     pub(super) log_bytes: Size,
-    /// Size of all logs of a shard together
+    /// Size of everything that waits for readers, together: all logs, snapshots, and what is kept for single readers. Beyond
+    /// it, the readers that have been behind for longest are disconnected
     #[arg(
         long,
         env = "TALLYCAST_TOTAL_LOG_BYTES",
@@ -320,15 +321,16 @@ pub(super) struct ReaderOptions {
         value_parser = size::at_least(1)
     )]
     pub(super) total_log_bytes: Size,
-    /// Maximum number of keys in the tallies merged for one reader. A reader that needs more is disconnected
+    /// Size of the sums of missed tallies that are merged for slow readers, together. Beyond it, readers of the largest sum
+    /// are disconnected
     #[arg(
         long,
-        env = "TALLYCAST_MERGED_KEYS",
-        default_value_t = engine().merged_keys,
-        value_name = "COUNT",
-        value_parser = count
+        env = "TALLYCAST_MERGED_BYTES",
+        default_value_t = Size(engine().merged_bytes),
+        value_name = "BYTES",
+        value_parser = size::at_least(1)
     )]
-    pub(super) merged_keys: usize,
+    pub(super) merged_bytes: Size,
     /// Silence on a connection after which a keep-alive is sent: a comment, or a ping over WebSocket
     #[arg(
         long,

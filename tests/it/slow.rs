@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use crate::contract::sum_windows;
-use crate::support::{EventSource, Raw, RedisServer, Tallycast, eventually};
+use crate::support::{EventSource, Raw, RedisServer, Tallycast, WebSocket, eventually};
 
 const MIB: usize = 1 << 20;
 /// The size of each message of [`flood`].
@@ -236,4 +236,88 @@ fn waiting_events_are_bounded_in_bytes() {
     assert!(growth < 128 * MIB, "the server's memory grew by {} MiB", growth / MIB);
     drop(tallycast);
     reader.join().unwrap();
+}
+
+/// Opens `/subscribe/eps` with a small receive buffer, and reads the response headers only.
+fn stalled_reader(tallycast: &Tallycast) -> Raw {
+    Raw::connect_with_small_buffer(tallycast).subscribed("/subscribe/eps")
+}
+
+#[test]
+fn merged_sums_do_not_grow_with_the_number_of_readers() {
+    const READERS: usize = 500;
+    const KEYS: usize = 1000;
+    let redis = RedisServer::start();
+    let flags = ["--send-buffer", "4096", "--log-batches", "2", "--tally-period", "1ms", "--stall-limit", "10m"];
+    let tallycast = Tallycast::start(&redis, &flags);
+    let readers: Vec<Raw> = (0..READERS).map(|_| stalled_reader(&tallycast)).collect();
+    let publish = || {
+        let sent = tallycast.counter("/tally/sent");
+        redis.publish_scores((0..KEYS).map(|key| format!("a-rather-long-key-{key:04}")));
+        tallycast.until_counter("/tally/sent", sent + KEYS as u64);
+    };
+    let before = tallycast.resident_bytes();
+    for _ in 0..50 {
+        publish();
+    }
+    let growth = tallycast.resident_bytes().saturating_sub(before);
+    assert!(tallycast.counter("/hub/slow_merged") >= READERS as u64, "the readers were not overtaken");
+    assert_eq!(tallycast.counter("/hub/slow_disconnected"), 0);
+    assert!(growth < 20 * MIB as u64, "the server's memory grew by {} KiB", growth / 1024);
+    drop(readers);
+}
+
+/// A Redis with `members` members in the sorted set of totals.
+fn redis_with_totals(members: usize) -> RedisServer {
+    let redis = RedisServer::start();
+    let mut pipeline = redis::pipe();
+    for member in 0..members {
+        pipeline.cmd("ZADD").arg("emojitrack_score").arg(1).arg(format!("member-{member:06}")).ignore();
+    }
+    let () = pipeline.query(&mut redis.connect()).unwrap();
+    redis
+}
+
+#[test]
+fn steady_slow_reader_of_a_large_snapshot_is_not_stalled() {
+    let redis = redis_with_totals(100_000);
+    let tallycast = Tallycast::start(&redis, &["--send-buffer", "4096", "--stall-limit", "2s"]);
+    let mut slow = Raw::connect_with_small_buffer(&tallycast);
+    slow.send("GET /subscribe/eps?snapshot=1 HTTP/1.0\r\n\r\n");
+    assert!(slow.head().starts_with("HTTP/1.1 200 "));
+    let mut snapshot = String::new();
+    while !snapshot.ends_with("}\n\n") {
+        // About 300 KB/s, so that it takes several times the limit.
+        snapshot.push_str(std::str::from_utf8(&slow.read_exactly(16 * 1024)).unwrap_or_default());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        if snapshot.len() > MIB {
+            break;
+        }
+    }
+    assert_eq!(tallycast.counter("/hub/stalled"), 0);
+    assert!(snapshot.contains("event:snapshot\ndata:{\"member-"));
+}
+
+#[test]
+fn topics_may_change_during_a_large_snapshot() {
+    let redis = redis_with_totals(50_000);
+    let tallycast = Tallycast::start(&redis, &["--send-buffer", "4096"]);
+    let mut socket = WebSocket::open(&tallycast, "/ws/eps?snapshot=1");
+    socket.send_text(r#"{"subscribe": ["/raw"]}"#);
+    redis.publish_scores(["26"]);
+    tallycast.until_counter("/hub/broadcast", 1);
+    let snapshot = socket.json();
+    assert_eq!(snapshot["event"], "snapshot");
+    let mut answered = false;
+    while !answered {
+        let next = socket.json();
+        answered = next["subscribed"] == serde_json::json!(["/eps", "/raw"]);
+        assert!(answered || next["namespace"] == "/eps", "{next}");
+    }
+    redis.publish_scores(["27"]);
+    let mut raw = false;
+    while !raw {
+        raw = socket.json()["data"] == "27";
+    }
+    assert_eq!(tallycast.counter("/hub/slow_disconnected"), 0);
 }

@@ -1,90 +1,82 @@
-//! Bytes that one reader gets before it reads on in its feed's log: a snapshot, and a summary of what it missed.
+//! What one reader gets before it reads on in its feed's log: bytes in order, such as a snapshot or the rest of another feed,
+//! then a summary of what it missed.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::framing::Framing;
-use crate::log::{Log, MergedTallies};
+use crate::merges::GroupId;
+
+/// Bytes that a chunk is charged for beside its own.
+const CHUNK_OVERHEAD: usize = 64;
 
 /// What one reader is to be sent before it reads on in the log.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct CatchUp {
-    /// The totals, ready for the wire and shared by all readers that came in the same turn.
-    pub(crate) snapshot: Option<Bytes>,
+    chunks: VecDeque<Chunk>,
+    /// The size of all chunks but snapshots.
+    carried: usize,
     /// Messages that the log dropped before the reader had them.
     pub(crate) skipped: u64,
-    /// Tallies that the log dropped before the reader had them.
-    pub(crate) merged: Option<Arc<MergedTallies>>,
+    /// The group with whose sum the reader goes on.
+    pub(crate) merged: Option<GroupId>,
 }
 
-/// The next bytes of a catch-up.
-#[derive(Debug, Default)]
-pub(crate) struct CatchUpBytes {
-    /// Ready for the wire.
+/// Bytes that are ready for the wire, mostly shared with other readers.
+#[derive(Debug)]
+pub(crate) struct Chunk {
     pub(crate) bytes: Bytes,
-    /// How many messages `bytes` holds.
+    /// How many messages they hold.
     pub(crate) messages: u64,
-    /// Whether `bytes` includes everything up to the log's head.
-    pub(crate) to_head: bool,
+    pub(crate) kind: ChunkKind,
+}
+
+/// What a chunk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChunkKind {
+    /// The totals that the reader starts with.
+    Snapshot,
+    /// Messages that keep their place.
+    Messages,
+    /// Replies to the client. Until they are written, nothing more is read from it.
+    Replies,
+}
+
+impl Chunk {
+    fn carried(&self) -> usize {
+        match self.kind {
+            // As large as the totals are, and at most one for each reader.
+            ChunkKind::Snapshot => 0,
+            ChunkKind::Messages | ChunkKind::Replies => self.bytes.len() + CHUNK_OVERHEAD,
+        }
+    }
 }
 
 impl CatchUp {
-    /// Adds `sum` to what the reader missed. Returns whether the result has at most `limit` keys.
-    pub(crate) fn merge(&mut self, sum: &Arc<MergedTallies>, limit: usize) -> bool {
-        let merged = match self.merged.take() {
-            // Shared by all readers that fell behind at the same moment, until one of them falls behind again.
-            None => Arc::clone(sum),
-            Some(mut merged) => {
-                Arc::make_mut(&mut merged).merge(sum);
-                merged
-            }
-        };
-        let within = merged.keys() <= limit;
-        self.merged = Some(merged);
-        within
+    pub(crate) fn push(&mut self, chunk: Chunk) {
+        self.carried += chunk.carried();
+        self.chunks.push_back(chunk);
+    }
+
+    /// Takes the next bytes that are in order.
+    pub(crate) fn next_chunk(&mut self) -> Option<Chunk> {
+        let chunk = self.chunks.pop_front()?;
+        self.carried -= chunk.carried();
+        Some(chunk)
+    }
+
+    /// The bytes that are kept for this reader, although the log may have dropped them: not the snapshot.
+    pub(crate) fn carried(&self) -> usize {
+        self.carried
+    }
+
+    /// Whether replies to the client wait.
+    pub(crate) fn has_replies(&self) -> bool {
+        self.chunks.iter().any(|chunk| chunk.kind == ChunkKind::Replies)
     }
 
     /// Whether nothing is left.
     pub(crate) fn is_empty(&self) -> bool {
-        self.snapshot.is_none() && self.skipped == 0 && self.merged.is_none()
-    }
-
-    /// Takes the next bytes: the snapshot, then one batch for what it missed. Merged
-    /// tallies include what the reader at `position` could still read from the log.
-    pub(crate) fn next(&mut self, log: &Log, position: u64, framing: &dyn Framing) -> CatchUpBytes {
-        if let Some(bytes) = self.snapshot.take() {
-            return CatchUpBytes { bytes, messages: 1, to_head: false };
-        }
-        let mut next = CatchUpBytes::default();
-        let mut batch = Vec::new();
-        let mut control = Vec::new();
-        let mut skipped = std::mem::take(&mut self.skipped);
-        let merged = self.merged.take().map(|merged| {
-            let mut sum = Arc::unwrap_or_clone(merged);
-            for entry in log.since(position) {
-                match &entry.merged {
-                    Some(merged) => sum.merge(merged),
-                    None => control.extend_from_slice(&entry.bytes),
-                }
-            }
-            next.to_head = true;
-            skipped += sum.skipped;
-            sum
-        });
-        if skipped > 0 {
-            framing.skipped(skipped, &mut batch);
-        }
-        for message in merged.iter().flat_map(|sum| &sum.tallies) {
-            framing.message(message, &mut batch);
-            next.messages += 1;
-        }
-        if !batch.is_empty() {
-            next.bytes = framing.finish(batch);
-        }
-        if !control.is_empty() {
-            next.bytes = [&next.bytes[..], &control[..]].concat().into();
-        }
-        next
+        self.chunks.is_empty() && self.skipped == 0 && self.merged.is_none()
     }
 }

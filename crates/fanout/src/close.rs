@@ -55,8 +55,19 @@ pub async fn close_gracefully(
     last: impl AsRef<[u8]>,
     max_received: u64,
 ) -> bool {
+    close_after(stream, &[last], max_received).await
+}
+
+/// As [`close_gracefully`], for last bytes in several parts.
+async fn close_after(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    last: &[impl AsRef<[u8]>],
+    max_received: u64,
+) -> bool {
     let linger = async {
-        stream.write_all(last.as_ref()).await?;
+        for part in last {
+            stream.write_all(part.as_ref()).await?;
+        }
         stream.shutdown().await?;
         let mut received = stream.take(max_received);
         let mut scratch = [0; 1024];
@@ -67,14 +78,19 @@ pub async fn close_gracefully(
     tokio::time::timeout(LINGER, linger).await.is_ok()
 }
 
-/// Closes a connection's sink gracefully; then drops its guard.
-pub(crate) async fn close_sink(mut sink: Sink, last: Bytes, guard: Option<Box<dyn Any + Send>>) {
+/// Closes a connection's sink gracefully, after `last` in two parts; then drops its guard.
+pub(crate) async fn close_sink(mut sink: Sink, last: [Bytes; 2], guard: Option<Box<dyn Any + Send>>) {
     let in_time = match &mut sink {
-        Sink::Socket(socket) => close_gracefully(socket, &last, LINGER_BYTES).await,
-        Sink::Stream(stream) => close_gracefully(stream, &last, LINGER_BYTES).await,
+        Sink::Socket(socket) => close_after(socket, &last, LINGER_BYTES).await,
+        Sink::Stream(stream) => close_after(stream, &last, LINGER_BYTES).await,
         Sink::Body(sender) => {
             // The body's own layer ends it when the sender is dropped.
-            last.is_empty() || tokio::time::timeout(LINGER, sender.send_last(last)).await.is_ok()
+            let send = async {
+                for part in last.into_iter().filter(|part| !part.is_empty()) {
+                    sender.send_last(part).await;
+                }
+            };
+            tokio::time::timeout(LINGER, send).await.is_ok()
         }
     };
     if !in_time {

@@ -8,12 +8,13 @@ use tokio::task::unconstrained;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::budget::Budget;
 use crate::fanout::Fanout;
 use crate::handle::{Handle, Links};
 use crate::hub::{Hub, HubInboxes};
 use crate::inbox;
 use crate::publisher::Publisher;
-use crate::shard::{HubLink, Shard};
+use crate::shard::{Budgets, HubLink, Shard};
 use crate::totals::Totals;
 use crate::{Namespace, NamespacePolicy, Stats};
 
@@ -39,10 +40,13 @@ pub struct Config {
     pub log_batches: usize,
     /// Bytes that a feed's log keeps. Default: 4 MiB.
     pub log_bytes: usize,
-    /// Bytes of all logs of one shard together. Default: 256 MiB.
+    /// Bytes that wait for readers, all together: in logs, in what is kept for single readers, and in snapshots. Beyond it,
+    /// logs are cut back to what the readers that keep up need, and the readers that have been behind for longest are
+    /// disconnected. Default: 256 MiB.
     pub total_log_bytes: usize,
-    /// Keys that the tallies merged for one reader may have. Default: 100,000.
-    pub merged_keys: usize,
+    /// Bytes of the sums of merged tallies, all together. Beyond it, the readers that share the largest sum of the feed are
+    /// disconnected. Default: 64 MiB.
+    pub merged_bytes: usize,
     /// Policies for slow readers. [`Policy::Disconnect`](crate::Policy::Disconnect) applies to every namespace that no
     /// entry contains.
     pub policies: Vec<NamespacePolicy>,
@@ -74,7 +78,7 @@ impl Default for Config {
             log_batches: 256,
             log_bytes: 4 * 1024 * 1024,
             total_log_bytes: 256 * 1024 * 1024,
-            merged_keys: 100_000,
+            merged_bytes: 64 * 1024 * 1024,
             policies: Vec::new(),
             totals: Vec::new(),
             max_totals: 100_000,
@@ -120,7 +124,7 @@ setters! {
     log_batches: usize,
     log_bytes: usize,
     total_log_bytes: usize,
-    merged_keys: usize,
+    merged_bytes: usize,
     policies: Vec<NamespacePolicy>,
     totals: Vec<Namespace>,
     max_totals: usize,
@@ -155,16 +159,20 @@ impl Builder {
         let (inbox, messages) = inbox::channel(config.inbox, config.inbox_bytes);
         let (subscribers, subscriber_inbox) = mpsc::channel(SUBSCRIBER_INBOX);
         let (changes, change_inbox) = mpsc::channel(CHANGE_INBOX);
+        let budgets =
+            Budgets { waiting: Budget::new(config.total_log_bytes), merged: Budget::new(config.merged_bytes) };
         let shards: Vec<_> = (0..config.shards)
             .map(|number| {
                 let (shard, inbox) = mpsc::channel(config.shard_inbox);
                 let hub = HubLink { shard: number, changes: changes.clone() };
                 // A shard yields by itself. With tokio's own budget, sockets would look unready after 128 of them.
-                tasks.spawn(unconstrained(Shard::new(Arc::clone(&config), Arc::clone(&stats), inbox, hub).run()));
+                tasks.spawn(unconstrained(
+                    Shard::new(Arc::clone(&config), Arc::clone(&stats), budgets.clone(), inbox, hub).run(),
+                ));
                 shard
             })
             .collect();
-        let (totals, totals_states) = Totals::new(&config);
+        let (totals, totals_states) = Totals::new(&config, Arc::clone(&budgets.waiting));
         let handle = Handle::new(Links {
             subscribers,
             inbox: inbox.downgrade(),
@@ -175,7 +183,7 @@ impl Builder {
             tasks: tasks.clone(),
         });
         let inboxes = HubInboxes { messages, subscribers: subscriber_inbox, changes: change_inbox };
-        tasks.spawn(Hub::new(config, stats, shards, totals).run(inboxes, shutdown));
+        tasks.spawn(Hub::new(config, stats, shards, totals, budgets.waiting).run(inboxes, shutdown));
         tasks.close();
         Fanout::new(Publisher::new(inbox), handle)
     }

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Buf, Bytes};
 
-use crate::catch_up::{CatchUp, CatchUpBytes};
+use crate::budget::Budget;
+use crate::catch_up::{CatchUp, Chunk, ChunkKind};
 use crate::close::close_sink;
 use crate::feed::{FeedHandle, FeedId};
 use crate::framing::Framing;
 use crate::inbound::{ClientAction, Decision};
 use crate::log::Log;
+use crate::merges::{GroupId, Merges, Summary};
 use crate::sink::Sink;
 use crate::{ConnectionInfo, Grant, Inbound, Message, Subscriber, Topics};
 
@@ -23,9 +25,17 @@ const MAX_SLICES: usize = 64;
 const MAX_DISCARDED: u32 = 64 * 1024;
 /// Reads from one client before others get a turn.
 const MAX_READS: usize = 16;
-/// Bytes for one reader alone: unread bytes that move with it to another feed, and messages of its own. A reader that
-/// needs more is too slow.
-const MAX_OWN_BYTES: usize = 256 * 1024;
+
+/// What a connection reads from: its feed, as its shard has it.
+pub(crate) struct FeedView<'a> {
+    pub(crate) log: &'a Log,
+    pub(crate) framing: &'a dyn Framing,
+    pub(crate) merges: &'a mut Merges,
+    /// What is made for one reader is charged to it.
+    pub(crate) budget: &'a Arc<Budget>,
+    /// Bytes that may be kept for one reader although the log has dropped them. A reader that needs more is too slow.
+    pub(crate) max_carried: usize,
+}
 
 /// How reading from a client ended.
 pub(crate) enum ReadOutcome {
@@ -110,7 +120,11 @@ impl Connection {
         let conversation = subscriber
             .inbound
             .map(|inbound| Box::new(Conversation { inbound, replies: Vec::new(), ping_sent_at: None }));
-        let catch_up = snapshot.map(|snapshot| Box::new(CatchUp { snapshot: Some(snapshot), ..CatchUp::default() }));
+        let catch_up = snapshot.map(|bytes| {
+            let mut catch_up = Box::<CatchUp>::default();
+            catch_up.push(Chunk { bytes, messages: 1, kind: ChunkKind::Snapshot });
+            catch_up
+        });
         Self {
             sink: subscriber.sink,
             feed,
@@ -133,17 +147,12 @@ impl Connection {
     }
 
     /// Writes everything that the reader has not got yet, as far as the sink accepts it.
-    pub(crate) fn flush(&mut self, log: &Log, framing: &dyn Framing, sent: &mut Sent) -> FlushOutcome {
+    pub(crate) fn flush(&mut self, feed: &mut FeedView<'_>, sent: &mut Sent) -> FlushOutcome {
+        let log = feed.log;
         loop {
             let before = self.messages_sent;
-            if self.pending.is_empty()
-                && let Some(conversation) = &mut self.conversation
-                && !conversation.replies.is_empty()
-            {
-                self.pending = std::mem::take(&mut conversation.replies).into();
-            }
-            if self.pending.is_empty() && self.catch_up.is_some() {
-                self.pending = self.next_catch_up(log, framing);
+            if self.pending.is_empty() {
+                self.pending = self.next_before_log(feed);
             }
             if self.pending.is_empty() && self.position == log.head() {
                 return match self.sink.poll_flush(&mut Context::from_waker(&self.waker)) {
@@ -185,13 +194,15 @@ impl Connection {
 
     /// Appends a message for this reader alone to what it has not got yet, to be flushed next. Returns `false`, with nothing
     /// changed, if the reader is too far behind.
-    pub(crate) fn put_message(&mut self, message: &Message, log: &Log, framing: &dyn Framing) -> bool {
-        let Some(mut own) = self.take_unread(log, framing) else { return false };
+    pub(crate) fn put_message(&mut self, message: &Message, feed: &mut FeedView<'_>) -> bool {
         let mut batch = Vec::new();
-        framing.message(message, &mut batch);
-        own.extend_from_slice(&framing.finish(batch));
-        self.pending = own.into();
-        self.messages_sent += 1;
+        feed.framing.message(message, &mut batch);
+        let bytes = feed.framing.finish(batch);
+        if !self.carry_unread(feed, bytes.len()) {
+            return false;
+        }
+        let bytes = feed.budget.charge_bytes(bytes, 0);
+        self.catch_up.get_or_insert_default().push(Chunk { bytes, messages: 1, kind: ChunkKind::Messages });
         true
     }
 
@@ -205,7 +216,8 @@ impl Connection {
                 if self.change_pending {
                     return ReadOutcome::Idle;
                 }
-                if !conversation.replies.is_empty() {
+                let waiting = self.catch_up.as_ref().is_some_and(|catch_up| catch_up.has_replies());
+                if waiting || !conversation.replies.is_empty() {
                     return ReadOutcome::Replies;
                 }
                 // Bytes that came with the request, or that the handler kept, come first.
@@ -275,8 +287,10 @@ impl Connection {
 
     /// Moves the reader to another feed, with everything that it has not got of the old one; the caller sets its position
     /// there. Returns `false`, with nothing changed, if that would be too many bytes to take along.
-    pub(crate) fn change_feed(&mut self, log: &Log, to: &FeedHandle, grant: Option<Arc<Grant>>) -> bool {
-        let Some(mut carried) = self.take_unread(log, &*to.framing) else { return false };
+    pub(crate) fn change_feed(&mut self, from: &mut FeedView<'_>, to: &FeedHandle, grant: Option<Arc<Grant>>) -> bool {
+        if !self.carry_unread(from, 0) {
+            return false;
+        }
         self.feed = to.id;
         self.change_pending = false;
         Arc::make_mut(&mut self.info).topics = to.topics.clone();
@@ -284,30 +298,33 @@ impl Connection {
             self.grant = grant;
         }
         if let Some(conversation) = &mut self.conversation {
-            carried.append(&mut conversation.replies);
-            conversation.inbound.subscribed(&to.topics, &mut carried);
+            let mut replies = std::mem::take(&mut conversation.replies);
+            conversation.inbound.subscribed(&to.topics, &mut replies);
+            if !replies.is_empty() {
+                let bytes = from.budget.charge_bytes(replies.into(), 0);
+                self.catch_up.get_or_insert_default().push(Chunk { bytes, messages: 0, kind: ChunkKind::Replies });
+            }
         }
-        self.pending = carried.into();
         true
     }
 
-    /// Takes everything that the reader has not got yet, ready for the wire, and moves it to the log's head. `None`, with
-    /// nothing changed, if that would be more than [`MAX_OWN_BYTES`].
-    fn take_unread(&mut self, log: &Log, framing: &dyn Framing) -> Option<Vec<u8>> {
-        let unread: usize = log.since(self.position).map(|batch| batch.bytes.len()).sum();
-        if self.pending.len() + unread > MAX_OWN_BYTES {
-            return None;
+    /// Keeps everything that the reader has not got yet, in order, and moves it to the log's head. Batches are shared, not
+    /// copied. Returns `false`, with nothing changed, if that and `more` would be too many bytes.
+    fn carry_unread(&mut self, feed: &mut FeedView<'_>, more: usize) -> bool {
+        let carried = self.catch_up.as_ref().map_or(0, |catch_up| catch_up.carried());
+        let unread: usize = feed.log.since(self.position).map(|batch| batch.bytes.len()).sum();
+        if carried + unread + more > feed.max_carried {
+            return false;
         }
-        let mut taken = Vec::from(std::mem::take(&mut self.pending));
-        while self.catch_up.is_some() {
-            taken.extend_from_slice(&self.next_catch_up(log, framing));
+        if let Some(summary) = self.next_summary(feed).filter(|summary| !summary.bytes.is_empty()) {
+            self.catch_up.get_or_insert_default().push(summary);
         }
-        for batch in log.since(self.position) {
-            taken.extend_from_slice(&batch.bytes);
-            self.messages_sent += u64::from(batch.messages);
+        for batch in feed.log.since(self.position).filter(|batch| !batch.bytes.is_empty()) {
+            let (bytes, messages) = (batch.bytes.clone(), batch.messages.into());
+            self.catch_up.get_or_insert_default().push(Chunk { bytes, messages, kind: ChunkKind::Messages });
         }
-        self.position = log.head();
-        Some(taken)
+        self.position = feed.log.head();
+        true
     }
 
     /// The rest of the connection's life after the engine has let it go: bytes that were begun, replies, and `closing`.
@@ -326,8 +343,8 @@ impl Connection {
             return None;
         }
         let replies = conversation.as_ref().map_or(&[][..], |conversation| &conversation.replies);
-        let last = [&self.pending[..], replies, closing].concat().into();
-        Some(close_sink(self.sink, last, self.guard))
+        let last = [replies, closing].concat().into();
+        Some(close_sink(self.sink, [self.pending, last], self.guard))
     }
 
     /// Whether the peer may still be there.
@@ -345,18 +362,49 @@ impl Connection {
         self.sink.discard_unsent();
     }
 
-    /// Takes the next bytes that come before the log.
-    fn next_catch_up(&mut self, log: &Log, framing: &dyn Framing) -> Bytes {
-        let Some(catch_up) = &mut self.catch_up else { return Bytes::new() };
-        let CatchUpBytes { bytes, messages, to_head } = catch_up.next(log, self.position, framing);
-        if catch_up.is_empty() {
+    /// The group whose sum the reader gets before it reads on.
+    pub(crate) fn merge_group(&self) -> Option<GroupId> {
+        self.catch_up.as_ref()?.merged
+    }
+
+    /// Takes the next bytes that come before the log: those that are in order, replies, and a summary of what was missed.
+    fn next_before_log(&mut self, feed: &mut FeedView<'_>) -> Bytes {
+        let mut next = self.catch_up.as_mut().and_then(|catch_up| catch_up.next_chunk());
+        if next.is_none()
+            && let Some(conversation) = &mut self.conversation
+            && !conversation.replies.is_empty()
+        {
+            return std::mem::take(&mut conversation.replies).into();
+        }
+        if next.is_none() {
+            next = self.next_summary(feed);
+        }
+        if self.catch_up.as_ref().is_some_and(|catch_up| catch_up.is_empty()) {
             self.catch_up = None;
         }
-        if to_head {
-            self.position = log.head();
+        next.map_or_else(Bytes::new, |chunk| {
+            self.messages_sent += chunk.messages;
+            chunk.bytes
+        })
+    }
+
+    /// Takes the summary of what the reader missed, if it missed anything. The sum of merged tallies includes what it could
+    /// still read from the log.
+    fn next_summary(&mut self, feed: &mut FeedView<'_>) -> Option<Chunk> {
+        let catch_up = self.catch_up.as_mut()?;
+        let kind = ChunkKind::Messages;
+        if let Some(group) = catch_up.merged.take() {
+            self.position = feed.log.head();
+            let Summary { bytes, messages } = feed.merges.catch_up(group, feed.log, feed.framing, feed.budget);
+            return Some(Chunk { bytes, messages, kind });
         }
-        self.messages_sent += messages;
-        bytes
+        let skipped = std::mem::take(&mut catch_up.skipped);
+        let mut batch = Vec::new();
+        if skipped > 0 {
+            feed.framing.skipped(skipped, &mut batch);
+        }
+        // Some framings have no note.
+        (!batch.is_empty()).then(|| Chunk { bytes: feed.framing.finish(batch), messages: 0, kind })
     }
 
     fn write_socket(&mut self, log: &Log) -> io::Result<usize> {

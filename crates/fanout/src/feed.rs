@@ -9,6 +9,7 @@ use std::time::Instant;
 use slab::Slab;
 use tokio::sync::Notify;
 
+use crate::budget::Budget;
 use crate::framing::{Framing, FramingKey};
 use crate::log::{Batch, MergedTallies};
 use crate::policy::policy_of;
@@ -91,10 +92,13 @@ impl Feed {
     }
 
     /// Takes the batch of the turn.
-    fn take_batch(&mut self) -> Batch {
+    fn take_batch(&mut self, budget: &Arc<Budget>) -> Batch {
+        let bytes = self.handle.framing.finish(std::mem::take(&mut self.bytes));
         let merged = std::mem::take(&mut self.merged);
+        let merged_weight = merged.weight();
         Batch {
-            bytes: self.handle.framing.finish(std::mem::take(&mut self.bytes)),
+            weight: bytes.len() + merged_weight,
+            bytes: budget.charge_bytes(bytes, merged_weight),
             messages: std::mem::take(&mut self.messages),
             merged: (self.handle.policy == Policy::Merge).then(|| Arc::new(merged)),
             received_at: self.received_at.take(),
@@ -118,11 +122,14 @@ pub(crate) struct Feeds {
     touched: Vec<FeedId>,
     /// Feeds to close after the current turn.
     closing: Vec<FeedId>,
+    /// Batches are charged to it.
+    budget: Arc<Budget>,
 }
 
 impl Feeds {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(budget: Arc<Budget>) -> Self {
         Self {
+            budget,
             feeds: Slab::new(),
             by_key: HashMap::new(),
             trie: Trie::new(),
@@ -178,8 +185,8 @@ impl Feeds {
 
     /// Takes the batches of the turn.
     pub(crate) fn take_batches(&mut self) -> Arc<[(FeedId, Batch)]> {
-        let Self { feeds, touched, .. } = self;
-        touched.drain(..).map(|id| (id, feeds[id].take_batch())).collect()
+        let Self { feeds, touched, budget, .. } = self;
+        touched.drain(..).map(|id| (id, feeds[id].take_batch(budget))).collect()
     }
 
     /// Finds or adds a feed, and adds a reader to it.

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::Budget;
 use crate::feed::{FeedId, Feeds};
 use crate::inbox;
 use crate::publisher::{Acknowledgement, Envelope};
@@ -57,13 +58,14 @@ impl Hub {
         stats: Arc<Stats>,
         shards: Vec<mpsc::Sender<Input>>,
         totals: Totals,
+        budget: Arc<Budget>,
     ) -> Self {
         Self {
             config,
             stats,
             shards,
             next_shard: 0,
-            feeds: Feeds::new(),
+            feeds: Feeds::new(budget),
             totals,
             turn_bytes: 0,
             outgoing: Vec::new(),

@@ -26,6 +26,7 @@
 //! ```
 
 mod body;
+mod budget;
 mod catch_up;
 mod close;
 mod config;
@@ -39,6 +40,7 @@ mod hub;
 mod inbound;
 pub mod inbox;
 mod log;
+mod merges;
 mod message;
 mod namespace;
 mod policy;

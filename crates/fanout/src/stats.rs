@@ -50,6 +50,9 @@ pub struct Stats {
     pub slow_skipped: Counter,
     /// Times a reader's tallies were merged, by [`Policy::Merge`](crate::Policy::Merge).
     pub slow_merged: Counter,
+    /// Readers disconnected because more bytes waited for readers than
+    /// [`Config::total_log_bytes`](crate::Config::total_log_bytes).
+    pub shed: Counter,
     /// Readers disconnected because they accepted no bytes for longer than the limit.
     pub stalled: Counter,
     /// Clients disconnected because they left a keep-alive unanswered for longer than the limit.

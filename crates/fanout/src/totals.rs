@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::budget::Budget;
 use crate::framing::{Framing, FramingKey};
 use crate::{Config, Data, Message, Namespace, Tally, TotalsState};
 
@@ -24,6 +25,8 @@ pub(crate) struct Totals {
     entries: HashMap<Namespace, Entry>,
     limits: Limits,
     corrections: bool,
+    /// Snapshots are charged to it.
+    budget: Arc<Budget>,
 }
 
 /// What the totals of one namespace may have.
@@ -52,7 +55,7 @@ pub(crate) enum Audience {
 
 impl Totals {
     /// Nothing is known yet. The receivers show when something is.
-    pub(crate) fn new(config: &Config) -> (Self, HashMap<Namespace, StateNow>) {
+    pub(crate) fn new(config: &Config, budget: Arc<Budget>) -> (Self, HashMap<Namespace, StateNow>) {
         let (mut entries, mut states) = (HashMap::new(), HashMap::new());
         for namespace in &config.totals {
             let (state, state_now) = watch::channel(None);
@@ -61,7 +64,7 @@ impl Totals {
             states.insert(namespace.clone(), state_now);
         }
         let limits = Limits { keys: config.max_totals, key_bytes: config.max_totals_bytes };
-        (Self { entries, limits, corrections: config.corrections }, states)
+        (Self { entries, limits, corrections: config.corrections, budget }, states)
     }
 
     /// Updates the totals with a message, and sends the messages that readers get for it, in their order. Totals that a
@@ -106,7 +109,7 @@ impl Totals {
         }
         let mut batch = Vec::new();
         framing.message(&entry.snapshot()?, &mut batch);
-        let bytes = framing.finish(batch);
+        let bytes = self.budget.charge_bytes(framing.finish(batch), 0);
         entry.framed.push((key, bytes.clone()));
         Some(bytes)
     }

@@ -5,14 +5,19 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use crate::connection::Connection;
+use super::Budgets;
+use crate::Config;
+use crate::connection::{Connection, FeedView};
 use crate::feed::FeedHandle;
 use crate::log::Log;
+use crate::merges::Merges;
 
 /// A feed that has readers in this shard.
 pub(super) struct LocalFeed {
     pub(super) handle: Arc<FeedHandle>,
     pub(super) log: Log,
+    /// The sums of what readers missed.
+    pub(super) merges: Merges,
     /// Keys of its connections.
     pub(super) readers: Vec<usize>,
     /// Keys of those that are behind.
@@ -22,8 +27,27 @@ pub(super) struct LocalFeed {
 }
 
 impl LocalFeed {
-    pub(super) fn new(handle: Arc<FeedHandle>) -> Self {
-        Self { handle, log: Log::default(), readers: Vec::new(), blocked: Vec::new(), last_batch: Instant::now() }
+    pub(super) fn new(handle: Arc<FeedHandle>, budgets: &Budgets) -> Self {
+        let merges = Merges::new(Arc::clone(&budgets.merged));
+        Self {
+            handle,
+            log: Log::default(),
+            merges,
+            readers: Vec::new(),
+            blocked: Vec::new(),
+            last_batch: Instant::now(),
+        }
+    }
+
+    /// What its connections read from.
+    pub(super) fn view<'a>(&'a mut self, config: &Config, budgets: &'a Budgets) -> FeedView<'a> {
+        FeedView {
+            log: &self.log,
+            framing: &*self.handle.framing,
+            merges: &mut self.merges,
+            budget: &budgets.waiting,
+            max_carried: config.log_bytes,
+        }
     }
 
     /// The position of the reader that is furthest behind; the log's head if none is.

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::budget::Budget;
 use crate::connection::{Connection, Sent};
 use crate::feed::{FeedHandle, FeedId};
 use crate::framing::Framing;
@@ -97,6 +98,15 @@ impl HubLink {
 /// A change of topics that was decided.
 type Decided = (usize, u64, Result<Subscription, String>);
 
+/// The budgets that all shards share.
+#[derive(Debug, Clone)]
+pub(crate) struct Budgets {
+    /// Of [`Config::total_log_bytes`].
+    pub(crate) waiting: Arc<Budget>,
+    /// Of [`Config::merged_bytes`].
+    pub(crate) merged: Arc<Budget>,
+}
+
 /// Why the shard's loop woke.
 enum LoopEvent {
     Inbox(usize),
@@ -121,15 +131,20 @@ pub(crate) struct Shard {
     /// Connections that close gracefully; each still holds its guard.
     closing_sinks: JoinSet<()>,
     feeds: HashMap<FeedId, LocalFeed>,
-    /// The bytes in all logs.
-    log_bytes: usize,
+    budgets: Budgets,
     /// Only closing bytes are still to come, so the bounds of the logs no longer disconnect readers.
     closing: bool,
     sent: Sent,
 }
 
 impl Shard {
-    pub(crate) fn new(config: Arc<Config>, stats: Arc<Stats>, inbox: mpsc::Receiver<Input>, hub: HubLink) -> Self {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        stats: Arc<Stats>,
+        budgets: Budgets,
+        inbox: mpsc::Receiver<Input>,
+        hub: HubLink,
+    ) -> Self {
         Self {
             config,
             stats,
@@ -142,7 +157,7 @@ impl Shard {
             decisions: JoinSet::new(),
             closing_sinks: JoinSet::new(),
             feeds: HashMap::new(),
-            log_bytes: 0,
+            budgets,
             closing: false,
             sent: Sent::default(),
         }
@@ -189,7 +204,6 @@ impl Shard {
                         let Some(feed) = self.feeds.get_mut(id) else { continue };
                         touched.push(*id);
                         received.extend(batch.received_at);
-                        self.log_bytes += batch.bytes.len();
                         feed.log.push(batch.clone());
                     }
                 }
@@ -220,6 +234,7 @@ impl Shard {
             }
         }
         self.write_feeds(&mut touched).await;
+        self.shed();
         let now = Instant::now();
         for received_at in received {
             self.stats.lag.observe(now.duration_since(received_at).as_secs_f64());
@@ -274,8 +289,8 @@ impl Shard {
         for id in ids {
             if let Some(feed) = self.feeds.get_mut(&id) {
                 let bytes = feed.handle.framing.closing(&CloseReason::Shutdown);
-                self.log_bytes += bytes.len();
-                feed.log.push(Batch { bytes, messages: 0, merged: None, received_at: None });
+                let weight = bytes.len();
+                feed.log.push(Batch { bytes, messages: 0, merged: None, received_at: None, weight });
             }
             self.write_feed(id).await;
         }

@@ -22,7 +22,7 @@ const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
 impl Shard {
     pub(super) fn attach(&mut self, (handle, subscriber, snapshot): (Arc<FeedHandle>, Subscriber, Option<Bytes>)) {
         let id = handle.id;
-        let feed = self.feeds.entry(id).or_insert_with(|| LocalFeed::new(handle));
+        let feed = self.feeds.entry(id).or_insert_with(|| LocalFeed::new(handle, &self.budgets));
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         self.generation += 1;
@@ -52,8 +52,8 @@ impl Shard {
             return answer(Err(ControlError::NotConnected(id)));
         };
         let old = connection.feed;
-        if let Some(feed) = self.feeds.get(&old)
-            && !connection.change_feed(&feed.log, &handle, grant)
+        if let Some(feed) = self.feeds.get_mut(&old)
+            && !connection.change_feed(&mut feed.view(&self.config, &self.budgets), &handle, grant)
         {
             handle.leave();
             self.stats.slow_disconnected.add(1);
@@ -62,7 +62,7 @@ impl Shard {
         }
         let (reader_slot, blocked) = (connection.reader_slot, connection.blocked.take());
         self.remove_reader(old, reader_slot, blocked);
-        let feed = self.feeds.entry(handle.id).or_insert_with(|| LocalFeed::new(handle));
+        let feed = self.feeds.entry(handle.id).or_insert_with(|| LocalFeed::new(handle, &self.budgets));
         let connection = &mut self.connections[key];
         connection.position = feed.log.head();
         feed.add_reader(key, connection);
@@ -79,12 +79,13 @@ impl Shard {
         while let Some(feed) = self.feeds.get_mut(&id) {
             feed.last_batch = now;
             let end = feed.readers.len().min(next + WRITES_PER_YIELD);
-            for &key in &feed.readers[next..end] {
+            for place in next..end {
+                let key = feed.readers[place];
                 let connection = &mut self.connections[key];
                 if connection.blocked.is_some() {
                     continue;
                 }
-                match connection.flush(&feed.log, &*feed.handle.framing, &mut self.sent) {
+                match connection.flush(&mut feed.view(&self.config, &self.budgets), &mut self.sent) {
                     FlushOutcome::Current => connection.last_write = now,
                     FlushOutcome::Blocked => {
                         connection.blocked = Some((feed.blocked.len(), now));
@@ -148,8 +149,8 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(key) else { return FlushOutcome::Disconnected };
         let Some(feed) = self.feeds.get_mut(&connection.feed) else { return FlushOutcome::Disconnected };
         let now = Instant::now();
-        let position = connection.position;
-        let outcome = connection.flush(&feed.log, &*feed.handle.framing, &mut self.sent);
+        let before = self.sent.bytes;
+        let outcome = connection.flush(&mut feed.view(&self.config, &self.budgets), &mut self.sent);
         match outcome {
             FlushOutcome::Disconnected => self.remove(key),
             FlushOutcome::Current => {
@@ -162,7 +163,7 @@ impl Shard {
             }
             FlushOutcome::Blocked => match &mut connection.blocked {
                 // Progress, however slow, is not a stall.
-                Some((_, since)) if connection.position > position => *since = now,
+                Some((_, since)) if self.sent.bytes > before => *since = now,
                 Some(_) => {}
                 None => feed.add_blocked(key, connection, now),
             },
@@ -173,8 +174,8 @@ impl Shard {
     /// Sends a message to one connection alone. Returns `false` if it is too far behind.
     pub(super) fn send_to(&mut self, key: usize, message: &Message) -> bool {
         let Some(connection) = self.connections.get_mut(key) else { return false };
-        let Some(feed) = self.feeds.get(&connection.feed) else { return false };
-        let accepted = connection.put_message(message, &feed.log, &*feed.handle.framing);
+        let Some(feed) = self.feeds.get_mut(&connection.feed) else { return false };
+        let accepted = connection.put_message(message, &mut feed.view(&self.config, &self.budgets));
         if accepted {
             self.write(key);
         }
@@ -277,6 +278,11 @@ impl Shard {
             "stream ended"
         );
         self.stats.connections.subtract(1);
+        if let Some(group) = connection.merge_group()
+            && let Some(feed) = self.feeds.get_mut(&connection.feed)
+        {
+            feed.merges.leave(group);
+        }
         self.remove_reader(connection.feed, connection.reader_slot, connection.blocked);
         Some(connection)
     }
@@ -290,7 +296,6 @@ impl Shard {
         }
         feed.handle.leave();
         if feed.readers.is_empty() {
-            self.log_bytes -= feed.log.bytes();
             self.feeds.remove(&id);
         } else if blocked.is_some() {
             self.trim(id);

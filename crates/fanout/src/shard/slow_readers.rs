@@ -1,24 +1,23 @@
-//! Slow readers: what happens when a log's bounds overtake the readers that are behind.
+//! Slow readers: what happens when a log's bounds overtake the readers that are behind, and when too many bytes wait for
+//! readers.
 
-use std::sync::Arc;
+use std::time::Instant;
 
 use super::Shard;
 use crate::feed::FeedId;
-use crate::log::{Log, MergedTallies};
+use crate::log::Log;
 use crate::{CloseReason, Policy};
 
 impl Shard {
     /// Releases what no reader needs, and keeps the log within its bounds by the feed's policy.
     pub(super) fn trim(&mut self, id: FeedId) {
         let Some(feed) = self.feeds.get_mut(&id) else { return };
-        let before = feed.log.bytes();
         feed.log.release(feed.slowest(&self.connections));
-        let others = self.log_bytes - before;
         let mut too_slow = Vec::new();
         let is_over = |log: &Log| {
             log.len() > self.config.log_batches
                 || log.bytes() > self.config.log_bytes
-                || (log.len() > 0 && others + log.bytes() > self.config.total_log_bytes)
+                || (log.len() > 0 && self.budgets.waiting.is_exceeded())
         };
         while !self.closing && is_over(&feed.log) {
             let oldest = feed.log.base();
@@ -28,7 +27,10 @@ impl Shard {
                 // The newest batch can still be read, unless it alone exceeds the bounds.
                 Policy::Skip => (head - 1).max(oldest + 1),
             };
-            let mut sum = None;
+            let mut new_group = None;
+            if feed.handle.policy == Policy::Merge {
+                new_group = Some(feed.merges.overtake(&feed.log));
+            }
             for &key in &feed.blocked {
                 let connection = &mut self.connections[key];
                 if connection.position != oldest {
@@ -46,29 +48,50 @@ impl Shard {
                     }
                     Policy::Merge => {
                         self.stats.slow_merged.add(1);
-                        let sum = sum.get_or_insert_with(|| merge_log(&feed.log));
-                        if !connection.catch_up.get_or_insert_default().merge(sum, self.config.merged_keys) {
-                            self.stats.slow_disconnected.add(1);
-                            too_slow.push(key);
+                        let catch_up = connection.catch_up.get_or_insert_default();
+                        if let (None, Some(group)) = (catch_up.merged, new_group) {
+                            feed.merges.join(group);
+                            catch_up.merged = Some(group);
                         }
                     }
                 }
                 connection.position = resume;
             }
+            feed.merges.remove_empty();
             feed.log.release(feed.slowest(&self.connections).max(oldest + 1));
         }
-        self.log_bytes = others + feed.log.bytes();
+        while let Some(group) = feed.merges.excess() {
+            for &key in &feed.blocked {
+                if self.connections[key].merge_group() == Some(group) {
+                    self.stats.slow_disconnected.add(1);
+                    too_slow.push(key);
+                }
+            }
+            feed.merges.remove(group);
+        }
         for key in too_slow {
             self.close_connection(key, Some(&CloseReason::SlowReader));
         }
     }
-}
 
-/// Everything that a log holds, for the readers at its very beginning.
-fn merge_log(log: &Log) -> Arc<MergedTallies> {
-    let mut sum = MergedTallies::default();
-    for merged in log.since(log.base()).filter_map(|batch| batch.merged.as_ref()) {
-        sum.merge(merged);
+    /// Disconnects readers, those first that have taken nothing for longest, until no more bytes wait than may. Bytes that
+    /// were begun stay with a reader that is overtaken, so cutting the logs back is not always enough.
+    pub(super) fn shed(&mut self) {
+        if self.closing || !self.budgets.waiting.is_exceeded() {
+            return;
+        }
+        let blocked = |(key, connection): (usize, &crate::connection::Connection)| Some((connection.blocked?.1, key));
+        let mut behind: Vec<(Instant, usize)> = self.connections.iter().filter_map(blocked).collect();
+        behind.sort_unstable();
+        for (_, key) in behind {
+            if !self.budgets.waiting.is_exceeded() {
+                return;
+            }
+            if let Some(connection) = self.connections.get(key) {
+                connection.discard_unsent();
+                self.stats.shed.add(1);
+                self.remove(key);
+            }
+        }
     }
-    Arc::new(sum)
 }

@@ -26,7 +26,7 @@ impl Shard {
             } else if connection.is_expired(wall_clock) {
                 self.stats.expired.add(1);
                 closed.push((key, CloseReason::GrantExpired));
-            } else if connection.is_ping_overdue(now, self.config.pong_timeout) {
+            } else if connection.blocked.is_none() && connection.is_ping_overdue(now, self.config.pong_timeout) {
                 self.stats.unanswered.add(1);
                 closed.push((key, CloseReason::PingTimeout));
             } else if now.duration_since(feed.last_batch) >= silence && connection.is_silent(now, silence) {
@@ -39,6 +39,7 @@ impl Shard {
         for (key, reason) in closed {
             self.close_connection(key, Some(&reason));
         }
+        self.shed();
         for (served, key) in silent.into_iter().enumerate() {
             if served % WRITES_PER_YIELD == WRITES_PER_YIELD - 1 {
                 tokio::task::yield_now().await;

@@ -90,7 +90,7 @@ async fn message_for_one_connection_keeps_its_place_even_when_the_reader_is_behi
 
 #[tokio::test]
 async fn reader_that_is_too_far_behind_takes_no_messages_of_its_own() {
-    let fanout = start(Config::default());
+    let fanout = start(Config { log_bytes: 250_000, ..Config::default() });
     let handle = fanout.handle();
     let (_client, id) = connect(&handle, "/a", 8, None).await;
     let large = Message::text(ns("/me"), "x".repeat(100_000));

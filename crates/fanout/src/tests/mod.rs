@@ -524,3 +524,53 @@ async fn large_batch_reaches_a_body_in_pieces() {
     assert_eq!(lengths.iter().sum::<usize>(), "/a \nend\n".len() + (1 << 20));
     assert!(lengths.iter().all(|length| *length <= 64 * 1024), "{lengths:?}");
 }
+
+#[tokio::test]
+async fn merged_sums_have_a_budget() {
+    let mut config = small_log(Policy::Merge);
+    config.merged_bytes = 1000;
+    let fanout = start(config);
+    let messages = fanout.publisher();
+    let handle = fanout.handle();
+    let slow = subscribe(&handle, "/eps").await;
+    let fast = tokio::spawn(rest(subscribe(&handle, "/eps").await));
+    let mut number = 0;
+    while handle.stats().slow_disconnected.get() == 0 {
+        messages.send(Message::tally(ns("/eps"), counts(&[(&format!("k{number}"), 1)]))).await.unwrap();
+        number += 1;
+        settle().await;
+    }
+    assert!(handle.stats().slow_merged.get() > 1 && number > 3);
+    drop(messages);
+    fanout.join().await;
+    assert_eq!(sums(&fast.await.unwrap()).len(), number);
+    assert!(!rest(slow).await.contains("end"));
+}
+
+#[tokio::test]
+async fn bytes_that_wait_for_readers_have_a_budget() {
+    const MESSAGE: usize = 10_000;
+    let mut config = small_log(Policy::Skip);
+    config.total_log_bytes = 20 * MESSAGE;
+    let fanout = start(config);
+    let messages = fanout.publisher();
+    let handle = fanout.handle();
+    let fast = tokio::spawn(rest(subscribe(&handle, "/raw").await));
+    // Each stops in another message, which it keeps although the log has dropped it.
+    let mut slow = Vec::new();
+    for number in 0..100 {
+        slow.push(subscribe(&handle, "/raw").await);
+        for part in 0..3 {
+            messages.send(Message::text(ns("/raw"), format!("{number} {part} {}", "x".repeat(MESSAGE)))).await.unwrap();
+            settle().await;
+        }
+    }
+    let shed = handle.stats().shed.get();
+    assert!((75..100).contains(&shed), "{shed} of 100");
+    assert_eq!(handle.stats().connections.get(), 101 - shed);
+    drop(messages);
+    let ended = tokio::spawn(fanout.join());
+    assert_eq!(fast.await.unwrap().lines().count(), 301);
+    drop(slow);
+    ended.await.unwrap();
+}

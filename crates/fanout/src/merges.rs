@@ -1,0 +1,215 @@
+//! The sums of the tallies that readers missed, for [`Policy::Merge`](crate::Policy::Merge).
+//!
+//! Readers that are first overtaken by their log at the same time share one sum, for as long as they stay behind. So memory
+//! and time grow with the number of such groups, not with the number of readers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::budget::{Budget, Charge};
+use crate::framing::Framing;
+use crate::log::{Log, MergedTallies};
+
+/// The number of a group, never used again in the same feed.
+pub(crate) type GroupId = u64;
+
+/// The groups of one feed in one shard.
+#[derive(Debug)]
+pub(crate) struct Merges {
+    groups: Vec<Group>,
+    next: GroupId,
+    budget: Arc<Budget>,
+}
+
+/// Readers that share a sum.
+#[derive(Debug)]
+struct Group {
+    id: GroupId,
+    readers: usize,
+    /// All of them read on at this batch.
+    position: u64,
+    sum: MergedTallies,
+    charge: Charge,
+    /// The sum and everything in the log up to this batch, ready for the wire.
+    framed: Option<(u64, Summary)>,
+}
+
+/// What readers get for messages that the log no longer has.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Summary {
+    /// Ready for the wire.
+    pub(crate) bytes: Bytes,
+    /// How many messages `bytes` holds.
+    pub(crate) messages: u64,
+}
+
+impl Merges {
+    pub(crate) fn new(budget: Arc<Budget>) -> Self {
+        Self { groups: Vec::new(), next: 0, budget }
+    }
+
+    /// Adds everything in the log to the sums of the groups that read on at its beginning, and moves them to its end. Returns
+    /// an empty new group there, for readers at the beginning that are in no group.
+    pub(crate) fn overtake(&mut self, log: &Log) -> GroupId {
+        let mut missed = MergedTallies::default();
+        for merged in log.since(log.base()).filter_map(|batch| batch.merged.as_ref()) {
+            missed.merge(merged);
+        }
+        for group in self.groups.iter_mut().filter(|group| group.position == log.base()) {
+            group.sum.merge(&missed);
+            group.charge.resize(group.sum.weight());
+            group.position = log.head();
+            group.framed = None;
+        }
+        let id = self.next;
+        self.next += 1;
+        let charge = self.budget.charge(missed.weight());
+        self.groups.push(Group { id, readers: 0, position: log.head(), sum: missed, charge, framed: None });
+        id
+    }
+
+    /// Adds a reader to a group.
+    pub(crate) fn join(&mut self, id: GroupId) {
+        if let Some(group) = self.groups.iter_mut().find(|group| group.id == id) {
+            group.readers += 1;
+        }
+    }
+
+    /// Removes a reader from a group.
+    pub(crate) fn leave(&mut self, id: GroupId) {
+        if let Some(group) = self.groups.iter_mut().find(|group| group.id == id) {
+            group.readers -= 1;
+        }
+        self.remove_empty();
+    }
+
+    /// Removes groups without readers.
+    pub(crate) fn remove_empty(&mut self) {
+        self.groups.retain(|group| group.readers > 0);
+        if self.groups.is_empty() {
+            // An idle feed costs no memory.
+            self.groups = Vec::new();
+        }
+    }
+
+    /// The group with the largest sum, if the sums of all feeds together have outgrown their budget.
+    pub(crate) fn excess(&self) -> Option<GroupId> {
+        let largest = || self.groups.iter().max_by_key(|group| group.sum.weight());
+        self.budget.is_exceeded().then(largest).flatten().map(|group| group.id)
+    }
+
+    /// Removes a group whose readers are disconnected.
+    pub(crate) fn remove(&mut self, id: GroupId) {
+        self.groups.retain(|group| group.id != id);
+    }
+
+    /// Removes a reader from its group. Returns what it missed, up to the end of the log.
+    pub(crate) fn catch_up(&mut self, id: GroupId, log: &Log, framing: &dyn Framing, budget: &Arc<Budget>) -> Summary {
+        let Some(group) = self.groups.iter_mut().find(|group| group.id == id) else { return Summary::default() };
+        let summary = match &group.framed {
+            Some((head, summary)) if *head == log.head() => summary.clone(),
+            _ => {
+                let summary = frame(&group.sum, group.position, log, framing, budget);
+                group.framed = Some((log.head(), summary.clone()));
+                summary
+            }
+        };
+        self.leave(id);
+        summary
+    }
+}
+
+/// Frames a sum together with everything in the log from number `position` on.
+fn frame(sum: &MergedTallies, position: u64, log: &Log, framing: &dyn Framing, budget: &Arc<Budget>) -> Summary {
+    let mut sum = sum.clone();
+    let mut control = Vec::new();
+    for entry in log.since(position) {
+        match &entry.merged {
+            Some(merged) => sum.merge(merged),
+            None => control.extend_from_slice(&entry.bytes),
+        }
+    }
+    let (mut bytes, mut batch) = (Bytes::new(), Vec::new());
+    if sum.skipped > 0 {
+        framing.skipped(sum.skipped, &mut batch);
+    }
+    for message in &sum.tallies {
+        framing.message(message, &mut batch);
+    }
+    if !batch.is_empty() {
+        bytes = framing.finish(batch);
+    }
+    if !control.is_empty() {
+        bytes = [&bytes[..], &control[..]].concat().into();
+    }
+    Summary { bytes: budget.charge_bytes(bytes, 0), messages: sum.tallies.len() as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Batch;
+    use crate::tests::lines;
+    use crate::{Message, Tally};
+
+    /// A batch with one tally of `keys` keys, each counted once.
+    fn batch(keys: usize) -> Batch {
+        let tally: Tally = (0..keys).map(|key| (format!("k{key}"), 1)).collect();
+        let mut merged = MergedTallies::default();
+        merged.absorb(&Message::tally("/eps".parse().unwrap(), tally));
+        Batch {
+            bytes: Bytes::from_static(b"x"),
+            messages: 1,
+            merged: Some(Arc::new(merged)),
+            received_at: None,
+            weight: 1,
+        }
+    }
+
+    #[test]
+    fn readers_that_are_overtaken_together_share_one_sum() {
+        let budget = Budget::new(1 << 20);
+        let waiting = Budget::new(1 << 20);
+        let (mut merges, mut log) = (Merges::new(Arc::clone(&budget)), Log::default());
+        let mut groups = Vec::new();
+        for _ in 0..3 {
+            log.push(batch(100));
+            let group = merges.overtake(&log);
+            if groups.is_empty() {
+                (0..1000).for_each(|_| merges.join(group));
+                groups.push(group);
+            }
+            merges.remove_empty();
+            log.release(log.head());
+        }
+        assert!(budget.used() < 2 * 100 * 80, "{} bytes", budget.used());
+        let first = merges.catch_up(groups[0], &log, &*lines(), &waiting);
+        let second = merges.catch_up(groups[0], &log, &*lines(), &waiting);
+        assert_eq!((first.messages, first.bytes.as_ptr()), (1, second.bytes.as_ptr()), "framed once");
+        assert!(first.bytes.starts_with(b"/eps {") && String::from_utf8_lossy(&first.bytes).contains("\"k7\":3"));
+        (0..998).for_each(|_| merges.leave(groups[0]));
+        assert_eq!((merges.groups.len(), budget.used()), (0, 0));
+    }
+
+    #[test]
+    fn only_groups_at_the_beginning_of_the_log_are_overtaken() {
+        let (mut merges, mut log) = (Merges::new(Budget::new(1 << 20)), Log::default());
+        log.push(batch(1));
+        let early = merges.overtake(&log);
+        merges.join(early);
+        // Another reader is behind in the middle of the log.
+        log.push(batch(1));
+        let middle = merges.overtake(&log);
+        merges.join(middle);
+        log.release(1);
+        log.push(batch(1));
+        merges.overtake(&log);
+        merges.remove_empty();
+        let text = |group, merges: &mut Merges, log: &Log| {
+            String::from_utf8(merges.catch_up(group, log, &*lines(), &Budget::new(1 << 20)).bytes.to_vec()).unwrap()
+        };
+        assert_eq!(text(early, &mut merges, &log), "/eps {\"k0\":3}\n");
+        assert_eq!(text(middle, &mut merges, &log), "/eps {\"k0\":3}\n");
+    }
+}
