@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::namespace::{decode, split};
-use crate::{Namespace, NamespaceError};
+use crate::{MAX_NAMESPACE_DEPTH, Namespace, NamespaceError};
 
 /// The most topics of one reader.
 pub const MAX_TOPICS: usize = 64;
@@ -42,9 +42,12 @@ pub enum TopicError {
         "a path must not have the segments . or .., nor commas inside a topic; use ?topic= for a topic with a comma"
     )]
     Ambiguous,
-    /// None, or more than [`MAX_TOPICS`].
-    #[error("expected 1 to {MAX_TOPICS} topics, found {0}")]
-    Count(usize),
+    /// A set of topics is empty.
+    #[error("expected at least one topic")]
+    NoTopics,
+    /// More than [`MAX_TOPICS`].
+    #[error("expected at most {MAX_TOPICS} topics, found more")]
+    TooManyTopics,
 }
 
 /// A segment of a topic.
@@ -61,18 +64,33 @@ impl Topic {
     /// As for text, when the encoding is broken, and when other software could read another topic: an encoded `/`, `,` or `*`,
     /// and the segments `.` and `..`.
     pub fn from_url_path(path: &str) -> Result<Self, TopicError> {
-        let mut segments = Vec::new();
-        for raw in split(path)? {
-            let segment = decode(raw)?;
-            if !matches!(raw, "*" | "**") && (matches!(&*segment, "." | "..") || segment.contains(',')) {
-                return Err(TopicError::Ambiguous);
+        Self::from_segments(&path_segments(split(path)?)?)
+    }
+
+    /// Reads the path of a URL whose last segment may be several, separated by commas: `/price/A,B` is `/price/A` and
+    /// `/price/B`. Reads each segment once, and nothing after the topic that is one too many. Not for the root.
+    ///
+    /// # Errors
+    /// As [`from_url_path`](Self::from_url_path), when a name between commas is empty, and when there are more than
+    /// [`MAX_TOPICS`] topics.
+    pub fn several_from_url_path(path: &str) -> Result<Vec<Self>, TopicError> {
+        let path = path.strip_prefix('/').ok_or(NamespaceError::NotAbsolute)?;
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let (parents, last) = path.rsplit_once('/').map_or((None, path), |(parents, last)| (Some(parents), last));
+        let parents = path_segments(parents.into_iter().flat_map(|parents| parents.split('/')))?;
+        let mut topics = Vec::new();
+        for name in last.split(',') {
+            if name.is_empty() {
+                return Err(NamespaceError::EmptySegment.into());
             }
-            if segment.contains('*') && !matches!(raw, "*" | "**") {
-                return Err(TopicError::Wildcard);
+            if topics.len() == MAX_TOPICS {
+                return Err(TopicError::TooManyTopics);
             }
-            segments.push(segment);
+            let name = path_segment(name)?;
+            let segments: Vec<&str> = parents.iter().chain([&name]).map(String::as_str).collect();
+            topics.push(Self::from_segments(&segments)?);
         }
-        Self::from_segments(&segments)
+        Ok(topics)
     }
 
     fn from_segments(segments: &[impl AsRef<str>]) -> Result<Self, TopicError> {
@@ -143,6 +161,30 @@ impl Topic {
     }
 }
 
+/// The decoded segments of a URL's path. Reads no more than a topic may have: the segments of a namespace and `**`.
+fn path_segments<'a>(segments: impl Iterator<Item = &'a str>) -> Result<Vec<String>, TopicError> {
+    let mut decoded = Vec::new();
+    for segment in segments {
+        if decoded.len() > MAX_NAMESPACE_DEPTH {
+            return Err(NamespaceError::TooDeep.into());
+        }
+        decoded.push(path_segment(segment)?);
+    }
+    Ok(decoded)
+}
+
+/// The decoded segment of a URL's path.
+fn path_segment(raw: &str) -> Result<String, TopicError> {
+    let segment = decode(raw)?;
+    if !matches!(raw, "*" | "**") && (matches!(&*segment, "." | "..") || segment.contains(',')) {
+        return Err(TopicError::Ambiguous);
+    }
+    if segment.contains('*') && !matches!(raw, "*" | "**") {
+        return Err(TopicError::Wildcard);
+    }
+    Ok(segment)
+}
+
 impl From<Namespace> for Topic {
     /// The namespace and everything below it. A segment `*` of the namespace becomes a wildcard.
     fn from(path: Namespace) -> Self {
@@ -186,8 +228,11 @@ impl Topics {
     pub fn new(mut topics: Vec<Topic>) -> Result<Self, TopicError> {
         topics.sort_unstable();
         topics.dedup();
-        if topics.is_empty() || topics.len() > MAX_TOPICS {
-            return Err(TopicError::Count(topics.len()));
+        if topics.is_empty() {
+            return Err(TopicError::NoTopics);
+        }
+        if topics.len() > MAX_TOPICS {
+            return Err(TopicError::TooManyTopics);
         }
         Ok(Self(topics.into()))
     }
@@ -292,13 +337,37 @@ mod tests {
     }
 
     #[test]
+    fn last_segment_of_a_path_may_be_several() {
+        let several = |path: &str| Topic::several_from_url_path(path);
+        assert_eq!(several("/price/B,%41/").unwrap(), [topic("/price/B"), topic("/price/A")]);
+        assert_eq!(several("/*,a").unwrap(), [topic("/*"), topic("/a")]);
+        for path in ["/a,,b", "/a,", "//a", "/"] {
+            assert_eq!(several(path), Err(NamespaceError::EmptySegment.into()), "{path}");
+        }
+        assert_eq!(several("a/b"), Err(NamespaceError::NotAbsolute.into()));
+        assert_eq!(several("/a,b/c"), Err(TopicError::Ambiguous));
+    }
+
+    #[test]
+    fn reading_a_path_stops_at_its_limits() {
+        // What follows is not valid, and not reached.
+        let many = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>().join(",");
+        assert_eq!(Topic::several_from_url_path(&format!("/{}", many(MAX_TOPICS))).unwrap().len(), MAX_TOPICS);
+        let more = format!("/{},%zz", many(MAX_TOPICS + 1));
+        assert_eq!(Topic::several_from_url_path(&more), Err(TopicError::TooManyTopics));
+        let deep = format!("{}/%zz", "/a".repeat(MAX_NAMESPACE_DEPTH + 2));
+        assert_eq!(Topic::from_url_path(&deep), Err(NamespaceError::TooDeep.into()));
+        assert_eq!(Topic::several_from_url_path(&deep), Err(NamespaceError::TooDeep.into()));
+    }
+
+    #[test]
     fn topic_sets_ignore_order_and_duplicates() {
         let set = |texts: &[&str]| Topics::new(texts.iter().map(|text| topic(text)).collect());
         assert_eq!(set(&["/b", "/a", "/b"]), set(&["/a", "/b/**"]));
         assert_eq!(set(&["/b", "/a"]).unwrap().to_string(), "/a,/b");
-        assert_eq!(set(&[]), Err(TopicError::Count(0)));
+        assert_eq!(set(&[]), Err(TopicError::NoTopics));
         let many: Vec<Topic> = (0..=MAX_TOPICS).map(|number| topic(&format!("/{number}"))).collect();
-        assert_eq!(Topics::new(many), Err(TopicError::Count(MAX_TOPICS + 1)));
+        assert_eq!(Topics::new(many), Err(TopicError::TooManyTopics));
     }
 
     proptest! {
@@ -311,7 +380,10 @@ mod tests {
 
         #[test]
         fn decoding_never_panics(path in "[/%*,.0-9a-zA-Z\u{80}-\u{fff}]{0,40}") {
-            let _ = Topic::from_url_path(&path);
+            let one = Topic::from_url_path(&path);
+            if !path.contains(',') && path != "/" {
+                prop_assert_eq!(Topic::several_from_url_path(&path).map(|mut topics| topics.remove(0)), one);
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The topics that a request's path and query name.
 
-use tallycast_fanout::{NamespaceError, Topic, TopicError, Topics};
+use tallycast_fanout::{MAX_TOPICS, Namespace, Topic, TopicError, Topics};
 
 /// Why a request does not name topics, and where.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,6 +11,9 @@ pub(crate) enum RequestError {
     /// In the query.
     #[error("bad query: topic={0}: {1}")]
     Query(String, TopicError),
+    /// In path and query together.
+    #[error("bad path or query: {0}")]
+    Count(TopicError),
 }
 
 fn after(prefix: &str) -> String {
@@ -21,24 +24,19 @@ fn after(prefix: &str) -> String {
 /// those of each `topic` in its query. Without either, all.
 pub(crate) fn topics(prefix: &str, path: &str, query: &str) -> Result<Topics, RequestError> {
     let in_path = |error| RequestError::Path { prefix: prefix.to_owned(), error };
-    let mut topics = Vec::new();
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let mut topics = if path.is_empty() { Vec::new() } else { Topic::several_from_url_path(path).map_err(in_path)? };
     for (_, value) in form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "topic") {
+        if topics.len() == MAX_TOPICS {
+            return Err(RequestError::Count(TopicError::TooManyTopics));
+        }
         let topic = value.parse();
         topics.push(topic.map_err(|error| RequestError::Query(value.into_owned(), error))?);
     }
-    let path = path.strip_suffix('/').unwrap_or(path);
-    if !path.is_empty() {
-        let (parents, last) = path.rsplit_once('/').unwrap_or(("", path));
-        for one in last.split(',') {
-            if one.is_empty() {
-                return Err(in_path(NamespaceError::EmptySegment.into()));
-            }
-            topics.push(Topic::from_url_path(&format!("{parents}/{one}")).map_err(in_path)?);
-        }
-    } else if topics.is_empty() {
-        topics.push(Topic::from_url_path("/").map_err(in_path)?);
+    if topics.is_empty() {
+        topics.push(Namespace::root().into());
     }
-    Topics::new(topics).map_err(in_path)
+    Topics::new(topics).map_err(RequestError::Count)
 }
 
 #[cfg(test)]
@@ -65,8 +63,12 @@ mod tests {
         assert_eq!(of("/a,,b", ""), "bad path after /subscribe: a namespace must not have an empty segment ('//')");
         assert_eq!(of("/a,", ""), "bad path after /subscribe: a namespace must not have an empty segment ('//')");
         assert_eq!(of("", "topic=raw"), "bad query: topic=raw: a namespace must start with '/'");
+        let count = "expected at most 64 topics, found more";
         let many = (0..65).map(|number| number.to_string()).collect::<Vec<_>>().join(",");
-        assert_eq!(of(&format!("/{many}"), ""), "bad path after /subscribe: expected 1 to 64 topics, found 65");
+        assert_eq!(of(&format!("/{many}"), ""), format!("bad path after /subscribe: {count}"));
+        assert_eq!(of("/a", &"topic=/a&".repeat(64)), format!("bad path or query: {count}"));
+        // The invalid topic is not reached.
+        assert_eq!(of("", &format!("{}topic=", "topic=/a&".repeat(64))), format!("bad path or query: {count}"));
         let error = |prefix| topics(prefix, "//", "").unwrap_err().to_string();
         assert_eq!(error("/ws"), "bad path after /ws: a namespace must not have an empty segment ('//')");
         assert_eq!(error(""), "bad path: a namespace must not have an empty segment ('//')");

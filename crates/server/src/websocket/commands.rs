@@ -1,16 +1,12 @@
 //! The messages that clients may send: changes of their topics.
 
+use std::collections::BTreeSet;
+use std::fmt;
+
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use tallycast_fanout::{Topic, TopicError, Topics};
-
-/// A message of a client. With both fields the topics change in one step.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Command {
-    subscribe: Option<Vec<String>>,
-    unsubscribe: Option<Vec<String>>,
-}
+use tallycast_fanout::{MAX_TOPICS, Topic, TopicError, Topics};
 
 /// Why a message is not understood, or cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -27,30 +23,116 @@ pub(crate) enum CommandError {
     /// It unsubscribes from a topic that the client does not read.
     #[error("not subscribed to {0}; subscribed to [{1}]")]
     NotSubscribed(Topic, Topics),
-    /// There would be too many.
+    /// A list has too many, or there would be too many.
     #[error(transparent)]
     Count(TopicError),
 }
 
-/// The topics that a client that reads `topics` asks for with the message `text`.
+/// The topics that a client that reads `topics` asks for with the message `text`. With both fields they change in one step.
 pub(crate) fn apply_command(text: &str, topics: &Topics) -> Result<Topics, CommandError> {
-    let Command { subscribe, unsubscribe } = serde_json::from_str(text)?;
+    let mut invalid = None;
+    let mut json = serde_json::Deserializer::from_str(text);
+    let command = json.deserialize_map(CommandVisitor { invalid: &mut invalid });
+    let command = command.and_then(|command| json.end().map(|()| command));
+    // What stopped the parser is in the words of this program.
+    let Command { subscribe, unsubscribe } = command.map_err(|error| invalid.unwrap_or(CommandError::Json(error)))?;
     if subscribe.is_none() && unsubscribe.is_none() {
         return Err(CommandError::Nothing);
     }
-    let parsed = |texts: Option<Vec<String>>| {
-        let parse = |text: String| text.parse::<Topic>().map_err(|error| CommandError::Topic(text, error));
-        texts.unwrap_or_default().into_iter().map(parse).collect::<Result<Vec<_>, _>>()
-    };
-    let mut wanted: Vec<Topic> = topics.iter().cloned().collect();
-    for topic in parsed(unsubscribe)? {
-        let Some(place) = wanted.iter().position(|one| *one == topic) else {
+    let mut wanted: BTreeSet<Topic> = topics.iter().cloned().collect();
+    for topic in unsubscribe.unwrap_or_default() {
+        if !wanted.remove(&topic) {
             return Err(CommandError::NotSubscribed(topic, topics.clone()));
-        };
-        wanted.swap_remove(place);
+        }
     }
-    wanted.append(&mut parsed(subscribe)?);
-    if wanted.is_empty() { Ok(Topics::none()) } else { Topics::new(wanted).map_err(CommandError::Count) }
+    wanted.extend(subscribe.unwrap_or_default());
+    if wanted.is_empty() {
+        return Ok(Topics::none());
+    }
+    Topics::new(wanted.into_iter().collect()).map_err(CommandError::Count)
+}
+
+/// A message of a client.
+struct Command {
+    subscribe: Option<Vec<Topic>>,
+    unsubscribe: Option<Vec<Topic>>,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Field {
+    Subscribe,
+    Unsubscribe,
+}
+
+/// Reads a [`Command`], and stops at the first invalid topic or at the one that is too many.
+struct CommandVisitor<'a> {
+    /// Why it stopped.
+    invalid: &'a mut Option<CommandError>,
+}
+
+impl<'de> Visitor<'de> for CommandVisitor<'_> {
+    type Value = Command;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Command, A::Error> {
+        let (mut subscribe, mut unsubscribe) = (None, None);
+        while let Some(field) = map.next_key()? {
+            let (list, name) = match field {
+                Field::Subscribe => (&mut subscribe, "subscribe"),
+                Field::Unsubscribe => (&mut unsubscribe, "unsubscribe"),
+            };
+            if list.is_some() {
+                return Err(A::Error::duplicate_field(name));
+            }
+            *list = map.next_value_seed(TopicList { invalid: &mut *self.invalid })?;
+        }
+        Ok(Command { subscribe, unsubscribe })
+    }
+}
+
+/// Reads a list of topics, or `null`; see [`CommandVisitor`].
+struct TopicList<'a> {
+    invalid: &'a mut Option<CommandError>,
+}
+
+impl<'de> DeserializeSeed<'de> for TopicList<'_> {
+    type Value = Option<Vec<Topic>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for TopicList<'_> {
+    type Value = Option<Vec<Topic>>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list of topics")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut topics = Vec::new();
+        while let Some(text) = list.next_element::<String>()? {
+            let topic = if topics.len() == MAX_TOPICS {
+                Err(CommandError::Count(TopicError::TooManyTopics))
+            } else {
+                text.parse().map_err(|error| CommandError::Topic(text, error))
+            };
+            topics.push(topic.map_err(|error| {
+                *self.invalid = Some(error);
+                A::Error::custom("invalid topics")
+            })?);
+        }
+        Ok(Some(topics))
+    }
 }
 
 #[cfg(test)]
@@ -84,6 +166,16 @@ mod tests {
         assert_eq!(of(r#"{"unsubscribe": ["/raw"]}"#, &["/"]), "not subscribed to /raw; subscribed to [/]");
         let many: Vec<String> = (0..64).map(|number| format!("\"/{number}\"")).collect();
         let many = format!("{{\"subscribe\": [{}]}}", many.join(","));
-        assert_eq!(of(&many, &["/"]), "expected 1 to 64 topics, found 65");
+        assert_eq!(of(&many, &["/"]), "expected at most 64 topics, found more");
+    }
+
+    #[test]
+    fn parsing_stops_at_the_limit() {
+        for field in ["subscribe", "unsubscribe"] {
+            let list = |rest: &str| format!("{{\"{field}\": [{}{rest}", "\"/a\",".repeat(64));
+            // Neither the topic that is one too many nor what follows is read to its end.
+            assert_eq!(of(&list("\"b\", not JSON"), &["/a"]), "expected at most 64 topics, found more");
+        }
+        assert_eq!(of("{\"subscribe\": [\"b\", not JSON", &["/a"]), "bad topic \"b\": a namespace must start with '/'");
     }
 }
