@@ -377,7 +377,7 @@ const DELIVERY: &[Metric] = &[
         ),
         help: "Client messages refused, by reason; rate and protocol end the connection.",
         watch: "`message`: not a valid command; the client gets an error. `rate`: more than `--message-rate`. \
-                `protocol`: a violation of RFC 6455, or larger than `--max-message-bytes`.",
+                `protocol`: a violation of RFC 6455, or a message larger than `--max-message-bytes` or in too many frames.",
     },
 ];
 

@@ -185,6 +185,23 @@ fn client_over_message_limits_is_closed_with_reason() {
 }
 
 #[test]
+fn endless_fragments_close_the_connection() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &[]);
+    // The start of a text, and continuations without an end, all empty, under a mask of zeros.
+    let mut endless = Raw::request(&tallycast, &upgrade("/ws/raw"));
+    endless.head();
+    endless.send_bytes(&[0x01, 0x80, 0, 0, 0, 0]);
+    let continuations = [0x00, 0x80, 0, 0, 0, 0].repeat(4096);
+    // Far more than a server reads that only waits for the end of a closed connection.
+    let accepted = (0..4096).take_while(|_| endless.try_send(&continuations)).count();
+    assert!(accepted < 4096);
+    assert!(endless.bytes_until_closed().starts_with(b"\x88\x21\x03\xf0the message has too many frames"));
+    eventually("the connection is removed", || tallycast.counter("/hub/connections") == 0);
+    assert_eq!(tallycast.counter("/websocket/failed"), 1);
+}
+
+#[test]
 fn unanswered_ping_closes_the_connection() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--keep-alive", "100ms", "--pong-limit", "3s"]);

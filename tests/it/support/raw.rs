@@ -64,6 +64,11 @@ impl Raw {
         self.stream.get_mut().write_all(bytes).unwrap();
     }
 
+    /// Sends `bytes`. Returns `false` if the connection has been closed.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.get_mut().write_all(bytes).is_ok()
+    }
+
     /// Reads the bytes of `expected` and fails on any difference.
     #[track_caller]
     pub(crate) fn expect(&mut self, expected: &str) {

@@ -1,9 +1,10 @@
 //! The server side of a WebSocket connection (RFC 6455) without its socket: bytes in, messages and replies out.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Cursor, Read, Write};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use tungstenite::Error;
+use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
 
@@ -11,6 +12,11 @@ use super::frames::{CloseFrame, write_close};
 
 /// The size of a connection's receive buffer, in bytes. It grows for larger frames.
 const READ_BUFFER: usize = 256;
+/// Frames that a message may always have.
+const MIN_FRAMES: usize = 64;
+/// A message may have one frame for each so many bytes of the largest message. More would cost much more time to parse than the
+/// bytes do: a frame may be empty.
+const BYTES_PER_FRAME: usize = 64;
 
 /// The server side of one connection, after the handshake. It answers pings, joins frames to messages, checks that texts are
 /// valid UTF-8 (§8.1), and ends a connection that violates the protocol with the right code (§7.4.1).
@@ -18,7 +24,12 @@ const READ_BUFFER: usize = 256;
 pub struct Protocol {
     context: WebSocketContext,
     /// Received and not yet parsed.
-    unread: Vec<u8>,
+    unread: BytesMut,
+    /// The bytes of the current frame that are still to be parsed.
+    frame_left: u64,
+    /// The frames of the message that is not complete yet.
+    frames: usize,
+    max_frames: usize,
 }
 
 /// Something received from the client.
@@ -39,22 +50,30 @@ pub enum Received {
 pub enum CloseCause {
     /// The client closed it.
     Client,
-    /// The client violated the protocol, or sent too large a message.
+    /// The client violated the protocol, or sent a message that is too large or has too many frames.
     Violation,
 }
 
 impl Protocol {
-    /// A connection whose client may send messages of up to `max_message` bytes, in one frame or several.
+    /// A connection whose client may send messages of up to `max_message` bytes, in one frame or several: at most one for each 64
+    /// bytes of `max_message`, or 64.
     pub fn new(max_message: usize) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
-        Self { context: WebSocketContext::new(Role::Server, Some(config)), unread: Vec::new() }
+        Self {
+            context: WebSocketContext::new(Role::Server, Some(config)),
+            unread: BytesMut::new(),
+            frame_left: 0,
+            frames: 0,
+            max_frames: (max_message / BYTES_PER_FRAME).max(MIN_FRAMES),
+        }
     }
 
-    /// Adds bytes from the client, for [`next`](Self::next) to parse.
+    /// Adds bytes from the client, for [`next`](Self::next) to parse. All but an incomplete frame is parsed once `next` has
+    /// returned `None`, so a caller that waits for this holds no more than one message and what it has just added.
     pub fn push(&mut self, bytes: &[u8]) {
         self.unread.extend_from_slice(bytes);
     }
@@ -62,36 +81,64 @@ impl Protocol {
     /// The next thing received from the client; `None` if that is not complete yet. Appends the replies to `replies`, ready for
     /// the wire. Nothing follows [`Received::Close`].
     pub fn next(&mut self, replies: &mut Vec<u8>) -> Option<Received> {
-        let mut wire = Wire { unread: &self.unread, read: 0, replies };
-        let received = self.context.read(&mut wire);
-        let read = wire.read;
-        let received = match received {
-            Ok(Message::Text(text)) => Some(Received::Text(text.as_str().to_owned())),
-            Ok(Message::Binary(bytes)) => Some(Received::Binary(bytes)),
-            Ok(Message::Close(_)) => {
-                // Writes the reply. The error that it returns is that this is the end.
-                let _ = self.context.flush(&mut wire);
-                Some(Received::Close(CloseCause::Client))
+        loop {
+            // One frame at a time, because the library does not report the frames of an incomplete message.
+            if self.frame_left == 0 {
+                self.frame_left = frame_length(&self.unread)?;
             }
-            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
-                // Writes the pong. Writing to a vector cannot fail.
+            let offered = usize::try_from(self.frame_left).unwrap_or(usize::MAX).min(self.unread.len());
+            let mut wire = Wire { unread: &self.unread[..offered], read: 0, replies };
+            let received = self.context.read(&mut wire);
+            if matches!(received, Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_))) {
+                // Writes the reply. Writing to a vector cannot fail; after a close frame, the error is that this is the end.
                 let _ = self.context.flush(&mut wire);
-                Some(Received::Control)
             }
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Err(error) => {
-                if let Some(frame) = close_frame(&error) {
-                    write_close(frame, replies);
+            let read = wire.read;
+            self.unread.advance(read);
+            self.frame_left -= read as u64;
+            if self.unread.is_empty() {
+                // A silent connection should hold no memory.
+                self.unread = BytesMut::new();
+            }
+            let received = match received {
+                Ok(Message::Text(text)) => Received::Text(text.as_str().to_owned()),
+                Ok(Message::Binary(bytes)) => Received::Binary(bytes),
+                Ok(Message::Close(_)) => return Some(Received::Close(CloseCause::Client)),
+                // Between the frames of a message there may be control frames (§5.4).
+                Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => return Some(Received::Control),
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.frame_left > 0 {
+                        return None;
+                    }
+                    self.frames += 1;
+                    if self.frames < self.max_frames {
+                        continue;
+                    }
+                    let reason = "the message has too many frames";
+                    write_close(CloseFrame { code: CloseCode::Policy, reason }, replies);
+                    return Some(Received::Close(CloseCause::Violation));
                 }
-                Some(Received::Close(CloseCause::Violation))
-            }
-        };
-        self.unread.drain(..read);
-        if self.unread.is_empty() {
-            // A silent connection should hold no memory.
-            self.unread = Vec::new();
+                Err(error) => {
+                    if let Some(frame) = close_frame(&error) {
+                        write_close(frame, replies);
+                    }
+                    return Some(Received::Close(CloseCause::Violation));
+                }
+            };
+            self.frames = 0;
+            return Some(received);
         }
-        received
+    }
+}
+
+/// The length of the frame at the start of `bytes`, header included; `None` if the header is not complete yet.
+fn frame_length(bytes: &[u8]) -> Option<u64> {
+    let mut header = Cursor::new(bytes);
+    match FrameHeader::parse(&mut header) {
+        Ok(Some((_, payload))) => Some(payload.saturating_add(header.position())),
+        Ok(None) => None,
+        // The library finds the same error, and ends the connection.
+        Err(_) => Some(bytes.len() as u64),
     }
 }
 
@@ -202,7 +249,7 @@ mod tests {
         #[test]
         fn messages_of_independent_client_are_read_in_any_pieces(
             messages in messages(),
-            frame_size in 1..200_usize,
+            frame_size in 8..200_usize,
             cut in 1..5000_usize,
         ) {
             let mut protocol = Protocol::new(1 << 20);
@@ -304,5 +351,29 @@ mod tests {
         let codes: Vec<_> =
             read(&replies).iter().filter_map(|message| Some(u16::from(message.as_close()?.0))).collect();
         assert_eq!(codes, [1009]);
+    }
+
+    #[test]
+    fn message_with_too_many_frames_ends_the_connection() {
+        // A first frame of text without the end of the message, continuations, and a last one: all empty, under a mask of zeros.
+        let frame = |first: u8| [first, 0x80, 0, 0, 0, 0];
+        let message = |frames: usize| {
+            let middle = frame(0x00).repeat(frames - 2);
+            [&frame(0x01)[..], &middle, &frame(0x80)].concat()
+        };
+        let mut protocol = Protocol::new(100);
+        let mut replies = Vec::new();
+        // The count starts again with each message, and control frames in between do not count.
+        for _ in 0..2 {
+            protocol.push(&frame(0x01));
+            protocol.push(&frame(0x8a));
+            protocol.push(&message(MIN_FRAMES)[frame(0x01).len()..]);
+            assert_eq!(protocol.next(&mut replies), Some(Received::Control));
+            assert_eq!(protocol.next(&mut replies), Some(Received::Text(String::new())));
+        }
+        protocol.push(&message(MIN_FRAMES + 1));
+        assert_eq!(protocol.next(&mut replies), Some(Received::Close(CloseCause::Violation)));
+        assert_eq!(replies, b"\x88\x21\x03\xf0the message has too many frames");
+        assert_eq!(Protocol::new(128 * BYTES_PER_FRAME).max_frames, 128);
     }
 }
