@@ -389,8 +389,8 @@ pub(super) struct ServerOptions {
     /// once; further ones are answered with 429 [default: no limit]
     #[arg(long, env = "TALLYCAST_RATE_PER_ADDRESS", value_name = "COUNT", value_parser = rate)]
     pub(super) rate_per_address: Option<NonZeroU32>,
-    /// Maximum number of open streams of a namespace and those below it. Further ones are answered with 503. Repeatable
-    /// [default: no limit]
+    /// Maximum number of open streams that read a namespace or those below it, also by a parent or a wildcard. Further
+    /// ones are answered with 503. Repeatable [default: no limit]
     #[arg(
         long = "namespace-limit",
         env = "TALLYCAST_NAMESPACE_LIMITS",

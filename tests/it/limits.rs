@@ -70,6 +70,10 @@ fn streams_per_namespace_are_limited() {
     assert_eq!(refused.status, 503);
     assert_eq!(refused.body, b"too many streams of /details; try again in a moment.\n");
     assert!((2..=10).contains(&refused.header("retry-after").parse().unwrap()));
+    // A parent or a wildcard reads the namespace too.
+    for path in ["/subscribe", "/subscribe/*", "/subscribe/*/27", "/subscribe?topic=/**"] {
+        assert_eq!(get(&tallycast, path, &[]).status, 503, "{path}");
+    }
     let _raw = EventSource::open(&tallycast, "/subscribe/raw");
     drop(first);
     eventually("a closed connection frees its permit", || {

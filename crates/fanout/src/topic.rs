@@ -149,6 +149,18 @@ impl Topic {
 }
 
 impl Topic {
+    /// Whether a reader of this topic receives something that is sent to `namespace` or below it: the topic is in the
+    /// namespace, contains it, or matches it by wildcards.
+    pub fn overlaps(&self, namespace: &Namespace) -> bool {
+        let mut ours = self.segments();
+        // What remains of the topic afterwards is below the namespace.
+        namespace.segments().all(|theirs| match ours.next() {
+            Some(Segment::Any) => true,
+            Some(Segment::Literal(ours)) => ours == theirs,
+            None => self.recursive,
+        })
+    }
+
     /// Whether every namespace that `other` contains is also contained in this topic.
     pub fn covers(&self, other: &Self) -> bool {
         let mut theirs = other.segments();
@@ -370,7 +382,30 @@ mod tests {
         assert_eq!(Topics::new(many), Err(TopicError::TooManyTopics));
     }
 
+    /// Every namespace of up to four segments.
+    fn all_namespaces() -> Vec<Namespace> {
+        let mut all = vec![String::new()];
+        for start in 0.. {
+            if all.get(start).is_none_or(|path| path.len() == 8) {
+                break;
+            }
+            all.extend(["a", "b", "c"].map(|segment| format!("{}/{segment}", all[start])));
+        }
+        all.iter().map(|path| if path.is_empty() { Namespace::root() } else { path.parse().unwrap() }).collect()
+    }
+
     proptest! {
+        #[test]
+        fn topic_overlaps_a_namespace_if_both_contain_one(
+            topic in "(/[ab*]){0,3}(/\\*\\*)?",
+            namespace in "(/[ab]){0,3}",
+        ) {
+            let topic: Topic = if topic.is_empty() { "/" } else { &topic }.parse().unwrap();
+            let namespace: Namespace = if namespace.is_empty() { "/" } else { &namespace }.parse().unwrap();
+            let common = all_namespaces().iter().any(|one| topic.contains(one) && namespace.contains(one));
+            prop_assert_eq!(topic.overlaps(&namespace), common, "{} {}", topic, namespace);
+        }
+
         #[test]
         fn display_and_parse_round_trip(text in "(/[a*,. ]{0,3}){0,6}") {
             if let Ok(topic) = text.parse::<Topic>() {

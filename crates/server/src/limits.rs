@@ -26,7 +26,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// The limit of open streams in a namespace. Written `NAMESPACE=COUNT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamespaceLimit {
-    /// A stream counts if one of its topics is in this namespace.
+    /// A stream counts if one of its topics receives what is sent to this namespace or below it: `/details/26`, `/details/*` and
+    /// `/` count for `/details`.
     pub namespace: Namespace,
     /// Open streams.
     pub streams: usize,
@@ -158,7 +159,7 @@ impl NamespacePermits {
         let mut missing = Vec::new();
         let mut needed = Vec::new();
         for NamespaceLimit { namespace, streams } in &self.config.borrow().namespace_limits {
-            if !topics.iter().any(|topic| namespace.contains(&topic.literal_prefix())) {
+            if !topics.iter().any(|topic| topic.overlaps(namespace)) {
                 continue;
             }
             needed.push(namespace.clone());
@@ -287,7 +288,7 @@ mod tests {
         let limit = |text: &str| text.parse::<NamespaceLimit>().unwrap();
         let config = Config { namespace_limits: vec![limit("/details=1"), limit("/=2")], ..Config::default() };
         let (limits, config) = (Arc::new(limits), watch::channel(config).1);
-        let topics = |namespace: &str| namespace.parse::<Namespace>().unwrap().into();
+        let topics = |topic: &str| Topics::new(vec![topic.parse().unwrap()]).unwrap();
         let admit = |namespace: &str| {
             let mut permits = NamespacePermits::new(Arc::clone(&limits), config.clone());
             permits.acquire(&topics(namespace)).map(|()| permits)
@@ -295,11 +296,15 @@ mod tests {
         let mut first = admit("/details/26").unwrap();
         first.acquire(&topics("/details/28")).unwrap();
         assert_eq!(admit("/details/27").unwrap_err(), LimitError::Namespace("/details".parse().unwrap()));
+        for parent_or_wildcard in ["/", "/*", "/*/27", "/*/**"] {
+            let error = admit(parent_or_wildcard).unwrap_err();
+            assert_eq!(error, LimitError::Namespace("/details".parse().unwrap()), "{parent_or_wildcard}");
+        }
         let _raw = admit("/raw").unwrap();
         assert_eq!(admit("/eps").unwrap_err(), LimitError::Namespace(Namespace::root()));
         drop(first);
         let mut second = admit("/details/27").unwrap();
-        assert_eq!(stats.refused_namespace.get(), 2);
+        assert_eq!(stats.refused_namespace.get(), 6);
         second.acquire(&topics("/eps")).unwrap();
         let third = admit("/details/29").unwrap_err();
         assert_eq!(third, LimitError::Namespace(Namespace::root()));
