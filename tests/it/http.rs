@@ -71,9 +71,41 @@ fn percent_encoded_paths_are_decoded() {
 fn unknown_query_parameters_are_ignored() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
-    let mut raw = Raw::subscribe(&tallycast, "/subscribe/raw?_=1234");
+    let mut raw = Raw::subscribe(&tallycast, "/subscribe/raw?_=1234&lastEventId=1");
     redis.publish_scores(["26"]);
     assert_eq!(raw.chunk(), "data:26\n\n");
+}
+
+#[test]
+fn near_misses_of_query_parameters_return_400() {
+    let tallycast = without_broker(&[]);
+    for (query, name, known) in [("topics=/raw", "topics", "topic"), ("a=b&Snapshot=1", "Snapshot", "snapshot")] {
+        for path in ["/subscribe", "/subscribe/eps", "/ws"] {
+            let more =
+                if path == "/ws" { "upgrade: websocket\r\nconnection: upgrade, close" } else { "connection: close" };
+            let request = format!("GET {path}?{query} HTTP/1.1\r\nhost: x\r\n{more}\r\n\r\n");
+            let answer = answer(&tallycast, &request);
+            assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+            assert_eq!(one_line(&answer), format!("bad query: unknown parameter \"{name}\"; did you mean {known}?"));
+        }
+    }
+    assert_eq!(tallycast.get("/v1/status?topics=1").0, 503, "not a stream");
+}
+
+#[test]
+fn http_1_1_request_without_exactly_one_host_returns_400() {
+    let tallycast = without_broker(&[]);
+    for path in ["/subscribe/raw", "/healthz", "/nowhere", "http://a/healthz"] {
+        for hosts in ["", "host: a\r\nHost: a\r\n", "host: a b\r\n", "host: a/b\r\n", "host: a@b\r\n"] {
+            let answer = answer(&tallycast, &format!("GET {path} HTTP/1.1\r\n{hosts}connection: close\r\n\r\n"));
+            assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{path} {hosts:?}: {answer}");
+            assert_eq!(one_line(&answer), "expected one valid host header");
+        }
+    }
+    for (version, host) in [("1.0", ""), ("1.0", "host: a\r\n"), ("1.1", "host:\r\n"), ("1.1", "host: [::1]:80\r\n")] {
+        let answer = answer(&tallycast, &format!("GET /healthz HTTP/{version}\r\n{host}connection: close\r\n\r\n"));
+        assert!(answer.split_once(' ').unwrap().1.starts_with("200 OK\r\n"), "{version} {host:?}: {answer}");
+    }
 }
 
 #[test]

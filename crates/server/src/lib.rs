@@ -73,6 +73,7 @@ mod limits;
 mod listener;
 mod origins;
 mod proxies;
+mod query;
 mod response;
 mod routes;
 mod server;

@@ -5,10 +5,11 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
-    ALLOW, HeaderMap, HeaderValue, ORIGIN,
+    ALLOW, HOST, HeaderMap, HeaderValue, ORIGIN,
 };
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::http::uri::Authority;
+use hyper::{Method, Request, Response, StatusCode, Version};
 
 use crate::Config;
 use crate::access::HostAccess;
@@ -44,6 +45,9 @@ pub(crate) async fn answer(request: &Parts, client: ClientAddress, shared: &Shar
 }
 
 async fn find(request: &Parts, client: ClientAddress, shared: &Shared) -> Answer {
+    if !is_host_valid(request) {
+        return Answer::Whole(text_response(StatusCode::BAD_REQUEST, "expected one valid host header\n"));
+    }
     let (prefix, rest) = {
         let config = shared.streams.config.borrow();
         let target_bytes = request.uri.path_and_query().map_or(0, |target| target.as_str().len());
@@ -153,6 +157,19 @@ fn method_not_allowed(method: &Method) -> WholeResponse {
     let mut response = text_response(StatusCode::METHOD_NOT_ALLOWED, text);
     response.headers_mut().insert(ALLOW, ALLOWED_METHODS);
     response
+}
+
+/// RFC 9112, §3.2: an HTTP/1.1 request has one `host`, and an HTTP/1.0 request at most one. HTTP/2 has `:authority`.
+fn is_host_valid(request: &Parts) -> bool {
+    let mut hosts = request.headers.get_all(HOST).iter();
+    match (request.version, hosts.next(), hosts.next()) {
+        (Version::HTTP_2, ..) | (Version::HTTP_10, None, None) => true,
+        // Empty where the target has no authority.
+        (_, Some(host), None) => {
+            host.is_empty() || (!host.as_bytes().contains(&b'@') && Authority::try_from(host.as_bytes()).is_ok())
+        }
+        _ => false,
+    }
 }
 
 fn too_long(bytes: usize, limit: usize) -> Option<WholeResponse> {

@@ -23,6 +23,7 @@ use crate::coding::{Coding, accepted};
 use crate::event_stream::EventStream;
 use crate::limits::{LimitError, Limits, NamespacePermits, Permits, retry_after};
 use crate::origins::{AllowedOrigin, restrict};
+use crate::query::wants_snapshot;
 use crate::response::{StreamBody, WholeResponse, text_response};
 #[cfg(feature = "websocket")]
 use crate::websocket::{Handshake, handshake, is_upgrade, session};
@@ -237,16 +238,6 @@ fn not_authorized(error: &AuthorizeError) -> WholeResponse {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after()));
             response
         }
-    }
-}
-
-/// Reads `snapshot=1` or `snapshot=0` in a query. Other parameters are ignored: proxies and caches add theirs.
-fn wants_snapshot(query: &str) -> Result<bool, String> {
-    let value = query.split('&').find_map(|parameter| parameter.strip_prefix("snapshot="));
-    match value {
-        None | Some("0") => Ok(false),
-        Some("1") => Ok(true),
-        Some(other) => Err(format!("bad query: snapshot={other}; expected snapshot=1 or snapshot=0\n")),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The topics that a request's path and query name.
 
+use crate::query::{NearMiss, TOPIC, check_names};
 use tallycast_fanout::{MAX_TOPICS, Namespace, Topic, TopicError, Topics};
 
 /// Why a request does not name topics, and where.
@@ -11,6 +12,9 @@ pub(crate) enum RequestError {
     /// In the query.
     #[error("bad query: topic={0}: {1}")]
     Query(String, TopicError),
+    /// A parameter's name.
+    #[error(transparent)]
+    Name(#[from] NearMiss),
     /// In path and query together.
     #[error("bad path or query: {0}")]
     Count(TopicError),
@@ -23,10 +27,11 @@ fn after(prefix: &str) -> String {
 /// The topics of a request: those of its path after `prefix`, whose last segment may be several, separated by commas, and
 /// those of each `topic` in its query. Without either, all.
 pub(crate) fn topics(prefix: &str, path: &str, query: &str) -> Result<Topics, RequestError> {
+    check_names(query)?;
     let in_path = |error| RequestError::Path { prefix: prefix.to_owned(), error };
     let path = path.strip_suffix('/').unwrap_or(path);
     let mut topics = if path.is_empty() { Vec::new() } else { Topic::several_from_url_path(path).map_err(in_path)? };
-    for (_, value) in form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "topic") {
+    for (_, value) in form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == TOPIC) {
         if topics.len() == MAX_TOPICS {
             return Err(RequestError::Count(TopicError::TooManyTopics));
         }
@@ -62,6 +67,7 @@ mod tests {
         assert_eq!(of("//", ""), "bad path after /subscribe: a namespace must not have an empty segment ('//')");
         assert_eq!(of("/a,,b", ""), "bad path after /subscribe: a namespace must not have an empty segment ('//')");
         assert_eq!(of("/a,", ""), "bad path after /subscribe: a namespace must not have an empty segment ('//')");
+        assert_eq!(of("", "topics=/a"), "bad query: unknown parameter \"topics\"; did you mean topic?");
         assert_eq!(of("", "topic=raw"), "bad query: topic=raw: a namespace must start with '/'");
         let count = "expected at most 64 topics, found more";
         let many = (0..65).map(|number| number.to_string()).collect::<Vec<_>>().join(",");

@@ -1,0 +1,102 @@
+//! The query of a request for a stream: the parameters that are known, and names that are nearly theirs.
+
+/// Names a topic. Repeatable.
+pub(crate) const TOPIC: &str = "topic";
+/// Asks for a snapshot of the totals: `1` or `0`.
+const SNAPSHOT: &str = "snapshot";
+
+/// A parameter whose name is nearly a known one. Ignoring it would send the client something that it did not ask for.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("bad query: unknown parameter {found:?}; did you mean {known}?")]
+pub(crate) struct NearMiss {
+    found: String,
+    known: &'static str,
+}
+
+/// Looks for near misses. Other unknown parameters are allowed: proxies and caches add theirs.
+pub(crate) fn check_names(query: &str) -> Result<(), NearMiss> {
+    for (name, _) in form_urlencoded::parse(query.as_bytes()) {
+        if let Some(known) = [TOPIC, SNAPSHOT].into_iter().find(|known| is_near(&name, known)) {
+            return Err(NearMiss { found: name.into_owned(), known });
+        }
+    }
+    Ok(())
+}
+
+/// Reads `snapshot=1` or `snapshot=0`.
+pub(crate) fn wants_snapshot(query: &str) -> Result<bool, String> {
+    let value = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == SNAPSHOT).map(|(_, value)| value);
+    match value.as_deref() {
+        None | Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(other) => Err(format!("bad query: snapshot={other}; expected snapshot=1 or snapshot=0\n")),
+    }
+}
+
+/// Whether `name` is not `known`, but would be in another case, without the `[]` that some libraries append to the names of
+/// lists, or with one character added, removed, replaced or swapped with the next.
+fn is_near(name: &str, known: &str) -> bool {
+    if name == known {
+        return false;
+    }
+    let name = name.strip_suffix("[]").unwrap_or(name);
+    if name.len().abs_diff(known.len()) > 1 {
+        return false;
+    }
+    let (name, known) = (name.to_ascii_lowercase().into_bytes(), known.as_bytes());
+    let same = name.iter().zip(known).take_while(|(ours, theirs)| ours == theirs).count();
+    match (&name[same..], &known[same..]) {
+        // At most one character is left: see above.
+        ([], _) | (_, []) => true,
+        (ours @ [_, ours_after @ ..], theirs @ [_, theirs_after @ ..]) => {
+            let swapped = || match (ours, theirs) {
+                ([a, b, ours @ ..], [c, d, theirs @ ..]) => (a, b) == (d, c) && ours == theirs,
+                _ => false,
+            };
+            ours_after == theirs_after || ours == theirs_after || ours_after == theirs || swapped()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_misses_are_found_and_other_parameters_allowed() {
+        let found = |query: &str| check_names(query).map_err(|error| error.to_string());
+        for (name, known) in [
+            ("topics", TOPIC),
+            ("Topic", TOPIC),
+            ("TOPIC", TOPIC),
+            ("TOPICS", TOPIC),
+            ("topic[]", TOPIC),
+            ("topic%5B%5D", TOPIC),
+            ("tpoic", TOPIC),
+            ("topi", TOPIC),
+            ("opic", TOPIC),
+            ("tropic", TOPIC),
+            ("t0pic", TOPIC),
+            ("Snapshot", SNAPSHOT),
+            ("snapshots", SNAPSHOT),
+            ("snaphot", SNAPSHOT),
+            ("snapshto", SNAPSHOT),
+        ] {
+            let name = name.replace("%5B%5D", "[]");
+            let expected = format!("bad query: unknown parameter {name:?}; did you mean {known}?");
+            assert_eq!(found(&format!("a=b&{name}=/a")), Err(expected.clone()));
+            assert_eq!(found(&name), Err(expected));
+        }
+        for query in [
+            "",
+            "topic=/a",
+            "%74opic=/a&topic=/b&snapshot=1",
+            "lastEventId=1&lastEventID=2&_=1",
+            "top=1&x",
+            "shot",
+            "тема=1",
+        ] {
+            assert_eq!(found(query), Ok(()), "{query}");
+        }
+    }
+}
