@@ -1,4 +1,4 @@
-// The board: all emoji with their live totals, highest first.
+// The board: the emoji with the highest totals, live.
 
 import { draw } from "./chart.js";
 import { byId, get, getJson, make } from "./dom.js";
@@ -9,7 +9,6 @@ import { Stream } from "./stream.js";
  * @typedef {object} Cell
  * @property {string} id
  * @property {string} search The text that a search matches.
- * @property {number} total
  * @property {HTMLButtonElement} button
  * @property {HTMLElement} totalElement
  * @property {number} flashedAt
@@ -17,6 +16,10 @@ import { Stream } from "./stream.js";
 
 /** @typedef {{char: string, id: string, name: string, score: number}} Ranked */
 
+/** The emoji with the highest totals have cells; more would make the page slow. */
+const MAX_CELLS = 2000;
+/** Emoji whose totals are kept. Further ones count in the sum only. */
+const MAX_KEYS = 200000;
 const SORT_INTERVAL_MS = 2000;
 const FLASH_MS = 200;
 /** A cell does not flash more often than this: less than three times per second (WCAG 2.3.1). */
@@ -35,6 +38,8 @@ const grid = byId("grid", HTMLElement);
 const search = byId("search", HTMLInputElement);
 const panel = new Panel();
 
+/** Maps, not objects: an ID may be the name of a property of every object. @type {Map<string, number>} */
+const totals = new Map();
 /** @type {Map<string, Cell>} */
 const cells = new Map();
 /** Changes since the last animation frame. @type {Map<string, number>} */
@@ -47,6 +52,10 @@ let hasSnapshot = false;
 let namesRequestedAt = -Infinity;
 let frame = 0;
 let sum = 0;
+/** An emoji without a cell may have a higher total than one with a cell. */
+let selectionOutdated = false;
+/** The lowest total of a cell when the cells were last selected. */
+let lowestSelected = 0;
 let eventsThisSecond = 0;
 let lastEventAt = 0;
 let sourceCheckedAt = 0;
@@ -68,9 +77,7 @@ function character(id) {
 }
 
 /** @param {string} id */
-function getOrCreateCell(id) {
-  const cell = cells.get(id);
-  if (cell) return cell;
+function createCell(id) {
   const button = make("button", "cell");
   button.type = "button";
   button.dataset.id = id;
@@ -79,11 +86,54 @@ function getOrCreateCell(id) {
   const totalElement = make("span", "total", "0");
   totalElement.dataset.total = "0";
   button.append(make("span", "char"), make("span", "visually-hidden"), totalElement);
-  const created = { id, search: "", total: 0, button, totalElement, flashedAt: 0 };
+  const created = { id, search: "", button, totalElement, flashedAt: 0 };
   cells.set(id, created);
   renderName(created);
+  renderTotal(created);
   grid.append(button);
   return created;
+}
+
+/** The IDs with the highest totals. */
+function highest() {
+  if (totals.size <= MAX_CELLS) return new Set(totals.keys());
+  const values = Float64Array.from(totals.values()).sort();
+  lowestSelected = values[values.length - MAX_CELLS] ?? 0;
+  const selected = [...totals].filter(([, value]) => value > lowestSelected);
+  for (const entry of totals) {
+    if (selected.length === MAX_CELLS) break;
+    if (entry[1] === lowestSelected) selected.push(entry);
+  }
+  return new Set(selected.map(([id]) => id));
+}
+
+/** Gives the emoji with the highest totals cells, and takes them from the others. */
+function selectCells() {
+  selectionOutdated = false;
+  const selected = highest();
+  for (const cell of cells.values()) {
+    if (!selected.has(cell.id)) removeCell(cell);
+  }
+  for (const id of selected) cells.get(id) ?? createCell(id);
+  renderMore();
+}
+
+/** @param {Cell} cell */
+function removeCell(cell) {
+  cells.delete(cell.id);
+  flashing.delete(cell);
+  cell.button.remove();
+}
+
+/** @param {string} id */
+function total(id) {
+  return totals.get(id) ?? 0;
+}
+
+function renderMore() {
+  const more = byId("more", HTMLElement);
+  more.hidden = totals.size === cells.size;
+  more.textContent = `${numbers.format(totals.size - cells.size)} more with lower totals are not shown.`;
 }
 
 /** Shows the character and name of a cell's emoji. @param {Cell} cell */
@@ -107,24 +157,35 @@ async function loadNames() {
   if (performance.now() - namesRequestedAt < NAMES_INTERVAL_MS) return;
   namesRequestedAt = performance.now();
   // If this fails, characters and totals are shown without names, and the next new emoji repeats the request.
-  /** @type {Ranked[]} */
-  const rankings = (await getJson("/v1/rankings")) ?? [];
+  /** @type {Ranked[] | undefined} */
+  const rankings = await getJson("/v1/rankings");
+  if (!rankings) return;
+  rankedById.clear();
   for (const ranked of rankings) {
     rankedById.set(ranked.id, ranked);
     const cell = cells.get(ranked.id);
     if (cell) renderName(cell);
     // Approximate totals until the snapshot arrives.
-    if (!hasSnapshot) setTotal(getOrCreateCell(ranked.id), ranked.score);
+    if (!hasSnapshot) setTotal(ranked.id, ranked.score);
   }
-  if (!hasSnapshot) renderSum();
+  if (!hasSnapshot) renderTotals();
 }
 
-/** @param {Cell} cell @param {number} total */
-function setTotal(cell, total) {
-  sum += total - cell.total;
-  cell.total = total;
-  cell.totalElement.dataset.total = String(total);
-  cell.totalElement.textContent = numbers.format(total);
+/** @param {string} id @param {number} value */
+function setTotal(id, value) {
+  const before = totals.get(id);
+  sum += value - (before ?? 0);
+  if (before === undefined && totals.size === MAX_KEYS) return;
+  totals.set(id, value);
+  const cell = cells.get(id);
+  if (cell) renderTotal(cell);
+  selectionOutdated ||= cell ? value < lowestSelected : value > lowestSelected || totals.size <= MAX_CELLS;
+}
+
+/** @param {Cell} cell */
+function renderTotal(cell) {
+  cell.totalElement.dataset.total = String(total(cell.id));
+  cell.totalElement.textContent = numbers.format(total(cell.id));
 }
 
 /** @param {Cell} cell @param {number} now */
@@ -148,8 +209,11 @@ function endFlashes(now) {
   if (flashing.size) frame ||= requestAnimationFrame(render);
 }
 
-function renderSum() {
+/** Renders the sum, and cells for new emoji while there is room for all. */
+function renderTotals() {
   byId("sum", HTMLElement).textContent = numbers.format(sum);
+  if (selectionOutdated && totals.size <= MAX_CELLS) selectCells();
+  else renderMore();
 }
 
 /** Renders all changes since the last frame: at most once per frame, regardless of the event rate. */
@@ -157,12 +221,15 @@ function render() {
   frame = 0;
   const now = performance.now();
   for (const [id, change] of changes) {
-    const cell = getOrCreateCell(id);
-    setTotal(cell, cell.total + change);
+    setTotal(id, total(id) + change);
+  }
+  if (changes.size) renderTotals();
+  for (const id of changes.keys()) {
+    const cell = cells.get(id);
+    if (!cell) continue;
     flash(cell, now);
     if (!rankedById.has(id)) void loadNames();
   }
-  if (changes.size) renderSum();
   changes.clear();
   endFlashes(now);
 }
@@ -184,20 +251,21 @@ function applySnapshot(data) {
   hasSnapshot = true;
   changes.clear();
   const first = cells.size === 0;
-  /** @type {Record<string, number>} */
-  const totals = JSON.parse(data);
-  for (const cell of cells.values()) {
-    if (!(cell.id in totals)) setTotal(cell, 0);
+  /** @type {Map<string, number>} */
+  const snapshot = new Map(Object.entries(JSON.parse(data)));
+  for (const id of totals.keys()) {
+    if (!snapshot.has(id)) setTotal(id, 0);
   }
-  for (const [id, total] of Object.entries(totals)) setTotal(getOrCreateCell(id), total);
-  renderSum();
+  for (const [id, value] of snapshot) setTotal(id, value);
+  if (first || !isInteracting()) selectCells();
+  renderTotals();
   if (first || !isInteracting()) sortCells();
   if ([...cells.keys()].some((id) => !rankedById.has(id))) void loadNames();
 }
 
 /** Sorts the cells, moving only those in the wrong place. */
 function sortCells() {
-  const ordered = [...cells.values()].sort((a, b) => b.total - a.total);
+  const ordered = [...cells.values()].sort((a, b) => total(b.id) - total(a.id));
   /** @type {Element | null} */
   let place = grid.firstElementChild;
   for (const { button } of ordered) {
@@ -274,7 +342,9 @@ grid.addEventListener("click", (event) => {
 
 setInterval(tick, 1000);
 setInterval(() => {
-  if (!isInteracting() && !document.hidden) sortCells();
+  if (isInteracting() || document.hidden) return;
+  if (selectionOutdated) selectCells();
+  sortCells();
 }, SORT_INTERVAL_MS);
 
 void loadNames();

@@ -64,6 +64,39 @@ fn board_totals_are_exact_after_an_outage() {
 }
 
 #[test]
+fn board_shows_the_highest_of_many_totals() {
+    const KEYS: usize = 150_000;
+    let redis = RedisServer::start();
+    let mut names: Vec<String> = (0..KEYS).map(|number| format!("key-{number:06}")).collect();
+    // Names of properties that every object has, at both ends.
+    names[0] = "valueOf".to_owned();
+    names.splice(KEYS - 3.., ["__proto__", "constructor", "toString"].map(str::to_owned));
+    let members: Vec<(usize, &String)> = names.iter().enumerate().map(|(score, name)| (score + 1, name)).collect();
+    for members in members.chunks(10_000) {
+        let () = redis.connect().zadd_multiple(SCORES, members).unwrap();
+    }
+    let tallycast = Tallycast::start(&redis, &["--max-totals", "200000", "--totals-interval", "5s"]);
+    let browser = Browser::start();
+    browser.open(&tallycast, "/");
+    browser.wait_until(STATE, "live");
+    browser.wait_until("document.querySelectorAll('[data-id]').length", 2000);
+    browser.wait_until("document.querySelector('#more').textContent", "148,000 more with lower totals are not shown.");
+    browser.wait_until("document.querySelector('#sum').textContent", "11,250,075,000");
+    let total = |id: &str| format!("document.querySelector('[data-id=\"{id}\"] [data-total]')?.dataset.total ?? null");
+    for (name, total_of) in [("toString", "150000"), ("constructor", "149999"), ("__proto__", "149998")] {
+        browser.wait_until(&total(name), total_of);
+    }
+    assert_eq!(browser.eval(&total("valueOf")), Value::Null);
+    update(&redis, &["__proto__", "constructor", "toString", "valueOf"]);
+    browser.wait_until(&total("__proto__"), "149999");
+    // A total that passes that of a cell takes its place. The reader learns it by a correction.
+    let () = redis.connect().zadd(SCORES, "valueOf", 1_000_000).unwrap();
+    browser.wait_until(&total("valueOf"), "1000000");
+    assert_eq!(browser.eval("document.querySelectorAll('[data-id]').length"), 2000);
+    assert_eq!(browser.console_messages(), [""; 0]);
+}
+
+#[test]
 fn board_shows_lost_connection_and_recovers() {
     let redis = RedisServer::start();
     update(&redis, &["1F602"]);
