@@ -47,6 +47,9 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     process::raise_file_limit();
+    if config.is_admin_exposed() {
+        tracing::warn!("/admin and /metrics are open to everyone who can connect; set --admin-token or --no-admin");
+    }
     let listener = tallycast_server::listen(config.address, config.send_buffer)
         .with_context(|| format!("cannot listen on {}", config.address))?;
     let address = listener.local_addr().context("the listener has no address")?;

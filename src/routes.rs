@@ -1,5 +1,6 @@
 //! All routes that are not streams, as one router: board and assets, REST API, probes, admin routes. Above them, the
-//! layers for everything that HTTP asks of each response: CORS, conditional requests, compression, limits.
+//! layers for everything that HTTP asks of each response: conditional requests, compression, limits, and CORS where pages
+//! of other origins may read.
 
 use std::future::{Ready, ready};
 use std::sync::Arc;
@@ -38,11 +39,13 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// routes.
 pub fn router(store: Store, status: StatusSource, admin: Option<Admin>) -> Router {
     let not_found = not_found(admin.is_some());
-    let mut router = Router::new()
+    let public = Router::new()
         .merge(assets::router())
         .merge(emojitracker::router(store))
         .merge(admin::probes(status.clone()))
-        .fallback(not_found.clone());
+        .fallback(not_found.clone())
+        .method_not_allowed_fallback(method_not_allowed);
+    let mut router = with_layers(public).layer(cors());
     if let Some(Admin { live, token }) = admin {
         let admin_routes = Router::new()
             .merge(admin::router(status, live))
@@ -50,24 +53,30 @@ pub fn router(store: Store, status: StatusSource, admin: Option<Admin>) -> Route
             // Unknown paths too are behind the token.
             .route("/admin/{*path}", any(not_found))
             .method_not_allowed_fallback(method_not_allowed);
-        router = router.merge(match token {
+        let admin_routes = match token {
             Some(token) => admin_routes.route_layer(from_fn_with_state(token, admin::require_token)),
             None => admin_routes,
-        });
+        };
+        // Without CORS: they hold the addresses of clients, and a page of another site that an operator visits could read
+        // them behind a firewall.
+        router = router.merge(with_layers(admin_routes));
     }
-    with_layers(router.method_not_allowed_fallback(method_not_allowed))
+    router
+}
+
+/// Lets pages of every origin read. The server narrows `*` to the origins of `--allowed-origin`.
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::HEAD])
+        .allow_headers([ACCEPT, CACHE_CONTROL, IF_NONE_MATCH])
+        .max_age(PREFLIGHT_MAX_AGE)
+        .vary([])
 }
 
 /// The layers of every route, innermost first.
 fn with_layers(router: Router) -> Router {
     let compressed = SizeAbove::new(MIN_COMPRESSED_BYTES).and(NotForContentType::SSE);
-    // The server narrows `*` to the origins of `--allowed-origin`.
-    let cors = CorsLayer::new()
-        .allow_origin(Any)
-        .allow_methods([Method::GET, Method::HEAD])
-        .allow_headers([ACCEPT, CACHE_CONTROL, IF_NONE_MATCH])
-        .max_age(PREFLIGHT_MAX_AGE)
-        .vary([]);
     router
         .layer(CompressionLayer::new().compress_when(compressed))
         .layer(from_fn(conditional::not_modified))
@@ -75,7 +84,6 @@ fn with_layers(router: Router) -> Router {
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
         .layer(map_response(explain))
         .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-cache")))
-        .layer(cors)
 }
 
 /// Replaces the bodies of errors that come from layers by a line that names the limit.
@@ -147,7 +155,7 @@ mod tests {
     async fn preflight_request_is_answered_with_the_methods() {
         let router = Router::new().route("/", get(async || "a"));
         let request = Request::options("/").header(ORIGIN, "https://example.org").body(Body::empty()).unwrap();
-        let response = send(router, request).await;
+        let response = with_layers(router).layer(cors()).oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
         assert_eq!(response.headers()[ACCESS_CONTROL_ALLOW_METHODS], "GET,HEAD");

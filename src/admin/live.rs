@@ -51,7 +51,10 @@ impl LiveStats {
     /// Starts the engine for live events, and the task that sends them until `shutdown` is cancelled.
     pub fn start(status: StatusSource, close_limit: Duration, shutdown: CancellationToken) -> Self {
         let fanout = Fanout::builder().inbox(INBOX).shards(1).close_timeout(close_limit).build();
-        let streams = StreamService::new(fanout.handle()).websocket(false);
+        let mut config = tallycast_server::Config::default();
+        // As all admin routes: pages of other origins may not read them.
+        config.allowed_origins.clear();
+        let streams = StreamService::new(fanout.handle()).config(config).websocket(false);
         let live = Self { handle: fanout.handle(), streams, samples: Arc::default() };
         // The engine ends with the task, which holds its only publisher.
         tokio::spawn(live.clone().run(status, fanout.publisher(), shutdown));

@@ -66,6 +66,13 @@ pub struct Config {
     pub options: Vec<EffectiveOption>,
 }
 
+impl Config {
+    /// Whether everyone who can reach the address may use the admin routes, and the address is not of this machine alone.
+    pub fn is_admin_exposed(&self) -> bool {
+        self.admin && self.admin_token.is_none() && !self.address.ip().to_canonical().is_loopback()
+    }
+}
+
 /// The broker: the source, and everything else that talks to it.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -211,5 +218,27 @@ fn tls(options: &ServerOptions) -> Result<Option<tallycast_server::Tls>, ConfigE
         (None, Some(_)) => Err(ConfigError::Usage(
             "--tls-key needs --tls-cert: expected the certificate of the private key".to_owned(),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Command, read};
+
+    #[test]
+    fn open_admin_routes_are_exposed_except_on_a_loopback_address() {
+        let is_exposed = |flags: &[&str]| {
+            let arguments = ["tallycast", "serve"].iter().chain(flags).map(|text| (*text).into());
+            let Ok(Command::Run(config)) = read(arguments) else { panic!("{flags:?}") };
+            config.is_admin_exposed()
+        };
+        for address in ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1"] {
+            assert!(is_exposed(&["--address", address]), "{address}");
+            assert!(!is_exposed(&["--address", address, "--no-admin"]));
+            assert!(!is_exposed(&["--address", address, "--admin-token", "secret"]));
+        }
+        for address in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert!(!is_exposed(&["--address", address]), "{address}");
+        }
     }
 }

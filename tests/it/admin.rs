@@ -186,6 +186,29 @@ fn token_protects_everything_except_probes() {
 }
 
 #[test]
+fn pages_of_other_origins_cannot_read_admin_routes() {
+    let redis = RedisServer::start();
+    for flags in [&[][..], &["--admin-token", "secret"]] {
+        let tallycast = Tallycast::start(&redis, flags);
+        let origin = ("origin", "https://example.org");
+        for path in ["/admin/", "/admin", "/admin/status.json", "/admin/events?limit=x", "/admin/nothing", "/metrics"] {
+            for method in ["GET", "OPTIONS", "DELETE"] {
+                let mut raw = Raw::connect(&tallycast);
+                raw.send(&format!(
+                    "{method} {path} HTTP/1.1\r\nhost: x\r\norigin: https://example.org\r\n\
+                    authorization: Bearer secret\r\naccess-control-request-method: GET\r\n\r\n"
+                ));
+                let head = raw.head();
+                assert!(!head.contains("access-control-"), "{method} {path}: {head}");
+                assert!(!head.contains("HTTP/1.1 401 "), "{head}");
+            }
+            assert_eq!(get(&tallycast, "/healthz", &[origin]).header("access-control-allow-origin"), "*");
+        }
+        assert!(!tallycast.log().contains("open to everyone"), "a loopback address is not exposed");
+    }
+}
+
+#[test]
 fn no_admin_removes_admin_paths() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--no-admin"]);
