@@ -47,14 +47,13 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     process::raise_file_limit();
-    if config.is_admin_exposed() {
-        tracing::warn!("/admin and /metrics are open to everyone who can connect; set --admin-token or --no-admin");
-    }
+    process::warn_of_exposed_admin(&config);
     let listener = tallycast_server::listen(config.address, config.send_buffer)
         .with_context(|| format!("cannot listen on {}", config.address))?;
     let address = listener.local_addr().context("the listener has no address")?;
     let shutdown = process::shutdown_signal().context("cannot catch signals")?;
-    let reloadable = reload::start(config.options, config.routes, config.server, log).context("cannot catch SIGHUP")?;
+    let reloadable = reload::start(config.options, config.routes, config.server, config.admin_token, log)
+        .context("cannot catch SIGHUP")?;
     let is_demo = matches!(config.broker.source, Source::Demo(_));
 
     // The channels, and the engine behind them.
@@ -74,7 +73,7 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let decode = tokio::spawn(decode);
     let tally = tally::run(config.tally, tally_inbox, fanout.publisher(), Arc::clone(&status.tally));
     let tally = tokio::spawn(tally);
-    let admin = live.clone().map(|live| Admin { live, token: config.admin_token });
+    let admin = live.clone().map(|live| Admin { live, token: reloadable.admin_token });
     let server = Server::new(fanout.handle())
         // The engine ends below, after the stages before it.
         .shutdown_engine(false)

@@ -1,8 +1,8 @@
-//! What a process needs around its work: logging, signals, file descriptors.
+//! What a process needs around its work: logging, signals, file descriptors, warnings.
 
 use std::io::{IsTerminal, stderr};
 
-use tallycast::config::LogFormat;
+use tallycast::config::{Config, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt;
@@ -46,6 +46,13 @@ pub(crate) fn shutdown_signal() -> std::io::Result<CancellationToken> {
         }
     });
     Ok(shutdown)
+}
+
+/// Logs how to close the admin routes, if everyone on the network may use them.
+pub(crate) fn warn_of_exposed_admin(config: &Config) {
+    if config.is_admin_exposed() {
+        tracing::warn!("/admin and /metrics are open to everyone who can connect; set --admin-token or --no-admin");
+    }
 }
 
 /// Raises the limit on open files to the maximum that the process may have: each connection is one.

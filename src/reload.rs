@@ -1,18 +1,20 @@
 //! SIGHUP: reads the configuration again, applies what can change, and logs what needs a restart.
 
+use tallycast::admin::Token;
 use tallycast::config::{self, Changes, Command, ConfigError, EffectiveOption};
 use tallycast::decode::Routes;
 use tallycast::source::Selector;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::process::LogFilter;
+use crate::process::{LogFilter, warn_of_exposed_admin};
 
 /// What can change while the process runs, as the stages receive it.
 pub(crate) struct Reloadable {
     pub(crate) selectors: watch::Receiver<Vec<Selector>>,
     pub(crate) routes: watch::Receiver<Routes>,
     pub(crate) server: watch::Receiver<tallycast_server::Config>,
+    pub(crate) admin_token: watch::Receiver<Option<Token>>,
 }
 
 /// Changes it.
@@ -22,6 +24,7 @@ struct Reload {
     selectors: watch::Sender<Vec<Selector>>,
     routes: watch::Sender<Routes>,
     server: watch::Sender<tallycast_server::Config>,
+    admin_token: watch::Sender<Option<Token>>,
     log: LogFilter,
 }
 
@@ -30,14 +33,16 @@ pub(crate) fn start(
     options: Vec<EffectiveOption>,
     routes: Routes,
     server: tallycast_server::Config,
+    admin_token: Option<Token>,
     log: LogFilter,
 ) -> std::io::Result<Reloadable> {
     let hangups = signal(SignalKind::hangup())?;
     let (selectors, selectors_now) = watch::channel(routes.selectors());
     let (routes, routes_now) = watch::channel(routes);
     let (server, server_now) = watch::channel(server);
-    tokio::spawn(Reload { options, selectors, routes, server, log }.run(hangups));
-    Ok(Reloadable { selectors: selectors_now, routes: routes_now, server: server_now })
+    let (admin_token, admin_token_now) = watch::channel(admin_token);
+    tokio::spawn(Reload { options, selectors, routes, server, admin_token, log }.run(hangups));
+    Ok(Reloadable { selectors: selectors_now, routes: routes_now, server: server_now, admin_token: admin_token_now })
 }
 
 impl Reload {
@@ -57,12 +62,14 @@ impl Reload {
 
     fn apply(&mut self, config: config::Config) {
         let changes = Changes::between(&self.options, &config.options);
+        warn_of_exposed_admin(&config);
         if let Err(error) = self.log.reload(config.log) {
             tracing::error!(%error, "cannot change the log level");
         }
         self.selectors.send_replace(config.routes.selectors());
         self.routes.send_replace(config.routes);
         self.server.send_replace(config.server);
+        self.admin_token.send_replace(config.admin_token);
         if !changes.need_restart.is_empty() {
             tracing::warn!(options = changes.need_restart.join(", "), "changed options need a restart");
         }

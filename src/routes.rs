@@ -53,10 +53,7 @@ pub fn router(store: Store, status: StatusSource, admin: Option<Admin>) -> Route
             // Unknown paths too are behind the token.
             .route("/admin/{*path}", any(not_found))
             .method_not_allowed_fallback(method_not_allowed);
-        let admin_routes = match token {
-            Some(token) => admin_routes.route_layer(from_fn_with_state(token, admin::require_token)),
-            None => admin_routes,
-        };
+        let admin_routes = admin_routes.route_layer(from_fn_with_state(token, admin::require_token));
         // Without CORS: they hold the addresses of clients, and a page of another site that an operator visits could read
         // them behind a firewall.
         router = router.merge(with_layers(admin_routes));

@@ -9,6 +9,7 @@ use axum::response::Response;
 use headers::HeaderMapExt;
 use headers::authorization::{Authorization, Basic, Bearer};
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 
 use crate::config::Secret;
 use crate::responses::line;
@@ -37,9 +38,14 @@ impl Token {
     }
 }
 
-/// Answers 401 to requests without the token. The middleware of the admin routes.
-pub(crate) async fn require_token(State(token): State<Token>, request: Request, next: Next) -> Response {
-    if token.is_in(request.headers()) {
+/// Answers 401 to requests without the token, if one is set now. The middleware of the admin routes.
+pub(crate) async fn require_token(
+    State(token): State<watch::Receiver<Option<Token>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_allowed = token.borrow().as_ref().is_none_or(|token| token.is_in(request.headers()));
+    if is_allowed {
         return next.run(request).await;
     }
     let text = "the admin token is required, as Bearer token or as Basic password";

@@ -29,6 +29,7 @@ use axum::extract::{FromRef, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
+use tokio::sync::watch;
 
 use crate::responses::{json, line};
 
@@ -50,8 +51,8 @@ pub(crate) const PATHS: [&str; 5] =
 pub struct Admin {
     /// The live statistics.
     pub live: LiveStats,
-    /// Required for every admin route.
-    pub token: Option<Token>,
+    /// Required for every admin route, as it is now.
+    pub token: watch::Receiver<Option<Token>>,
 }
 
 #[derive(Debug, Clone)]

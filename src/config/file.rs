@@ -1,7 +1,8 @@
 //! The configuration file: TOML whose keys are the flag names without the dashes.
 //!
 //! Its values replace the defaults of the flags, so the flags are its schema, and a flag or a variable overrides it.
-//! Errors name the key and the place, and never repeat a line: it may hold a secret.
+//! Errors name the place, and the key if it is known or a slip of one. They never repeat anything else: in a file with a missing
+//! quote or key, any text may be a secret.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ use super::secret::is_secret;
 const NOT_IN_FILES: [&str; 4] = ["config", "print-config", "help", "version"];
 /// The maximum size of a file, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
+
+/// Characters by which a misspelled key may differ from a known one. Anything further from one may be a secret.
+const MAX_EDITS: usize = 2;
 
 /// The values of a file.
 #[derive(Debug, Default)]
@@ -55,11 +59,12 @@ pub(super) enum FileError {
     Unreadable { path: PathBuf, error: std::io::Error },
     #[error("invalid TOML{}: {reason} (from {location})", key.as_ref().map(|key| format!(" for {key}")).unwrap_or_default())]
     Syntax { location: Location, key: Option<String>, reason: String },
-    #[error("unknown key {key:?}: expected {} (from {location})", nearest.as_ref().map_or_else(
-        || "a flag name without the dashes, see tallycast --help".to_owned(),
-        |nearest| format!("a flag name without the dashes; did you mean {nearest:?}?")
-    ))]
-    UnknownKey { location: Location, key: String, nearest: Option<String> },
+    #[error("unknown key: expected a flag name without the dashes, see tallycast --help (from {location})")]
+    UnknownKey { location: Location },
+    #[error(
+        "unknown key {key:?}: expected a flag name without the dashes; did you mean {nearest:?}? (from {location})"
+    )]
+    MisspelledKey { location: Location, key: String, nearest: String },
     #[error("invalid type for {key}: expected {expected} (from {location})")]
     Type { location: Location, key: String, expected: &'static str },
 }
@@ -89,8 +94,12 @@ impl File {
             let name = key.get_ref().as_ref();
             let location = Location::new(path, text, key.span().start);
             let Some(argument) = find(definition, name) else {
-                let nearest = nearest(definition, name).map(str::to_owned);
-                return Err(FileError::UnknownKey { location, key: name.to_owned(), nearest });
+                return Err(match nearest(definition, name) {
+                    Some(nearest) => {
+                        FileError::MisspelledKey { location, key: name.to_owned(), nearest: nearest.to_owned() }
+                    }
+                    None => FileError::UnknownKey { location },
+                });
             };
             match values(argument, value) {
                 Ok(values) => entries.insert(name.to_owned(), Entry { values, location }),
@@ -148,11 +157,13 @@ fn find<'a>(definition: &'a clap::Command, name: &str) -> Option<&'a clap::Arg> 
     settable(definition).find(|(long, _)| *long == name).map(|(_, argument)| argument)
 }
 
-/// The known key that is most like `name`, if one is like it at all.
+/// The known key that `name` is a slip of, if it is one.
 fn nearest<'a>(definition: &'a clap::Command, name: &str) -> Option<&'a str> {
-    let likeness = |known: &str| strsim::jaro_winkler(known, name);
-    let known = settable(definition).map(|(long, _)| long).max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    known.filter(|known| likeness(known) > 0.7)
+    let edits = |known: &str| strsim::osa_distance(known, name);
+    settable(definition)
+        .map(|(long, _)| long)
+        .min_by_key(|known| edits(known))
+        .filter(|known| edits(known) <= MAX_EDITS)
 }
 
 /// The key at the start of the line, if it is known. Anything else there may be part of a value.
@@ -170,16 +181,19 @@ fn values(argument: &clap::Arg, value: &Spanned<DeValue<'_>>) -> Result<Vec<Stri
     let list = matches!(argument.get_action(), ArgAction::Append);
     match (value.get_ref(), list) {
         (DeValue::Array(items), true) => {
-            items.iter().map(|item| scalar(item.get_ref()).ok_or("a list of strings")).collect()
+            items.iter().map(|item| scalar(item.get_ref()).ok_or("a list of strings of one line")).collect()
         }
-        (value, true) => scalar(value).map(|value| vec![value]).ok_or("a string, or a list of strings"),
-        (value, false) => scalar(value).map(|value| vec![value]).ok_or("a string or a number"),
+        (value, true) => {
+            scalar(value).map(|value| vec![value]).ok_or("a string of one line, or a list of such strings")
+        }
+        (value, false) => scalar(value).map(|value| vec![value]).ok_or("a string of one line or a number"),
     }
 }
 
+/// A value of one line. One of several may have swallowed other options, because its closing quotes are missing.
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
-        DeValue::String(text) => Some(text.to_string()),
+        DeValue::String(text) if !text.contains(char::is_control) => Some(text.to_string()),
         // TOML allows 50_000.
         DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().replace('_', "")),
         _ => None,
@@ -231,20 +245,20 @@ mod tests {
         );
         assert_eq!(
             error("[http]\nport = 1"),
-            format!("unknown key \"http\": {expected}, see tallycast --help (from t.toml line 1 column 2)")
+            format!("unknown key: {expected}, see tallycast --help (from t.toml line 1 column 2)")
         );
-        assert!(error("config = 'x'").starts_with("unknown key \"config\": expected "));
+        assert!(error("config = 'x'").starts_with("unknown key: expected "));
         assert_eq!(
             error("no-admin = 1"),
             "invalid type for no-admin: expected true or false (from t.toml line 1 column 1)"
         );
         assert_eq!(
             error("port = [1]"),
-            "invalid type for port: expected a string or a number (from t.toml line 1 column 1)"
+            "invalid type for port: expected a string of one line or a number (from t.toml line 1 column 1)"
         );
         assert_eq!(
             error("redis-url = 1.5"),
-            "invalid type for redis-url: expected a string or a number (from t.toml line 1 column 1)"
+            "invalid type for redis-url: expected a string of one line or a number (from t.toml line 1 column 1)"
         );
         assert_eq!(error("port = 1\nport = 2"), "invalid TOML for port: duplicate key (from t.toml line 2 column 1)");
         assert!(error("port =").starts_with("invalid TOML for port: "), "{}", error("port ="));
@@ -263,6 +277,11 @@ mod tests {
             "redis-url = ['redis://:hunter2@host']\n",
             "redis-url = {password = 'hunter2'}\n",
             "redis-ulr = 'redis://:hunter2@host'\n",
+            "hunter2 = 1\n",
+            "'redis://:hunter2@host' = 1\n",
+            "[hunter2]\nport = 1\n",
+            "port = \"\"\"8001\nredis-url = 'redis://:hunter2@host'\"\"\"\n",
+            "route = [\"\"\"a\nredis-url = 'redis://:hunter2@host'\"\"\"]\n",
         ] {
             let error = parse(text).unwrap_err();
             assert!(!error.contains("hunter2") && !error.contains('\n'), "{text}: {error}");
@@ -278,6 +297,18 @@ mod tests {
         #[test]
         fn any_file_is_parsed_or_invalid(text in "(port|route|[a-z.-]{0,5}|\"|'|\\[|\\]|=|\n|#|[0-9])*") {
             let _ = parse(&text);
+        }
+
+        #[test]
+        fn only_known_keys_and_their_slips_are_in_an_error(
+            before in "(port|redis-url|a| |=|\"|'|\"\"\"|'''|\\[|\\]|\\{|\\}|\n|#|,|\\.)*",
+            after in "(port|redis-url|a| |=|\"|'|\"\"\"|'''|\\[|\\]|\\{|\\}|\n|#|,|\\.)*",
+        ) {
+            for secret in ["hunter2", "hunter"] {
+                if let Err(error) = parse(&format!("{before}{secret}{after}")) {
+                    prop_assert!(!error.contains(secret) && !error.contains('\n'), "{}", error);
+                }
+            }
         }
 
         #[test]

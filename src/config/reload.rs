@@ -3,7 +3,7 @@
 use super::effective::EffectiveOption;
 
 /// The options that SIGHUP changes without closing a connection.
-pub(super) const RELOADABLE: [&str; 16] = [
+pub(super) const RELOADABLE: [&str; 17] = [
     "route",
     "log",
     "max-connections",
@@ -20,6 +20,7 @@ pub(super) const RELOADABLE: [&str; 16] = [
     "max-head-bytes",
     "tls-cert",
     "tls-key",
+    "admin-token",
 ];
 
 /// The names of the options that differ between two configurations.
@@ -65,7 +66,7 @@ mod tests {
             [option("port", "1", None), option("admin-token", "***", Some("old")), option("log", "info", None)];
         let after = [option("port", "1", None), option("admin-token", "***", Some("new")), option("log", "warn", None)];
         let changes = Changes::between(&before, &after);
-        assert_eq!((changes.applied, changes.need_restart), (vec!["log".to_owned()], vec!["admin-token".to_owned()]));
+        assert_eq!((changes.applied, changes.need_restart), (vec!["admin-token".to_owned(), "log".to_owned()], vec![]));
         assert_eq!(Changes::between(&before, &before), Changes { applied: vec![], need_restart: vec![] });
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::support::{
-    Certificate, Event, EventSource, LIMIT, RedisServer, Tallycast, TempDir, command, eventually, run,
+    Certificate, Event, EventSource, LIMIT, RedisServer, Tallycast, TempDir, command, eventually, get, run,
 };
 
 /// A temporary configuration file, removed on drop.
@@ -107,6 +107,11 @@ fn file_errors_are_one_line_with_location() {
         "admin-token = \"hunter2\n",
         "admin-token = [\"hunter2\"]\n",
         "admin-token = \"hunter2\"\nport = \"x\"\n",
+        "hunter2 = \"\"\n",
+        "admin-token = \"\"\n\"hunter2\" = \"\"\n",
+        "[hunter2]\n",
+        "port = \"\"\"8001\nadmin-token = 'hunter2'\n\"\"\"\n",
+        "instance = \"\"\"a\nadmin-token = 'hunter2'\n\"\"\"\n",
     ] {
         file.write(text);
         let line = refused(command().args(["check", "--config", &path]));
@@ -191,6 +196,39 @@ fn sighup_applies_routes_limits_and_log_level_without_disconnects() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     let counters = tallycast.terminate().counters();
     assert_eq!((&counters["source"]["subscriptions"], &counters["source"]["gaps"]), (&1.into(), &0.into()));
+}
+
+#[test]
+fn sighup_applies_a_new_admin_token_and_names_a_new_redis_password() {
+    let redis = RedisServer::start();
+    let file = File::new("");
+    let path = file.path().display().to_string();
+    let tallycast = Tallycast::start(&redis, &["--config", &path]);
+    let status = |token: &str| {
+        let authorization = format!("Bearer {token}");
+        get(&tallycast, "/admin/counters.json", &[("authorization", &authorization)]).status
+    };
+    let reload = |text: &str, logged: &str| {
+        file.write(text);
+        tallycast.signal(Signal::HUP);
+        tallycast.wait_for_log(logged);
+    };
+    assert_eq!(status("any"), 200);
+    reload("admin-token = \"first-secret\"\n", "configuration reloaded options=\"admin-token\"");
+    assert_eq!((status("any"), status("first-secret")), (401, 200));
+    reload("admin-token = \"other-secret\"\nport = 1\n", "configuration reloaded options=\"admin-token");
+    eventually("the new token is required", || (status("first-secret"), status("other-secret")) == (401, 200));
+    assert!(!tallycast.log().contains("-secret"), "{}", tallycast.log());
+
+    let mut serve = command();
+    let url = |password: &str| format!("redis-url = \"{}\"\n", redis.url_with_password(Some(password)));
+    file.write(&url("first-secret"));
+    serve.args(["serve", "--config", &path]);
+    let tallycast = Tallycast::spawn(serve);
+    file.write(&url("other-secret"));
+    tallycast.signal(Signal::HUP);
+    tallycast.wait_for_log("changed options need a restart options=\"redis-url\"");
+    assert!(!tallycast.log().contains("-secret"), "{}", tallycast.log());
 }
 
 #[test]
