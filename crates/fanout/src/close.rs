@@ -22,6 +22,12 @@ const LINGER_BYTES: u64 = 1024 * 1024;
 pub enum CloseReason {
     /// The engine shuts down.
     Shutdown,
+    /// [`Handle::drain`](crate::Handle::drain) was called. The client should wait for about `retry` before it connects again:
+    /// a framing should vary it, so that clients do not come back together.
+    Draining {
+        /// The pause.
+        retry: Duration,
+    },
     /// The reader fell further behind than its feed's log reaches.
     SlowReader,
     /// The client did not answer a keep-alive in time.
@@ -37,7 +43,7 @@ pub enum CloseReason {
 impl fmt::Display for CloseReason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            Self::Shutdown => "the server is shutting down",
+            Self::Shutdown | Self::Draining { .. } => "the server is shutting down",
             Self::SlowReader => "too slow; connect again to start afresh",
             Self::PingTimeout => "no pong came in time",
             Self::TotalsUnavailable => "the totals are unavailable; connect again to start afresh",

@@ -185,6 +185,19 @@ impl Handle {
         self.links.inbox.depth()
     }
 
+    /// Starts to end the streams that are open now, spread evenly over the time `over` and in random order, with
+    /// [`CloseReason::Draining`]. Messages are still delivered. Streams of readers that are behind when their turn comes, and streams
+    /// that open later, end at the [`shutdown`](Self::shutdown).
+    ///
+    /// # Errors
+    /// When the engine has ended.
+    pub async fn drain(&self, over: Duration, retry: Duration) -> Result<(), Unavailable> {
+        for shard in &self.links.shards {
+            shard.send(Input::Drain(over, CloseReason::Draining { retry })).await.map_err(|_| Unavailable)?;
+        }
+        Ok(())
+    }
+
     /// Starts a graceful shutdown: the engine accepts no more messages, delivers those that were sent, then ends every
     /// stream. Publishers may still exist. [`closed`](Self::closed) waits for the end.
     pub fn shutdown(&self) {

@@ -47,6 +47,9 @@ pub struct Config {
     pub websocket_prefix: Cow<'static, str>,
     /// The comment at the start of every event stream: clients see the response before the first event. One line.
     pub greeting: Cow<'static, str>,
+    /// The pause before clients of event streams connect again, sent at the start of each stream; varied by half for each client.
+    /// Default: none is sent.
+    pub retry: Option<Duration>,
     /// The certificate and key for TLS. With them, plain HTTP is answered with 421. A [`StreamService`](crate::StreamService)
     /// ignores them.
     #[cfg(feature = "tls")]
@@ -93,6 +96,7 @@ impl Default for Config {
             prefix: PREFIX.into(),
             websocket_prefix: WEBSOCKET_PREFIX.into(),
             greeting: "tallycast".into(),
+            retry: None,
             #[cfg(feature = "tls")]
             tls: None,
             max_connections: 50_000,

@@ -1,17 +1,22 @@
 //! A message's bytes on the wire: the event stream format of the HTML standard, §9.2.5 and §9.2.6
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>), and HTTP/1.1's chunked coding (RFC 9112, §7.1).
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tallycast_fanout::{CloseReason, Framing, Message};
 
+use crate::Config;
 use crate::coding::Coding;
 
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 /// RFC 9112, §7.1: the chunk of length zero that ends a chunked body, without trailers.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+/// The part of a pause by which it varies in either direction: a half.
+const RETRY_SPREAD: u64 = 2;
 
 /// The framing of event streams, in a content coding and with or without HTTP/1.1's chunked coding. Get it from
 /// [`shared`](Self::shared): subscribers with the same framing share what is framed.
@@ -40,6 +45,25 @@ impl EventStream {
     pub fn opening(&self, greeting: &str) -> Bytes {
         let comment = format!(": {}\n\n", greeting.replace(['\r', '\n'], " "));
         self.chunk([self.coding.start(), &self.coding.block(comment.into_bytes())].concat())
+    }
+
+    /// A field that has the client wait before it connects again: for about `pause`, a random time between half of it and one and
+    /// a half times as long, so that clients that lose their streams together do not come back together.
+    pub fn retry(&self, pause: Duration) -> Bytes {
+        let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX / 2);
+        let spread = pause / RETRY_SPREAD;
+        // The keys of a hasher are random for each instance.
+        let pause = pause - spread + RandomState::new().hash_one(0) % (2 * spread + 1);
+        self.finish(format!("retry:{pause}\n\n").into_bytes())
+    }
+
+    /// Everything before the first event.
+    pub(crate) fn preamble(&self, config: &Config) -> Bytes {
+        let opening = self.opening(&config.greeting);
+        match config.retry {
+            Some(pause) => [opening, self.retry(pause)].concat().into(),
+            None => opening,
+        }
     }
 
     /// Bytes that are in their content coding already, ready for the wire.
@@ -100,6 +124,7 @@ impl Framing for EventStream {
         let end: &'static [u8] = if self.chunked { LAST_CHUNK } else { b"" };
         match reason {
             CloseReason::Shutdown => Bytes::from_static(end),
+            CloseReason::Draining { retry } => [&self.retry(*retry)[..], end].concat().into(),
             // A client that does not read would not receive it.
             CloseReason::SlowReader | CloseReason::PingTimeout => Bytes::new(),
             reason => {
@@ -194,6 +219,29 @@ mod tests {
         assert_eq!(expired, "21\r\n: the authorization has expired\n\n\r\n0\r\n\r\n");
         assert_eq!(plain().closing(&CloseReason::Requested("a\nb".into())), ": a b\n\n");
         assert_eq!(plain().closing(&CloseReason::SlowReader), "");
+        // The only pause of a millisecond is a millisecond.
+        let draining = CloseReason::Draining { retry: Duration::from_millis(1) };
+        assert_eq!(chunked().closing(&draining), "9\r\nretry:1\n\n\r\n0\r\n\r\n");
+        assert_eq!(plain().closing(&draining), "retry:1\n\n");
+    }
+
+    #[test]
+    fn retry_varies_by_half() {
+        let pause = |pause| {
+            let bytes = plain().retry(pause);
+            let text = std::str::from_utf8(&bytes).unwrap();
+            text.strip_prefix("retry:").unwrap().strip_suffix("\n\n").unwrap().parse::<u64>().unwrap()
+        };
+        let pauses: std::collections::HashSet<u64> = (0..1000).map(|_| pause(Duration::from_secs(2))).collect();
+        assert!(pauses.iter().all(|pause| (1000..=3000).contains(pause)), "{pauses:?}");
+        assert!(
+            pauses.len() > 500 && pauses.iter().any(|pause| *pause < 1500) && pauses.iter().any(|pause| *pause > 2500)
+        );
+        assert_eq!(pause(Duration::ZERO), 0);
+        pause(Duration::MAX);
+        let config = Config { retry: Some(Duration::from_millis(1)), ..Config::default() };
+        assert_eq!(chunked().preamble(&config), "d\r\n: tallycast\n\n\r\n9\r\nretry:1\n\n\r\n");
+        assert_eq!(chunked().preamble(&Config::default()), "d\r\n: tallycast\n\n\r\n");
     }
 
     #[test]

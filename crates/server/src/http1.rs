@@ -238,7 +238,7 @@ fn event_stream_preamble(request: &Parts, coding: Coding, framing: &EventStream,
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     let mut preamble = head("200 OK", &headers);
-    preamble.extend_from_slice(&framing.opening(&config.greeting));
+    preamble.extend_from_slice(&framing.preamble(&config));
     preamble.into()
 }
 

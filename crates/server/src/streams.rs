@@ -160,7 +160,7 @@ impl Streams {
                 drop(guard);
                 let (sender, body) = tallycast_fanout::body();
                 let framing = EventStream::shared(coding, false);
-                let preamble = framing.opening(&self.config.borrow().greeting);
+                let preamble = framing.preamble(&self.config.borrow());
                 let mut subscriber = Subscriber::new(info, framing, Sink::Body(sender));
                 subscriber.preamble = preamble;
                 subscriber.snapshot = snapshot;

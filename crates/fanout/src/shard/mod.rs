@@ -1,5 +1,6 @@
 //! A shard: one task that owns a share of the connections and writes to them. No lock is taken on its hot path.
 
+mod drain;
 mod local_feed;
 mod serve;
 mod slow_readers;
@@ -25,6 +26,7 @@ use crate::report::{ConnectionReport, FeedReport};
 use crate::{
     CloseReason, Config, ConnectionId, ControlError, Grant, Message, Namespace, Stats, Subscriber, Subscription, Topics,
 };
+use drain::{Drain, next_step};
 use local_feed::LocalFeed;
 
 /// Connections that are served before other tasks get a turn.
@@ -49,6 +51,8 @@ pub(crate) enum Input {
     ReportConnections(oneshot::Sender<Vec<ConnectionReport>>),
     /// Asks for all feeds.
     ReportFeeds(oneshot::Sender<Vec<FeedReport>>),
+    /// End the streams that are open now one by one within this time, for this reason.
+    Drain(Duration, CloseReason),
     /// End every stream gracefully; cut off what is not written at this moment.
     Shutdown(tokio::time::Instant),
 }
@@ -112,6 +116,7 @@ enum LoopEvent {
     Inbox(usize),
     Ready,
     Decided(Decided),
+    DrainStep,
     Tick,
 }
 
@@ -132,6 +137,7 @@ pub(crate) struct Shard {
     closing_sinks: JoinSet<()>,
     feeds: HashMap<FeedId, LocalFeed>,
     budgets: Budgets,
+    drain: Option<Drain>,
     /// Only closing bytes are still to come, so the bounds of the logs no longer disconnect readers.
     closing: bool,
     sent: Sent,
@@ -158,6 +164,7 @@ impl Shard {
             closing_sinks: JoinSet::new(),
             feeds: HashMap::new(),
             budgets,
+            drain: None,
             closing: false,
             sent: Sent::default(),
         }
@@ -174,6 +181,7 @@ impl Shard {
                 count = self.inbox.recv_many(&mut inputs, self.config.shard_inbox) => LoopEvent::Inbox(count),
                 () = self.ready.ready() => LoopEvent::Ready,
                 Some(Ok(decided)) = self.decisions.join_next() => LoopEvent::Decided(decided),
+                () = next_step(self.drain.as_ref()) => LoopEvent::DrainStep,
                 _ = tick.tick() => LoopEvent::Tick,
             };
             match event {
@@ -185,6 +193,7 @@ impl Shard {
                 }
                 LoopEvent::Ready => self.serve_ready(&mut ready).await,
                 LoopEvent::Decided(decided) => self.apply_decision(decided),
+                LoopEvent::DrainStep => self.drain_step().await,
                 LoopEvent::Tick => self.tick().await,
             }
             self.forward_changes();
@@ -230,6 +239,7 @@ impl Shard {
                 Input::ReportFeeds(reply) => {
                     let _ = reply.send(self.report_feeds());
                 }
+                Input::Drain(over, reason) => self.start_drain(over, reason),
                 Input::Shutdown(deadline) => shutdown = Some(deadline),
             }
         }

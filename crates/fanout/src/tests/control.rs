@@ -187,3 +187,49 @@ async fn framings_of_one_name_have_feeds_of_their_own() {
     }
     assert_eq!(handle.stats().feeds.get(), 2);
 }
+
+#[tokio::test]
+async fn drain_ends_streams_one_by_one_while_messages_are_delivered() {
+    let fanout = start(Config { shards: 2, ..Config::default() });
+    let (publisher, handle) = (fanout.publisher(), fanout.handle());
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(connect(&handle, "/a", 1024, None).await);
+    }
+    // Its stream is full, so that it cannot get everything.
+    let (behind, _) = connect(&handle, "/b", 1, None).await;
+    publisher.send(Message::text(ns("/b"), "unread")).await.unwrap();
+    handle.drain(Duration::from_secs(10), Duration::from_secs(3)).await.unwrap();
+    // Most of the time is left when the first streams have ended.
+    while handle.connections().await.unwrap().len() > 38 {
+        settle().await;
+    }
+    let ids: Vec<ConnectionId> = handle.connections().await.unwrap().iter().map(|report| report.id).collect();
+    assert!(ids.len() > 5, "{} of 41 streams are left", ids.len());
+    publisher.send(Message::text(ns("/a"), "late")).await.unwrap();
+    while handle.stats().broadcast.get() < 2 {
+        settle().await;
+    }
+    // A second drain replaces the first.
+    handle.drain(Duration::from_millis(50), Duration::from_secs(3)).await.unwrap();
+    while handle.connections().await.unwrap().len() > 1 {
+        settle().await;
+    }
+    let draining = "Draining { retry: 3s }\n";
+    let mut orders = Vec::new();
+    for (client, id) in clients {
+        let read = read_to_end(client).await;
+        if read == draining {
+            orders.push(id);
+        } else {
+            assert_eq!(read, format!("/a late\n{draining}"));
+            assert!(ids.contains(&id));
+        }
+    }
+    assert!(orders.len() >= 3, "{orders:?}");
+    drop(publisher);
+    let read = tokio::spawn(read_to_end(behind));
+    fanout.shutdown().await;
+    assert_eq!(read.await.unwrap(), "/b unread\nend\n");
+    assert_eq!(handle.drain(Duration::ZERO, Duration::ZERO).await, Err(Unavailable));
+}

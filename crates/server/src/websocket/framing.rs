@@ -86,7 +86,7 @@ impl Framing for Frames {
     fn closing(&self, reason: &CloseReason) -> Bytes {
         // §7.4.1, and IANA's registry of close codes.
         let code = match reason {
-            CloseReason::Shutdown => CloseCode::Away,
+            CloseReason::Shutdown | CloseReason::Draining { .. } => CloseCode::Away,
             CloseReason::SlowReader | CloseReason::TotalsUnavailable => CloseCode::Again,
             _ => CloseCode::Policy,
         };

@@ -226,6 +226,7 @@ mod tests {
             (CloseReason::PingTimeout, 1008),
             (CloseReason::GrantExpired, 1008),
             (CloseReason::Shutdown, 1001),
+            (CloseReason::Draining { retry: std::time::Duration::ZERO }, 1001),
         ] {
             for subprotocol in [Subprotocol::Json, Subprotocol::Raw] {
                 let frame = crate::websocket::framing(subprotocol).closing(&reason);
