@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "requested output goes to standard output; the log goes to standard error")]
 
 mod broker;
+mod drain;
 mod healthcheck;
 mod process;
 mod reload;
@@ -51,7 +52,8 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let listener = tallycast_server::listen(config.address, config.send_buffer)
         .with_context(|| format!("cannot listen on {}", config.address))?;
     let address = listener.local_addr().context("the listener has no address")?;
-    let shutdown = process::shutdown_signal().context("cannot catch signals")?;
+    let steps = drain::Steps::default();
+    process::cancel_at_signal(steps.terminating.clone()).context("cannot catch signals")?;
     let reloadable = reload::start(config.options, config.routes, config.server, config.admin_token, log)
         .context("cannot catch SIGHUP")?;
     let is_demo = matches!(config.broker.source, Source::Demo(_));
@@ -62,12 +64,15 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let (broker_state, broker_state_now) = watch::channel(BrokerState::Connecting);
     let fanout = Fanout::builder().config(config.fanout).build();
     let inboxes = StageInboxes { decode: events.downgrade(), tally: keys.downgrade() };
-    let status = StatusSource::new(config.node, broker_state_now, fanout.handle(), inboxes);
-    let live = config.admin.then(|| LiveStats::start(status.clone(), config.shutdown_limit, shutdown.clone()));
+    let status = StatusSource::new(config.node, broker_state_now, fanout.handle(), inboxes, steps.terminating.clone());
+    let live = config.admin.then(|| LiveStats::start(status.clone(), config.shutdown_limit, steps.shutdown.clone()));
+    tokio::spawn(steps.clone().run(config.drain, fanout.handle()));
 
     // The stages.
-    let supervisor =
-        Supervisor::new(events).broker_state(broker_state).stats(Arc::clone(&status.source)).shutdown(shutdown.clone());
+    let supervisor = Supervisor::new(events)
+        .broker_state(broker_state)
+        .stats(Arc::clone(&status.source))
+        .shutdown(steps.shutdown.clone());
     let (source, store) = broker::start(config.broker, supervisor, reloadable.selectors, &status);
     let decode = decode::run(reloadable.routes, decode_inbox, fanout.publisher(), keys, Arc::clone(&status.decode));
     let decode = tokio::spawn(decode);
@@ -81,7 +86,7 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         .stats(Arc::clone(&status.server))
         .fallback(routes::router(store, status.clone(), admin))
         .serve(listener)
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        .with_graceful_shutdown(steps.closing.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());
     tracing::info!(%address, node = %status.node, "serving");
     if is_demo {
@@ -89,10 +94,10 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         println!("tallycast demo: open {url} or curl {url}/subscribe/eps");
     }
 
-    // The shutdown. The source ends at a signal, or because the broker is required and unavailable. Each stage then ends
+    // The shutdown. The source ends after a signal and the drain, or because the broker is required and unavailable. Each stage then ends
     // when the one before it has ended and its inbox is empty, so that everything received is sent.
     let outcome = source.await.context("the source failed")?.context("the broker is required");
-    shutdown.cancel();
+    steps.skip();
     let drain = async {
         decode.await.context("the decode stage failed")?;
         tally.await.context("the tally stage failed")?;

@@ -25,12 +25,10 @@ pub(crate) fn start_logging(filter: EnvFilter, format: LogFormat) -> LogFilter {
     handle
 }
 
-/// A token that the first SIGTERM or SIGINT cancels. The second ends the process at once.
-pub(crate) fn shutdown_signal() -> std::io::Result<CancellationToken> {
+/// Cancels `token` at the first SIGTERM or SIGINT. The second ends the process at once.
+pub(crate) fn cancel_at_signal(token: CancellationToken) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let shutdown = CancellationToken::new();
-    let token = shutdown.clone();
     tokio::spawn(async move {
         loop {
             let signal = tokio::select! {
@@ -45,7 +43,7 @@ pub(crate) fn shutdown_signal() -> std::io::Result<CancellationToken> {
             token.cancel();
         }
     });
-    Ok(shutdown)
+    Ok(())
 }
 
 /// Logs how to close the admin routes, if everyone on the network may use them.

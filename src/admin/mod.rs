@@ -3,7 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `GET /healthz` | 200 while the process is alive |
-//! | `GET /readyz` | 200 while the source is subscribed at the broker, 503 otherwise |
+//! | `GET /readyz` | 200 while the source is subscribed at the broker, 503 otherwise and after a signal to stop |
 //! | `GET /admin/status.json` | node, state and connections |
 //! | `GET /admin/counters.json` | the counters of every stage |
 //! | `GET /admin/history.json` | samples of the last ten minutes |
@@ -93,7 +93,9 @@ pub(crate) fn router(status: StatusSource, live: LiveStats) -> Router {
 }
 
 async fn readiness(State(status): State<StatusSource>) -> Response {
-    if status.is_ready() {
+    if status.terminating.is_cancelled() {
+        line(StatusCode::SERVICE_UNAVAILABLE, "shutting down")
+    } else if status.is_ready() {
         line(StatusCode::OK, "ready")
     } else {
         line(StatusCode::SERVICE_UNAVAILABLE, "the broker is not subscribed")

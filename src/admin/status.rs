@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::counters;
 use super::query::StatusQuery;
@@ -89,6 +90,8 @@ pub struct StatusSource {
     pub server: Arc<tallycast_server::Stats>,
     /// The inboxes of the stages.
     pub inboxes: StageInboxes,
+    /// Cancelled when the process has been told to stop.
+    pub terminating: CancellationToken,
 }
 
 impl StatusSource {
@@ -98,6 +101,7 @@ impl StatusSource {
         broker: watch::Receiver<BrokerState>,
         handle: Handle,
         inboxes: StageInboxes,
+        terminating: CancellationToken,
     ) -> Self {
         Self {
             node: node.into(),
@@ -109,6 +113,7 @@ impl StatusSource {
             handle,
             server: Arc::default(),
             inboxes,
+            terminating,
         }
     }
 

@@ -56,6 +56,8 @@ pub struct Config {
     pub inbox_bytes: usize,
     /// The name of the node: `rust-<env>-<instance>`.
     pub node: String,
+    /// What happens between a signal to stop and the shutdown.
+    pub drain: Drain,
     /// The time limit for a graceful shutdown.
     pub shutdown_limit: Duration,
     /// What to log.
@@ -65,6 +67,20 @@ pub struct Config {
     /// The effective options, to compare with those of another reading.
     pub options: Vec<EffectiveOption>,
 }
+
+/// How streams end before the shutdown.
+#[derive(Debug, Clone, Copy)]
+pub struct Drain {
+    /// The time for which connections are still accepted.
+    pub delay: Duration,
+    /// The time over which streams end one by one.
+    pub over: Duration,
+    /// The pause before their clients connect again.
+    pub retry: Duration,
+}
+
+/// The pause before the clients of drained streams connect again, unless one is configured: what browsers use by themselves.
+const DRAIN_RETRY: Duration = Duration::from_secs(3);
 
 impl Config {
     /// Whether everyone who can reach the address may use the admin routes, and the address is not of this machine alone.
@@ -126,7 +142,9 @@ pub(super) fn compose(
         fanout: fanout(&routing, &readers, (pipeline.inbox, pipeline.inbox_bytes.0), pipeline.shutdown_limit),
         admin: !server.no_admin,
         admin_token: server.admin_token.clone().map(Token::from),
-        server: http(server, pipeline.shutdown_limit)?,
+        drain: Drain { delay: pipeline.drain_delay, over: pipeline.drain, retry: server.retry.unwrap_or(DRAIN_RETRY) },
+        // Its connections end with their streams.
+        server: http(server, pipeline.drain + pipeline.shutdown_limit)?,
         routes: Routes::new(routing.routes).map_err(|error| invalid("--route", &error))?,
         address: SocketAddr::new(pipeline.address, pipeline.port),
         // The flag allows no more.
@@ -201,6 +219,7 @@ fn http(options: ServerOptions, close_limit: Duration) -> Result<tallycast_serve
     config.compression = options.compression.into();
     config.allowed_origins = options.allowed_origins;
     config.head_timeout = options.head_timeout;
+    config.retry = options.retry;
     config.max_head_bytes = options.max_head_bytes.0;
     config.close_limit = close_limit;
     Ok(config)

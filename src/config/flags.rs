@@ -16,7 +16,8 @@ use tracing_subscriber::EnvFilter;
 use super::secret::Secret;
 use super::size::{self, Size};
 use super::values::{
-    admin_token, count, duration, duration_text, ip_address, log_filter, network, port, rate, redis_url, seed,
+    admin_token, count, duration, duration_or_zero, duration_text, ip_address, log_filter, network, port, rate,
+    redis_url, seed,
 };
 use crate::decode::{Route, Routes};
 use crate::source::redis;
@@ -189,6 +190,26 @@ pub(super) struct PipelineOptions {
         value_parser = duration
     )]
     pub(super) shutdown_limit: Duration,
+    /// Time for which connections are still accepted after a signal to stop, while /readyz already answers 503, so that a
+    /// load balancer can send new clients elsewhere
+    #[arg(
+        long,
+        env = "TALLYCAST_DRAIN_DELAY",
+        default_value = duration_text(Duration::ZERO),
+        value_name = "DURATION",
+        value_parser = duration_or_zero
+    )]
+    pub(super) drain_delay: Duration,
+    /// Time over which open streams end one by one before the shutdown, so that their clients do not come back all at
+    /// once. Each event stream is sent a retry: field before its end
+    #[arg(
+        long,
+        env = "TALLYCAST_DRAIN",
+        default_value = duration_text(Duration::ZERO),
+        value_name = "DURATION",
+        value_parser = duration_or_zero
+    )]
+    pub(super) drain: Duration,
     /// Capacity of the inbox of each pipeline stage, in messages
     #[arg(long, env = "TALLYCAST_INBOX", default_value_t = engine().inbox, value_name = "COUNT", value_parser = count)]
     pub(super) inbox: usize,
@@ -436,6 +457,10 @@ pub(super) struct ServerOptions {
         value_name = "ORIGIN"
     )]
     pub(super) allowed_origins: Vec<AllowedOrigin>,
+    /// Pause before a client of an event stream connects again, sent as a retry: field at the start of each stream. Varied
+    /// by half for each client [default: none is sent]
+    #[arg(long, env = "TALLYCAST_RETRY", value_name = "DURATION", value_parser = duration)]
+    pub(super) retry: Option<Duration>,
     /// Maximum number of messages per second from a WebSocket client, pings and pongs included. As many may come at
     /// once; a client that sends more is disconnected
     #[arg(

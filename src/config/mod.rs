@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, FromArgMatches};
 
-pub use compose::{Broker, Config, Source};
+pub use compose::{Broker, Config, Drain, Source};
 pub use effective::EffectiveOption;
 pub use errors::{ConfigError, EXIT_UNAVAILABLE, EXIT_USAGE};
 pub use flags::{DemoOptions, LogFormat};

@@ -3,7 +3,7 @@
 use super::effective::EffectiveOption;
 
 /// The options that SIGHUP changes without closing a connection.
-pub(super) const RELOADABLE: [&str; 17] = [
+pub(super) const RELOADABLE: [&str; 18] = [
     "route",
     "log",
     "max-connections",
@@ -21,6 +21,7 @@ pub(super) const RELOADABLE: [&str; 17] = [
     "tls-cert",
     "tls-key",
     "admin-token",
+    "retry",
 ];
 
 /// The names of the options that differ between two configurations.

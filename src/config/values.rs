@@ -21,6 +21,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
     }
 }
 
+/// A duration, or none of it.
+pub(super) fn duration_or_zero(text: &str) -> Result<Duration, &'static str> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Ok(duration),
+        _ => duration(text),
+    }
+}
+
 /// A duration as [`duration`] reads it, in seconds if they are whole.
 pub(super) fn duration_text(duration: Duration) -> String {
     match duration.subsec_nanos() {
@@ -83,6 +91,9 @@ mod tests {
             let duration = Duration::from_millis(duration);
             assert_eq!(duration_text(duration), text);
             assert_eq!(super::duration(text), Ok(duration));
+            assert_eq!(duration_or_zero(text), Ok(duration));
         }
+        assert_eq!(duration_or_zero(&duration_text(Duration::ZERO)), Ok(Duration::ZERO));
+        assert!(duration("0s").is_err() && duration_or_zero("1ns").is_err() && duration_or_zero("0").is_ok());
     }
 }

@@ -155,6 +155,7 @@ fn annotated_example_lists_every_option_with_default() {
             "max-per-address",
             "namespace-limit",
             "rate-per-address",
+            "retry",
             "shards",
             "tls-cert",
             "tls-key",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::contract::sum_windows;
-use crate::support::{EventSource, Raw, RedisServer, Tallycast, eventually};
+use crate::support::{Event, EventSource, Raw, RedisServer, Tallycast, WebSocket, eventually};
 
 /// Publishes score updates until it is dropped.
 struct Publisher {
@@ -188,4 +188,93 @@ fn shutdown_does_not_wait_for_frozen_broker() {
     );
     redis.freeze();
     assert_eq!(tallycast.terminate().status.code(), Some(0));
+}
+
+#[test]
+fn drain_delay_accepts_connections_while_not_ready() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--drain-delay", "10m"]);
+    let early = EventSource::open(&tallycast, "/subscribe/raw");
+    tallycast.signal(Signal::TERM);
+    eventually("/readyz returns 503", || tallycast.get("/readyz") == (503, "shutting down\n".to_owned()));
+    assert_eq!(tallycast.get("/healthz").0, 200);
+    let late = EventSource::open(&tallycast, "/subscribe/raw");
+    redis.publish_scores(["26"]);
+    assert_eq!((early.next(), late.next()), (Event::message("26"), Event::message("26")));
+    tallycast.signal(Signal::TERM);
+    assert_eq!(tallycast.wait().status.code(), Some(1));
+
+    let tallycast = Tallycast::start(&redis, &["--drain-delay", "100ms"]);
+    assert_eq!(tallycast.terminate().status.code(), Some(0));
+}
+
+#[test]
+fn drain_ends_streams_one_by_one_while_events_are_delivered() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--drain", "10m"]);
+    let mut streams: Vec<Raw> = (0..200).map(|_| Raw::subscribe(&tallycast, "/subscribe/raw")).collect();
+    tallycast.signal(Signal::TERM);
+    eventually("a new connection is refused", || {
+        TcpStream::connect(tallycast.address).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    });
+    // The first to end, out of the order in which they came.
+    let mut ended = Vec::new();
+    eventually("some streams have ended", || {
+        ended = (0..streams.len()).filter(|place| streams[*place].has_input()).collect();
+        ended.len() >= 2
+    });
+    assert!(ended.len() < streams.len() / 2, "{ended:?}");
+    for place in &ended {
+        let body = streams[*place].chunks_to_end();
+        assert!((1500..=4500).contains(&retry(&body)), "{body}");
+    }
+    redis.publish_scores(["26"]);
+    let open = streams.iter_mut().enumerate().filter(|(place, _)| !ended.contains(place)).map(|(_, stream)| stream);
+    let mut received = 0;
+    for stream in open {
+        received += usize::from(stream.chunk() == "data:26\n\n");
+    }
+    assert!(received > streams.len() / 2, "{received}");
+    tallycast.signal(Signal::TERM);
+    assert_eq!(tallycast.wait().status.code(), Some(1));
+}
+
+#[test]
+fn drained_streams_end_with_different_pauses_and_websockets_with_1001() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--drain", "500ms", "--retry", "2s"]);
+    let mut streams: Vec<Raw> = (0..20)
+        .map(|_| {
+            let mut stream = Raw::subscribe(&tallycast, "/subscribe/raw");
+            let connected = stream.chunk();
+            assert!((1000..=3000).contains(&retry(&connected)), "{connected}");
+            stream
+        })
+        .collect();
+    let mut websocket = WebSocket::open(&tallycast, "/ws/raw");
+    let http2 = EventSource::open_http2(&tallycast, "/subscribe/raw");
+    redis.publish_scores(["26"]);
+    assert_eq!(websocket.json()["data"], "26");
+    tallycast.signal(Signal::TERM);
+    let mut pauses = Vec::new();
+    for stream in &mut streams {
+        assert_eq!(stream.chunk(), "data:26\n\n");
+        let end = stream.chunks_to_end();
+        let pause = retry(&end);
+        assert!((1000..=3000).contains(&pause), "{end}");
+        pauses.push(pause);
+    }
+    pauses.dedup();
+    assert!(pauses.len() > 1);
+    assert_eq!(http2.rest(), [Event::message("26")]);
+    assert_eq!(websocket.closed(), (1001, "the server is shutting down".to_owned()));
+    let ended = tallycast.wait();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    assert!(!ended.log.contains("cut off"), "{}", ended.log);
+}
+
+/// The pause of a `retry` field, in milliseconds.
+fn retry(text: &str) -> u64 {
+    let field = text.strip_prefix("retry:").and_then(|rest| rest.strip_suffix("\n\n"));
+    field.and_then(|pause| pause.parse().ok()).unwrap_or_else(|| panic!("not a retry field: {text:?}"))
 }

@@ -77,6 +77,14 @@ impl Raw {
         assert_eq!(String::from_utf8_lossy(&read), expected);
     }
 
+    /// Whether there is something to read, or the connection has ended.
+    pub(crate) fn has_input(&mut self) -> bool {
+        self.stream.get_ref().set_nonblocking(true).unwrap();
+        let input = self.stream.fill_buf().map(|_| ());
+        self.stream.get_ref().set_nonblocking(false).unwrap();
+        input.is_ok()
+    }
+
     /// Reads `count` bytes.
     #[track_caller]
     pub(crate) fn read_exactly(&mut self, count: usize) -> Vec<u8> {
