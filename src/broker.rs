@@ -9,9 +9,17 @@ use tallycast::source::redis::RedisSource;
 use tallycast::source::{Selector, SourceError, Supervisor};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-/// Stage 1, and the store that the REST API reads.
-pub(crate) type Started = (JoinHandle<Result<(), SourceError>>, Store);
+/// What has been started.
+pub(crate) struct Started {
+    /// Stage 1.
+    pub(crate) source: JoinHandle<Result<(), SourceError>>,
+    /// What the REST API reads.
+    pub(crate) store: Store,
+    /// The status reports, if there are any, which end at shutdown.
+    pub(crate) reports: Option<JoinHandle<()>>,
+}
 
 /// Starts the source under `supervisor`, with the channels that `selectors` select now.
 pub(crate) fn start(
@@ -19,23 +27,24 @@ pub(crate) fn start(
     supervisor: Supervisor,
     selectors: watch::Receiver<Vec<Selector>>,
     status: &StatusSource,
+    shutdown: &CancellationToken,
 ) -> Started {
     match broker.source {
         Source::Redis(redis) => {
             let client = redis.commands();
-            if let Some(interval) = broker.status_interval {
-                // Ends with the runtime: a report that is under way at shutdown is not worth a wait.
-                tokio::spawn(admin::report(client.clone(), interval, status.clone()));
-            }
+            let reports = broker.status_interval.map(|interval| {
+                tokio::spawn(admin::report(client.clone(), interval, status.clone(), shutdown.clone()))
+            });
             let supervisor = supervisor.require_broker(redis.require_broker);
             let source = tokio::spawn(supervisor.run(RedisSource::new(*redis, client.clone(), selectors)));
-            (source, Store::Redis { client, scores: broker.scores, max_scores: broker.max_totals })
+            let store = Store::Redis { client, scores: broker.scores, max_scores: broker.max_totals };
+            Started { source, store, reports }
         }
         Source::Demo(options) => {
             let demo = Demo::new(options.seed);
             let store = Store::Memory(demo.memory());
             let events = demo.events(options.rate, broker.totals);
-            (tokio::spawn(supervisor.run(MemorySource::new(events))), store)
+            Started { source: tokio::spawn(supervisor.run(MemorySource::new(events))), store, reports: None }
         }
     }
 }

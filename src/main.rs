@@ -73,7 +73,8 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         .broker_state(broker_state)
         .stats(Arc::clone(&status.source))
         .shutdown(steps.shutdown.clone());
-    let (source, store) = broker::start(config.broker, supervisor, reloadable.selectors, &status);
+    let broker::Started { source, store, reports } =
+        broker::start(config.broker, supervisor, reloadable.selectors, &status, &steps.shutdown);
     let decode = decode::run(reloadable.routes, decode_inbox, fanout.publisher(), keys, Arc::clone(&status.decode));
     let decode = tokio::spawn(decode);
     let tally = tally::run(config.tally, tally_inbox, fanout.publisher(), Arc::clone(&status.tally));
@@ -104,6 +105,9 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         fanout.join().await;
         if let Some(live) = live {
             live.closed().await;
+        }
+        if let Some(reports) = reports {
+            reports.await.context("the status reports failed")?;
         }
         server.await.context("the server failed")?.context("the server failed")
     };

@@ -66,6 +66,11 @@ impl FromStr for StatusQuery {
 }
 
 impl StatusQuery {
+    /// The newest `limit` connections.
+    pub(super) fn newest(limit: usize) -> Self {
+        Self { limit: Some(limit), sort: Some(Sort::Newest), ..Self::default() }
+    }
+
     /// The selected connections, and their number without limit and offset.
     pub(super) fn select(&self, mut all: Vec<ConnectionReport>) -> (Vec<ConnectionReport>, usize) {
         if let Some(namespace) = &self.namespace {

@@ -162,12 +162,28 @@ impl StatusSource {
     }
 }
 
+/// Bytes of a connection's topics in [`Status`]: more than a request target can name, but a WebSocket client can subscribe to more.
+const MAX_NAMESPACE_BYTES: usize = 4096;
+
+impl ConnectionStatus {
+    /// Cuts each text to `bytes` at most.
+    pub(super) fn cut(&mut self, bytes: usize) {
+        for text in
+            [&mut self.request_path, &mut self.namespace, &mut self.user_agent].into_iter().chain(&mut self.subject)
+        {
+            text.truncate(text.floor_char_boundary(bytes));
+        }
+    }
+}
+
 impl From<ConnectionReport> for ConnectionStatus {
     fn from(report: ConnectionReport) -> Self {
         let info = report.info;
+        let mut namespace = info.topics.to_string();
+        namespace.truncate(namespace.floor_char_boundary(MAX_NAMESPACE_BYTES));
         Self {
             request_path: info.request_path.to_string(),
-            namespace: info.topics.to_string(),
+            namespace,
             created_at: unix_seconds(info.created_at),
             client_ip: info.client_ip,
             user_agent: info.user_agent.to_string(),

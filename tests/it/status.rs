@@ -180,3 +180,68 @@ fn development_writes_no_status_reports() {
     let exists: bool = redis.connect().exists("admin_stream_status").unwrap();
     assert!(!exists);
 }
+
+#[test]
+fn status_reports_are_bounded() {
+    let redis = RedisServer::start();
+    let tallycast =
+        Tallycast::start(&redis, &["--app-env", "staging", "--instance", "web.1", "--status-interval", "50ms"]);
+    // Many topics of characters that JSON and UTF-8 write with several bytes.
+    let topics: Vec<String> = (0..60).map(|number| format!("%F0%9F%98%82\\\"{number}").repeat(2)).collect();
+    let path = format!("/subscribe/{}", topics.join(",").replace('"', "%22").replace('\\', "%5C"));
+    let _streams: Vec<Raw> = (0..150).map(|_| Raw::subscribe(&tallycast, &path)).collect();
+    let newest = EventSource::open(&tallycast, "/subscribe/newest");
+    let mut connection = redis.connect();
+    let mut text = String::new();
+    eventually("a report counts all connections", || {
+        text = connection.hget("admin_stream_status", "rust-staging-web.1").unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()["connections_total"] == 151
+    });
+    assert!(text.len() < 80 * 1024, "{} bytes", text.len());
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["connections_matched"], 151);
+    let connections = report["connections"].as_array().unwrap();
+    assert!((50..=100).contains(&connections.len()), "{}", connections.len());
+    assert_eq!(connections[0]["namespace"], "/newest");
+    for connection in connections {
+        for text in ["request_path", "namespace", "user_agent"] {
+            assert!(connection[text].as_str().unwrap().len() <= 256, "{connection}");
+        }
+    }
+    // The page for operators has everything.
+    assert_eq!(tallycast.json("/admin/status.json")["connections"].as_array().unwrap().len(), 151);
+    drop(newest);
+}
+
+#[test]
+fn status_reports_of_dead_nodes_expire_and_stopped_nodes_remove_theirs() {
+    const HASH: &str = "admin_stream_status";
+    const EXPIRIES: &str = "{admin_stream_status}:expiries";
+    let redis = RedisServer::start();
+    let mut connection = redis.connect();
+    // Nodes that died long ago, one that reports less often, and one that is not tallycast and has no expiry.
+    let dead: Vec<(f64, String)> = (0..250).map(|number| (f64::from(number), format!("dead-{number}"))).collect();
+    let () = connection.zadd_multiple(EXPIRIES, &dead).unwrap();
+    let () = connection.zadd(EXPIRIES, "alive", now() + 1000).unwrap();
+    for node in dead.iter().map(|(_, node)| &**node).chain(["alive", "other"]) {
+        let () = connection.hset(HASH, node, "{}").unwrap();
+    }
+    let tallycast =
+        Tallycast::start(&redis, &["--app-env", "staging", "--instance", "web.1", "--status-interval", "50ms"]);
+    eventually("only the living are left", || {
+        let mut nodes: Vec<String> = connection.hkeys(HASH).unwrap();
+        nodes.sort();
+        nodes == ["alive", "other", "rust-staging-web.1"]
+    });
+    let expiry: u64 = connection.zscore(EXPIRIES, "rust-staging-web.1").unwrap();
+    assert!((now()..=now() + 61).contains(&expiry), "{expiry}");
+    for key in [HASH, EXPIRIES] {
+        let seconds: u64 = connection.ttl(key).unwrap();
+        assert!((900..=1000).contains(&seconds), "{key}: {seconds}");
+    }
+    assert_eq!(tallycast.terminate().status.code(), Some(0));
+    let mut nodes: Vec<String> = connection.hkeys(HASH).unwrap();
+    nodes.sort();
+    assert_eq!(nodes, ["alive", "other"]);
+    assert_eq!(connection.zcard::<_, u64>(EXPIRIES).unwrap(), 1);
+}
