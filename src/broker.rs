@@ -1,5 +1,7 @@
 //! Starts everything that talks to the broker: the source, the store of the REST API, and the status reports.
 
+use std::sync::Arc;
+
 use tallycast::admin::{self, StatusSource};
 use tallycast::api::emojitracker::Store;
 use tallycast::config::{Broker, Source};
@@ -37,8 +39,8 @@ pub(crate) fn start(
             });
             let supervisor = supervisor.require_broker(redis.require_broker);
             let source = tokio::spawn(supervisor.run(RedisSource::new(*redis, client.clone(), selectors)));
-            let store = Store::Redis { client, scores: broker.scores, max_scores: broker.max_totals };
-            Started { source, store, reports }
+            let (scores, max_scores, stats) = (broker.scores, broker.max_totals, Arc::clone(&status.store));
+            Started { source, store: Store::Redis { client, scores, max_scores, stats }, reports }
         }
         Source::Demo(options) => {
             let demo = Demo::new(options.seed);

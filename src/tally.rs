@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use tallycast_fanout::inbox::{self, Weight};
-use tallycast_fanout::{Counter, Histogram, Message, Namespace, Publisher, Tally};
+use tallycast_fanout::{Counter, Data, Histogram, Message, Namespace, Publisher, Tally, TotalsState};
 
 use crate::totals::TotalsSnapshot;
 
@@ -43,6 +43,13 @@ pub enum TallyInput {
     Key(Key),
     /// The sum of all keys before it.
     Totals(TotalsSnapshot),
+    /// Whether the totals of a namespace are known from here on.
+    TotalsState {
+        /// The namespace.
+        namespace: Namespace,
+        /// Whether they are, or why not.
+        state: TotalsState,
+    },
 }
 
 impl Weight for TallyInput {
@@ -50,6 +57,8 @@ impl Weight for TallyInput {
         let owned = match self {
             Self::Key(key) => key.key.capacity(),
             Self::Totals(snapshot) => snapshot.totals.weight(),
+            // A short reason.
+            Self::TotalsState { .. } => 0,
         };
         size_of::<Self>() + owned
     }
@@ -95,8 +104,9 @@ impl Default for Stats {
 struct Pending {
     /// The tally of each namespace that has counts, and when its oldest event was received.
     tallies: BTreeMap<Namespace, (Instant, Tally)>,
-    /// Totals without the counts that `tallies` had when they arrived, because readers receive those as tallies.
-    totals: BTreeMap<Namespace, Tally>,
+    /// The newest totals of each namespace, without the counts that `tallies` had when they arrived, because readers receive
+    /// those as tallies; and its newest state after them.
+    reports: Vec<Message>,
 }
 
 impl Pending {
@@ -111,7 +121,13 @@ impl Pending {
                     if let Some((_, unsent)) = self.tallies.get(&namespace) {
                         totals.subtract(unsent);
                     }
-                    self.totals.insert(namespace, totals);
+                    self.reports.retain(|report| report.namespace != namespace);
+                    self.reports.push(Message::totals(namespace, totals));
+                }
+                TallyInput::TotalsState { namespace, state } => {
+                    let is_totals = |report: &Message| matches!(report.data, Data::Totals(_));
+                    self.reports.retain(|report| report.namespace != namespace || is_totals(report));
+                    self.reports.push(Message::totals_state(namespace, state));
                 }
             }
         }
@@ -127,10 +143,10 @@ impl Pending {
         self.keys() < max_keys && bytes < MAX_PENDING_BYTES
     }
 
-    /// Sends everything, totals first. Returns `false` if the hub is gone.
+    /// Sends everything, reports first. Returns `false` if the hub is gone.
     async fn flush(&mut self, hub: &Publisher, stats: &Stats) -> bool {
-        for (namespace, totals) in std::mem::take(&mut self.totals) {
-            if hub.send(Message::totals(namespace, totals)).await.is_err() {
+        for report in std::mem::take(&mut self.reports) {
+            if hub.send(report).await.is_err() {
                 return false;
             }
         }
@@ -211,7 +227,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use tallycast_fanout::{Data, Messages};
+    use tallycast_fanout::Messages;
 
     /// One step of a test.
     #[derive(Debug, Clone)]
@@ -234,6 +250,30 @@ mod tests {
         // Two namespaces, so that a flush sends more than one message.
         let namespace = if number < 4 { "/eps" } else { "/other" };
         Key { namespace: namespace.parse().unwrap(), key: format!("k{number}"), received_at: Instant::now() }
+    }
+
+    #[tokio::test]
+    async fn newest_totals_and_the_state_after_them_are_sent() {
+        let namespace: Namespace = "/eps".parse().unwrap();
+        let totals = |count: i64| [("a".to_owned(), count)].into_iter().collect::<Tally>();
+        let report = |count| TallyInput::Totals(TotalsSnapshot { namespace: namespace.clone(), totals: totals(count) });
+        let state =
+            |state: &TotalsState| TallyInput::TotalsState { namespace: namespace.clone(), state: state.clone() };
+        let gone = TotalsState::Unavailable("gone".into());
+        let other = TallyInput::TotalsState { namespace: "/other".parse().unwrap(), state: gone.clone() };
+        let (hub, mut messages) = Publisher::detached(8);
+        let (mut pending, stats) = (Pending::default(), Stats::default());
+        let mut inputs =
+            vec![report(1), state(&gone), other, report(2), state(&gone), state(&TotalsState::Known), state(&gone)];
+        pending.add(&mut inputs, &stats);
+        assert!(pending.flush(&hub, &stats).await);
+        let sent: Vec<Message> = std::iter::from_fn(|| messages.try_recv()).collect();
+        let expected = [
+            Message::totals_state("/other".parse().unwrap(), gone.clone()),
+            Message::totals(namespace.clone(), totals(2)),
+            Message::totals_state(namespace.clone(), gone),
+        ];
+        assert_eq!(sent, expected);
     }
 
     /// Sends `input`, and receives meanwhile, because the stage may wait for the hub.

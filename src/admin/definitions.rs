@@ -69,7 +69,29 @@ const SOURCE: &[Metric] = &[
         values: Values::Counter(Reading::new("source", "cuts", |status| status.source.cuts.get())),
         help: "Snapshots of totals read from the broker.",
         watch: "No increase for longer than `--totals-interval`: the Redis user has no permission for `EVAL` or the \
-                channels `tallycast.cut.*`, or the sorted set is larger than `--max-totals`. The log has the reason.",
+                channels `tallycast.cut.*`, or the sorted set is larger than `--max-totals` or `--max-totals-bytes`. The \
+                log has the reason.",
+    },
+    Metric {
+        name: "skipped_members",
+        values: Values::Counters(
+            "reader",
+            &[
+                (
+                    "totals",
+                    Reading::new("source", "skipped_members", |status| status.source.skipped_members.get())
+                        .error("Members skipped in totals: not UTF-8"),
+                ),
+                (
+                    "rankings",
+                    Reading::new("store", "skipped_members", |status| status.store.skipped_members.get())
+                        .error("Members skipped in rankings: not UTF-8"),
+                ),
+            ],
+        ),
+        help: "Members of sorted sets left out of a reading because they are not UTF-8.",
+        watch: "Any increase: something other than the feeder writes to the sorted set. The members count again at each \
+                reading.",
     },
 ];
 
@@ -168,7 +190,7 @@ const DELIVERY: &[Metric] = &[
                 .error("Snapshots refused: totals unknown"),
         ),
         help: "Readers refused because the totals are unknown.",
-        watch: "The sorted set has more keys than `--max-totals`, or the totals were never read: see \
+        watch: "The sorted set is larger than `--max-totals` or `--max-totals-bytes`, or cannot be read: see \
                 `tallycast_source_cuts_total`.",
     },
     Metric {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::counters;
 use super::query::StatusQuery;
+use crate::api::emojitracker::StoreStats;
 use crate::source::{BrokerState, SourceEvent, SourceStats};
 use crate::tally::TallyInput;
 use crate::{decode, tally};
@@ -88,6 +89,8 @@ pub struct StatusSource {
     pub handle: Handle,
     /// The counters of the HTTP server.
     pub server: Arc<tallycast_server::Stats>,
+    /// The counters of the REST API's store.
+    pub store: Arc<StoreStats>,
     /// The inboxes of the stages.
     pub inboxes: StageInboxes,
     /// Cancelled when the process has been told to stop.
@@ -112,6 +115,7 @@ impl StatusSource {
             tally: Arc::default(),
             handle,
             server: Arc::default(),
+            store: Arc::default(),
             inboxes,
             terminating,
         }

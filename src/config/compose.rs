@@ -173,6 +173,7 @@ fn redis(broker: &BrokerOptions, routing: &RoutingOptions) -> Result<source::red
     config.totals = totals::Config {
         keys: routing.totals.clone(),
         max_members: routing.max_totals,
+        max_bytes: routing.max_totals_bytes.0,
         interval: routing.totals_interval,
     };
     Ok(config)
@@ -197,6 +198,7 @@ fn fanout(
     config.policies.clone_from(&readers.slow_readers);
     config.totals = routing.totals.iter().map(|totals| totals.namespace.clone()).collect();
     config.max_totals = routing.max_totals;
+    config.max_totals_bytes = routing.max_totals_bytes.0;
     config.corrections = !routing.no_corrections;
     config.keep_alive = readers.keep_alive;
     config.pong_timeout = readers.pong_limit;

@@ -30,6 +30,8 @@ pub(super) const DEFAULT_SCORES: &str = "emojitrack_score";
 const MIN_HEAD_BYTES: usize = 8192;
 /// The largest send buffer, in bytes: the socket option is a signed number of 32 bits.
 const MAX_SEND_BUFFER: usize = 1 << 30;
+/// The largest message of Redis, in bytes (`proto-max-bulk-len`).
+const MAX_TOTALS_BYTES: usize = 512 << 20;
 
 /// Broadcast events from Redis pub/sub to browsers over Server-Sent Events and WebSocket.
 ///
@@ -283,6 +285,15 @@ pub(super) struct RoutingOptions {
         value_parser = count
     )]
     pub(super) max_totals: usize,
+    /// Maximum size of such a sorted set: members and scores as JSON. Totals of a larger one are not served
+    #[arg(
+        long,
+        env = "TALLYCAST_MAX_TOTALS_BYTES",
+        default_value_t = Size(totals::Config::default().max_bytes),
+        value_name = "BYTES",
+        value_parser = size::at_most(MAX_TOTALS_BYTES)
+    )]
+    pub(super) max_totals_bytes: Size,
     /// Maximum time between two readings of the totals. They are also read right after an outage or lost events
     #[arg(
         long,

@@ -70,11 +70,16 @@ pub async fn run(
             counters = stats.counters(&table);
         }
         for event in events.drain(..) {
-            let mut event = match event {
-                SourceEvent::Published(event) => event,
-                SourceEvent::Totals(snapshot) => {
+            let report = match event {
+                SourceEvent::Published(event) => Err(event),
+                SourceEvent::Totals(snapshot) => Ok(TallyInput::Totals(snapshot)),
+                SourceEvent::TotalsState { namespace, state } => Ok(TallyInput::TotalsState { namespace, state }),
+            };
+            let mut event = match report {
+                Err(event) => event,
+                Ok(report) => {
                     // After the keys that it includes, and before those that it does not.
-                    if tally.send(TallyInput::Totals(snapshot)).await.is_err() {
+                    if tally.send(report).await.is_err() {
                         return;
                     }
                     continue;

@@ -53,6 +53,7 @@ impl Emitter {
         match event {
             SourceEvent::Published(_) => stats.received.add(1),
             SourceEvent::Totals(_) => stats.cuts.add(1),
+            SourceEvent::TotalsState { .. } => {}
         }
         match self.inbox.try_send(event) {
             Ok(()) => SendOutcome::Sent,
@@ -87,6 +88,11 @@ impl Emitter {
         let event = RawEvent { acknowledgement: Some(acknowledgement), ..event };
         self.inbox.send(event.into()).await.map_err(|_| PipelineClosed)?;
         Ok(receipt)
+    }
+
+    /// The inbox that events are passed to.
+    pub(super) fn inbox(&self) -> &inbox::Sender<SourceEvent> {
+        &self.inbox
     }
 
     /// Whether the pipeline has ended.

@@ -18,7 +18,7 @@ mod tests;
 use std::time::Instant;
 
 use tallycast_fanout::inbox::Weight;
-use tallycast_fanout::{Acknowledgement, Counter};
+use tallycast_fanout::{Acknowledgement, Counter, Namespace, TotalsState};
 
 use crate::totals::TotalsSnapshot;
 
@@ -77,6 +77,13 @@ pub enum SourceEvent {
     Published(RawEvent),
     /// The totals of a namespace at this position among the events.
     Totals(TotalsSnapshot),
+    /// Whether the totals of a namespace are known from this position on.
+    TotalsState {
+        /// The namespace.
+        namespace: Namespace,
+        /// Whether they are, or why not.
+        state: TotalsState,
+    },
 }
 
 /// An event as the broker sent it.
@@ -104,6 +111,8 @@ impl Weight for SourceEvent {
         let owned = match self {
             Self::Published(event) => event.channel.capacity() + event.payload.capacity(),
             Self::Totals(snapshot) => snapshot.totals.weight(),
+            // A short reason.
+            Self::TotalsState { .. } => 0,
         };
         size_of::<Self>() + owned
     }
@@ -137,4 +146,6 @@ pub struct SourceStats {
     pub gap_milliseconds: Counter,
     /// Readings of the totals received.
     pub cuts: Counter,
+    /// Members of sorted sets left out of readings because they are not UTF-8.
+    pub skipped_members: Counter,
 }

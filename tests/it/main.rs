@@ -30,4 +30,5 @@ mod status;
 mod support;
 mod tls;
 mod topics;
+mod totals;
 mod websocket;

@@ -8,30 +8,44 @@ use serde_json::{Value, json};
 
 use crate::support::{Event, EventSource, RedisServer, Tallycast, command, eventually, get};
 
-const SCORES: &str = "emojitrack_score";
+pub(crate) const SCORES: &str = "emojitrack_score";
 
-/// A client that computes totals from a snapshot and changes.
-struct Reader {
+/// A client that computes totals from snapshots and changes.
+pub(crate) struct Reader {
     source: EventSource,
     totals: Option<BTreeMap<String, i64>>,
+    /// The reason, if the server says that the totals are unavailable.
+    pub(crate) unavailable: Option<String>,
 }
 
 impl Reader {
-    fn open(tallycast: &Tallycast) -> Self {
-        Self { source: EventSource::open(tallycast, "/subscribe/eps?snapshot=1"), totals: None }
+    pub(crate) fn open(tallycast: &Tallycast) -> Self {
+        Self::open_at(tallycast, "/subscribe/eps?snapshot=1")
+    }
+
+    pub(crate) fn open_at(tallycast: &Tallycast, path: &str) -> Self {
+        Self { source: EventSource::open(tallycast, path), totals: None, unavailable: None }
     }
 
     fn apply(&mut self, event: &Event) {
-        let counts: BTreeMap<String, i64> = serde_json::from_str(&event.data).unwrap();
+        let counts = || serde_json::from_str::<BTreeMap<String, i64>>(&event.data).unwrap();
         match (&mut self.totals, event.name.as_deref()) {
-            (totals @ None, Some("snapshot")) => *totals = Some(counts),
-            (Some(totals), None) => counts.into_iter().for_each(|(id, count)| *totals.entry(id).or_default() += count),
-            _ => panic!("expected one snapshot and then changes, found {event:?}"),
+            (totals, Some("snapshot")) => *totals = Some(counts()),
+            (Some(totals), None) => {
+                counts().into_iter().for_each(|(id, count)| *totals.entry(id).or_default() += count);
+            }
+            (Some(_), Some("totals")) => {
+                let state: Value = serde_json::from_str(&event.data).unwrap();
+                assert!(state["known"].is_boolean(), "{state}");
+                self.unavailable = state["reason"].as_str().map(str::to_owned);
+                assert_eq!(state["known"] == true, self.unavailable.is_none(), "{state}");
+            }
+            _ => panic!("expected a snapshot and then changes, found {event:?}"),
         }
     }
 
     /// The current totals, without zeros.
-    fn totals(&mut self) -> BTreeMap<String, i64> {
+    pub(crate) fn totals(&mut self) -> BTreeMap<String, i64> {
         for event in self.source.received() {
             self.apply(&event);
         }
@@ -40,7 +54,7 @@ impl Reader {
 }
 
 /// The scores in the sorted set.
-fn scores(redis: &RedisServer) -> BTreeMap<String, i64> {
+pub(crate) fn scores(redis: &RedisServer) -> BTreeMap<String, i64> {
     let scores: Vec<(String, f64)> = redis.connect().zrange_withscores(SCORES, 0, -1).unwrap();
     scores.into_iter().map(|(id, score)| (id, score as i64)).collect()
 }

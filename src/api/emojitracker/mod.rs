@@ -32,7 +32,7 @@ use error::ApiError;
 use representations::{Rankings, details_json};
 use store::StoreError;
 
-pub use store::{MemoryStore, Store};
+pub use store::{MemoryStore, Store, StoreStats};
 
 /// The documented paths of this API.
 pub(crate) const PATHS: [&str; 3] = ["/v1/rankings", "/v1/details/<ID>", "/v1/status"];

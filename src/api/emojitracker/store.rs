@@ -1,11 +1,13 @@
 //! The store of scores and posts: Redis, or memory in the demo.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redis::RedisError;
+use tallycast_fanout::Counter;
 
 use crate::redis_client::RedisClient;
+use crate::totals::count_of_score;
 
 /// Posts kept and returned for each emoji, the newest ones.
 const MAX_POSTS: usize = 10;
@@ -39,9 +41,18 @@ pub enum Store {
         scores: String,
         /// The number of members that are read, highest scores first.
         max_scores: usize,
+        /// What is counted of them.
+        stats: Arc<StoreStats>,
     },
     /// The memory of this process.
-    Memory(std::sync::Arc<MemoryStore>),
+    Memory(Arc<MemoryStore>),
+}
+
+/// What the store counts. Counters only grow.
+#[derive(Debug, Default)]
+pub struct StoreStats {
+    /// Members of the sorted set left out of rankings because they are not UTF-8.
+    pub skipped_members: Counter,
 }
 
 /// Scores and posts in this process.
@@ -74,11 +85,15 @@ impl Store {
     /// IDs and their scores, highest score first.
     pub(super) async fn scores(&self) -> Result<Vec<(String, i64)>, StoreError> {
         match self {
-            Self::Redis { client, scores, max_scores } => {
+            Self::Redis { client, scores, max_scores, stats } => {
                 let mut command = redis::cmd("ZREVRANGE");
                 command.arg(scores).arg(0).arg(max_scores - 1).arg("WITHSCORES");
-                let scores: Vec<(String, f64)> = client.query(&command).await?;
-                Ok(scores.into_iter().map(|(id, score)| (id, score.round() as i64)).collect())
+                let all: Vec<(Vec<u8>, f64)> = client.query(&command).await?;
+                let members = all.len();
+                let text = |(id, score)| Some((String::from_utf8(id).ok()?, count_of_score(score)));
+                let scores: Vec<_> = all.into_iter().filter_map(text).collect();
+                stats.skipped_members.add((members - scores.len()) as u64);
+                Ok(scores)
             }
             Self::Memory(memory) => {
                 let contents = memory.0.lock().unwrap_or_else(PoisonError::into_inner);

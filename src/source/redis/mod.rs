@@ -17,9 +17,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
-use super::{BoxError, Capabilities, Emitter, RawEvent, Selector, SendOutcome, SessionEnd, Source, SourceEvent};
+use super::{BoxError, Capabilities, Emitter, RawEvent, Selector, SendOutcome, SessionEnd, Source};
 use crate::redis_client::{self, RedisClient, RedisUrl};
-use crate::totals::{self, TotalsReader};
+use crate::totals::{self, Outcome, TotalsReader};
 use glob::glob;
 
 /// The default of [`Config::timeout`].
@@ -83,8 +83,7 @@ pub struct RedisSource {
     config: Config,
     /// The channels to subscribe to, which may change.
     selectors: watch::Receiver<Vec<Selector>>,
-    /// `None` if no sorted set is configured.
-    totals: Option<TotalsReader>,
+    totals: TotalsReader,
     /// Reads the totals from the first session on; ends with the source.
     tasks: JoinSet<()>,
 }
@@ -92,7 +91,7 @@ pub struct RedisSource {
 impl RedisSource {
     /// A source of the events on channels that any of `selectors` matches, which may change. `commands` reads the totals.
     pub fn new(config: Config, commands: RedisClient, selectors: watch::Receiver<Vec<Selector>>) -> Self {
-        let totals = (!config.totals.keys.is_empty()).then(|| TotalsReader::new(config.totals.clone(), commands));
+        let totals = TotalsReader::new(config.totals.clone(), commands);
         Self { config, selectors, totals, tasks: JoinSet::new() }
     }
 
@@ -104,19 +103,17 @@ impl RedisSource {
         let patterns: Vec<String> = self.selectors.borrow_and_update().iter().map(glob).collect();
         timeout(limit, sink.psubscribe(&patterns)).await.map_err(timed_out)??;
         tracing::debug!(?patterns, "subscribed to channels");
-        if let Some(totals) = &self.totals {
-            match timeout(limit, sink.subscribe(totals.channel())).await.map_err(timed_out)? {
-                Ok(()) => {}
-                // A user without permission for this channel still receives the events.
-                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => {
-                    let channel = totals::CHANNELS;
-                    tracing::warn!(%error, channel, "totals are unavailable: the Redis user may not subscribe to their channel");
-                }
-                Err(error) => return Err(error.into()),
+        match timeout(limit, sink.subscribe(self.totals.channel())).await.map_err(timed_out)? {
+            Ok(()) => {}
+            // A user without permission for this channel still receives the events.
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => {
+                let channel = totals::CHANNELS;
+                tracing::warn!(%error, channel, "totals are unavailable: the Redis user may not subscribe to their channel");
             }
+            Err(error) => return Err(error.into()),
         }
         let Self { config, selectors, totals, .. } = self;
-        Ok(Session { config, totals: totals.as_ref(), selectors, patterns, sink, events })
+        Ok(Session { config, totals, selectors, patterns, sink, events })
     }
 }
 
@@ -131,24 +128,23 @@ impl Source for RedisSource {
     }
 
     async fn run(&mut self, emitter: &mut Emitter) -> Result<SessionEnd, BoxError> {
-        if let Some(totals) = &self.totals
-            && self.tasks.is_empty()
-        {
-            self.tasks.spawn(totals.clone().run());
+        let totals = self.totals.clone();
+        if self.tasks.is_empty() {
+            totals.tasks(emitter.inbox()).for_each(|task| drop(self.tasks.spawn(task)));
         }
         let session = self.subscribe().await?;
         emitter.subscribed();
-        if let Some(totals) = session.totals {
-            totals.request();
-        }
-        Ok(session.run(emitter).await?)
+        totals.request();
+        let end = session.run(emitter).await;
+        totals.subscription_lost();
+        Ok(end?)
     }
 }
 
 /// One connection, subscribed.
 struct Session<'a> {
     config: &'a Config,
-    totals: Option<&'a TotalsReader>,
+    totals: &'a TotalsReader,
     selectors: &'a mut watch::Receiver<Vec<Selector>>,
     /// What the connection is subscribed to.
     patterns: Vec<String>,
@@ -240,20 +236,31 @@ impl Session<'_> {
 }
 
 /// Emits what a message stands for. A lost event makes the counts wrong until the totals are read again.
-fn emit(emitter: &mut Emitter, totals: Option<&TotalsReader>, message: &redis::Msg) -> SendOutcome {
+fn emit(emitter: &mut Emitter, totals: &TotalsReader, message: &redis::Msg) -> SendOutcome {
     let (channel, payload) = (message.get_channel_name(), message.get_payload_bytes());
-    let event: SourceEvent = match totals.filter(|totals| totals.channel() == channel) {
-        // A pattern of the user's that covers this channel brings the message once more.
-        Some(_) if message.from_pattern() => return SendOutcome::Sent,
-        Some(totals) => match totals.decode(payload) {
-            Some(snapshot) => snapshot.into(),
-            None => return SendOutcome::Sent,
-        },
-        None => RawEvent::new(channel, payload).into(),
-    };
-    let outcome = emitter.try_emit(event);
-    if let (SendOutcome::Dropped, Some(totals)) = (outcome, totals) {
+    if totals::is_totals_channel(channel) {
+        // A pattern of the user's that covers these channels brings the totals of other instances, and this one's again.
+        if totals.channel() != channel || message.from_pattern() {
+            return SendOutcome::Sent;
+        }
+        return emit_totals(emitter, totals, payload);
+    }
+    let outcome = emitter.try_emit(RawEvent::new(channel, payload));
+    if outcome == SendOutcome::Dropped {
         totals.request();
+    }
+    outcome
+}
+
+/// Emits what a reading of the totals says, if that is new.
+fn emit_totals(emitter: &mut Emitter, totals: &TotalsReader, payload: &[u8]) -> SendOutcome {
+    let Some(mut reading) = totals.decode(payload) else { return SendOutcome::Sent };
+    emitter.broker.stats.skipped_members.add(reading.skipped);
+    let outcome = reading.event.take().map_or(SendOutcome::Sent, |event| emitter.try_emit(event));
+    match outcome {
+        SendOutcome::Sent => totals.settle(&reading, Outcome::Emitted),
+        SendOutcome::Dropped => totals.settle(&reading, Outcome::Dropped),
+        SendOutcome::Closed => {}
     }
     outcome
 }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::redis_client::tests::{PATIENCE, Server};
-use crate::source::{BrokerState, SourceStats, Supervisor};
+use crate::source::{BrokerState, SourceEvent, SourceStats, Supervisor};
 
 #[tokio::test]
 async fn no_event_is_lost_during_a_ping() {
