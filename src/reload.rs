@@ -66,8 +66,10 @@ impl Reload {
         if let Err(error) = self.log.reload(config.log) {
             tracing::error!(%error, "cannot change the log level");
         }
-        self.selectors.send_replace(config.routes.selectors());
+        let selectors = config.routes.selectors();
+        // The routes first, so that no event of a new channel comes before its route.
         self.routes.send_replace(config.routes);
+        self.selectors.send_replace(selectors);
         self.server.send_replace(config.server);
         self.admin_token.send_replace(config.admin_token);
         if !changes.need_restart.is_empty() {

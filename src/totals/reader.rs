@@ -73,7 +73,7 @@ struct Shared {
     /// Random, so that no other process receives this one's totals.
     channel: String,
     sets: Vec<SortedSet>,
-    /// The number of the newest reading.
+    /// The number of the newest reading or marker.
     numbers: AtomicU64,
     /// Held by the reading that is under way, so that a subscription that it ends is not blamed on others.
     turn: tokio::sync::Mutex<()>,
@@ -175,6 +175,21 @@ impl TotalsReader {
     pub(crate) fn subscription_lost(&self) {
         self.0.sets.iter().for_each(|set| set.state().pending = None);
         self.request();
+    }
+
+    /// A new text, other than any message of the script, that the subscriber of [`channel`](Self::channel) recognises.
+    pub(crate) fn marker(&self) -> String {
+        format!("marker {}", self.0.numbers.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Publishes a marker on [`channel`](Self::channel). Returns the number of subscribers that it reached.
+    ///
+    /// # Errors
+    /// As [`RedisClient::query`].
+    pub(crate) async fn publish(&self, marker: &str) -> Result<u64, RedisError> {
+        let mut command = redis::cmd("PUBLISH");
+        command.arg(&self.0.channel).arg(marker);
+        self.0.client.query(&command).await
     }
 
     /// Tasks that read a sorted set each, when requested or due, until they are dropped. `inbox` receives what does not

@@ -12,22 +12,22 @@ use crate::support::{
 };
 
 /// A temporary configuration file, removed on drop.
-struct File {
+pub(crate) struct File {
     directory: TempDir,
 }
 
 impl File {
-    fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let file = Self { directory: TempDir::new() };
         file.write(text);
         file
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join("tallycast.toml")
     }
 
-    fn write(&self, text: &str) {
+    pub(crate) fn write(&self, text: &str) {
         std::fs::write(self.path(), text).unwrap();
     }
 }

@@ -4,10 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis::{Commands, Connection};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::config::File;
 use crate::snapshot::{Reader, SCORES, scores, update};
 use crate::support::{EventSource, Raw, RedisServer, Tallycast, WebSocket, eventually, get};
+
+/// Sets a flag when it is dropped, so that the threads of a scope end also when the test fails.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Status and body of a request for totals; without the body if they are served.
 fn snapshot(tallycast: &Tallycast, path: &str) -> (u16, String) {
@@ -137,6 +148,7 @@ fn first_reading_that_is_lost_to_a_full_inbox_is_repeated() {
     let redis = RedisServer::start();
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let publishing = SetOnDrop(&ended);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !ended.load(Ordering::Relaxed) {
@@ -146,7 +158,7 @@ fn first_reading_that_is_lost_to_a_full_inbox_is_repeated() {
         }
         let tallycast = Tallycast::start(&redis, &["--inbox", "1"]);
         tallycast.until_counter("/source/overflowed", 1000);
-        ended.store(true, Ordering::Relaxed);
+        drop(publishing);
         eventually("the totals are served", || snapshot(&tallycast, "/subscribe/eps").0 == 200);
     });
 }
@@ -197,6 +209,52 @@ fn readings_stop_when_redis_disconnects_the_subscriber_for_them() {
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
     assert_eq!(tallycast.counter("/source/gaps"), gaps);
+}
+
+#[test]
+fn change_of_overlapping_patterns_loses_and_repeats_nothing() {
+    const ROUTES: [&str; 2] = ["stream.score_updates=/raw,tally=/eps", "stream.score_*=/raw,tally=/eps"];
+    let redis = RedisServer::start();
+    let routes = |route: &str| format!("route = [\"{route}\"]\n");
+    let file = File::new(&routes(ROUTES[0]));
+    let path = file.path().display().to_string();
+    // Only the readings that the changes request.
+    let tallycast = Tallycast::start(&redis, &["--config", &path, "--totals-interval", "1h"]);
+    let mut reader = Reader::open(&tallycast);
+    let ended = AtomicBool::new(false);
+    let published = std::thread::scope(|scope| {
+        let publishing = SetOnDrop(&ended);
+        let publisher = scope.spawn(|| {
+            let mut connection = redis.connect();
+            let mut published = 0;
+            while !ended.load(Ordering::Relaxed) {
+                // Equal events in a row, and different ones.
+                update(&mut connection, &["26", "26", "2665", "26"]).unwrap();
+                published += 4;
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            published
+        });
+        for change in 1..=20 {
+            let counted = tallycast.counter("/tally/counted");
+            tallycast.until_counter("/tally/counted", counted + 50);
+            file.write(&routes(ROUTES[change % 2]));
+            tallycast.signal(Signal::HUP);
+            eventually("the subscription has changed", || {
+                tallycast.log().matches("changed the subscription").count() == change
+            });
+        }
+        drop(publishing);
+        publisher.join().unwrap()
+    });
+    tallycast.until_counter("/tally/counted", published);
+    until_exact(&redis, &tallycast, &mut reader);
+    // The first is that of the subscription.
+    tallycast.until_counter("/source/cuts", 2);
+    let counters = tallycast.json("/admin/counters.json");
+    let counts = ["/tally/counted", "/source/received", "/source/overflowed", "/hub/corrections"];
+    let expected = [published, published, 0, 0].map(Value::from);
+    assert_eq!(counts.map(|pointer| counters.pointer(pointer).unwrap().clone()), expected);
 }
 
 #[test]
@@ -277,4 +335,33 @@ fn websocket_without_event_names_is_closed_when_totals_become_unavailable() {
     assert_eq!(data, json!({"known": false, "reason": "the sorted set has more than 2 members"}));
     redis.publish_scores(["26"]);
     assert_eq!((plain.text(), &*named.json()["data"].to_string()), (r#"{"26":1}"#.to_owned(), r#""{\"26\":1}""#));
+}
+
+#[test]
+fn routes_change_although_the_user_may_not_use_the_channel_of_totals() {
+    let redis = RedisServer::start();
+    let user = [
+        "SETUSER",
+        "narrow",
+        "on",
+        ">secret",
+        "~*",
+        "+@all",
+        "&stream.score_updates",
+        "&stream.score_*",
+        "&stream.tweet_updates.*",
+    ];
+    let () = redis::cmd("ACL").arg(&user).query(&mut redis.connect()).unwrap();
+    let file = File::new("");
+    let path = file.path().display().to_string();
+    let url = redis.url().replace("redis://", "redis://narrow:secret@");
+    let tallycast = Tallycast::start_unready(&url, &["--config", &path]);
+    tallycast.until_ready();
+    let stream = EventSource::open(&tallycast, "/subscribe/new");
+    file.write("route = [\"stream.score_*=/new\"]\n");
+    tallycast.signal(Signal::HUP);
+    tallycast.until_counter("/source/subscriptions", 2);
+    redis.publish_scores(["26"]);
+    assert_eq!(stream.next().data, "26");
+    assert_eq!(tallycast.counter("/source/gaps"), 1);
 }

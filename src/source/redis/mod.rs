@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use redis::aio::{PubSubSink, PubSubStream};
 use redis::{Client, ErrorKind, RedisError, ServerErrorKind};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
@@ -26,6 +26,9 @@ use glob::glob;
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The default of [`Config::ping_interval`].
 pub const DEFAULT_PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Time for a change of patterns: responses wait behind events.
+const CHANGE_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the source needs.
 #[derive(Debug, Clone)]
@@ -73,6 +76,8 @@ enum SessionError {
     TimedOut(Duration),
     #[error("the connection was closed")]
     Closed,
+    #[error("changed routes need a new connection: the process is not subscribed to {}", totals::CHANNELS)]
+    NoMarker,
     #[error(transparent)]
     Redis(#[from] RedisError),
 }
@@ -113,7 +118,7 @@ impl RedisSource {
             Err(error) => return Err(error.into()),
         }
         let Self { config, selectors, totals, .. } = self;
-        Ok(Session { config, totals, selectors, patterns, sink, events })
+        Ok(Session { config, totals, selectors, patterns, ignored: Vec::new(), sink, events })
     }
 }
 
@@ -148,6 +153,8 @@ struct Session<'a> {
     selectors: &'a mut watch::Receiver<Vec<Selector>>,
     /// What the connection is subscribed to.
     patterns: Vec<String>,
+    /// Patterns whose messages are not emitted, because another pattern brings the same events.
+    ignored: Vec<String>,
     sink: PubSubSink,
     events: PubSubStream,
 }
@@ -186,7 +193,7 @@ impl Session<'_> {
             };
             let outcome = match event {
                 LoopEvent::Received(None) => return Ok(SessionEnd::Disconnected),
-                LoopEvent::Received(Some(event)) => emit(emitter, self.totals, &event),
+                LoopEvent::Received(Some(event)) => emit(emitter, self.totals, &self.ignored, &event),
                 LoopEvent::Pong(pong) => {
                     pong?;
                     SendOutcome::Sent
@@ -200,7 +207,11 @@ impl Session<'_> {
         }
     }
 
-    /// Subscribes to added patterns, then unsubscribes from removed ones, and emits events meanwhile.
+    /// Subscribes to added patterns, then unsubscribes from removed ones, and emits each event once meanwhile. In between the
+    /// connection receives an event by an old and by a new pattern. A marker, which Redis puts among the events, separates
+    /// those that are emitted by the old patterns from those that are emitted by the new ones.
+    ///
+    /// The totals are read afterwards, because other channels may be counted from now on.
     async fn resubscribe(&mut self, emitter: &mut Emitter) -> Result<SendOutcome, SessionError> {
         let limit = self.config.timeout;
         let patterns: Vec<String> = self.selectors.borrow_and_update().iter().map(glob).collect();
@@ -209,34 +220,52 @@ impl Session<'_> {
             all.iter().filter(|pattern| !others.contains(pattern)).cloned().collect()
         };
         let (added, removed) = (difference(&patterns, &before), difference(&before, &patterns));
-        tracing::info!(?added, ?removed, "changed the subscription");
-        let sink = &mut self.sink;
-        let mut change = std::pin::pin!(timeout(limit, async {
+        if added.is_empty() && removed.is_empty() {
+            return Ok(SendOutcome::Sent);
+        }
+        let Self { totals, ignored, sink, events, .. } = self;
+        ignored.clone_from(&added);
+        let marker = totals.marker();
+        let marker_arrived = Notify::new();
+        let mut change = std::pin::pin!(timeout(CHANGE_LIMIT, async {
             if !added.is_empty() {
                 sink.psubscribe(&added).await?;
             }
+            if totals.publish(&marker).await? == 0 {
+                return Err(SessionError::NoMarker);
+            }
+            marker_arrived.notified().await;
             if !removed.is_empty() {
                 sink.punsubscribe(&removed).await?;
             }
-            Ok::<_, RedisError>(())
+            Ok(())
         }));
         loop {
             let event = tokio::select! {
                 changed = &mut change => {
-                    changed.map_err(|_| SessionError::TimedOut(limit))??;
+                    changed.map_err(|_| SessionError::TimedOut(CHANGE_LIMIT))??;
+                    tracing::info!(?added, ?removed, "changed the subscription");
+                    totals.request();
                     return Ok(SendOutcome::Sent);
                 }
-                event = self.events.next() => event.ok_or(SessionError::Closed)?,
+                // Responses come after the events before them, so only silence means that there is none.
+                event = timeout(limit, events.next()) => {
+                    event.map_err(|_| SessionError::TimedOut(limit))?.ok_or(SessionError::Closed)?
+                }
             };
-            if emit(emitter, self.totals, &event) == SendOutcome::Closed {
+            if event.get_payload_bytes() == marker.as_bytes() && event.get_channel_name() == totals.channel() {
+                ignored.clone_from(&removed);
+                marker_arrived.notify_one();
+            } else if emit(emitter, totals, ignored, &event) == SendOutcome::Closed {
                 return Ok(SendOutcome::Closed);
             }
         }
     }
 }
 
-/// Emits what a message stands for. A lost event makes the counts wrong until the totals are read again.
-fn emit(emitter: &mut Emitter, totals: &TotalsReader, message: &redis::Msg) -> SendOutcome {
+/// Emits what a message stands for, unless it came by one of the `ignored` patterns. A lost event makes the counts wrong until
+/// the totals are read again.
+fn emit(emitter: &mut Emitter, totals: &TotalsReader, ignored: &[String], message: &redis::Msg) -> SendOutcome {
     let (channel, payload) = (message.get_channel_name(), message.get_payload_bytes());
     if totals::is_totals_channel(channel) {
         // A pattern of the user's that covers these channels brings the totals of other instances, and this one's again.
@@ -244,6 +273,10 @@ fn emit(emitter: &mut Emitter, totals: &TotalsReader, message: &redis::Msg) -> S
             return SendOutcome::Sent;
         }
         return emit_totals(emitter, totals, payload);
+    }
+    let is_ignored = |pattern: String| ignored.contains(&pattern);
+    if !ignored.is_empty() && message.get_pattern().is_ok_and(is_ignored) {
+        return SendOutcome::Sent;
     }
     let outcome = emitter.try_emit(RawEvent::new(channel, payload));
     if outcome == SendOutcome::Dropped {
