@@ -210,10 +210,15 @@ impl Feeds {
         let entry = self.feeds.vacant_entry();
         let id = entry.key();
         let (topics, FramingKey(framing), totals) = &key;
+        let policy = match policy_of(policies, topics) {
+            // The totals of a reader would be wrong without the tallies that it skips.
+            Policy::Skip if totals.is_some() => Policy::Merge,
+            policy => policy,
+        };
         let handle = Arc::new(FeedHandle {
             id,
             framing: Arc::clone(framing),
-            policy: policy_of(policies, topics),
+            policy,
             topics: topics.clone(),
             totals: totals.clone(),
             readers: AtomicUsize::new(0),

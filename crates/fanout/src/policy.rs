@@ -11,7 +11,8 @@ pub enum Policy {
     /// The connection is closed; the client connects again and starts afresh.
     #[default]
     Disconnect,
-    /// The reader goes on with the newest batch, after a note that counts the messages it missed.
+    /// The reader goes on with the newest batch, after a note that counts the messages it missed. For readers that started
+    /// with totals this is [`Merge`](Self::Merge), because skipped tallies would make their totals wrong.
     Skip,
     /// The tallies that the reader missed are summed into one, so that its totals stay exact. Text messages are skipped.
     Merge,

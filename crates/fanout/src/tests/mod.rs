@@ -396,12 +396,11 @@ proptest! {
     fn snapshot_plus_changes_equals_the_totals(
         steps in proptest::collection::vec(0..14_u8, 1..60),
         corrections: bool,
-        merges: bool,
+        slow_policy in prop_oneof![Just(None), Just(Some(Policy::Merge)), Just(Some(Policy::Skip))],
     ) {
         const MAX_KEYS: usize = 4;
-        let policy = if merges { Policy::Merge } else { Policy::Disconnect };
         let mut config = Config { max_totals: MAX_KEYS, corrections, ..with_totals() };
-        if merges {
+        if let Some(policy) = slow_policy {
             config = Config { totals: config.totals, max_totals: MAX_KEYS, corrections, ..small_log(policy) };
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -422,7 +421,7 @@ proptest! {
                 match step {
                     // Dropped by the engine while the totals are unavailable.
                     0 if is_known().await => readers.push(tokio::spawn(rest(subscribe_with(&handle, "/eps", true).await))),
-                    1 if is_known().await && merges => slow_readers.push(subscribe_with(&handle, "/eps", true).await),
+                    1 if is_known().await && slow_policy.is_some() => slow_readers.push(subscribe_with(&handle, "/eps", true).await),
                     // Counted, but lost on the way.
                     2 => truth.merge(&change),
                     3 => truth.subtract(&change),
