@@ -321,6 +321,16 @@ const DELIVERY: &[Metric] = &[
                         .error("Refused: streams per namespace"),
                 ),
                 (
+                    "topics_address",
+                    Reading::new("http", "refused_topics_address", |status| status.server.refused_topics_address.get())
+                        .error("Refused: topics per address"),
+                ),
+                (
+                    "topics",
+                    Reading::new("http", "refused_topics", |status| status.server.refused_topics.get())
+                        .error("Refused: topics of all streams"),
+                ),
+                (
                     "origin",
                     Reading::new("websocket", "refused_origin", |status| status.server.refused_origin.get())
                         .error("Refused: origin"),
@@ -333,7 +343,8 @@ const DELIVERY: &[Metric] = &[
         ),
         help: "Connections and streams refused, by limit.",
         watch: "`connections`: `--max-connections` is reached. `address`, `rate`: one client has too many connections or \
-                opens them too fast; if the client is a proxy, add `--trusted-proxy`. `namespace`: `--namespace-limit`. \
+                opens them too fast; if the client is a proxy, add `--trusted-proxy`. `namespace`: `--namespace-limit`. `topics_address`, `topics`: \
+                `--max-topic-bytes-per-address`, `--max-topic-bytes`. \
                 `origin`: a page whose origin is not in `--allowed-origin` tried to open a WebSocket. `authorization`: the \
                 authorizer of an embedding program denied a stream or a change of topics.",
     },

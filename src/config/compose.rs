@@ -216,6 +216,8 @@ fn http(options: ServerOptions, close_limit: Duration) -> Result<tallycast_serve
     config.max_per_address = options.max_per_address;
     config.rate_per_address = options.rate_per_address;
     config.namespace_limits = options.namespace_limits;
+    config.max_topic_bytes_per_address = options.max_topic_bytes_per_address.0;
+    config.max_topic_bytes = options.max_topic_bytes.0;
     config.trusted_proxies = options.trusted_proxies;
     config.client_address_header = options.client_address_header.into();
     config.compression = options.compression.into();

@@ -430,6 +430,25 @@ pub(super) struct ServerOptions {
         value_name = "NAMESPACE=COUNT"
     )]
     pub(super) namespace_limits: Vec<NamespaceLimit>,
+    /// Size of the topics of the open streams per client address (IPv6: per /64 network): about 500 bytes per stream, and 256
+    /// and three times its length per topic. Further ones are answered with 429
+    #[arg(
+        long,
+        env = "TALLYCAST_MAX_TOPIC_BYTES_PER_ADDRESS",
+        default_value_t = Size(server().max_topic_bytes_per_address),
+        value_name = "BYTES",
+        value_parser = size::at_least(1)
+    )]
+    pub(super) max_topic_bytes_per_address: Size,
+    /// Size of the topics of all open streams together. Further ones are answered with 503
+    #[arg(
+        long,
+        env = "TALLYCAST_MAX_TOPIC_BYTES",
+        default_value_t = Size(server().max_topic_bytes),
+        value_name = "BYTES",
+        value_parser = size::at_least(1)
+    )]
+    pub(super) max_topic_bytes: Size,
     /// Network of trusted proxies. They send the client address by the PROXY protocol (version 1 or 2) or in a request
     /// header. Repeatable [default: none]
     #[arg(

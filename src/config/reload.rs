@@ -3,13 +3,15 @@
 use super::effective::EffectiveOption;
 
 /// The options that SIGHUP changes without closing a connection.
-pub(super) const RELOADABLE: [&str; 18] = [
+pub(super) const RELOADABLE: [&str; 20] = [
     "route",
     "log",
     "max-connections",
     "max-per-address",
     "rate-per-address",
     "namespace-limit",
+    "max-topic-bytes-per-address",
+    "max-topic-bytes",
     "trusted-proxy",
     "client-address-header",
     "compression",

@@ -20,6 +20,7 @@ mod config;
 mod contract;
 mod custom_source;
 mod embedding;
+mod hostile;
 mod http;
 mod limits;
 mod pages;

@@ -259,6 +259,18 @@ impl Topics {
         self.0.iter()
     }
 
+    /// The memory that a subscription to these topics takes in the engine if no other reader has any of them, in bytes, at
+    /// most, roughly.
+    pub fn weight(&self) -> usize {
+        /// Of a feed: its entries in the hub and in a shard.
+        const FEED: usize = 512;
+        /// Of a topic: two nodes of the trie, and its place in the set.
+        const TOPIC: usize = 256;
+        /// The text of a topic is in the set, in the trie, and in the request.
+        const COPIES: usize = 3;
+        FEED + self.iter().map(|topic| TOPIC + COPIES * topic.path.as_str().len()).sum::<usize>()
+    }
+
     /// The namespace, if there is one topic and it has no wildcards.
     pub fn as_namespace(&self) -> Option<&Namespace> {
         match &*self.0 {

@@ -62,6 +62,11 @@ pub struct Config {
     pub rate_per_address: Option<NonZeroU32>,
     /// Open streams per namespace.
     pub namespace_limits: Vec<NamespaceLimit>,
+    /// Bytes that the topics of open streams may take, per client address; for IPv6 per network of 64 bits. Topics that several
+    /// streams have in common are charged to each.
+    pub max_topic_bytes_per_address: usize,
+    /// Bytes that the topics of all open streams may take.
+    pub max_topic_bytes: usize,
     /// The proxies that may report the client address: by the PROXY protocol, or by a header.
     pub trusted_proxies: Vec<IpNet>,
     /// The header in which trusted proxies report the client address.
@@ -103,6 +108,8 @@ impl Default for Config {
             max_per_address: None,
             rate_per_address: None,
             namespace_limits: Vec::new(),
+            max_topic_bytes_per_address: 64 * 1024 * 1024,
+            max_topic_bytes: 512 * 1024 * 1024,
             trusted_proxies: Vec::new(),
             client_address_header: ClientAddressHeader::default(),
             compression: Compression::default(),

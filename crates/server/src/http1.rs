@@ -167,7 +167,7 @@ async fn take_over(
     mut guard: ConnectionGuard,
     shared: &Shared,
 ) {
-    let Stream { info, snapshot, grant, transport, permits } = *stream;
+    let Stream { info, snapshot, grant, transport, permits, topic_permit } = *stream;
     guard.permits.join(permits);
     let mut subscriber = match transport {
         Transport::EventStream(coding) => {
@@ -189,7 +189,7 @@ async fn take_over(
     };
     subscriber.snapshot = snapshot;
     subscriber.grant = grant;
-    subscriber.guard = Some(Box::new(guard));
+    subscriber.guard = Some(Box::new((guard, topic_permit)));
     // An engine that has ended drops the connection.
     let _ = shared.streams.handle.subscribe(subscriber).await;
 }

@@ -82,6 +82,7 @@ mod stats;
 mod streams;
 #[cfg(feature = "tls")]
 mod tls;
+mod topic_budget;
 mod topics;
 #[cfg(feature = "websocket")]
 pub mod websocket;

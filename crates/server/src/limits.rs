@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::Config;
 use crate::Stats;
+use crate::topic_budget::{TopicBudget, TopicPermit};
 use tallycast_fanout::{Namespace, NamespaceError, Topics};
 
 /// Addresses whose rate of new connections is tracked. Connections from more are accepted and counted: against an attacker with so
@@ -64,11 +65,15 @@ pub(crate) enum LimitError {
     Rate,
     #[error("too many streams of {0}; try again in a moment.")]
     Namespace(Namespace),
+    #[error("the open streams from your address have too many topics; try again in a moment, or subscribe to fewer.")]
+    AddressTopics,
+    #[error("all open streams together have too many topics; try again in a moment, or subscribe to fewer.")]
+    Topics,
 }
 
 /// A client for the limits: an address, or for IPv6 the network of 64 bits that one customer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Client(IpAddr);
+pub(crate) struct Client(IpAddr);
 
 impl From<IpAddr> for Client {
     fn from(address: IpAddr) -> Self {
@@ -141,24 +146,29 @@ struct Rate {
     swept: Instant,
 }
 
-/// The permits of one stream in namespaces that have limits.
-pub(crate) struct NamespacePermits {
+/// The permits for the topics of one stream: in namespaces that have limits, and for the memory that they take.
+pub(crate) struct SubscriptionPermits {
     limits: Arc<Limits>,
     config: watch::Receiver<Config>,
+    client: IpAddr,
     held: Vec<KeyedPermit<Namespace>>,
+    memory: Option<TopicPermit>,
 }
 
-impl NamespacePermits {
-    /// No permits.
-    pub(crate) fn new(limits: Arc<Limits>, config: watch::Receiver<Config>) -> Self {
-        Self { limits, config, held: Vec::new() }
+impl SubscriptionPermits {
+    /// No permits yet, for a client at `client`.
+    pub(crate) fn new(limits: Arc<Limits>, config: watch::Receiver<Config>, client: IpAddr) -> Self {
+        Self { limits, config, client, held: Vec::new(), memory: None }
     }
 
     /// Acquires the permits for a stream of `topics` and releases the others. Changes nothing if one is not available.
     pub(crate) fn acquire(&mut self, topics: &Topics) -> Result<(), LimitError> {
+        let config = self.config.borrow();
+        let Limits { topics: budget, namespaces, stats, .. } = &*self.limits;
+        let memory = budget.acquire(self.client, topics, self.memory.as_ref(), (&config, stats))?;
         let mut missing = Vec::new();
         let mut needed = Vec::new();
-        for NamespaceLimit { namespace, streams } in &self.config.borrow().namespace_limits {
+        for NamespaceLimit { namespace, streams } in &config.namespace_limits {
             if !topics.iter().any(|topic| topic.overlaps(namespace)) {
                 continue;
             }
@@ -166,26 +176,32 @@ impl NamespacePermits {
             if self.held.iter().any(|held| held.key == *namespace) {
                 continue;
             }
-            let Some(permit) = self.limits.namespaces.acquire(namespace.clone(), *streams) else {
-                self.limits.stats.refused_namespace.add(1);
+            let Some(permit) = namespaces.acquire(namespace.clone(), *streams) else {
+                stats.refused_namespace.add(1);
                 return Err(LimitError::Namespace(namespace.clone()));
             };
             missing.push(permit);
         }
         self.held.retain(|held| needed.contains(&held.key));
         self.held.append(&mut missing);
+        self.memory = Some(memory);
         Ok(())
     }
 
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.held.is_empty()
+    /// The permits of a stream whose topics do not change: that for their memory, which every stream has, and the others
+    /// added to `permits`.
+    pub(crate) fn into_fixed(self, permits: &mut Permits) -> Option<TopicPermit> {
+        if !self.held.is_empty() {
+            permits.add(self.held);
+        }
+        self.memory
     }
 }
 
-impl std::fmt::Debug for NamespacePermits {
+impl std::fmt::Debug for SubscriptionPermits {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_tuple("NamespacePermits").field(&self.held).finish()
+        let Self { held, memory, .. } = self;
+        formatter.debug_struct("SubscriptionPermits").field("held", held).field("memory", memory).finish()
     }
 }
 
@@ -193,6 +209,7 @@ impl std::fmt::Debug for NamespacePermits {
 pub(crate) struct Limits {
     addresses: Arc<KeyedLimiter<Client>>,
     namespaces: Arc<KeyedLimiter<Namespace>>,
+    topics: Arc<TopicBudget>,
     rate: Mutex<Option<Rate>>,
     stats: Arc<Stats>,
 }
@@ -201,7 +218,7 @@ impl Limits {
     pub(crate) fn new(stats: Arc<Stats>) -> Self {
         let (addresses, namespaces) =
             (Arc::new(KeyedLimiter(Mutex::default())), Arc::new(KeyedLimiter(Mutex::default())));
-        Self { addresses, namespaces, rate: Mutex::default(), stats }
+        Self { addresses, namespaces, topics: Arc::default(), rate: Mutex::default(), stats }
     }
 
     /// Admits a new connection from `address`, or fails if a limit is reached.
@@ -290,7 +307,7 @@ mod tests {
         let (limits, config) = (Arc::new(limits), watch::channel(config).1);
         let topics = |topic: &str| Topics::new(vec![topic.parse().unwrap()]).unwrap();
         let admit = |namespace: &str| {
-            let mut permits = NamespacePermits::new(Arc::clone(&limits), config.clone());
+            let mut permits = SubscriptionPermits::new(Arc::clone(&limits), config.clone(), Ipv4Addr::LOCALHOST.into());
             permits.acquire(&topics(namespace)).map(|()| permits)
         };
         let mut first = admit("/details/26").unwrap();

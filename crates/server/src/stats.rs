@@ -26,6 +26,10 @@ pub struct Stats {
     pub refused_rate: Counter,
     /// Streams refused because a namespace had too many.
     pub refused_namespace: Counter,
+    /// Streams and changes of topics refused because the topics of their address took too much memory.
+    pub refused_topics_address: Counter,
+    /// Streams and changes of topics refused because the topics of all streams took too much memory.
+    pub refused_topics: Counter,
     /// New connections accepted without a check of their rate, because too many addresses made some.
     pub rate_unknown: Counter,
     /// Failed TLS handshakes.

@@ -21,10 +21,11 @@ use crate::authorizer::{AuthorizeError, DynAuthorizer};
 use crate::client::ClientAddress;
 use crate::coding::{Coding, accepted};
 use crate::event_stream::EventStream;
-use crate::limits::{LimitError, Limits, NamespacePermits, Permits, retry_after};
+use crate::limits::{LimitError, Limits, Permits, SubscriptionPermits, retry_after};
 use crate::origins::{AllowedOrigin, restrict};
 use crate::query::wants_snapshot;
 use crate::response::{StreamBody, WholeResponse, text_response};
+use crate::topic_budget::TopicPermit;
 #[cfg(feature = "websocket")]
 use crate::websocket::{Handshake, handshake, is_upgrade, session};
 use crate::{Compression, Config, Stats};
@@ -51,6 +52,8 @@ pub(crate) struct Stream {
     pub(crate) transport: Transport,
     /// Released when it ends.
     pub(crate) permits: Permits,
+    /// For the memory of its topics, also released when it ends. A WebSocket has its own, because its topics may change.
+    pub(crate) topic_permit: Option<TopicPermit>,
 }
 
 /// How a stream is sent.
@@ -91,9 +94,9 @@ impl Streams {
         }
         #[cfg(feature = "websocket")]
         let handshake = if is_upgrade(request) { Some(handshake::accept(request, self)?) } else { None };
-        let mut namespaces = NamespacePermits::new(Arc::clone(&self.limits), self.config.clone());
+        let mut subscription = SubscriptionPermits::new(Arc::clone(&self.limits), self.config.clone(), client.ip);
         if request.method == Method::GET {
-            namespaces.acquire(&topics).map_err(|error| over_limit(&error))?;
+            subscription.acquire(&topics).map_err(|error| over_limit(&error))?;
         }
         let config = self.config.borrow();
         let coding = coding(request, client.behind_proxy, config.compression);
@@ -116,16 +119,14 @@ impl Streams {
         };
         #[cfg(feature = "websocket")]
         if let Some(handshake) = handshake {
-            let policy = access.into_policy(request, client.ip, namespaces, self);
+            let policy = access.into_policy(request, client.ip, subscription, self);
             let (subprotocol, stats) = (handshake.subprotocol, Arc::clone(&self.stats.websocket));
             let session = session::Session::with_policy(&config.websocket, subprotocol, policy, stats);
             let transport = Transport::WebSocket(handshake, Box::new(session));
-            return Ok(Stream { info, snapshot, grant, transport, permits });
+            return Ok(Stream { info, snapshot, grant, transport, permits, topic_permit: None });
         }
-        if !namespaces.is_empty() {
-            permits.add(namespaces);
-        }
-        Ok(Stream { info, snapshot, grant, transport: Transport::EventStream(coding), permits })
+        let topic_permit = subscription.into_fixed(&mut permits);
+        Ok(Stream { info, snapshot, grant, transport: Transport::EventStream(coding), permits, topic_permit })
     }
 
     /// Waits until a snapshot of the totals of `topics` is available.
@@ -153,7 +154,7 @@ impl Streams {
         request: &mut Parts,
         guard: Option<Box<dyn Any + Send>>,
     ) -> Response<StreamBody> {
-        let Stream { info, snapshot, grant, transport, permits } = stream;
+        let Stream { info, snapshot, grant, transport, permits, topic_permit } = stream;
         match transport {
             Transport::EventStream(coding) => {
                 // The connection has a guard of its own.
@@ -165,7 +166,7 @@ impl Streams {
                 subscriber.preamble = preamble;
                 subscriber.snapshot = snapshot;
                 subscriber.grant = grant;
-                subscriber.guard = Some(Box::new(permits));
+                subscriber.guard = Some(Box::new((permits, topic_permit)));
                 if let Err(error) = self.handle.subscribe(subscriber).await {
                     let response = text_response(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
                     return response.map(StreamBody::whole);
@@ -215,8 +216,8 @@ fn coding(request: &Parts, behind_proxy: bool, compression: Compression) -> Codi
 
 fn over_limit(error: &LimitError) -> WholeResponse {
     let status = match error {
-        LimitError::Address | LimitError::Rate => StatusCode::TOO_MANY_REQUESTS,
-        LimitError::Namespace(_) => StatusCode::SERVICE_UNAVAILABLE,
+        LimitError::Address | LimitError::Rate | LimitError::AddressTopics => StatusCode::TOO_MANY_REQUESTS,
+        LimitError::Namespace(_) | LimitError::Topics => StatusCode::SERVICE_UNAVAILABLE,
     };
     let mut response = text_response(status, format!("{error}\n"));
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after()));

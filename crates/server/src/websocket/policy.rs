@@ -9,7 +9,7 @@ use tallycast_fanout::{Access, Decision, Subscription, Topics};
 
 use crate::access::StreamAccess;
 use crate::authorizer::{AccessRequest, Action, AuthorizeError, Denied, DynAuthorizer, authorize};
-use crate::limits::NamespacePermits;
+use crate::limits::SubscriptionPermits;
 use crate::streams::Streams;
 
 /// The outcome of a change of topics.
@@ -53,7 +53,7 @@ impl TopicPolicy for AllowAll {
 #[derive(Debug)]
 struct Within {
     readable: Access,
-    permits: NamespacePermits,
+    permits: SubscriptionPermits,
 }
 
 impl TopicPolicy for Within {
@@ -81,7 +81,7 @@ struct Authorized {
 /// What a decision changes.
 #[derive(Debug)]
 struct DecidedPermits {
-    permits: NamespacePermits,
+    permits: SubscriptionPermits,
     was_full: bool,
 }
 
@@ -122,7 +122,7 @@ impl StreamAccess {
         self,
         request: &Parts,
         client: IpAddr,
-        permits: NamespacePermits,
+        permits: SubscriptionPermits,
         streams: &Arc<Streams>,
     ) -> Box<dyn TopicPolicy> {
         let Some(authorizer) = &streams.authorizer else {

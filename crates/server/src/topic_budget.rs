@@ -1,0 +1,97 @@
+//! The memory of subscriptions: bounded for each client address, and in all. Topics that no other reader has take memory in
+//! the engine for as long as the stream is open, whether anything is sent to them or not.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tallycast_fanout::Topics;
+
+use crate::limits::{Client, LimitError};
+use crate::{Config, Stats};
+
+/// The bytes of all open subscriptions.
+#[derive(Debug, Default)]
+pub(crate) struct TopicBudget(Mutex<Used>);
+
+#[derive(Debug, Default)]
+struct Used {
+    total: usize,
+    by_client: HashMap<Client, usize>,
+}
+
+/// The share of one stream, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct TopicPermit {
+    budget: Arc<TopicBudget>,
+    client: Client,
+    bytes: usize,
+}
+
+impl TopicBudget {
+    /// Charges a subscription to `topics` of a client at `address`, in the place of `replaced`, which the caller drops. A
+    /// client without an address counts in all only.
+    pub(crate) fn acquire(
+        self: &Arc<Self>,
+        address: IpAddr,
+        topics: &Topics,
+        replaced: Option<&TopicPermit>,
+        (config, stats): (&Config, &Stats),
+    ) -> Result<TopicPermit, LimitError> {
+        let (client, bytes) = (Client::from(address), topics.weight());
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let replaced = replaced.map_or(0, |permit| permit.bytes);
+        let of_client = used.by_client.get(&client).map_or(0, |used| *used);
+        if !address.is_unspecified() && of_client + bytes - replaced > config.max_topic_bytes_per_address {
+            stats.refused_topics_address.add(1);
+            return Err(LimitError::AddressTopics);
+        }
+        if used.total + bytes - replaced > config.max_topic_bytes {
+            stats.refused_topics.add(1);
+            return Err(LimitError::Topics);
+        }
+        used.total += bytes;
+        *used.by_client.entry(client).or_default() += bytes;
+        Ok(TopicPermit { budget: Arc::clone(self), client, bytes })
+    }
+}
+
+impl Drop for TopicPermit {
+    fn drop(&mut self) {
+        let mut used = self.budget.0.lock().unwrap_or_else(PoisonError::into_inner);
+        used.total -= self.bytes;
+        if let Some(of_client) = used.by_client.get_mut(&self.client) {
+            *of_client -= self.bytes;
+            if *of_client == 0 {
+                // Only clients with streams take memory.
+                used.by_client.remove(&self.client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subscriptions_are_charged_per_address_and_in_all() {
+        let (budget, stats) = (Arc::<TopicBudget>::default(), Stats::default());
+        let topics = Topics::new((0..3).map(|number| format!("/a/{number}").parse().unwrap()).collect()).unwrap();
+        let max_topic_bytes_per_address = 2 * topics.weight();
+        let max_topic_bytes = 3 * topics.weight();
+        let config = Config { max_topic_bytes, max_topic_bytes_per_address, ..Config::default() };
+        let acquire = |address: &str| budget.acquire(address.parse().unwrap(), &topics, None, (&config, &stats));
+        let first = [acquire("10.0.0.1").unwrap(), acquire("10.0.0.1").unwrap()];
+        assert_eq!(acquire("10.0.0.1").unwrap_err(), LimitError::AddressTopics);
+        let _second = acquire("10.0.0.2").unwrap();
+        assert_eq!(acquire("10.0.0.2").unwrap_err(), LimitError::Topics);
+        drop(first);
+        let unknown = [acquire("0.0.0.0").unwrap(), acquire("0.0.0.0").unwrap()];
+        assert_eq!(acquire("0.0.0.0").unwrap_err(), LimitError::Topics);
+        assert_eq!((stats.refused_topics_address.get(), stats.refused_topics.get()), (1, 2));
+        drop((unknown, _second));
+        let used = budget.0.lock().unwrap();
+        assert_eq!((used.total, used.by_client.len()), (0, 0));
+    }
+}
