@@ -32,7 +32,7 @@ fn main() -> ExitCode {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
-        Ok(Command::Healthcheck(port)) => return healthcheck::run(port),
+        Ok(Command::Healthcheck(address)) => return healthcheck::run(address),
         Err(error) => return error.print(),
     };
     let log = process::start_logging(config.log.clone(), config.log_format);

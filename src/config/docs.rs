@@ -12,7 +12,7 @@ use super::secret::is_secret;
 fn expected() -> BTreeMap<String, String> {
     let definition = Cli::definition(Some("serve"));
     let rows = flags::all(&definition).map(|(name, argument)| (name.to_owned(), row(name, argument)));
-    // The port of the healthcheck is that of the server.
+    // Address and port of the healthcheck are those of the server.
     rows.filter(|(_, row)| !row.contains("running tallycast")).collect()
 }
 

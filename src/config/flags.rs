@@ -104,6 +104,15 @@ pub struct DemoOptions {
 /// Options of `tallycast healthcheck`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct HealthcheckOptions {
+    /// Address that the running tallycast listens on; all addresses stand for the loopback address
+    #[arg(
+        long,
+        env = "TALLYCAST_ADDRESS",
+        default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        value_name = "IP",
+        value_parser = ip_address
+    )]
+    pub(super) address: IpAddr,
     /// Port that the running tallycast listens on
     #[arg(long, env = "PORT", default_value_t = 8001, value_name = "NUMBER", value_parser = port)]
     pub(super) port: u16,

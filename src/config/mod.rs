@@ -16,6 +16,7 @@ mod size;
 mod values;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgMatches, FromArgMatches};
@@ -39,8 +40,8 @@ pub enum Command {
     Run(Box<Config>),
     /// Print this text and exit.
     Print(String),
-    /// Ask the tallycast at this port whether it is alive.
-    Healthcheck(u16),
+    /// Ask the tallycast that listens on this address whether it is alive.
+    Healthcheck(SocketAddr),
 }
 
 /// Reads the command line, the environment, and the file that one of them names.
@@ -63,7 +64,9 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Co
     };
     let mut check = false;
     let (source, pipeline) = match command {
-        Subcommands::Healthcheck(options) => return Ok(Command::Healthcheck(options.port)),
+        Subcommands::Healthcheck(options) => {
+            return Ok(Command::Healthcheck(SocketAddr::new(options.address, options.port)));
+        }
         Subcommands::Demo(options) => {
             let pipeline = options.pipeline.clone();
             (SourceOptions::Demo(options), pipeline)

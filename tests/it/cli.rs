@@ -368,6 +368,14 @@ fn healthcheck_exit_code_reports_liveness() {
     assert_eq!(by_flag.status.code(), Some(0), "{by_flag:?}");
     let by_variable = run(command().arg("healthcheck").env("PORT", &port));
     assert_eq!(by_variable.status.code(), Some(0), "{by_variable:?}");
+    let elsewhere = run(command().arg("healthcheck").env("PORT", &port).env("TALLYCAST_ADDRESS", "127.0.0.9"));
+    assert_eq!(elsewhere.status.code(), Some(1), "{elsewhere:?}");
+    let mut there = command();
+    there.args(["serve", "--redis-url", "redis://127.0.0.1:1", "--address", "127.0.0.9"]);
+    let there = Tallycast::spawn(there);
+    let port_there = there.address.port().to_string();
+    let asked = run(command().arg("healthcheck").env("PORT", &port_there).env("TALLYCAST_ADDRESS", "127.0.0.9"));
+    assert_eq!(asked.status.code(), Some(0), "{asked:?}");
     tallycast.terminate();
     eventually("the healthcheck fails", || {
         let gone = run(command().args(["healthcheck", "--port", &port]));
