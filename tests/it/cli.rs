@@ -383,3 +383,35 @@ fn healthcheck_exit_code_reports_liveness() {
         gone.status.code() == Some(1) && stderr.lines().count() == 1 && stderr.contains(&port)
     });
 }
+
+#[test]
+fn procfile_accepts_a_url_with_and_without_insecure() {
+    let procfile = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Procfile")).unwrap();
+    let (_, web) = procfile.trim_end().split_once("web: ").unwrap();
+    let check = format!("{} check", web.replace("target/release/tallycast", env!("CARGO_BIN_EXE_tallycast")));
+    for end in ["", "#insecure", "#insecure#insecure"] {
+        let url = format!("rediss://:hunter2@host:6380/1{end}");
+        let output = run(Command::new("sh").args(["-c", &check]).env_clear().env("REDIS_URL", url));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("redis-url = rediss://:***@host:6380/1#insecure "), "{end}: {text}");
+    }
+}
+
+#[test]
+fn heroku_variables_are_valid() {
+    let app = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/app.json")).unwrap();
+    let app: serde_json::Value = serde_json::from_str(&app).unwrap();
+    let variables = app["env"].as_object().unwrap();
+    let mut check = command();
+    for (name, variable) in variables {
+        let generated = if variable["generator"] == "secret" { "hunter2" } else { "" };
+        check.env(name, variable["value"].as_str().unwrap_or(generated));
+    }
+    let output = run(check.arg("check"));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in variables.keys() {
+        assert!(text.lines().any(|line| line.ends_with(&format!(" # {name}"))), "{name} is not read: {text}");
+    }
+    assert!(text.contains("admin-token = ***"), "{text}");
+}
