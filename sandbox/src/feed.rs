@@ -62,6 +62,10 @@ pub(crate) struct FeedArgs {
     #[arg(long, env = "FEED_COUNT", value_name = "UPDATES")]
     count: Option<NonZeroU64>,
 
+    /// Write the initial scores and posts if there are none, and exit without publishing
+    #[arg(long, env = "FEED_INITIAL_ONLY", value_parser = BoolishValueParser::new(), conflicts_with_all = ["duration", "count"])]
+    initial_only: bool,
+
     /// Exit if Redis is unavailable for longer than this
     #[arg(long, env = "FEED_OUTAGE_LIMIT", default_value = "300", value_name = "SECONDS")]
     outage_limit: NonZeroU32,
@@ -95,6 +99,10 @@ async fn feed(args: &FeedArgs, target: &Target) -> Result<()> {
         publisher = Publisher::start(server, progress.console()) => Some(publisher?),
     };
     let Some(mut publisher) = started else { return Ok(()) };
+    if args.initial_only {
+        progress.console().print(&format!("{target} has scores"));
+        return Ok(());
+    }
     progress.start(&format!("publishing {} updates/s to {target}, seed {}", args.rate, args.seed));
     let mut timeout = pin!(sleep(args.duration.map(seconds)));
     let mut updates = pin!(paced(generator, args.rate));

@@ -326,3 +326,19 @@ fn invalid_options_exit_with_one_line_and_code_64() {
     usage_error(Feeder::start_with(&[("FEED_SEED", "seven")], &[]), "FEED_SEED");
     usage_error(Feeder::start_with(&[("FEED_YES_REALLY", "perhaps")], &[]), "FEED_YES_REALLY");
 }
+
+#[test]
+fn initial_only_writes_scores_and_publishes_nothing() {
+    let redis = Redis::start();
+    let mut client = redis.connect();
+    let expected: HashMap<String, u64> =
+        Generator::new(7).standings().map(|(emoji, score)| (emoji.id.to_string(), score)).collect();
+    // The second run finds the scores.
+    for _ in 0..2 {
+        let listener = redis.listen(1);
+        feed_ok(&redis, &["--initial-only", "--seed", "7"]);
+        assert_eq!(scores(&mut client), expected);
+        client.query::<u64>(cmd("PUBLISH").arg("stream.score_updates").arg("the first message"));
+        assert_eq!(listener.join().unwrap()[0].1, "the first message");
+    }
+}
