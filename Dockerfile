@@ -31,7 +31,8 @@ CMD ["feed"]
 
 FROM base AS streamer
 COPY --from=build /src/target/release/tallycast /usr/local/bin/
-# To change the port, set PORT rather than --port: the health check uses it as well.
+# To change port or address, set PORT or TALLYCAST_ADDRESS rather than flags: the health check uses them as well.
 EXPOSE 8001
-HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["/usr/local/bin/tallycast", "healthcheck"]
+# While it starts, the check runs every second (Docker 25 and later; earlier versions use the interval).
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --start-interval=1s CMD ["/usr/local/bin/tallycast", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/tallycast"]
