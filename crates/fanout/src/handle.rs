@@ -186,8 +186,8 @@ impl Handle {
     }
 
     /// Starts to end the streams that are open now, spread evenly over the time `over` and in random order, with
-    /// [`CloseReason::Draining`]. Messages are still delivered. Streams of readers that are behind when their turn comes, and streams
-    /// that open later, end at the [`shutdown`](Self::shutdown).
+    /// [`CloseReason::Draining`]. Messages are still delivered. A [`shutdown`](Self::shutdown) ends the rest at once in the same
+    /// way; and, as without a drain, the streams of readers that were behind when their turn came, and streams that opened later.
     ///
     /// # Errors
     /// When the engine has ended.

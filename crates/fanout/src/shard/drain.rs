@@ -55,6 +55,14 @@ impl Shard {
         self.drain = Some(Drain { reason, started: now, over, total: left.len(), left, next_step: now });
     }
 
+    /// Ends all streams that are left, as [`drain_step`](Self::drain_step) does.
+    pub(super) async fn finish_drain(&mut self) {
+        if let Some(drain) = &mut self.drain {
+            drain.over = Duration::ZERO;
+        }
+        self.drain_step().await;
+    }
+
     /// Ends the streams whose time has come. A reader that has not got everything yet keeps its stream until the shutdown.
     pub(super) async fn drain_step(&mut self) {
         let Some(mut drain) = self.drain.take() else { return };

@@ -295,6 +295,7 @@ impl Shard {
     /// Ends every stream with its framing's closing bytes; cuts off those that cannot take them by `deadline`.
     async fn shut_down(mut self, deadline: tokio::time::Instant, ready: &mut Vec<usize>) {
         self.closing = true;
+        self.finish_drain().await;
         let ids: Vec<FeedId> = self.feeds.keys().copied().collect();
         for id in ids {
             if let Some(feed) = self.feeds.get_mut(&id) {

@@ -233,3 +233,18 @@ async fn drain_ends_streams_one_by_one_while_messages_are_delivered() {
     assert_eq!(read.await.unwrap(), "/b unread\nend\n");
     assert_eq!(handle.drain(Duration::ZERO, Duration::ZERO).await, Err(Unavailable));
 }
+
+#[tokio::test]
+async fn shutdown_completes_a_drain() {
+    let fanout = start(Config { shards: 2, ..Config::default() });
+    let handle = fanout.handle();
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(connect(&handle, "/a", 1024, None).await.0);
+    }
+    handle.drain(Duration::from_secs(3600), Duration::from_secs(3)).await.unwrap();
+    fanout.shutdown().await;
+    for client in clients {
+        assert_eq!(read_to_end(client).await, "Draining { retry: 3s }\n");
+    }
+}
