@@ -342,8 +342,9 @@ const DELIVERY: &[Metric] = &[
             ],
         ),
         help: "Connections and streams refused, by limit.",
-        watch: "`connections`: `--max-connections` is reached. `address`, `rate`: one client has too many connections or \
-                opens them too fast; if the client is a proxy, add `--trusted-proxy`. `namespace`: `--namespace-limit`. `topics_address`, `topics`: \
+        watch: "`connections`: `--max-connections` is reached; `/healthz`, `/readyz` and the admin routes still answer. \
+                `address`, `rate`: one client has too many connections or opens them too fast; if the client is a proxy, add \
+                `--trusted-proxy`. `namespace`: `--namespace-limit`. `topics_address`, `topics`: \
                 `--max-topic-bytes-per-address`, `--max-topic-bytes`. \
                 `origin`: a page whose origin is not in `--allowed-origin` tried to open a WebSocket. `authorization`: the \
                 authorizer of an embedding program denied a stream or a change of topics.",
@@ -370,6 +371,15 @@ const DELIVERY: &[Metric] = &[
         ),
         help: "Requests whose headers did not arrive in time.",
         watch: "Browsers that preconnect add to it. A burst: slow or hostile clients.",
+    },
+    Metric {
+        name: "http_stalled",
+        values: Values::Counter(
+            Reading::new("http", "stalled", |status| status.server.stalled.get()).error("Stalled clients"),
+        ),
+        help: "Connections and HTTP/2 streams reset because their client took no data for `--stall-limit`; for event streams \
+               on plain HTTP/1 see `tallycast_slow_readers_total`.",
+        watch: "Slow networks. A burst: clients that request pages and do not read them.",
     },
     Metric {
         name: "http_tls_failures",

@@ -42,6 +42,8 @@ pub use status::{ConnectionStatus, StageInboxes, Status, StatusSource};
 
 /// The paths of the probes, which are always served, without a token.
 pub(crate) const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+/// The beginnings of the paths of the admin routes.
+pub(crate) const PREFIXES: [&str; 2] = ["/admin", "/metrics"];
 /// The paths of the admin routes, besides the page.
 pub(crate) const PATHS: [&str; 5] =
     ["/admin/status.json", "/admin/counters.json", "/admin/history.json", "/admin/events", "/metrics"];

@@ -12,7 +12,7 @@ use super::flags::{
     AppEnv, BrokerOptions, DEFAULT_SCORES, DemoOptions, LogFormat, PipelineOptions, ReaderOptions, RoutingOptions,
     ServerOptions,
 };
-use crate::admin::Token;
+use crate::admin::{self, Token};
 use crate::decode::Routes;
 use crate::redis_client::RedisUrl;
 use crate::totals;
@@ -144,7 +144,7 @@ pub(super) fn compose(
         admin_token: server.admin_token.clone().map(Token::from),
         drain: Drain { delay: pipeline.drain_delay, over: pipeline.drain, retry: server.retry.unwrap_or(DRAIN_RETRY) },
         // Its connections end with their streams.
-        server: http(server, pipeline.drain + pipeline.shutdown_limit)?,
+        server: http(server, readers.stall_limit, pipeline.drain + pipeline.shutdown_limit)?,
         routes: Routes::new(routing.routes).map_err(|error| invalid("--route", &error))?,
         address: SocketAddr::new(pipeline.address, pipeline.port),
         // The flag allows no more.
@@ -207,7 +207,11 @@ fn fanout(
     config
 }
 
-fn http(options: ServerOptions, close_limit: Duration) -> Result<tallycast_server::Config, ConfigError> {
+fn http(
+    options: ServerOptions,
+    write_timeout: Duration,
+    close_limit: Duration,
+) -> Result<tallycast_server::Config, ConfigError> {
     let mut config = tallycast_server::Config::default();
     config.websocket.max_message = options.max_message_bytes.0;
     config.websocket.message_rate = options.message_rate;
@@ -222,8 +226,12 @@ fn http(options: ServerOptions, close_limit: Duration) -> Result<tallycast_serve
     config.client_address_header = options.client_address_header.into();
     config.compression = options.compression.into();
     config.allowed_origins = options.allowed_origins;
+    let admin = if options.no_admin { &[][..] } else { &admin::PREFIXES };
+    config.reserved_paths = [&admin::PROBES, admin].concat().into_iter().map(Into::into).collect();
     config.head_timeout = options.head_timeout;
     config.retry = options.retry;
+    config.idle_timeout = options.idle_timeout;
+    config.write_timeout = write_timeout;
     config.max_head_bytes = options.max_head_bytes.0;
     config.close_limit = close_limit;
     Ok(config)

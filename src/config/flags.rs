@@ -390,7 +390,7 @@ pub(super) struct ReaderOptions {
         value_parser = duration
     )]
     pub(super) pong_limit: Duration,
-    /// Time after which a reader that accepts no data is disconnected
+    /// Time after which a client that accepts no data is disconnected, whatever it reads and by which protocol
     #[arg(
         long,
         env = "TALLYCAST_STALL_LIMIT",
@@ -413,7 +413,8 @@ pub(super) struct ReaderOptions {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "HTTP")]
 pub(super) struct ServerOptions {
-    /// Maximum number of open connections. Further ones are answered with 503
+    /// Maximum number of open connections. Further ones are answered with 503. An HTTP/2 connection counts as often as it has
+    /// open requests
     #[arg(
         long,
         env = "TALLYCAST_MAX_CONNECTIONS",
@@ -528,6 +529,16 @@ pub(super) struct ServerOptions {
         value_parser = duration
     )]
     pub(super) head_timeout: Duration,
+    /// Time for which a connection without a request is kept open. Behind a proxy that keeps connections to its backends, longer
+    /// than it keeps them
+    #[arg(
+        long,
+        env = "TALLYCAST_IDLE_TIMEOUT",
+        default_value = duration_text(server().idle_timeout),
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub(super) idle_timeout: Duration,
     /// Maximum size of the request headers, at least 8KiB
     #[arg(
         long,

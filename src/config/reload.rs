@@ -3,7 +3,7 @@
 use super::effective::EffectiveOption;
 
 /// The options that SIGHUP changes without closing a connection.
-pub(super) const RELOADABLE: [&str; 20] = [
+pub(super) const RELOADABLE: [&str; 21] = [
     "route",
     "log",
     "max-connections",
@@ -19,6 +19,7 @@ pub(super) const RELOADABLE: [&str; 20] = [
     "message-rate",
     "max-message-bytes",
     "head-timeout",
+    "idle-timeout",
     "max-head-bytes",
     "tls-cert",
     "tls-key",

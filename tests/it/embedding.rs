@@ -216,7 +216,7 @@ fn fallback_receives_bodies_on_kept_connections() {
 fn connection_is_closed_silently_when_idle_after_a_body() {
     let (server, _publisher, _handle) = Running::server(|server, _| {
         let mut config = Config::default();
-        config.head_timeout = Duration::from_millis(300);
+        config.idle_timeout = Duration::from_millis(300);
         server.config(config).fallback(Router::new().route("/echo", post(|body: String| async move { body })))
     });
     let mut connection = Raw::connect_to(server.address);

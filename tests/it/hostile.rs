@@ -1,100 +1,215 @@
-//! Clients that try to use up memory: what they can make the server hold is bounded and soon freed.
+//! Clients that hold on to what they have: they request and do not read, open streams and stop them, or say nothing.
 
-use crate::support::{LIMIT, Raw, RedisServer, Tallycast, WebSocket, block_on, eventually};
+use std::io::Write;
+use std::net::TcpStream;
 
-const MIB: u64 = 1 << 20;
+use h2::Reason;
+use redis::Commands;
+use socket2::{Domain, Socket, Type};
 
-/// A request target with 64 topics of 16 segments that no other stream has.
-fn deep_topics(stream: usize) -> String {
-    let topics: Vec<String> = (0..64).map(|topic| format!("topic=/{stream:x}.{topic:x}{}", "/a".repeat(15))).collect();
-    format!("/subscribe?{}", topics.join("&"))
+use crate::support::{Certificate, Http2, Raw, RedisServer, Tallycast, eventually};
+
+/// Short, so that the tests are.
+const STALL_LIMIT: [&str; 2] = ["--stall-limit", "300ms"];
+/// The window of a client that takes one short event at a time.
+const SMALL_WINDOW: u32 = 100;
+
+/// Starts a server without a connection, which would take a slot.
+fn start_unconnected(redis: &RedisServer, flags: &[&str]) -> Tallycast {
+    let tallycast = Tallycast::start_unready(&redis.url(), flags);
+    tallycast.wait_for_log("subscribed source");
+    tallycast
+}
+
+fn request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")
 }
 
 #[test]
-fn streams_of_many_deep_topics_take_little_memory() {
-    const STREAMS: usize = 300;
+fn unread_pages_free_their_connections() {
     let redis = RedisServer::start();
-    let tallycast = Tallycast::start(&redis, &[]);
-    let _warm_up = Raw::subscribe(&tallycast, &deep_topics(STREAMS));
-    let before = tallycast.resident_bytes();
-    let streams: Vec<Raw> = (0..STREAMS).map(|stream| Raw::subscribe(&tallycast, &deep_topics(stream))).collect();
-    let growth = tallycast.resident_bytes().saturating_sub(before);
-    assert!(
-        growth < 30 * STREAMS as u64 * 1024,
-        "{} KiB for each of {STREAMS} streams",
-        growth / 1024 / STREAMS as u64
-    );
-    drop(streams);
-    eventually("the feeds are removed", || tallycast.counter("/hub/feeds") == 1);
-}
-
-#[test]
-fn topics_are_bounded_per_address() {
-    let redis = RedisServer::start();
-    let flags = ["--max-topic-bytes-per-address", "50KiB", "--trusted-proxy", "127.0.0.1"];
-    let tallycast = Tallycast::start(&redis, &flags);
-    let open = |stream: usize, client: &str| {
-        let mut raw = Raw::connect(&tallycast);
-        let target = deep_topics(stream);
-        raw.send(&format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nx-forwarded-for: {client}\r\n\r\n"));
-        let head = raw.head();
-        (raw, head)
-    };
-    // Each takes about 23 KiB.
-    let (first, head) = open(1, "1.1.1.1");
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    let (_second, head) = open(2, "1.1.1.1");
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    let (mut refused, head) = open(3, "1.1.1.1");
-    assert!(head.starts_with("HTTP/1.1 429 ") && head.contains("\r\nretry-after: "), "{head}");
-    let reason =
-        "the open streams from your address have too many topics; try again in a moment, or subscribe to fewer.\n";
-    refused.expect(reason);
-    let (_other, head) = open(4, "2.2.2.2");
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    drop(first);
-    eventually("a closed stream gives its share back", || open(5, "1.1.1.1").1.starts_with("HTTP/1.1 200 "));
-    assert!(tallycast.counter("/http/refused_topics_address") >= 1);
-}
-
-#[test]
-fn topics_of_a_websocket_are_bounded_too() {
-    let redis = RedisServer::start();
-    let tallycast = Tallycast::start(&redis, &["--max-topic-bytes", "10KiB"]);
-    let mut socket = WebSocket::open(&tallycast, "/ws/raw");
-    let topics =
-        |count: usize| (0..count).map(|topic| format!("\"/some/topic/{topic}\"")).collect::<Vec<_>>().join(",");
-    socket.send_text(&format!("{{\"subscribe\": [{}]}}", topics(60)));
-    let error = "all open streams together have too many topics; try again in a moment, or subscribe to fewer.";
-    assert_eq!(socket.json()["error"], error);
-    socket.send_text(&format!("{{\"subscribe\": [{}]}}", topics(10)));
-    assert_eq!(socket.json()["subscribed"].as_array().unwrap().len(), 11);
-    // Its former topics count no longer.
-    socket.send_text(&format!("{{\"subscribe\": [{}]}}", topics(20)));
-    assert_eq!(socket.json()["subscribed"].as_array().unwrap().len(), 21);
-}
-
-#[test]
-fn reset_streams_are_freed_at_once() {
-    let redis = RedisServer::start();
-    let tallycast = Tallycast::start(&redis, &[]);
-    let before = tallycast.resident_bytes();
-    let mut peak = before;
-    block_on(async {
-        let client = reqwest::Client::builder().http2_prior_knowledge().timeout(LIMIT).build().unwrap();
-        for round in 0..40 {
-            let mut streams = Vec::new();
-            for stream in 0..50 {
-                let response = client.get(tallycast.url(&deep_topics(round * 50 + stream))).send().await.unwrap();
-                assert_eq!(response.status(), 200);
-                streams.push(response);
-            }
-            // Dropping a response resets its stream.
-            drop(streams);
-            peak = peak.max(tallycast.resident_bytes());
-        }
+    let flags = [&STALL_LIMIT[..], &["--max-connections", "3", "--send-buffer", "4096"]].concat();
+    let tallycast = start_unconnected(&redis, &flags);
+    let stalled: Vec<Raw> = (0..3)
+        .map(|_| {
+            let mut raw = Raw::connect_with_small_buffer(&tallycast);
+            raw.send(&request("/admin/counters.json").repeat(200));
+            raw
+        })
+        .collect();
+    let mut stream = None;
+    eventually("a stream can be opened", || {
+        let mut raw = Raw::request(&tallycast, &request("/subscribe/raw"));
+        let is_open = raw.head().starts_with("HTTP/1.1 200 ");
+        stream = is_open.then_some(raw);
+        is_open
     });
-    eventually("the streams are removed", || tallycast.counter("/hub/feeds") == 0);
-    let growth = peak - before;
-    assert!(growth < 64 * MIB, "the server's memory grew by {} MiB", growth / MIB);
+    tallycast.until_counter("/http/stalled", 3);
+    eventually("the kernel keeps the open stream only", || tallycast.kernel_connections() == 1);
+    drop(stalled);
+}
+
+/// Shakes hands over TLS, sends `request`, and reads nothing of the response. The server keeps its connection if it can.
+fn request_over_tls(tallycast: &Tallycast, certificate: &Certificate, request: &str) -> TcpStream {
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+    use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
+
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificate.certificate()).unwrap()).unwrap();
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut session = ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&tallycast.address.into()).unwrap();
+    let mut socket = TcpStream::from(socket);
+    Stream::new(&mut session, &mut socket).write_all(request.as_bytes()).unwrap();
+    socket
+}
+
+#[test]
+fn stalled_tls_readers_are_reset() {
+    let redis = RedisServer::start();
+    let certificate = Certificate::self_signed();
+    let tls = ["--tls-cert", &certificate.certificate(), "--tls-key", &certificate.key()];
+    let flags = [&STALL_LIMIT[..], &tls, &["--send-buffer", "4096", "--slow-reader", "/details=skip"]].concat();
+    let tallycast = start_unconnected(&redis, &flags);
+    let stream = request_over_tls(&tallycast, &certificate, &request("/subscribe/details/1"));
+    let upgrade = crate::support::upgrade("/ws/details/1");
+    let websocket = request_over_tls(&tallycast, &certificate, &upgrade);
+    let pages = request_over_tls(&tallycast, &certificate, &request("/admin/counters.json").repeat(200));
+    let post = "x".repeat(64 * 1024);
+    eventually("the kernel keeps no connection", || {
+        redis.publish((0..16).map(|_| ("stream.tweet_updates.1", &post)));
+        tallycast.kernel_connections() == 0
+    });
+    drop((stream, websocket, pages));
+    let counters = tallycast.terminate().counters();
+    let stalled = |stage: &str| counters[stage]["stalled"].as_u64().unwrap();
+    assert!(stalled("http") + stalled("hub") >= 3, "{counters}");
+}
+
+#[test]
+fn http2_stream_without_window_is_reset_and_others_go_on() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &STALL_LIMIT);
+    let client = Http2::connect(&tallycast, SMALL_WINDOW);
+    let mut events = client.get("/subscribe/raw");
+    assert_eq!(client.take(&mut events).unwrap().unwrap(), ": tallycast\n\n");
+    let mut page = client.get("/");
+    let mut stopped = client.get("/subscribe/details/1");
+    redis.publish_post("1", &"x".repeat(1000));
+    assert_eq!([client.reset(&mut page), client.reset(&mut stopped)], [Some(Reason::CANCEL); 2]);
+    redis.publish_scores(["26"]);
+    assert_eq!(client.take(&mut events).unwrap().unwrap(), "data:26\n\n");
+    tallycast.until_counter("/http/stalled", 2);
+    eventually("the engine has dropped the stopped stream", || tallycast.counter("/hub/connections") == 1);
+}
+
+#[test]
+fn http2_connection_is_closed_gracefully_when_idle() {
+    let redis = RedisServer::start();
+    let flags = [&STALL_LIMIT[..], &["--idle-timeout", "200ms"]].concat();
+    let tallycast = Tallycast::start(&redis, &flags);
+    let reader = Http2::connect(&tallycast, SMALL_WINDOW);
+    let mut events = reader.get("/subscribe/raw");
+    assert!(Http2::connect(&tallycast, SMALL_WINDOW).closed(), "without a request");
+    let answered = Http2::connect(&tallycast, SMALL_WINDOW);
+    let mut page = answered.get("/healthz");
+    while answered.take(&mut page).unwrap().is_some() {}
+    assert!(answered.closed(), "after a response");
+    let stalled = Http2::connect(&tallycast, 0);
+    let unread = stalled.get_all("/subscribe/raw", 10);
+    assert!(stalled.closed(), "with nothing but streams without a window");
+    drop(unread);
+    assert_eq!(reader.take(&mut events).unwrap().unwrap(), ": tallycast\n\n");
+    redis.publish_scores(["26"]);
+    assert_eq!(reader.take(&mut events).unwrap().unwrap(), "data:26\n\n");
+}
+
+#[test]
+fn snapshots_on_one_http2_connection_are_limited() {
+    const KEYS: usize = 2000;
+    let redis = RedisServer::start();
+    let scores: Vec<(u64, String)> = (0..KEYS).map(|key| (1, format!("{key:X}"))).collect();
+    let _: () = redis.connect().zadd_multiple("emojitrack_score", &scores).unwrap();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let client = Http2::connect(&tallycast, SMALL_WINDOW);
+    let mut streams = client.get_all("/subscribe/eps?snapshot=1", 20);
+    let statuses: Vec<u16> = streams.iter().map(|stream| stream.status).collect();
+    let opened = statuses.iter().filter(|status| **status == 200).count();
+    assert_eq!((opened, statuses.iter().filter(|status| **status == 503).count()), (4, 16), "{statuses:?}");
+    // One that has been taken makes room for another.
+    let mut taken = streams.remove(statuses.iter().position(|status| *status == 200).unwrap());
+    let mut text = Vec::new();
+    while !text.ends_with(b"}\n\n") {
+        text.extend_from_slice(&client.take(&mut taken).unwrap().unwrap());
+    }
+    assert!(text.starts_with(b": tallycast\n\nevent:snapshot\ndata:{"));
+    assert_eq!(client.get("/subscribe/eps?snapshot=1").status, 200);
+}
+
+#[test]
+fn http2_streams_count_as_connections() {
+    let redis = RedisServer::start();
+    for (flag, status) in [("--max-connections", 503), ("--max-per-address", 429)] {
+        let tallycast = start_unconnected(&redis, &[flag, "4"]);
+        let client = Http2::connect(&tallycast, SMALL_WINDOW);
+        // The first one is the connection itself.
+        let mut streams = client.get_all("/subscribe/raw", 4);
+        assert!(streams.iter().all(|stream| stream.status == 200));
+        assert_eq!(client.get("/subscribe/raw").status, status);
+        // Another connection is as much as another stream.
+        let mut raw = Raw::request(&tallycast, &request("/subscribe/raw"));
+        assert!(raw.head().starts_with(&format!("HTTP/1.1 {status} ")));
+        streams.pop();
+        eventually("a stream that was reset makes room", || client.get("/subscribe/raw").status == 200);
+    }
+}
+
+#[test]
+fn silent_connections_count_against_their_address() {
+    let redis = RedisServer::start();
+    let tallycast = start_unconnected(&redis, &["--max-connections", "4", "--max-per-address", "2"]);
+    let silent: Vec<Raw> = (0..20).map(|_| Raw::connect(&tallycast)).collect();
+    let mut other = Raw::connect_from(&tallycast, [127, 0, 0, 2]).subscribed("/subscribe/raw");
+    redis.publish_scores(["26"]);
+    assert_eq!(other.chunk(), "data:26\n\n");
+    drop(silent);
+    eventually("the silent connections have ended", || tallycast.kernel_connections() == 1);
+    eventually("the address is admitted again", || {
+        let mut raw = Raw::request(&tallycast, &request("/healthz"));
+        raw.head().starts_with("HTTP/1.1 200 ")
+    });
+    assert!(tallycast.counter("/http/refused_address") >= 18);
+}
+
+#[test]
+fn probes_and_admin_routes_answer_when_all_slots_are_taken() {
+    let redis = RedisServer::start();
+    let tallycast = start_unconnected(&redis, &["--max-connections", "2"]);
+    let streams = [(); 2].map(|()| Raw::subscribe(&tallycast, "/subscribe/raw"));
+    for (path, status) in [
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/admin/counters.json", 200),
+        ("/metrics", 200),
+        ("/healthzz", 503),
+        ("/v1/status", 503),
+        ("/subscribe/raw", 503),
+        ("/", 503),
+    ] {
+        assert_eq!(tallycast.get(path).0, status, "{path}");
+        assert_eq!(Http2::connect(&tallycast, SMALL_WINDOW).get(path).status, status, "{path}");
+    }
+    for beginning in ["", "GET /heal"] {
+        let mut raw = Raw::request(&tallycast, beginning);
+        assert!(raw.head().starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
+    }
+    assert!(tallycast.counter("/http/refused") >= 10);
+    // A reserved connection serves one request, and is not kept.
+    let mut raw = Raw::request(&tallycast, &request("/healthz"));
+    assert!(raw.read_to_end().ends_with("\r\n\r\nalive\n"));
+    drop(streams);
 }

@@ -143,7 +143,7 @@ fn late_request_headers_return_408() {
 
 #[test]
 fn idle_connection_is_closed_silently_but_partial_request_returns_408() {
-    let tallycast = without_broker(&["--head-timeout", "200ms"]);
+    let tallycast = without_broker(&["--head-timeout", "200ms", "--idle-timeout", "200ms"]);
     for (further, end_of_answer) in [("", ""), ("GET /hea", "HTTP/1.1 408 Request Timeout\r\n")] {
         let mut raw = Raw::request(&tallycast, "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
         assert!(raw.head().starts_with("HTTP/1.1 200 OK\r\n"));
@@ -153,6 +153,19 @@ fn idle_connection_is_closed_silently_but_partial_request_returns_408() {
         assert!(end.starts_with(end_of_answer) && end.is_empty() == further.is_empty(), "{end}");
     }
     assert_eq!(tallycast.counter("/http/head_timeouts"), 1);
+}
+
+#[test]
+fn header_timeout_does_not_end_idle_connections() {
+    let tallycast = without_broker(&["--head-timeout", "200ms"]);
+    let request = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut idle = Raw::request(&tallycast, request);
+    idle.head();
+    idle.expect("alive\n");
+    // Connected later, and closed for its headers.
+    assert!(answer(&tallycast, "").starts_with("HTTP/1.1 408 "));
+    idle.send(request);
+    assert!(idle.head().starts_with("HTTP/1.1 200 OK\r\n"));
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod shutdown;
 mod slow;
 mod snapshot;
 mod status;
+mod subscriptions;
 mod support;
 mod tls;
 mod topics;

@@ -108,6 +108,18 @@ pub(crate) struct Connection {
     guard: Option<Box<dyn Any + Send>>,
 }
 
+/// Bytes that hold a guard.
+struct GuardedBytes {
+    bytes: Bytes,
+    _guard: Box<dyn Any + Send + Sync>,
+}
+
+impl AsRef<[u8]> for GuardedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Connection {
     pub(crate) fn new(
         subscriber: Subscriber,
@@ -121,6 +133,10 @@ impl Connection {
             .inbound
             .map(|inbound| Box::new(Conversation { inbound, replies: Vec::new(), ping_sent_at: None }));
         let catch_up = snapshot.map(|bytes| {
+            let bytes = match subscriber.snapshot_guard {
+                Some(guard) => Bytes::from_owner(GuardedBytes { bytes, _guard: guard }),
+                None => bytes,
+            };
             let mut catch_up = Box::<CatchUp>::default();
             catch_up.push(Chunk { bytes, messages: 1, kind: ChunkKind::Snapshot });
             catch_up

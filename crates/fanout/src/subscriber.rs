@@ -40,6 +40,8 @@ pub struct Subscriber {
     /// that has exactly the sum of all tallies that it is not sent. Where the totals are not known, the subscriber is
     /// dropped; wait for [`Handle::totals_known`](crate::Handle::totals_known) first.
     pub snapshot: bool,
+    /// Dropped when nothing holds the bytes of its snapshot any more: neither the engine nor the transport.
+    pub snapshot_guard: Option<Box<dyn Any + Send + Sync>>,
     /// The handler of what its client sends. Without one, nothing is expected; received bytes are discarded. A
     /// [`Sink::Body`] cannot have one.
     pub inbound: Option<Box<dyn Inbound>>,
@@ -52,6 +54,16 @@ pub struct Subscriber {
 impl Subscriber {
     /// A subscriber without preamble, snapshot, inbound handler, grant and guard.
     pub fn new(info: ConnectionInfo, framing: Arc<dyn Framing>, sink: Sink) -> Self {
-        Self { info, framing, sink, preamble: Bytes::new(), snapshot: false, inbound: None, grant: None, guard: None }
+        Self {
+            info,
+            framing,
+            sink,
+            preamble: Bytes::new(),
+            snapshot: false,
+            snapshot_guard: None,
+            inbound: None,
+            grant: None,
+            guard: None,
+        }
     }
 }

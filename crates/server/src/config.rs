@@ -54,10 +54,13 @@ pub struct Config {
     /// ignores them.
     #[cfg(feature = "tls")]
     pub tls: Option<Tls>,
-    /// Open connections.
+    /// Open connections. Each request on an HTTP/2 connection counts as one more while another one of it is open.
     pub max_connections: usize,
-    /// Open connections per address; for IPv6 per network of 64 bits.
+    /// Open connections per address, counted as in [`max_connections`](Self::max_connections); for IPv6 per network of 64 bits.
     pub max_per_address: Option<usize>,
+    /// The paths that the fallback answers even if there are too many connections, such as those of health checks, with
+    /// everything below them. A few connections beyond the limit are open for that for a moment each. Default: none.
+    pub reserved_paths: Vec<Cow<'static, str>>,
     /// New connections per address and second, and as many in one burst.
     pub rate_per_address: Option<NonZeroU32>,
     /// Open streams per namespace.
@@ -79,8 +82,14 @@ pub struct Config {
     /// What clients may send over WebSocket.
     #[cfg(feature = "websocket")]
     pub websocket: websocket::Config,
-    /// Time for the request headers to arrive, from the connection or from the end of the previous request.
+    /// Time for the request headers to arrive, from the connection or, for a later request, from its first byte.
     pub head_timeout: Duration,
+    /// Time that a connection without a request is kept: from the end of the previous response, and over HTTP/2 also from its
+    /// start.
+    pub idle_timeout: Duration,
+    /// Time that a client may take no data of a response, in whatever protocol. Then its connection, or with others in progress
+    /// its HTTP/2 stream, is reset. For sockets that the engine has taken over, the engine's own limit applies.
+    pub write_timeout: Duration,
     /// Bytes of the request headers; larger ones are answered with 431. At least 8192.
     pub max_head_bytes: usize,
     /// Bytes of the request target; a longer one is answered with 414.
@@ -106,6 +115,7 @@ impl Default for Config {
             tls: None,
             max_connections: 50_000,
             max_per_address: None,
+            reserved_paths: Vec::new(),
             rate_per_address: None,
             namespace_limits: Vec::new(),
             max_topic_bytes_per_address: 64 * 1024 * 1024,
@@ -117,6 +127,8 @@ impl Default for Config {
             #[cfg(feature = "websocket")]
             websocket: websocket::Config::default(),
             head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(60),
             max_head_bytes: 16 * 1024,
             max_target_bytes: 4096,
             snapshot_limit: Duration::from_secs(5),

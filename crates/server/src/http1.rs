@@ -15,16 +15,17 @@ use hyper::header::{HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{Request, StatusCode, Version};
+use hyper_util::rt::TokioIo;
 use tallycast_fanout::{Sink, Subscriber, close_gracefully};
 use tokio::net::TcpStream;
 
 use crate::coding::Coding;
-use crate::connection::{ConnectionGuard, Peer};
+use crate::connection::{Connection, ConnectionGuard, Peer};
 use crate::event_stream::EventStream;
-use crate::io::{IoState, Socket};
-use crate::limits::retry_after;
+use crate::io::{OpenRequest, Socket};
+use crate::limits::{LimitError, retry_after};
+use crate::request_timer::Expired;
 use crate::response::{BoxError, ResponseBody, boxed};
 use crate::routes::{Answer, answer, fallback};
 use crate::server::{RequestLog, Shared};
@@ -34,12 +35,8 @@ use crate::streams::{Stream, Transport, stream_headers};
 pub(crate) const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n\
     content-length: 44\r\nconnection: close\r\n\r\nthe request headers did not arrive in time.\n";
-/// The statuses of refusals (RFC 9110, §15.6.4; RFC 6585, §4).
-pub(crate) const SERVICE_UNAVAILABLE: &str = "503 Service Unavailable";
-pub(crate) const TOO_MANY_REQUESTS: &str = "429 Too Many Requests";
-
 /// The response to a connection over a limit.
-pub(crate) fn refusal(status: &str, text: &str) -> String {
+fn refusal(status: StatusCode, text: &str) -> String {
     format!(
         "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\nretry-after: {}\r\n\
         access-control-allow-origin: *\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}\n",
@@ -67,31 +64,23 @@ struct PendingTakeover {
 enum HyperEnd {
     Takeover(PendingTakeover),
     Closed,
-    HeadTimeout,
+    Expired(Expired),
 }
 
 /// Serves one connection.
-pub(crate) async fn serve(
-    stream: TcpStream,
-    read_ahead: Bytes,
-    peer: Peer,
-    guard: ConnectionGuard,
-    shared: Arc<Shared>,
-) {
+pub(crate) async fn serve(socket: Socket, Connection { peer, state, mut timer, guard, shared }: Connection) {
     let takeover = Arc::new(Mutex::new(None::<PendingTakeover>));
-    let state = Arc::<IoState>::default();
     let service = service_fn({
         let (takeover, state, shared) = (Arc::clone(&takeover), Arc::clone(&state), Arc::clone(&shared));
         move |request: Request<Incoming>| {
+            let open = state.begin_request();
             let (takeover, state, shared) = (Arc::clone(&takeover), Arc::clone(&state), Arc::clone(&shared));
             // Boxed, because hyper returns the socket only of connections that can be moved.
             Box::pin(async move {
                 let (request, body) = request.into_parts();
-                // Bytes that arrive from now on belong to another request, unless this one has a body.
-                state.read.store(false, Ordering::Release);
                 let client = peer.client(&request.headers, &shared.streams.config.borrow());
                 let log = RequestLog::new(client, &request);
-                let response = match answer(&request, client, &shared).await {
+                let response = match answer(&request, client, peer, &shared).await {
                     Answer::Whole(response) => boxed(response),
                     Answer::Fallback => fallback(Request::from_parts(request, body), client, &shared).await,
                     Answer::Stream(stream) => {
@@ -104,19 +93,16 @@ pub(crate) async fn serve(
                     }
                 };
                 log.finish(response.status());
-                Ok::<_, Infallible>(response.map(|body| EndMarked { body, state }))
+                Ok::<_, Infallible>(response.map(|body| EndMarked::new(body, open)))
             })
         }
     });
-    let (head_timeout, max_head_bytes) = {
-        let config = shared.streams.config.borrow();
-        (config.head_timeout, config.max_head_bytes)
-    };
+    let max_head_bytes = shared.streams.config.borrow().max_head_bytes;
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(head_timeout)
+        .header_read_timeout(None)
+        .keep_alive(!peer.is_over_limit)
         .max_buf_size(max_head_bytes)
-        .serve_connection(TokioIo::new(Socket::new(stream, read_ahead, Arc::clone(&state))), service);
+        .serve_connection(TokioIo::new(socket), service);
     let end = {
         let mut shutdown = pin!(shared.shutdown.cancelled());
         let mut closing = false;
@@ -131,15 +117,15 @@ pub(crate) async fn serve(
             {
                 return Poll::Ready(HyperEnd::Takeover(takeover));
             }
-            polled.map(|done| match done {
-                Err(error) if error.is_timeout() => HyperEnd::HeadTimeout,
+            match polled {
+                Poll::Pending => timer.poll(context).map(HyperEnd::Expired),
                 // hyper has written the response to a bad request.
-                Err(error) => {
+                Poll::Ready(Err(error)) => {
                     tracing::debug!(client = %peer.address, %error, "connection failed");
-                    HyperEnd::Closed
+                    Poll::Ready(HyperEnd::Closed)
                 }
-                Ok(()) => HyperEnd::Closed,
-            })
+                Poll::Ready(Ok(())) => Poll::Ready(HyperEnd::Closed),
+            }
         })
         .await
     };
@@ -147,14 +133,16 @@ pub(crate) async fn serve(
     let socket = io.into_inner().stream;
     match end {
         HyperEnd::Takeover(takeover) => take_over(takeover, socket, &read_buf, guard, &shared).await,
-        // The connection was kept open for another request, and none came.
-        HyperEnd::HeadTimeout if !state.read.load(Ordering::Acquire) => answer_and_close(socket, b"").await,
-        HyperEnd::HeadTimeout => {
-            shared.stats().head_timeouts.add(1);
-            tracing::debug!(client = %peer.address, "request headers did not arrive in time");
-            answer_and_close(socket, REQUEST_TIMEOUT).await;
+        HyperEnd::Expired(Expired::Head) => head_timeout(socket, peer, guard, &shared).await,
+        // The socket is reset.
+        HyperEnd::Closed if state.is_stalled() => {}
+        HyperEnd::Closed if peer.is_over_limit => {
+            drop(guard);
+            if let Some(_slot) = shared.refusal_slot() {
+                answer_and_close(socket, b"").await;
+            }
         }
-        HyperEnd::Closed => answer_and_close(socket, b"").await,
+        HyperEnd::Expired(Expired::Idle) | HyperEnd::Closed => answer_and_close(socket, b"").await,
     }
 }
 
@@ -194,11 +182,37 @@ async fn take_over(
     let _ = shared.streams.handle.subscribe(subscriber).await;
 }
 
-/// The body of a response, whose end is also that of the request's body: bytes that arrive afterwards belong to another
-/// request.
-struct EndMarked {
+/// Answers a connection whose request headers did not arrive in time.
+pub(crate) async fn head_timeout(stream: TcpStream, peer: Peer, guard: ConnectionGuard, shared: &Shared) {
+    if peer.is_over_limit {
+        shared.stats().refused.add(1);
+        // While it is answered, another connection may take its slot.
+        drop(guard);
+        if let Some(_slot) = shared.refusal_slot() {
+            refuse(stream, &LimitError::Connections).await;
+        }
+        return;
+    }
+    shared.stats().head_timeouts.add(1);
+    tracing::debug!(client = %peer.address, "request headers did not arrive in time");
+    answer_and_close(stream, REQUEST_TIMEOUT).await;
+}
+
+/// Answers a connection over a limit before its request is there.
+pub(crate) async fn refuse(stream: TcpStream, error: &LimitError) {
+    answer_and_close(stream, refusal(error.status(), &error.to_string())).await;
+}
+
+/// The body of a response, whose end is that of the request.
+pub(crate) struct EndMarked {
     body: ResponseBody,
-    state: Arc<IoState>,
+    _open: OpenRequest,
+}
+
+impl EndMarked {
+    pub(crate) fn new(body: ResponseBody, open: OpenRequest) -> Self {
+        Self { body, _open: open }
+    }
 }
 
 impl Body for EndMarked {
@@ -218,16 +232,12 @@ impl Body for EndMarked {
     }
 }
 
-impl Drop for EndMarked {
-    fn drop(&mut self) {
-        self.state.read.store(false, Ordering::Release);
-    }
-}
-
 /// Writes a last response, and gives the client a moment to read it.
 pub(crate) async fn answer_and_close(mut stream: TcpStream, answer: impl AsRef<[u8]>) {
-    // A client that is gone, or does not read, gets no response.
-    let _ = close_gracefully(&mut stream, answer, LINGER_BYTES).await;
+    if !close_gracefully(&mut stream, answer, LINGER_BYTES).await {
+        // The kernel would go on sending what the client does not read. A socket that refuses the option is closed already.
+        let _ = stream.set_zero_linger();
+    }
 }
 
 /// The response headers and the stream's first comment.
@@ -270,7 +280,7 @@ mod tests {
             REQUEST_TIMEOUT,
             #[cfg(feature = "tls")]
             MISDIRECTED_REQUEST,
-            refusal(TOO_MANY_REQUESTS, "no").as_bytes(),
+            refusal(StatusCode::TOO_MANY_REQUESTS, "no").as_bytes(),
         ] {
             let text = std::str::from_utf8(answer).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();

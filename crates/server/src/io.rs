@@ -1,36 +1,139 @@
-//! The socket as hyper sees it while it reads requests. Bytes that were read ahead come first, and what happened is recorded:
-//! so the socket can be taken over once hyper has written everything, and it is known whether a request has begun.
+//! The socket as hyper and rustls see it. Bytes that were read ahead come first, a write that makes no progress fails, and what
+//! happened is recorded: so the socket can be taken over once hyper has written everything, and it is known what a connection
+//! waits for.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
 
-/// A socket with bytes that were already read from it.
+use crate::Stats;
+
+/// A socket with bytes that were already read from it, and a limit on the time for which its peer may accept no data.
 #[derive(Debug)]
 pub(crate) struct Socket {
     pub(crate) stream: TcpStream,
     read_ahead: Bytes,
+    write_timeout: Duration,
+    /// Runs while a write waits for the peer.
+    stall: Option<Pin<Box<Sleep>>>,
     state: Arc<IoState>,
+    stats: Arc<Stats>,
 }
 
-/// What happened at a socket since its flags were last cleared.
+/// What happened at a socket, and what its connection is doing.
 #[derive(Debug, Default)]
 pub(crate) struct IoState {
-    /// The writer flushed. hyper does so only when its own buffer is empty.
+    /// The writer flushed since this was last cleared. hyper does so only when its own buffer is empty.
     pub(crate) flushed: AtomicBool,
-    /// Bytes arrived.
-    pub(crate) read: AtomicBool,
+    /// Bytes arrived since a request began or ended.
+    read: AtomicBool,
+    /// A write waits for the peer.
+    blocked: AtomicBool,
+    /// A write waited for too long.
+    stalled: AtomicBool,
+    /// Requests that have begun.
+    begun: AtomicUsize,
+    /// Those whose response is complete.
+    complete: AtomicUsize,
+    /// Of the connection, for the end of a response: responses over HTTP/2 have tasks of their own.
+    waker: Mutex<Option<Waker>>,
+}
+
+/// A request whose response is not complete; it is when this is dropped.
+#[derive(Debug)]
+pub(crate) struct OpenRequest(Arc<IoState>);
+
+impl IoState {
+    /// Counts a request until the result is dropped. Bytes that arrive from now on belong to another one, unless this one has a
+    /// body; those that arrive after its end do in any case.
+    pub(crate) fn begin_request(self: &Arc<Self>) -> OpenRequest {
+        self.read.store(false, Ordering::Release);
+        self.begun.fetch_add(1, Ordering::AcqRel);
+        OpenRequest(Arc::clone(self))
+    }
+
+    /// Whether a response is not complete, or its bytes wait for the peer. If so, the caller is woken when a response ends.
+    pub(crate) fn is_busy(&self, context: &Context<'_>) -> bool {
+        let is_busy = || self.complete() != self.begun.load(Ordering::Acquire) || self.blocked.load(Ordering::Acquire);
+        is_busy() && {
+            *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(context.waker().clone());
+            // It may have ended meanwhile.
+            is_busy()
+        }
+    }
+
+    /// The number of requests whose response is complete.
+    pub(crate) fn complete(&self) -> usize {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// Whether a request has begun to arrive.
+    pub(crate) fn has_read(&self) -> bool {
+        self.read.load(Ordering::Acquire)
+    }
+
+    /// Whether the peer accepted no data for too long, so that the connection failed.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.read.store(false, Ordering::Release);
+        self.0.complete.fetch_add(1, Ordering::AcqRel);
+        if let Some(waker) = self.0.waker.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            waker.wake();
+        }
+    }
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, read_ahead: Bytes, state: Arc<IoState>) -> Self {
-        Self { stream, read_ahead, state }
+    /// A write to it fails when the peer accepts nothing for `write_timeout`.
+    pub(crate) fn new(
+        stream: TcpStream,
+        read_ahead: Bytes,
+        write_timeout: Duration,
+        state: Arc<IoState>,
+        stats: Arc<Stats>,
+    ) -> Self {
+        Self { stream, read_ahead, write_timeout, stall: None, state, stats }
+    }
+
+    /// Fails a write that has been pending for too long without any byte accepted. While one is pending, closing the socket
+    /// resets the connection, so that the kernel does not keep what the peer does not read.
+    fn limit_stall(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            if self.stall.take().is_some() {
+                self.set_blocked(false);
+            }
+            return written;
+        }
+        if self.stall.is_none() {
+            self.set_blocked(true);
+        }
+        let limit = self.write_timeout;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(stall.as_mut().poll(context));
+        if !self.state.stalled.swap(true, Ordering::AcqRel) {
+            self.stats.stalled.add(1);
+        }
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn set_blocked(&self, blocked: bool) {
+        self.state.blocked.store(blocked, Ordering::Release);
+        // A socket that refuses the option is about to be closed anyway.
+        let _ = SockRef::from(&self.stream).set_linger(blocked.then_some(Duration::ZERO));
     }
 }
 
@@ -58,7 +161,8 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.limit_stall(context, written)
     }
 
     fn poll_write_vectored(
@@ -66,7 +170,8 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.limit_stall(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {

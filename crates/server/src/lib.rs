@@ -74,11 +74,14 @@ mod listener;
 mod origins;
 mod proxies;
 mod query;
+mod request_timer;
 mod response;
 mod routes;
 mod server;
 mod service;
+mod slots;
 mod stats;
+mod stream_watch;
 mod streams;
 #[cfg(feature = "tls")]
 mod tls;

@@ -1,4 +1,4 @@
-//! Limits of connections per address, of their rate, and of streams per namespace.
+//! Limits of connections in all, per address, of their rate, and of streams per namespace.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use hyper::StatusCode;
 use tokio::sync::watch;
 
 use crate::Config;
 use crate::Stats;
+use crate::slots::{Slot, Slots};
 use crate::topic_budget::{TopicBudget, TopicPermit};
 use tallycast_fanout::{Namespace, NamespaceError, Topics};
 
@@ -59,6 +61,8 @@ impl FromStr for NamespaceLimit {
 /// The limit that refuses a connection or a stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LimitError {
+    #[error("too many connections; try again in a moment.")]
+    Connections,
     #[error("too many connections from your address; try again in a moment.")]
     Address,
     #[error("too many new connections from your address; try again in a moment.")]
@@ -69,6 +73,16 @@ pub(crate) enum LimitError {
     AddressTopics,
     #[error("all open streams together have too many topics; try again in a moment, or subscribe to fewer.")]
     Topics,
+}
+
+impl LimitError {
+    /// The status of the response (RFC 9110, §15.6.4; RFC 6585, §4): whether the client itself is the cause.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Address | Self::Rate | Self::AddressTopics => StatusCode::TOO_MANY_REQUESTS,
+            Self::Connections | Self::Namespace(_) | Self::Topics => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
 }
 
 /// A client for the limits: an address, or for IPv6 the network of 64 bits that one customer has.
@@ -207,6 +221,7 @@ impl std::fmt::Debug for SubscriptionPermits {
 
 /// The limits of one server.
 pub(crate) struct Limits {
+    connections: Arc<Slots>,
     addresses: Arc<KeyedLimiter<Client>>,
     namespaces: Arc<KeyedLimiter<Namespace>>,
     topics: Arc<TopicBudget>,
@@ -218,7 +233,34 @@ impl Limits {
     pub(crate) fn new(stats: Arc<Stats>) -> Self {
         let (addresses, namespaces) =
             (Arc::new(KeyedLimiter(Mutex::default())), Arc::new(KeyedLimiter(Mutex::default())));
-        Self { addresses, namespaces, topics: Arc::default(), rate: Mutex::default(), stats }
+        Self {
+            connections: Arc::default(),
+            addresses,
+            namespaces,
+            topics: Arc::default(),
+            rate: Mutex::default(),
+            stats,
+        }
+    }
+
+    /// Takes a slot for a connection or an HTTP/2 stream, unless there are too many. The caller counts a refusal.
+    pub(crate) fn acquire_connection(&self, config: &Config) -> Option<Slot> {
+        self.connections.acquire(config.max_connections)
+    }
+
+    /// Admits one more stream of a connection over HTTP/2 with a client at `address`, if it is known, or fails if a limit is
+    /// reached.
+    pub(crate) fn admit_stream(&self, address: Option<IpAddr>, config: &Config) -> Result<Permits, LimitError> {
+        let mut permits = match address {
+            Some(address) => self.admit_open(address.into(), config)?,
+            None => Permits::default(),
+        };
+        let Some(slot) = self.acquire_connection(config) else {
+            self.stats.refused.add(1);
+            return Err(LimitError::Connections);
+        };
+        permits.add(slot);
+        Ok(permits)
     }
 
     /// Admits a new connection from `address`, or fails if a limit is reached.
@@ -228,6 +270,10 @@ impl Limits {
             self.stats.refused_rate.add(1);
             return Err(LimitError::Rate);
         }
+        self.admit_open(client, config)
+    }
+
+    fn admit_open(&self, client: Client, config: &Config) -> Result<Permits, LimitError> {
         let Some(limit) = config.max_per_address else { return Ok(Permits::default()) };
         let permit = self.addresses.acquire(client, limit).ok_or(LimitError::Address);
         if permit.is_err() {

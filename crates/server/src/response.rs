@@ -12,6 +12,8 @@ use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, He
 use hyper::{Response, StatusCode};
 use tallycast_fanout::{BodyReceiver, CutOff};
 
+use crate::limits::Permits;
+
 /// Any error that a fallback's body ends with.
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -29,7 +31,8 @@ pub struct StreamBody(Content);
 #[derive(Debug)]
 enum Content {
     Whole(Full<Bytes>),
-    Stream(BodyReceiver),
+    /// With the permits of the stream, which are released as soon as the client has reset it.
+    Stream(BodyReceiver, #[expect(dead_code, reason = "released when dropped")] Permits),
 }
 
 impl StreamBody {
@@ -37,9 +40,9 @@ impl StreamBody {
         Self(Content::Whole(body))
     }
 
-    /// What the engine sends to the other end.
-    pub(crate) fn stream(stream: BodyReceiver) -> Self {
-        Self(Content::Stream(stream))
+    /// What the engine sends to the other end. `permits` are released with the body.
+    pub(crate) fn stream(stream: BodyReceiver, permits: Permits) -> Self {
+        Self(Content::Stream(stream, permits))
     }
 }
 
@@ -50,21 +53,21 @@ impl Body for StreamBody {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         match &mut self.get_mut().0 {
             Content::Whole(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
-            Content::Stream(stream) => stream.poll_recv(context).map_ok(Frame::data),
+            Content::Stream(stream, _) => stream.poll_recv(context).map_ok(Frame::data),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Content::Whole(body) => body.is_end_stream(),
-            Content::Stream(_) => false,
+            Content::Stream(..) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Content::Whole(body) => body.size_hint(),
-            Content::Stream(_) => SizeHint::default(),
+            Content::Stream(..) => SizeHint::default(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The paths of a server, whatever the HTTP version: those of streams, and the fallback for all others. The table is in the
 //! crate's documentation.
 
+use std::borrow::Cow;
+
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
@@ -14,10 +16,12 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use crate::Config;
 use crate::access::HostAccess;
 use crate::client::ClientAddress;
+use crate::connection::Peer;
+use crate::limits::LimitError;
 use crate::origins::restrict;
 use crate::response::{ResponseBody, WholeResponse, boxed, text_response};
 use crate::server::Shared;
-use crate::streams::Stream;
+use crate::streams::{Stream, over_limit};
 use crate::topics::topics;
 #[cfg(feature = "websocket")]
 use crate::websocket::{handshake::upgrade_required, is_upgrade};
@@ -34,9 +38,12 @@ pub(crate) enum Answer {
     Fallback,
 }
 
-/// Decides how a request of `client` is answered.
-pub(crate) async fn answer(request: &Parts, client: ClientAddress, shared: &Shared) -> Answer {
-    let mut answer = find(request, client, shared).await;
+/// Decides how a request of `client`, which came from `peer`, is answered.
+pub(crate) async fn answer(request: &Parts, client: ClientAddress, peer: Peer, shared: &Shared) -> Answer {
+    let mut answer = match peer.is_over_limit {
+        true => find_reserved(request, shared),
+        false => find(request, client, shared).await,
+    };
     if let Answer::Whole(response) = &mut answer {
         let config = shared.streams.config.borrow();
         restrict(response.headers_mut(), request.headers.get(ORIGIN), &config.allowed_origins);
@@ -72,6 +79,17 @@ async fn find(request: &Parts, client: ClientAddress, shared: &Shared) -> Answer
         Ok(stream) => Answer::Stream(Box::new(stream)),
         Err(response) => Answer::Whole(response),
     }
+}
+
+/// The answer on a connection over the limit.
+fn find_reserved(request: &Parts, shared: &Shared) -> Answer {
+    let path = request.uri.path();
+    let is_reserved = |reserved: &Cow<'_, str>| below(path, reserved).is_some();
+    if shared.streams.config.borrow().reserved_paths.iter().any(is_reserved) {
+        return Answer::Fallback;
+    }
+    shared.stats().refused.add(1);
+    Answer::Whole(over_limit(&LimitError::Connections))
 }
 
 enum Route<'p, 'c> {

@@ -12,7 +12,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use tallycast_fanout::Handle;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
@@ -22,14 +22,12 @@ use crate::client::ClientAddress;
 use crate::fallback::{Fallback, TowerFallback};
 use crate::limits::Limits;
 use crate::response::BoxError;
+use crate::slots::{Slot, Slots};
 use crate::streams::Streams;
 use crate::{Config, Stats, connection, http1, listener};
 
-/// Connections over the limit that are sent a response at the same time; further ones are closed without one.
-const REFUSALS: usize = 64;
-
-/// The response to a connection over the limit.
-const FULL: &str = "too many connections; try again in a moment.";
+/// Connections over a limit that are being answered at the same time; further ones are closed without a response.
+const REFUSALS: usize = 16;
 
 /// A server of streams, and of everything else that its fallback serves on the same port.
 ///
@@ -165,12 +163,21 @@ pub(crate) struct Shared {
     pub(crate) streams: Arc<Streams>,
     pub(crate) fallback: Option<Arc<dyn Fallback>>,
     pub(crate) shutdown: CancellationToken,
+    /// Connections over the limit that are open for paths that are always answered.
+    pub(crate) reserved: Arc<Slots>,
+    /// Connections over a limit that are being answered.
+    refusals: Arc<Slots>,
 }
 
 impl Shared {
     /// The config as it is now.
     pub(crate) fn config(&self) -> Config {
         self.streams.config.borrow().clone()
+    }
+
+    /// The slot of a connection over a limit while it is answered, unless too many are.
+    pub(crate) fn refusal_slot(&self) -> Option<Slot> {
+        self.refusals.acquire(REFUSALS)
     }
 
     pub(crate) fn stats(&self) -> &Stats {
@@ -198,9 +205,6 @@ impl RequestLog {
 }
 
 async fn run(Serve { server, listener, mut shutdown }: Serve) {
-    // More than there can be, because the limit may change: acquired permits are counted instead.
-    let permits = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-    let refusals = Arc::new(Semaphore::new(REFUSALS));
     let Server { handle, config, stats, authorizer, fallback, shutdown_engine } = server;
     let close_limit = config.borrow().close_limit;
     let limits = Arc::new(Limits::new(Arc::clone(&stats)));
@@ -208,6 +212,8 @@ async fn run(Serve { server, listener, mut shutdown }: Serve) {
         streams: Arc::new(Streams { handle, config, authorizer, limits, stats }),
         fallback,
         shutdown: CancellationToken::new(),
+        reserved: Arc::default(),
+        refusals: Arc::default(),
     });
     let connections = TaskTracker::new();
     loop {
@@ -217,18 +223,16 @@ async fn run(Serve { server, listener, mut shutdown }: Serve) {
         };
         let (stream, peer) = accepted;
         shared.stats().accepted.add(1);
-        let taken = Semaphore::MAX_PERMITS - permits.available_permits();
-        let full = taken >= shared.streams.config.borrow().max_connections;
-        match Arc::clone(&permits).try_acquire_owned() {
-            Ok(permit) if !full => {
-                connections.spawn(connection::serve(stream, peer.ip(), permit, Arc::clone(&shared)));
+        match connection::admit(peer.ip(), &shared) {
+            Ok((peer, guard)) => {
+                connections.spawn(connection::serve(stream, peer, guard, Arc::clone(&shared)));
             }
-            Ok(_) | Err(_) => {
-                shared.stats().refused.add(1);
-                if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
+            Err(error) => {
+                tracing::debug!(client = %peer.ip(), reason = %error, "connection refused");
+                if let Some(slot) = shared.refusal_slot() {
                     connections.spawn(async move {
-                        http1::answer_and_close(stream, http1::refusal(http1::SERVICE_UNAVAILABLE, FULL)).await;
-                        drop(refusal);
+                        http1::refuse(stream, &error).await;
+                        drop(slot);
                     });
                 }
             }

@@ -14,12 +14,15 @@ use crate::websocket;
 pub struct Stats {
     /// Connections accepted.
     pub accepted: Counter,
-    /// Connections refused because there were too many.
+    /// Connections and streams refused because there were too many.
     pub refused: Counter,
     /// Failed attempts to accept a connection.
     pub accept_errors: Counter,
     /// Connections whose request headers did not arrive in time.
     pub head_timeouts: Counter,
+    /// Connections and HTTP/2 streams reset because their client took no data for too long. Those whose sockets the engine
+    /// owns are in its own counters.
+    pub stalled: Counter,
     /// Connections and streams refused because their address had too many.
     pub refused_address: Counter,
     /// Connections and streams refused because their address made too many too fast.

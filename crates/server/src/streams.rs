@@ -139,20 +139,19 @@ impl Streams {
         self.handle.totals_known(namespace, limit).await.map_err(|error| match error {
             SnapshotError::NotKept(..) => bad_request(format!("{error}\n")),
             SnapshotError::NotKnown(_) | SnapshotError::Unavailable(..) => {
-                let mut response = text_response(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
-                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after()));
-                response
+                try_again(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"))
             }
         })
     }
 
     /// The response that carries `stream`: in its body, or after an upgrade to WebSocket. `guard` is dropped when an
-    /// upgraded connection ends.
+    /// upgraded connection ends, `snapshot_guard` when nothing holds the bytes of the snapshot any more.
     pub(crate) async fn respond(
         &self,
         stream: Stream,
         request: &mut Parts,
         guard: Option<Box<dyn Any + Send>>,
+        snapshot_guard: Option<Box<dyn Any + Send + Sync>>,
     ) -> Response<StreamBody> {
         let Stream { info, snapshot, grant, transport, permits, topic_permit } = stream;
         match transport {
@@ -166,12 +165,13 @@ impl Streams {
                 subscriber.preamble = preamble;
                 subscriber.snapshot = snapshot;
                 subscriber.grant = grant;
-                subscriber.guard = Some(Box::new((permits, topic_permit)));
+                subscriber.guard = Some(Box::new(topic_permit));
+                subscriber.snapshot_guard = snapshot_guard;
                 if let Err(error) = self.handle.subscribe(subscriber).await {
                     let response = text_response(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
                     return response.map(StreamBody::whole);
                 }
-                let mut response = Response::new(StreamBody::stream(body));
+                let mut response = Response::new(StreamBody::stream(body, permits));
                 *response.headers_mut() = stream_headers(request, coding, &self.config.borrow().allowed_origins);
                 response
             }
@@ -214,12 +214,14 @@ fn coding(request: &Parts, behind_proxy: bool, compression: Compression) -> Codi
     }
 }
 
-fn over_limit(error: &LimitError) -> WholeResponse {
-    let status = match error {
-        LimitError::Address | LimitError::Rate | LimitError::AddressTopics => StatusCode::TOO_MANY_REQUESTS,
-        LimitError::Namespace(_) | LimitError::Topics => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    let mut response = text_response(status, format!("{error}\n"));
+/// The response to a request over a limit.
+pub(crate) fn over_limit(error: &LimitError) -> WholeResponse {
+    try_again(error.status(), format!("{error}\n"))
+}
+
+/// A response that asks the client to try again in a moment.
+pub(crate) fn try_again(status: StatusCode, text: String) -> WholeResponse {
+    let mut response = text_response(status, text);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after()));
     response
 }
@@ -234,11 +236,7 @@ fn not_authorized(error: &AuthorizeError) -> WholeResponse {
             }
             response
         }
-        AuthorizeError::TimedOut => {
-            let mut response = text_response(StatusCode::SERVICE_UNAVAILABLE, text);
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after()));
-            response
-        }
+        AuthorizeError::TimedOut => try_again(StatusCode::SERVICE_UNAVAILABLE, text),
     }
 }
 

@@ -3,6 +3,7 @@
 mod browser;
 mod event_source;
 mod http;
+mod http2;
 mod raw;
 mod redis;
 mod tallycast;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 pub(crate) use browser::Browser;
 pub(crate) use event_source::{Event, EventSource};
 pub(crate) use http::get;
+pub(crate) use http2::Http2;
 pub(crate) use raw::Raw;
 pub(crate) use redis::{Certificate, RedisServer, TempDir};
 pub(crate) use tallycast::{Tallycast, command, example, run};

@@ -29,6 +29,14 @@ impl Raw {
         Self::new(socket.into())
     }
 
+    /// Connects from another loopback address.
+    pub(crate) fn connect_from(tallycast: &Tallycast, source: [u8; 4]) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect(&tallycast.address.into()).unwrap();
+        Self::new(socket.into())
+    }
+
     fn new(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.set_write_timeout(Some(LIMIT)).unwrap();

@@ -187,6 +187,17 @@ impl Tallycast {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// The server's side of its connections in the kernel, which keeps those that were closed while bytes of them are unread.
+    pub(crate) fn kernel_connections(&self) -> usize {
+        const TIME_WAIT: &str = "06";
+        const LISTEN: &str = "0A";
+        let port = format!(":{:04X}", self.address.port());
+        let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.child.id())).unwrap();
+        let columns = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let connections = table.lines().skip(1).map(columns);
+        connections.filter(|row| row[1].ends_with(&port) && ![TIME_WAIT, LISTEN].contains(&&*row[3])).count()
+    }
+
     /// The resident memory of the process in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
