@@ -47,14 +47,14 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
-    process::raise_file_limit();
+    let files = process::raise_file_limit();
     process::warn_of_exposed_admin(&config);
     let listener = tallycast_server::listen(config.address, config.send_buffer)
         .with_context(|| format!("cannot listen on {}", config.address))?;
     let address = listener.local_addr().context("the listener has no address")?;
     let steps = drain::Steps::default();
     process::cancel_at_signal(steps.terminating.clone()).context("cannot catch signals")?;
-    let reloadable = reload::start(config.options, config.routes, config.server, config.admin_token, log)
+    let reloadable = reload::start(config.options, config.routes, config.server, files, config.admin_token, log)
         .context("cannot catch SIGHUP")?;
     let is_demo = matches!(config.broker.source, Source::Demo(_));
 

@@ -53,11 +53,39 @@ pub(crate) fn warn_of_exposed_admin(config: &Config) {
     }
 }
 
+/// Open files that are not for clients: the broker, the listener, the log, the runtime, and connections over the limit that are
+/// sent a response. Half of the limit where that is less.
+const RESERVED_FILES: u64 = 64;
+
+/// The number of files that the process may have open; `None` without a limit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FileLimit(Option<u64>);
+
+impl FileLimit {
+    /// Lowers the limit of connections to what the limit on open files allows: each connection is one, and without a free one
+    /// the broker could not be connected again.
+    pub(crate) fn clamp(self, config: &mut tallycast_server::Config) {
+        let Some(files) = self.0 else { return };
+        let possible = usize::try_from(files - RESERVED_FILES.min(files / 2)).unwrap_or(usize::MAX);
+        if config.max_connections > possible {
+            tracing::warn!(
+                open_files = files,
+                wanted = config.max_connections,
+                max_connections = possible,
+                "--max-connections lowered to what the limit on open files allows; raise it with ulimit -n or LimitNOFILE="
+            );
+            config.max_connections = possible;
+        }
+    }
+}
+
 /// Raises the limit on open files to the maximum that the process may have: each connection is one.
-pub(crate) fn raise_file_limit() {
+pub(crate) fn raise_file_limit() -> FileLimit {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         tracing::warn!(%error, ?current, ?maximum, "cannot raise the limit on open files");
+        return FileLimit(current);
     }
+    FileLimit(maximum)
 }

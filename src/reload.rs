@@ -7,7 +7,7 @@ use tallycast::source::Selector;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::process::{LogFilter, warn_of_exposed_admin};
+use crate::process::{FileLimit, LogFilter, warn_of_exposed_admin};
 
 /// What can change while the process runs, as the stages receive it.
 pub(crate) struct Reloadable {
@@ -24,6 +24,7 @@ struct Reload {
     selectors: watch::Sender<Vec<Selector>>,
     routes: watch::Sender<Routes>,
     server: watch::Sender<tallycast_server::Config>,
+    files: FileLimit,
     admin_token: watch::Sender<Option<Token>>,
     log: LogFilter,
 }
@@ -32,16 +33,18 @@ struct Reload {
 pub(crate) fn start(
     options: Vec<EffectiveOption>,
     routes: Routes,
-    server: tallycast_server::Config,
+    mut server: tallycast_server::Config,
+    files: FileLimit,
     admin_token: Option<Token>,
     log: LogFilter,
 ) -> std::io::Result<Reloadable> {
+    files.clamp(&mut server);
     let hangups = signal(SignalKind::hangup())?;
     let (selectors, selectors_now) = watch::channel(routes.selectors());
     let (routes, routes_now) = watch::channel(routes);
     let (server, server_now) = watch::channel(server);
     let (admin_token, admin_token_now) = watch::channel(admin_token);
-    tokio::spawn(Reload { options, selectors, routes, server, admin_token, log }.run(hangups));
+    tokio::spawn(Reload { options, selectors, routes, server, files, admin_token, log }.run(hangups));
     Ok(Reloadable { selectors: selectors_now, routes: routes_now, server: server_now, admin_token: admin_token_now })
 }
 
@@ -60,7 +63,8 @@ impl Reload {
         }
     }
 
-    fn apply(&mut self, config: config::Config) {
+    fn apply(&mut self, mut config: config::Config) {
+        self.files.clamp(&mut config.server);
         let changes = Changes::between(&self.options, &config.options);
         warn_of_exposed_admin(&config);
         if let Err(error) = self.log.reload(config.log) {

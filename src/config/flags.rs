@@ -414,7 +414,7 @@ pub(super) struct ReaderOptions {
 #[command(next_help_heading = "HTTP")]
 pub(super) struct ServerOptions {
     /// Maximum number of open connections. Further ones are answered with 503. An HTTP/2 connection counts as often as it has
-    /// open requests
+    /// open requests. Lowered at start to what the limit on open files allows
     #[arg(
         long,
         env = "TALLYCAST_MAX_CONNECTIONS",

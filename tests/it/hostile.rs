@@ -7,7 +7,7 @@ use h2::Reason;
 use redis::Commands;
 use socket2::{Domain, Socket, Type};
 
-use crate::support::{Certificate, Http2, Raw, RedisServer, Tallycast, eventually};
+use crate::support::{Certificate, Event, EventSource, Http2, Raw, RedisServer, Tallycast, eventually};
 
 /// Short, so that the tests are.
 const STALL_LIMIT: [&str; 2] = ["--stall-limit", "300ms"];
@@ -212,4 +212,39 @@ fn probes_and_admin_routes_answer_when_all_slots_are_taken() {
     let mut raw = Raw::request(&tallycast, &request("/healthz"));
     assert!(raw.read_to_end().ends_with("\r\n\r\nalive\n"));
     drop(streams);
+}
+
+#[test]
+fn broker_is_reconnected_when_all_slots_are_taken() {
+    let mut redis = RedisServer::start();
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -n 96; exec \"$0\" serve", env!("CARGO_BIN_EXE_tallycast")]);
+    let tallycast = Tallycast::spawn_limited(limited, &redis);
+    tallycast.wait_for_log("--max-connections lowered to what the limit on open files allows");
+    let raw = EventSource::open(&tallycast, "/subscribe/raw");
+    let mut crowd = Vec::new();
+    eventually("all slots are taken", || {
+        let mut raw = Raw::request(&tallycast, &request("/subscribe/raw"));
+        let is_open = raw.head().starts_with("HTTP/1.1 200 ");
+        crowd.push(raw);
+        !is_open
+    });
+    crowd.pop();
+    // More connections, as many as are kept for a moment.
+    let more: Vec<Raw> = (0..100).map(|_| Raw::connect(&tallycast)).collect();
+    redis.kill();
+    tallycast.wait_for_log("subscription lost");
+    redis.run();
+    tallycast.wait_for_log("subscription restored");
+    drop(more);
+    redis.publish_scores(["26"]);
+    assert_eq!(raw.next(), Event::message("26"));
+    for mut raw in crowd {
+        raw.expect("d\r\n: tallycast\n\n\r\n");
+        assert_eq!(raw.chunk(), "data:26\n\n");
+    }
+    assert_eq!(tallycast.counter("/http/accept_errors"), 0);
+    tallycast.signal(rustix::process::Signal::HUP);
+    tallycast.wait_for_log("configuration reloaded");
+    assert_eq!(tallycast.log().matches("--max-connections lowered").count(), 2);
 }

@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::net::TcpStream;
-use std::process::Command;
 
 use serde_json::Value;
 
@@ -140,9 +139,9 @@ fn proxy_protocol_is_accepted_from_trusted_proxies_only() {
 #[test]
 fn running_out_of_file_descriptors_keeps_existing_streams() {
     let redis = RedisServer::start();
-    let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -n 48; exec \"$0\" serve", env!("CARGO_BIN_EXE_tallycast")]);
-    let tallycast = Tallycast::spawn_limited(limited, &redis);
+    let tallycast = Tallycast::start(&redis, &[]);
+    // After the start, which lowers the limit of connections to that of files.
+    tallycast.limit_files(48);
     let raw = EventSource::open(&tallycast, "/subscribe/raw");
     let crowd: Vec<TcpStream> =
         (0..60).map(|_| TcpStream::connect_timeout(&tallycast.address, LIMIT).unwrap()).collect();

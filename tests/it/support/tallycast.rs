@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::Value;
 
 use super::{LIMIT, RedisServer, block_on, eventually};
@@ -196,6 +196,12 @@ impl Tallycast {
         let columns = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let connections = table.lines().skip(1).map(columns);
         connections.filter(|row| row[1].ends_with(&port) && ![TIME_WAIT, LISTEN].contains(&&*row[3])).count()
+    }
+
+    /// Lowers the limit on open files of the running process.
+    pub(crate) fn limit_files(&self, limit: u64) {
+        let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
+        prlimit(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Resource::Nofile, limit).unwrap();
     }
 
     /// The resident memory of the process in bytes.
