@@ -232,6 +232,7 @@ fn http(
     config.retry = options.retry;
     config.idle_timeout = options.idle_timeout;
     config.write_timeout = write_timeout;
+    config.peer_timeout = options.peer_timeout;
     config.max_head_bytes = options.max_head_bytes.0;
     config.close_limit = close_limit;
     Ok(config)

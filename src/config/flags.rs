@@ -539,6 +539,15 @@ pub(super) struct ServerOptions {
         value_parser = duration
     )]
     pub(super) idle_timeout: Duration,
+    /// Time after which a connection is closed whose client has vanished from the network. At least --stall-limit
+    #[arg(
+        long,
+        env = "TALLYCAST_PEER_TIMEOUT",
+        default_value = duration_text(server().peer_timeout),
+        value_name = "DURATION",
+        value_parser = duration
+    )]
+    pub(super) peer_timeout: Duration,
     /// Maximum size of the request headers, at least 8KiB
     #[arg(
         long,

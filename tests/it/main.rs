@@ -19,6 +19,7 @@ mod compression;
 mod config;
 mod contract;
 mod custom_source;
+mod dead_peers;
 mod embedding;
 mod hostile;
 mod http;

@@ -90,6 +90,9 @@ pub struct Config {
     /// Time that a client may take no data of a response, in whatever protocol. Then its connection, or with others in progress
     /// its HTTP/2 stream, is reset. For sockets that the engine has taken over, the engine's own limit applies.
     pub write_timeout: Duration,
+    /// Time after which a connection is closed whose peer has vanished without a trace, found by TCP keep-alive. Not less than
+    /// [`write_timeout`](Self::write_timeout). A change does not apply to a server that has started.
+    pub peer_timeout: Duration,
     /// Bytes of the request headers; larger ones are answered with 431. At least 8192.
     pub max_head_bytes: usize,
     /// Bytes of the request target; a longer one is answered with 414.
@@ -129,6 +132,7 @@ impl Default for Config {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(60),
+            peer_timeout: Duration::from_secs(60),
             max_head_bytes: 16 * 1024,
             max_target_bytes: 4096,
             snapshot_limit: Duration::from_secs(5),

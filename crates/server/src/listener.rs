@@ -1,15 +1,21 @@
-//! Accepting connections: a listening socket for bursts, and a policy for failures.
+//! Accepting connections: a listening socket for bursts, the detection of dead peers, and a policy for failures.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use crate::Config;
 
 /// Connections that the kernel queues. A shorter queue stalls bursts on SYN retries.
 const BACKLOG: u32 = 4096;
 /// The pause after a failed accept. Without file descriptors only time helps, and a retry at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Keep-alive probes that a silent peer may leave unanswered. The first is sent after two pauses of silence, each of the others a
+/// pause after the one before.
+const PROBES: u32 = 6;
 
 /// Listens on `address`. `send_buffer` is the size of the kernel's send buffer per connection in bytes, which Linux doubles for its
 /// own bookkeeping. It bounds memory, and how old the events are that a slow reader receives.
@@ -22,6 +28,21 @@ pub fn listen(address: SocketAddr, send_buffer: u32) -> io::Result<TcpListener> 
     socket.set_send_buffer_size(send_buffer)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// Has the kernel close the connections of `listener` whose peer has vanished: after [`Config::peer_timeout`] without an
+/// acknowledgement, whether data waits for one or not. Accepted sockets inherit the options.
+///
+/// Linux counts a peer that accepts no data as vanished, too, so the time is not shorter than that for a slow reader.
+pub(crate) fn detect_dead_peers(listener: &TcpListener, config: &Config) -> io::Result<()> {
+    let timeout = config.peer_timeout.max(config.write_timeout);
+    let pause = (timeout / (PROBES + 2)).max(Duration::from_secs(1));
+    let keep_alive = TcpKeepalive::new().with_time(2 * pause).with_interval(pause).with_retries(PROBES);
+    let socket = SockRef::from(listener);
+    socket.set_tcp_keepalive(&keep_alive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(timeout))?;
+    Ok(())
 }
 
 /// The next connection. A failure is reported to `failed` and does not end the listener.

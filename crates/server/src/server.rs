@@ -207,6 +207,9 @@ impl RequestLog {
 async fn run(Serve { server, listener, mut shutdown }: Serve) {
     let Server { handle, config, stats, authorizer, fallback, shutdown_engine } = server;
     let close_limit = config.borrow().close_limit;
+    if let Err(error) = listener::detect_dead_peers(&listener, &config.borrow()) {
+        tracing::warn!(%error, "cannot set TCP keep-alive; connections whose peer vanishes stay open");
+    }
     let limits = Arc::new(Limits::new(Arc::clone(&stats)));
     let shared = Arc::new(Shared {
         streams: Arc::new(Streams { handle, config, authorizer, limits, stats }),
