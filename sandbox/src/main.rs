@@ -2,6 +2,10 @@
 
 mod feed;
 mod load;
+mod process;
+mod resource_usage;
+mod signals;
+mod streams;
 mod target;
 
 use std::ffi::OsString;

@@ -15,10 +15,10 @@ use mio::{Events, Interest, Poll, Token, event::Event as Readiness, net::TcpStre
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
-use super::{
-    delivery::DeliveryStats,
+use super::delivery::DeliveryStats;
+use crate::{
     resource_usage, signals,
-    transport::{Parser, Transport},
+    streams::{Parser, Transport},
 };
 
 /// Connections that wait for their response headers at a time: fewer than the usual listen backlog of 4,096.

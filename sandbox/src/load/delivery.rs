@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use hdrhistogram::Histogram;
 
-use super::sse::Event;
+use crate::streams::Event;
 
 /// The highest recorded latency in microseconds. Longer ones are recorded as this.
 const MAX_LATENCY_US: u64 = 120_000_000;
@@ -66,7 +66,8 @@ impl DeliveryStats {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::stamp::Stamp, *};
+    use super::*;
+    use crate::streams::stamp::Stamp;
 
     #[test]
     fn gaps_duplicates_and_unexpected_events_are_counted() -> Result<()> {

@@ -2,13 +2,8 @@
 
 use std::time::Duration;
 
-use super::{
-    client::SlowReaders,
-    delivery::DeliveryStats,
-    publisher::Published,
-    resource_usage::{CpuTime, Memory},
-    subject::Subject,
-};
+use super::{client::SlowReaders, delivery::DeliveryStats, publisher::Published, subject::Subject};
+use crate::resource_usage::{CpuTime, Memory};
 
 /// The measurements of one subject.
 #[derive(Clone, Debug)]

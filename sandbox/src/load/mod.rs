@@ -5,20 +5,11 @@
 //! matters, because absolute figures depend on the machine.
 
 mod client;
-mod decoder;
 mod delivery;
 mod measurement;
-mod process;
 mod publisher;
 mod report;
-mod resource_usage;
-mod response_header;
-mod signals;
-mod sse;
-mod stamp;
 mod subject;
-mod transport;
-mod websocket;
 mod write_loop;
 
 use std::{
@@ -31,12 +22,15 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 
+use self::subject::Subject;
 pub(crate) use self::write_loop::{WriteLoopArgs, run_write_loop};
-use self::{
-    process::Scratch,
-    stamp::{MAX_MESSAGES, STAMP_BYTES},
-    subject::Subject,
-    transport::{Coding, Subprotocol, Transport},
+use crate::{
+    process::{Redis, Scratch},
+    resource_usage, signals,
+    streams::{
+        Coding, Subprotocol, Transport,
+        stamp::{MAX_MESSAGES, STAMP_BYTES},
+    },
 };
 
 /// The Redis channel that tallycast's default routes map to `/subscribe/raw`.
@@ -164,7 +158,11 @@ pub(crate) fn run(args: LoadArgs) -> Result<()> {
     let scratch = Scratch::create()?;
     let (_redis, url) = match &args.redis {
         Some(url) => (None, url.clone()),
-        None => process::start_redis(&scratch).map(|(redis, url)| (Some(redis), url))?,
+        None => {
+            let redis = Redis::start(&scratch).context("Redis is required: install redis-server or set --redis")?;
+            let url = redis.url();
+            (Some(redis), url)
+        }
     };
     let figures = args
         .subjects()
@@ -206,7 +204,8 @@ fn loopback_redis(url: &str) -> Result<String, String> {
 mod tests {
     use std::{net::Ipv4Addr, thread, time::Instant};
 
-    use super::{client::Client, process::Scratch, publisher::Plan, *};
+    use super::{client::Client, publisher::Plan, *};
+    use crate::process;
 
     /// All parts of a run in one process: a real Redis, the write loop, the readers and the publisher.
     #[test]
@@ -214,7 +213,8 @@ mod tests {
         const READERS: usize = 40;
         const LIMIT: Duration = Duration::from_secs(20);
         let scratch = Scratch::create()?;
-        let (redis, url) = process::start_redis(&scratch)?;
+        let redis = Redis::start(&scratch)?;
+        let url = redis.url();
         let port = process::free_port()?;
         let channel = "some.channel".to_owned();
         let write_loop = WriteLoopArgs::new(port, url.clone(), channel.clone());

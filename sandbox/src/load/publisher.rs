@@ -7,7 +7,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{REDIS_LIMIT, signals, stamp::Stamp};
+use super::REDIS_LIMIT;
+use crate::{signals, streams::stamp::Stamp};
 
 /// The shortest time between two batches: at 5,000 messages/s each batch has five.
 const BATCH_PERIOD: Duration = Duration::from_millis(1);

@@ -1,24 +1,24 @@
 //! The measurement of one subject: start the program, connect, idle, publish, drain.
 
 use std::{
-    env,
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use indicatif::{HumanCount, ProgressBar};
 
 use super::{
     LoadArgs,
     client::Client,
     measurement::{IdleMeasurement, LoadMeasurement, Measurement},
-    process::{self, Process, Scratch},
     publisher::{self, Plan},
+};
+use crate::{
+    process::{self, Process, Scratch},
     resource_usage, signals,
-    transport::Transport,
+    streams::Transport,
 };
 
 /// The delay before memory is read: allocator and kernel need a moment to release the memory of a burst.
@@ -47,13 +47,10 @@ impl Subject {
     /// # Errors
     /// If the program is missing.
     pub(super) fn check(self, args: &LoadArgs) -> Result<()> {
-        let program = self.program(args)?;
-        ensure!(
-            program.is_file(),
-            "tallycast not found at {}: build it with `cargo build --release`, or set --server-bin",
-            program.display()
-        );
-        Ok(())
+        match self {
+            Self::WriteLoop => Ok(()),
+            Self::Tallycast(_) => process::tallycast(args.server_bin.as_deref()).map(drop),
+        }
     }
 
     /// Starts the program and measures it.
@@ -102,20 +99,11 @@ impl Subject {
         })
     }
 
-    fn program(self, args: &LoadArgs) -> Result<PathBuf> {
-        let this = env::current_exe().context("cannot find the path of this program")?;
-        Ok(match (self, &args.server_bin) {
-            (Self::WriteLoop, _) => this,
-            (Self::Tallycast(_), Some(path)) => path.clone(),
-            (Self::Tallycast(_), None) => this.with_file_name("tallycast"),
-        })
-    }
-
     /// Starts the program and waits until it is ready.
     fn start(self, args: &LoadArgs, redis: &str, scratch: &Scratch, address: SocketAddr) -> Result<Process> {
-        let mut command = Command::new(self.program(args)?);
         match self {
             Self::WriteLoop => {
+                let mut command = Command::new(process::this_program()?);
                 command
                     .args(["write-loop", "--redis", redis, "--channel", &args.channel])
                     .args(["--port", &address.port().to_string()]);
@@ -124,6 +112,7 @@ impl Subject {
                 Ok(server)
             }
             Self::Tallycast(_) => {
+                let mut command = Command::new(process::tallycast(args.server_bin.as_deref())?);
                 command
                     .args(&args.server_args)
                     .env("TALLYCAST_ADDRESS", address.ip().to_string())

@@ -1,4 +1,4 @@
-//! Child processes: started, monitored, and killed at the end of a measurement.
+//! Child processes: started, monitored, and killed at the end of a run.
 
 use std::{
     env, fs,
@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{
+use crate::{
     resource_usage::{self, CpuTime, Memory},
     signals,
 };
@@ -36,7 +36,7 @@ const LOG_LINES: usize = 5;
 
 /// A child process, killed on drop.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     name: &'static str,
     child: Child,
     log: PathBuf,
@@ -44,7 +44,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts `command` with its output in a file in `scratch`.
-    pub(super) fn start(name: &'static str, command: &mut Command, scratch: &Scratch) -> Result<Self> {
+    pub(crate) fn start(name: &'static str, command: &mut Command, scratch: &Scratch) -> Result<Self> {
         let log = scratch.path().join(format!("{}.log", name.replace(' ', "-")));
         let output = fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
         let child = command
@@ -60,7 +60,7 @@ impl Process {
     ///
     /// # Errors
     /// If the process has exited, with the end of its output.
-    pub(super) fn ensure_running(&mut self) -> Result<()> {
+    pub(crate) fn ensure_running(&mut self) -> Result<()> {
         let Some(status) = self.child.try_wait()? else {
             return Ok(());
         };
@@ -72,7 +72,7 @@ impl Process {
     }
 
     /// Waits until `is_ready` returns true.
-    pub(super) fn wait_until_ready(&mut self, mut is_ready: impl FnMut() -> bool) -> Result<()> {
+    pub(crate) fn wait_until_ready(&mut self, mut is_ready: impl FnMut() -> bool) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         while !is_ready() {
             self.ensure_running()?;
@@ -87,7 +87,7 @@ impl Process {
     ///
     /// # Errors
     /// If the process has exited.
-    pub(super) fn cpu_time(&mut self) -> Result<CpuTime> {
+    pub(crate) fn cpu_time(&mut self) -> Result<CpuTime> {
         let time = resource_usage::cpu_time(&format!("/proc/{}/stat", self.child.id()));
         self.ensure_running()?;
         time
@@ -97,7 +97,7 @@ impl Process {
     ///
     /// # Errors
     /// If the process has exited.
-    pub(super) fn memory(&mut self) -> Result<Memory> {
+    pub(crate) fn memory(&mut self) -> Result<Memory> {
         let memory = resource_usage::memory(&format!("/proc/{}/status", self.child.id()));
         self.ensure_running()?;
         memory
@@ -114,17 +114,17 @@ impl Drop for Process {
 
 /// A temporary directory for this run, removed on drop.
 #[derive(Debug)]
-pub(super) struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    pub(super) fn create() -> Result<Self> {
+    pub(crate) fn create() -> Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let path = env::temp_dir().join(format!("tallycast-load-{}-{}", std::process::id(), now.as_nanos()));
         fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -137,7 +137,7 @@ impl Drop for Scratch {
 }
 
 /// A free loopback port.
-pub(super) fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     let span = PORTS.end - PORTS.start;
     // Concurrent runs start at different ports.
     let first = (std::process::id() % u32::from(span)) as u16;
@@ -147,10 +147,30 @@ pub(super) fn free_port() -> Result<u16> {
         .context("no free port on loopback")
 }
 
-/// Starts a Redis without persistence and returns its URL.
-pub(super) fn start_redis(scratch: &Scratch) -> Result<(Process, String)> {
-    let port = free_port()?;
-    let url = format!("redis://127.0.0.1:{port}");
+/// A Redis without persistence on a port of its own, killed on drop.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    _process: Process,
+    port: u16,
+}
+
+impl Redis {
+    /// Starts a server on a free loopback port and waits until it answers.
+    pub(crate) fn start(scratch: &Scratch) -> Result<Self> {
+        let port = free_port()?;
+        Ok(Self { _process: start_redis(port, scratch)?, port })
+    }
+
+    pub(crate) fn url(&self) -> String {
+        redis_url(self.port)
+    }
+}
+
+fn redis_url(port: u16) -> String {
+    format!("redis://127.0.0.1:{port}")
+}
+
+fn start_redis(port: u16, scratch: &Scratch) -> Result<Process> {
     let mut redis = Process::start(
         "redis-server",
         Command::new("redis-server")
@@ -160,24 +180,45 @@ pub(super) fn start_redis(scratch: &Scratch) -> Result<(Process, String)> {
             .arg("--dir")
             .arg(scratch.path()),
         scratch,
-    )
-    .context("Redis is required: install redis-server or set --redis")?;
-    let client = redis::Client::open(url.as_str())?;
+    )?;
+    let client = redis::Client::open(redis_url(port))?;
     redis.wait_until_ready(|| {
         client
             .get_connection_with_timeout(PROBE_LIMIT)
             .is_ok_and(|mut connection| redis::cmd("PING").exec(&mut connection).is_ok())
     })?;
-    Ok((redis, url))
+    Ok(redis)
+}
+
+/// The path of this program.
+pub(crate) fn this_program() -> Result<PathBuf> {
+    env::current_exe().context("cannot find the path of this program")
+}
+
+/// The path of the tallycast binary: `given`, or the one next to this program.
+///
+/// # Errors
+/// If it does not exist.
+pub(crate) fn tallycast(given: Option<&Path>) -> Result<PathBuf> {
+    let program = match given {
+        Some(path) => path.to_owned(),
+        None => this_program()?.with_file_name("tallycast"),
+    };
+    ensure!(
+        program.is_file(),
+        "tallycast not found at {}: build it with `cargo build --release`, or set --server-bin",
+        program.display()
+    );
+    Ok(program)
 }
 
 /// Whether `address` accepts connections.
-pub(super) fn accepts(address: SocketAddr) -> bool {
+pub(crate) fn accepts(address: SocketAddr) -> bool {
     TcpStream::connect_timeout(&address, PROBE_LIMIT).is_ok()
 }
 
 /// Whether `GET path` at `address` returns 200.
-pub(super) fn answers_ok(address: SocketAddr, path: &str) -> bool {
+pub(crate) fn answers_ok(address: SocketAddr, path: &str) -> bool {
     let request = || -> io::Result<bool> {
         let mut stream = TcpStream::connect_timeout(&address, PROBE_LIMIT)?;
         stream.set_read_timeout(Some(PROBE_LIMIT))?;

@@ -10,7 +10,7 @@ use super::{
 
 /// A transport of streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Transport {
+pub(crate) enum Transport {
     /// Server-Sent Events.
     EventStream,
     /// Compressed Server-Sent Events.
@@ -21,14 +21,14 @@ pub(super) enum Transport {
 
 /// A content coding of event streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Coding {
+pub(crate) enum Coding {
     Gzip,
     Zstd,
 }
 
 /// The format of WebSocket messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Subprotocol {
+pub(crate) enum Subprotocol {
     /// A JSON object with namespace, event and data
     Json,
     /// The payload only
@@ -37,7 +37,7 @@ pub(super) enum Subprotocol {
 
 impl Transport {
     /// The name of the subject with this transport.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::EventStream => "tallycast",
             Self::Compressed(Coding::Gzip) => "tallycast gzip",
@@ -48,7 +48,7 @@ impl Transport {
     }
 
     /// The HTTP request for `path`.
-    pub(super) fn request(self, path: &str, host: &str) -> String {
+    pub(crate) fn request(self, path: &str, host: &str) -> String {
         let headers = match self {
             Self::EventStream => "Accept: text/event-stream\r\n",
             Self::Compressed(Coding::Gzip) => "Accept: text/event-stream\r\nAccept-Encoding: gzip\r\n",
@@ -64,7 +64,7 @@ impl Transport {
     }
 
     /// A parser for the response.
-    pub(super) fn parser(self) -> Parser {
+    pub(crate) fn parser(self) -> Parser {
         match self {
             Self::EventStream | Self::Compressed(_) => Parser::EventStream(StreamParser::default()),
             Self::WebSocket(subprotocol) => Parser::WebSocket(FrameParser::new(subprotocol)),
@@ -74,7 +74,7 @@ impl Transport {
 
 /// The parser of one response.
 #[derive(Debug)]
-pub(super) enum Parser {
+pub(crate) enum Parser {
     EventStream(StreamParser),
     WebSocket(FrameParser),
 }
@@ -84,7 +84,7 @@ impl Parser {
     ///
     /// # Errors
     /// If the response is invalid, or if the server closes the stream.
-    pub(super) fn feed(&mut self, bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
+    pub(crate) fn feed(&mut self, bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
         match self {
             Self::EventStream(parser) => parser.feed(bytes, sink),
             Self::WebSocket(parser) => parser.feed(bytes, sink),
@@ -92,7 +92,7 @@ impl Parser {
     }
 
     /// Whether the response headers are complete.
-    pub(super) fn has_headers(&self) -> bool {
+    pub(crate) fn has_headers(&self) -> bool {
         match self {
             Self::EventStream(parser) => parser.has_headers(),
             Self::WebSocket(parser) => parser.has_headers(),
@@ -100,7 +100,7 @@ impl Parser {
     }
 
     /// A pending reply to the server, such as a pong.
-    pub(super) fn take_reply(&mut self) -> Option<&'static [u8]> {
+    pub(crate) fn take_reply(&mut self) -> Option<&'static [u8]> {
         match self {
             Self::EventStream(_) => None,
             Self::WebSocket(parser) => parser.take_reply(),

@@ -9,26 +9,26 @@ use std::{
 };
 
 /// The length of a stamp, and thus of the shortest payload, in bytes.
-pub(super) const STAMP_BYTES: usize = SEQUENCE_DIGITS + 1 + TIME_DIGITS;
+pub(crate) const STAMP_BYTES: usize = SEQUENCE_DIGITS + 1 + TIME_DIGITS;
 
 /// The maximum number of messages per run.
-pub(super) const MAX_MESSAGES: u64 = 10_u64.pow(SEQUENCE_DIGITS as u32);
+pub(crate) const MAX_MESSAGES: u64 = 10_u64.pow(SEQUENCE_DIGITS as u32);
 
 const SEQUENCE_DIGITS: usize = 8;
 const TIME_DIGITS: usize = 16;
 
 /// The sequence number and publish time of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     /// 0 for the first message of a run.
-    pub(super) sequence: u64,
+    pub(crate) sequence: u64,
     /// Publish time since the epoch of the run.
-    pub(super) published: Duration,
+    pub(crate) published: Duration,
 }
 
 impl Stamp {
     /// Appends a payload of `bytes` bytes (at least [`STAMP_BYTES`]) that starts with this stamp.
-    pub(super) fn write_payload(self, bytes: usize, payload: &mut Vec<u8>) -> io::Result<()> {
+    pub(crate) fn write_payload(self, bytes: usize, payload: &mut Vec<u8>) -> io::Result<()> {
         let start = payload.len();
         write!(payload, "{:0SEQUENCE_DIGITS$} {:0TIME_DIGITS$}", self.sequence, self.published.as_nanos())?;
         // Filler that does not compress better than text.
@@ -41,7 +41,7 @@ impl Stamp {
     }
 
     /// Parses the stamp at the start of `payload`.
-    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
         let (sequence, rest) = payload.split_at_checked(SEQUENCE_DIGITS)?;
         let (space, rest) = rest.split_first()?;
         let time = rest.get(..TIME_DIGITS)?;

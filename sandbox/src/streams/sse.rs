@@ -15,16 +15,16 @@ const MAX_LINE_BYTES: usize = 1024 * 1024;
 
 /// The parts of an event that are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Event {
+pub(crate) struct Event {
     /// The stamp at the start of the first `data` line.
-    pub(super) stamp: Option<Stamp>,
+    pub(crate) stamp: Option<Stamp>,
     /// Bytes of data, including one for each line break between `data` lines.
-    pub(super) data_bytes: usize,
+    pub(crate) data_bytes: usize,
 }
 
 /// The parser of one response.
 #[derive(Debug, Default)]
-pub(super) struct StreamParser {
+pub(crate) struct StreamParser {
     state: State,
     headers: ResponseHeaderReader,
     decoder: Option<Decoder>,
@@ -53,7 +53,7 @@ impl StreamParser {
     ///
     /// # Errors
     /// If the response is not a valid `200` response, or exceeds a limit.
-    pub(super) fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
         if self.state == State::Headers {
             bytes = self.feed_headers(bytes)?;
         }
@@ -113,7 +113,7 @@ impl StreamParser {
     }
 
     /// Whether the response headers are complete.
-    pub(super) fn has_headers(&self) -> bool {
+    pub(crate) fn has_headers(&self) -> bool {
         self.state != State::Headers
     }
 

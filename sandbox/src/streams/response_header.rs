@@ -10,14 +10,14 @@ const MAX_HEADERS: usize = 64;
 
 /// Collects response headers.
 #[derive(Debug, Default)]
-pub(super) struct ResponseHeaderReader(Vec<u8>);
+pub(crate) struct ResponseHeaderReader(Vec<u8>);
 
 impl ResponseHeaderReader {
     /// Takes the next bytes. Once the headers are complete, returns the result of `read` and the bytes that follow.
     ///
     /// # Errors
     /// If the headers are invalid or too long, or if the status is not `status`.
-    pub(super) fn feed<'b, T>(
+    pub(crate) fn feed<'b, T>(
         &mut self,
         bytes: &'b [u8],
         status: u16,
@@ -41,7 +41,7 @@ impl ResponseHeaderReader {
 }
 
 /// Whether `headers` contain `name: value`, ignoring case.
-pub(super) fn has_header(headers: &[httparse::Header<'_>], name: &str, value: &str) -> bool {
+pub(crate) fn has_header(headers: &[httparse::Header<'_>], name: &str, value: &str) -> bool {
     headers
         .iter()
         .any(|header| header.name.eq_ignore_ascii_case(name) && header.value.eq_ignore_ascii_case(value.as_bytes()))

@@ -6,20 +6,20 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The path for the CPU time of the calling thread, for [`cpu_time`].
-pub(super) const THIS_THREAD: &str = "/proc/thread-self/stat";
+pub(crate) const THIS_THREAD: &str = "/proc/thread-self/stat";
 
 /// A generous number of files that a process opens besides its connections.
 const OTHER_FILES: u64 = 100;
 
 /// CPU time, with a resolution of a clock tick (10 ms).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct CpuTime {
-    pub(super) user: Duration,
-    pub(super) system: Duration,
+pub(crate) struct CpuTime {
+    pub(crate) user: Duration,
+    pub(crate) system: Duration,
 }
 
 impl CpuTime {
-    pub(super) fn total(self) -> Duration {
+    pub(crate) fn total(self) -> Duration {
         self.user + self.system
     }
 }
@@ -34,29 +34,29 @@ impl Sub for CpuTime {
 
 /// Memory in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     /// Resident anonymous pages: heap and stacks.
-    pub(super) user: u64,
+    pub(crate) user: u64,
     /// All resident pages.
-    pub(super) resident: u64,
+    pub(crate) resident: u64,
     /// The peak of `resident`.
-    pub(super) peak: u64,
+    pub(crate) peak: u64,
 }
 
 /// Reads a `stat` file of `/proc`.
-pub(super) fn cpu_time(path: &str) -> Result<CpuTime> {
+pub(crate) fn cpu_time(path: &str) -> Result<CpuTime> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     parse_stat(&text, rustix::param::clock_ticks_per_second()).with_context(|| format!("unexpected format of {path}"))
 }
 
 /// Reads a `status` file of `/proc`.
-pub(super) fn memory(path: &str) -> Result<Memory> {
+pub(crate) fn memory(path: &str) -> Result<Memory> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     parse_status(&text).with_context(|| format!("unexpected format of {path}"))
 }
 
 /// The first and last ephemeral port.
-pub(super) fn ephemeral_ports() -> Result<(u16, u16)> {
+pub(crate) fn ephemeral_ports() -> Result<(u16, u16)> {
     const PATH: &str = "/proc/sys/net/ipv4/ip_local_port_range";
     let text = fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?;
     let mut ports = text.split_whitespace().map(u16::from_str);
@@ -70,7 +70,7 @@ pub(super) fn ephemeral_ports() -> Result<(u16, u16)> {
 ///
 /// # Errors
 /// If the limit is too low for `connections`.
-pub(super) fn allow_open_files(connections: u64) -> Result<()> {
+pub(crate) fn allow_open_files(connections: u64) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let allowed = match setrlimit(Resource::Nofile, raised) {

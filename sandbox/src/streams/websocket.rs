@@ -14,7 +14,7 @@ const PONG: &[u8] = &[0x8a, 0x80, 0, 0, 0, 0];
 
 /// The parser of one connection.
 #[derive(Debug)]
-pub(super) struct FrameParser {
+pub(crate) struct FrameParser {
     subprotocol: Subprotocol,
     /// `None` once the response headers are complete.
     headers: Option<ResponseHeaderReader>,
@@ -24,19 +24,19 @@ pub(super) struct FrameParser {
 }
 
 impl FrameParser {
-    pub(super) fn new(subprotocol: Subprotocol) -> Self {
+    pub(crate) fn new(subprotocol: Subprotocol) -> Self {
         Self { subprotocol, headers: Some(ResponseHeaderReader::default()), partial: Vec::new(), pong_pending: false }
     }
 
-    pub(super) fn has_headers(&self) -> bool {
+    pub(crate) fn has_headers(&self) -> bool {
         self.headers.is_none()
     }
 
-    pub(super) fn take_reply(&mut self) -> Option<&'static [u8]> {
+    pub(crate) fn take_reply(&mut self) -> Option<&'static [u8]> {
         std::mem::take(&mut self.pong_pending).then_some(PONG)
     }
 
-    pub(super) fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
         if let Some(headers) = &mut self.headers {
             let Some(((), rest)) = headers.feed(bytes, 101, |_| ())? else { return Ok(()) };
             self.headers = None;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::response_header::has_header;
 
 /// A decompressor for a content coding.
-pub(super) enum Decoder {
+pub(crate) enum Decoder {
     Gzip(Box<flate2::write::GzDecoder<Vec<u8>>>),
     Zstd(Box<zstd::stream::write::Decoder<'static, Vec<u8>>>),
 }
@@ -17,7 +17,7 @@ impl Decoder {
     ///
     /// # Errors
     /// If it cannot be allocated.
-    pub(super) fn from_headers(headers: &[httparse::Header<'_>]) -> Result<Option<Self>> {
+    pub(crate) fn from_headers(headers: &[httparse::Header<'_>]) -> Result<Option<Self>> {
         Ok(if has_header(headers, "content-encoding", "gzip") {
             Some(Self::Gzip(Box::new(flate2::write::GzDecoder::new(Vec::new()))))
         } else if has_header(headers, "content-encoding", "zstd") {
@@ -31,7 +31,7 @@ impl Decoder {
     ///
     /// # Errors
     /// If the bytes are invalid.
-    pub(super) fn decode(&mut self, bytes: &[u8]) -> Result<Vec<u8>> {
+    pub(crate) fn decode(&mut self, bytes: &[u8]) -> Result<Vec<u8>> {
         let decoded = match self {
             Self::Gzip(decoder) => {
                 decoder.write_all(bytes)?;

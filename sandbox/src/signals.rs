@@ -18,7 +18,7 @@ const MAX_SLEEP: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// If the signal handlers cannot be installed.
-pub(super) fn install() -> Result<()> {
+pub(crate) fn install() -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().build().context("cannot start the signal handler")?;
     let guard = runtime.enter();
@@ -41,7 +41,7 @@ pub(super) fn install() -> Result<()> {
 ///
 /// # Errors
 /// If a signal was received.
-pub(super) fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
     Ok(())
 }
@@ -50,7 +50,7 @@ pub(super) fn check() -> Result<()> {
 ///
 /// # Errors
 /// If a signal was received.
-pub(super) fn sleep_until(deadline: Instant) -> Result<()> {
+pub(crate) fn sleep_until(deadline: Instant) -> Result<()> {
     loop {
         check()?;
         let remaining = deadline.saturating_duration_since(Instant::now());

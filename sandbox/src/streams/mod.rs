@@ -1,0 +1,11 @@
+//! The client side of the streams: requests, and incremental parsers of the responses.
+
+mod decoder;
+mod response_header;
+mod sse;
+pub(crate) mod stamp;
+mod transport;
+mod websocket;
+
+pub(crate) use self::sse::Event;
+pub(crate) use self::transport::{Coding, Parser, Subprotocol, Transport};
