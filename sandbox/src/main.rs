@@ -1,10 +1,12 @@
-//! The `sandbox` command line: `feed` publishes synthetic Emojitracker traffic, `load` measures a server under load.
+//! The `sandbox` command line: `feed` publishes synthetic Emojitracker traffic, `load` measures a server under load, `soak`
+//! runs one for a long time.
 
 mod feed;
 mod load;
 mod process;
 mod resource_usage;
 mod signals;
+mod soak;
 mod streams;
 mod target;
 
@@ -17,6 +19,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use self::feed::{FeedArgs, FeedError};
 use self::load::{LoadArgs, WriteLoopArgs};
+use self::soak::SoakArgs;
 use self::target::{TargetError, redact_credentials};
 
 /// The exit code for a failed run.
@@ -26,7 +29,7 @@ const EXIT_USAGE: u8 = 64;
 /// The exit code if Redis is unavailable (`EX_UNAVAILABLE` of sysexits).
 const EXIT_UNAVAILABLE: u8 = 69;
 
-/// Synthetic traffic for tallycast: a feeder and a load generator
+/// Synthetic traffic for tallycast: a feeder, a load generator and a soak test
 #[derive(Debug, Parser)]
 #[command(name = "sandbox", version)]
 struct Cli {
@@ -38,6 +41,7 @@ struct Cli {
 enum Command {
     Feed(FeedArgs),
     Load(Box<LoadArgs>),
+    Soak(SoakArgs),
     #[command(hide = true)]
     WriteLoop(WriteLoopArgs),
 }
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Feed(args) => feed::run(&args),
         Command::Load(args) => load::run(*args),
+        Command::Soak(args) => soak::run(&args),
         Command::WriteLoop(args) => load::run_write_loop(args),
     };
     match outcome {

@@ -71,6 +71,13 @@ impl Process {
         bail!("{} exited unexpectedly ({status}): {tail}", self.name);
     }
 
+    /// Kills the process and waits for its end.
+    pub(crate) fn kill(&mut self) {
+        // Both fail only if the process has exited.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Waits until `is_ready` returns true.
     pub(crate) fn wait_until_ready(&mut self, mut is_ready: impl FnMut() -> bool) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
@@ -93,6 +100,16 @@ impl Process {
         time
     }
 
+    /// The number of open file descriptors.
+    ///
+    /// # Errors
+    /// If the process has exited.
+    pub(crate) fn open_files(&mut self) -> Result<u64> {
+        let files = resource_usage::open_files(&format!("/proc/{}/fd", self.child.id()));
+        self.ensure_running()?;
+        files
+    }
+
     /// Current memory use.
     ///
     /// # Errors
@@ -106,9 +123,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only if the process has exited.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 
@@ -139,8 +154,8 @@ impl Drop for Scratch {
 /// A free loopback port.
 pub(crate) fn free_port() -> Result<u16> {
     let span = PORTS.end - PORTS.start;
-    // Concurrent runs start at different ports.
-    let first = (std::process::id() % u32::from(span)) as u16;
+    // Concurrent runs have adjacent process IDs and start at distant ports.
+    let first = (std::process::id() * 31 % u32::from(span)) as u16;
     (0..span)
         .map(|step| PORTS.start + (first + step) % span)
         .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
@@ -150,7 +165,7 @@ pub(crate) fn free_port() -> Result<u16> {
 /// A Redis without persistence on a port of its own, killed on drop.
 #[derive(Debug)]
 pub(crate) struct Redis {
-    _process: Process,
+    process: Process,
     port: u16,
 }
 
@@ -158,11 +173,19 @@ impl Redis {
     /// Starts a server on a free loopback port and waits until it answers.
     pub(crate) fn start(scratch: &Scratch) -> Result<Self> {
         let port = free_port()?;
-        Ok(Self { _process: start_redis(port, scratch)?, port })
+        Ok(Self { process: start_redis(port, scratch)?, port })
     }
 
     pub(crate) fn url(&self) -> String {
         redis_url(self.port)
+    }
+
+    /// Kills the server, and starts it on the same port after `downtime`, without data.
+    pub(crate) fn kill_and_restart(&mut self, downtime: Duration, scratch: &Scratch) -> Result<()> {
+        self.process.kill();
+        signals::sleep_until(Instant::now() + downtime)?;
+        self.process = start_redis(self.port, scratch)?;
+        Ok(())
     }
 }
 

@@ -55,6 +55,12 @@ pub(crate) fn memory(path: &str) -> Result<Memory> {
     parse_status(&text).with_context(|| format!("unexpected format of {path}"))
 }
 
+/// The number of open file descriptors: the entries of an `fd` directory of `/proc`.
+pub(crate) fn open_files(path: &str) -> Result<u64> {
+    let files = fs::read_dir(path).with_context(|| format!("cannot read {path}"))?;
+    Ok(files.count() as u64)
+}
+
 /// The first and last ephemeral port.
 pub(crate) fn ephemeral_ports() -> Result<(u16, u16)> {
     const PATH: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -137,6 +143,7 @@ mod tests {
     #[test]
     fn own_process_is_readable() -> Result<()> {
         cpu_time(THIS_THREAD)?;
+        assert!(open_files("/proc/self/fd")? > 2);
         let memory = memory("/proc/self/status")?;
         assert!(memory.user > 0 && memory.user < memory.resident && memory.resident <= memory.peak);
         let (first, last) = ephemeral_ports()?;

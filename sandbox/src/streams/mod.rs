@@ -7,5 +7,6 @@ pub(crate) mod stamp;
 mod transport;
 mod websocket;
 
-pub(crate) use self::sse::Event;
+pub(crate) use self::response_header::{ResponseHeaderReader, UnexpectedStatus};
+pub(crate) use self::sse::{Event, EventParser};
 pub(crate) use self::transport::{Coding, Parser, Subprotocol, Transport};

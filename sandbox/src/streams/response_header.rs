@@ -8,6 +8,14 @@ const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// The maximum number of header fields.
 const MAX_HEADERS: usize = 64;
 
+/// A response with another status than that of a stream.
+#[derive(Debug, thiserror::Error)]
+#[error("unexpected response: {status} {reason}")]
+pub(crate) struct UnexpectedStatus {
+    pub(crate) status: u16,
+    pub(crate) reason: String,
+}
+
 /// Collects response headers.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseHeaderReader(Vec<u8>);
@@ -32,7 +40,8 @@ impl ResponseHeaderReader {
             return Ok(None);
         };
         if response.code != Some(status) {
-            bail!("unexpected response: {} {}", response.code.unwrap_or_default(), response.reason.unwrap_or_default());
+            let reason = response.reason.unwrap_or_default().to_owned();
+            bail!(UnexpectedStatus { status: response.code.unwrap_or_default(), reason });
         }
         let value = read(response.headers);
         self.0 = Vec::new();

@@ -139,7 +139,7 @@ impl StreamParser {
 
 /// Parses events from the lines of a body.
 #[derive(Debug, Default)]
-struct EventParser {
+pub(crate) struct EventParser {
     /// The start of an incomplete line.
     partial: Vec<u8>,
     /// The last byte was a CR; a following LF belongs to it.
@@ -149,7 +149,11 @@ struct EventParser {
 }
 
 impl EventParser {
-    fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
+    /// Parses the next bytes and passes every completed event to `sink`.
+    ///
+    /// # Errors
+    /// If a line exceeds the limit.
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
         while !bytes.is_empty() {
             if std::mem::take(&mut self.after_cr) && bytes[0] == b'\n' {
                 bytes = &bytes[1..];
