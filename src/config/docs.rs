@@ -55,6 +55,61 @@ fn configuration_page_lists_every_flag() {
     assert!(stale.is_empty(), "docs/configuration.md has flags that do not exist: {stale:?}");
 }
 
+/// What the options are called whose values are limits.
+const LIMITS: [&str; 4] = ["BYTES", "COUNT", "DURATION", "NAMESPACE=COUNT"];
+/// Options whose values look like limits, but are not.
+const NO_LIMITS: [&str; 9] = [
+    "drain",
+    "drain-delay",
+    "keep-alive",
+    "redis-ping",
+    "retry",
+    "shards",
+    "status-interval",
+    "tally-period",
+    "totals-interval",
+];
+
+#[test]
+fn limits_page_has_the_default_of_every_limit() {
+    let page = include_str!("../../docs/limits.md");
+    let rows: Vec<Vec<&str>> =
+        page.lines().filter(|line| line.starts_with("| ")).map(|line| line.split(" | ").collect()).collect();
+    let bound_of = |name: &str| {
+        let option = format!("`--{name}`");
+        rows.iter().find(|row| row.get(2) == Some(&option.as_str())).map(|row| row[1])
+    };
+    let definition = Cli::definition(Some("serve"));
+    for (name, argument) in flags::all(&definition) {
+        let value_name = argument.get_value_names().and_then(<[_]>::first).map_or("", |name| name.as_str());
+        if !LIMITS.contains(&value_name) || NO_LIMITS.contains(&name) {
+            continue;
+        }
+        let defaults: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+        let bound = if defaults.is_empty() { "no limit".to_owned() } else { format!("`{}`", defaults.join(";")) };
+        assert_eq!(bound_of(name), Some(bound.as_str()), "docs/limits.md, row of --{name}");
+    }
+    let kib = |bytes: usize| format!("{} KiB", bytes / 1024);
+    for (what, bound) in [
+        ("topics of a subscription", tallycast_fanout::MAX_TOPICS.to_string()),
+        ("wildcards of a topic", tallycast_fanout::MAX_WILDCARDS.to_string()),
+        ("bytes of a namespace or topic", tallycast_fanout::MAX_NAMESPACE_BYTES.to_string()),
+        ("segments of a namespace or topic", tallycast_fanout::MAX_NAMESPACE_DEPTH.to_string()),
+        ("request target", kib(tallycast_server::Config::default().max_target_bytes)),
+        ("requests at the same time over HTTP/2", tallycast_server::Config::default().max_http2_streams.to_string()),
+        ("payload of an event", format!("{} MiB", crate::decode::MAX_PAYLOAD_BYTES >> 20)),
+        ("routes", crate::decode::MAX_ROUTES.to_string()),
+    ] {
+        let row = rows.iter().find(|row| row[0] == format!("| {what}")).unwrap_or_else(|| panic!("no row {what:?}"));
+        assert_eq!(row[1], bound, "docs/limits.md, {what}");
+    }
+    let body = format!("{}; {} s", kib(crate::routes::MAX_BODY_BYTES), crate::routes::REQUEST_TIMEOUT.as_secs());
+    assert!(
+        page.contains(&format!("| request body; time until it has arrived | {body} |")),
+        "docs/limits.md, request body"
+    );
+}
+
 #[test]
 fn reloadable_options_exist() {
     let definition = Cli::definition(None);
