@@ -89,6 +89,13 @@ impl LimitError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Client(IpAddr);
 
+impl Client {
+    /// Whether the address is not known.
+    pub(crate) fn is_unspecified(self) -> bool {
+        self.0.is_unspecified()
+    }
+}
+
 impl From<IpAddr> for Client {
     fn from(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
@@ -164,22 +171,21 @@ struct Rate {
 pub(crate) struct SubscriptionPermits {
     limits: Arc<Limits>,
     config: watch::Receiver<Config>,
-    client: IpAddr,
     held: Vec<KeyedPermit<Namespace>>,
-    memory: Option<TopicPermit>,
+    memory: TopicPermit,
 }
 
 impl SubscriptionPermits {
     /// No permits yet, for a client at `client`.
     pub(crate) fn new(limits: Arc<Limits>, config: watch::Receiver<Config>, client: IpAddr) -> Self {
-        Self { limits, config, client, held: Vec::new(), memory: None }
+        let memory = TopicPermit::new(&limits.topics, client);
+        Self { limits, config, held: Vec::new(), memory }
     }
 
     /// Acquires the permits for a stream of `topics` and releases the others. Changes nothing if one is not available.
     pub(crate) fn acquire(&mut self, topics: &Topics) -> Result<(), LimitError> {
         let config = self.config.borrow();
-        let Limits { topics: budget, namespaces, stats, .. } = &*self.limits;
-        let memory = budget.acquire(self.client, topics, self.memory.as_ref(), (&config, stats))?;
+        let Limits { namespaces, stats, .. } = &*self.limits;
         let mut missing = Vec::new();
         let mut needed = Vec::new();
         for NamespaceLimit { namespace, streams } in &config.namespace_limits {
@@ -196,15 +202,15 @@ impl SubscriptionPermits {
             };
             missing.push(permit);
         }
+        self.memory.replace(topics, &config, stats)?;
         self.held.retain(|held| needed.contains(&held.key));
         self.held.append(&mut missing);
-        self.memory = Some(memory);
         Ok(())
     }
 
     /// The permits of a stream whose topics do not change: that for their memory, which every stream has, and the others
     /// added to `permits`.
-    pub(crate) fn into_fixed(self, permits: &mut Permits) -> Option<TopicPermit> {
+    pub(crate) fn into_fixed(self, permits: &mut Permits) -> TopicPermit {
         if !self.held.is_empty() {
             permits.add(self.held);
         }

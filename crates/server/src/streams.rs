@@ -125,7 +125,7 @@ impl Streams {
             let transport = Transport::WebSocket(handshake, Box::new(session));
             return Ok(Stream { info, snapshot, grant, transport, permits, topic_permit: None });
         }
-        let topic_permit = subscription.into_fixed(&mut permits);
+        let topic_permit = Some(subscription.into_fixed(&mut permits));
         Ok(Stream { info, snapshot, grant, transport: Transport::EventStream(coding), permits, topic_permit })
     }
 

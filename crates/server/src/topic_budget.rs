@@ -25,43 +25,45 @@ struct Used {
 pub(crate) struct TopicPermit {
     budget: Arc<TopicBudget>,
     client: Client,
-    bytes: usize,
+    /// A subscription has far fewer than four billion.
+    bytes: u32,
 }
 
-impl TopicBudget {
-    /// Charges a subscription to `topics` of a client at `address`, in the place of `replaced`, which the caller drops. A
-    /// client without an address counts in all only.
-    pub(crate) fn acquire(
-        self: &Arc<Self>,
-        address: IpAddr,
-        topics: &Topics,
-        replaced: Option<&TopicPermit>,
-        (config, stats): (&Config, &Stats),
-    ) -> Result<TopicPermit, LimitError> {
-        let (client, bytes) = (Client::from(address), topics.weight());
-        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let replaced = replaced.map_or(0, |permit| permit.bytes);
-        let of_client = used.by_client.get(&client).map_or(0, |used| *used);
-        if !address.is_unspecified() && of_client + bytes - replaced > config.max_topic_bytes_per_address {
+impl TopicPermit {
+    /// A share of nothing yet, for a client at `address`. A client without an address counts in all only.
+    pub(crate) fn new(budget: &Arc<TopicBudget>, address: IpAddr) -> Self {
+        Self { budget: Arc::clone(budget), client: address.into(), bytes: 0 }
+    }
+
+    /// Charges a subscription to `topics` in the place of the one before. Changes nothing if that is too much.
+    pub(crate) fn replace(&mut self, topics: &Topics, config: &Config, stats: &Stats) -> Result<(), LimitError> {
+        let bytes = u32::try_from(topics.weight()).unwrap_or(u32::MAX);
+        let (new, old) = (bytes as usize, self.bytes as usize);
+        let mut used = self.budget.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_client = used.by_client.get(&self.client).map_or(0, |used| *used) + new - old;
+        let total = used.total + new - old;
+        if new > old && of_client > config.max_topic_bytes_per_address && !self.client.is_unspecified() {
             stats.refused_topics_address.add(1);
             return Err(LimitError::AddressTopics);
         }
-        if used.total + bytes - replaced > config.max_topic_bytes {
+        if new > old && total > config.max_topic_bytes {
             stats.refused_topics.add(1);
             return Err(LimitError::Topics);
         }
-        used.total += bytes;
-        *used.by_client.entry(client).or_default() += bytes;
-        Ok(TopicPermit { budget: Arc::clone(self), client, bytes })
+        used.total = total;
+        used.by_client.insert(self.client, of_client);
+        self.bytes = bytes;
+        Ok(())
     }
 }
 
 impl Drop for TopicPermit {
     fn drop(&mut self) {
         let mut used = self.budget.0.lock().unwrap_or_else(PoisonError::into_inner);
-        used.total -= self.bytes;
+        let bytes = self.bytes as usize;
+        used.total -= bytes;
         if let Some(of_client) = used.by_client.get_mut(&self.client) {
-            *of_client -= self.bytes;
+            *of_client -= bytes;
             if *of_client == 0 {
                 // Only clients with streams take memory.
                 used.by_client.remove(&self.client);
@@ -81,16 +83,20 @@ mod tests {
         let max_topic_bytes_per_address = 2 * topics.weight();
         let max_topic_bytes = 3 * topics.weight();
         let config = Config { max_topic_bytes, max_topic_bytes_per_address, ..Config::default() };
-        let acquire = |address: &str| budget.acquire(address.parse().unwrap(), &topics, None, (&config, &stats));
+        let acquire = |address: &str| {
+            let mut permit = TopicPermit::new(&budget, address.parse().unwrap());
+            permit.replace(&topics, &config, &stats).map(|()| permit)
+        };
         let first = [acquire("10.0.0.1").unwrap(), acquire("10.0.0.1").unwrap()];
         assert_eq!(acquire("10.0.0.1").unwrap_err(), LimitError::AddressTopics);
-        let _second = acquire("10.0.0.2").unwrap();
+        let mut second = acquire("10.0.0.2").unwrap();
+        second.replace(&topics, &config, &stats).expect("its own share is replaced");
         assert_eq!(acquire("10.0.0.2").unwrap_err(), LimitError::Topics);
         drop(first);
         let unknown = [acquire("0.0.0.0").unwrap(), acquire("0.0.0.0").unwrap()];
         assert_eq!(acquire("0.0.0.0").unwrap_err(), LimitError::Topics);
         assert_eq!((stats.refused_topics_address.get(), stats.refused_topics.get()), (1, 2));
-        drop((unknown, _second));
+        drop((unknown, second));
         let used = budget.0.lock().unwrap();
         assert_eq!((used.total, used.by_client.len()), (0, 0));
     }
