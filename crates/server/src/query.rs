@@ -29,8 +29,13 @@ pub(crate) fn wants_snapshot(query: &str) -> Result<bool, String> {
     match value.as_deref() {
         None | Some("0") => Ok(false),
         Some("1") => Ok(true),
-        Some(other) => Err(format!("bad query: snapshot={other}; expected snapshot=1 or snapshot=0\n")),
+        Some(other) => Err(format!("bad query: snapshot={}; expected snapshot=1 or snapshot=0\n", one_line(other))),
     }
+}
+
+/// A decoded value as part of a response of one line, without the control characters that it may have.
+pub(crate) fn one_line(value: &str) -> String {
+    value.replace(char::is_control, "\u{fffd}")
 }
 
 /// Whether `name` is not `known`, but would be in another case, without the `[]` that some libraries append to the names of
@@ -61,6 +66,12 @@ fn is_near(name: &str, known: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_are_one_line() {
+        let error = "bad query: snapshot=a\u{fffd}b; expected snapshot=1 or snapshot=0\n";
+        assert_eq!(wants_snapshot("snapshot=a%0Ab"), Err(error.to_owned()));
+    }
 
     #[test]
     fn near_misses_are_found_and_other_parameters_allowed() {

@@ -1,6 +1,6 @@
 //! The topics that a request's path and query name.
 
-use crate::query::{NearMiss, TOPIC, check_names};
+use crate::query::{NearMiss, TOPIC, check_names, one_line};
 use tallycast_fanout::{MAX_TOPICS, Namespace, Topic, TopicError, Topics};
 
 /// Why a request does not name topics, and where.
@@ -36,7 +36,7 @@ pub(crate) fn topics(prefix: &str, path: &str, query: &str) -> Result<Topics, Re
             return Err(RequestError::Count(TopicError::TooManyTopics));
         }
         let topic = value.parse();
-        topics.push(topic.map_err(|error| RequestError::Query(value.into_owned(), error))?);
+        topics.push(topic.map_err(|error| RequestError::Query(one_line(&value), error))?);
     }
     if topics.is_empty() {
         topics.push(Namespace::root().into());
@@ -69,6 +69,7 @@ mod tests {
         assert_eq!(of("/a,", ""), "bad path after /subscribe: a namespace must not have an empty segment ('//')");
         assert_eq!(of("", "topics=/a"), "bad query: unknown parameter \"topics\"; did you mean topic?");
         assert_eq!(of("", "topic=raw"), "bad query: topic=raw: a namespace must start with '/'");
+        assert_eq!(of("", "topic=%0Araw%0D"), "bad query: topic=\u{fffd}raw\u{fffd}: a namespace must start with '/'");
         let count = "expected at most 64 topics, found more";
         let many = (0..65).map(|number| number.to_string()).collect::<Vec<_>>().join(",");
         assert_eq!(of(&format!("/{many}"), ""), format!("bad path after /subscribe: {count}"));
