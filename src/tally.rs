@@ -221,6 +221,9 @@ fn pace(period: Duration) -> Option<DefaultDirectRateLimiter> {
 }
 
 #[cfg(test)]
+mod pace_tests;
+
+#[cfg(test)]
 mod tests {
     use std::collections::HashMap;
 
