@@ -1,16 +1,20 @@
-//! Arbitrary routes and events: nothing panics, and decoded events are well formed.
+//! Routes and events: nothing panics, and decoded events are well formed. The input is a route, a channel and a payload, on a
+//! line each.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use tallycast::decode::{Route, Routes};
 use tallycast::source::RawEvent;
 
-fuzz_target!(|input: (&str, String, Vec<u8>)| {
-    let (route, channel, payload) = input;
+fuzz_target!(|input: &[u8]| {
+    let mut lines = input.splitn(3, |byte| *byte == b'\n');
+    let mut text = || std::str::from_utf8(lines.next().unwrap_or_default());
+    let (Ok(route), Ok(channel)) = (text(), text()) else { return };
     let Ok(route) = route.parse::<Route>() else { return };
     let Ok(routes) = Routes::new(vec![route]) else { return };
     assert_eq!(routes.selectors().len(), 1);
-    if let Ok(decoded) = routes.decode(RawEvent::new(channel, payload)) {
+    let payload = lines.next().unwrap_or_default().to_vec();
+    if let Ok(decoded) = routes.decode(RawEvent::new(channel.to_owned(), payload)) {
         assert!(!decoded.message.namespace.as_str().contains(char::is_control));
         assert!(decoded.message.event.is_none_or(|event| !event.contains(['\r', '\n'])));
     }

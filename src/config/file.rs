@@ -80,7 +80,8 @@ impl File {
         Self::parse(path, &std::fs::read_to_string(path).map_err(unreadable)?, definition)
     }
 
-    fn parse(path: &Path, text: &str, definition: &clap::Command) -> Result<Self, FileError> {
+    /// Validates the keys and types of a file with `text`.
+    pub(super) fn parse(path: &Path, text: &str, definition: &clap::Command) -> Result<Self, FileError> {
         let table = DeTable::parse(text).map_err(|error| {
             let offset = error.span().unwrap_or_default().start;
             FileError::Syntax {

@@ -55,9 +55,33 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Co
         Some(path) => File::read(&path, &definition).map_err(|error| ConfigError::Usage(error.to_string()))?,
         None => File::default(),
     };
+    resolve(named.as_deref(), &arguments, definition, &file)
+}
+
+/// Reads a command line and the text of a file, for the fuzz targets.
+///
+/// # Errors
+/// For an invalid value.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn read_text(arguments: impl IntoIterator<Item = OsString>, text: &str) -> Result<Command, ConfigError> {
+    let (named, arguments) = arguments::command_first(arguments.into_iter().collect());
+    let definition = Cli::definition(named.as_deref());
+    let file = File::parse(std::path::Path::new("tallycast.toml"), text, &definition);
+    let file = file.map_err(|error| ConfigError::Usage(error.to_string()))?;
+    resolve(named.as_deref(), &arguments, definition, &file)
+}
+
+/// Puts the command line, the environment and the file together.
+fn resolve(
+    named: Option<&str>,
+    arguments: &[OsString],
+    definition: clap::Command,
+    file: &File,
+) -> Result<Command, ConfigError> {
     let definition = file.apply(definition);
-    let explain = |error| explain(error, &definition, named.as_deref(), &arguments, &file);
-    let matches = definition.clone().try_get_matches_from(&arguments).map_err(explain)?;
+    let explain = |error| explain(error, &definition, named, arguments, file);
+    let matches = definition.clone().try_get_matches_from(arguments).map_err(explain)?;
     let command = match Cli::from_arg_matches(&matches).map_err(explain)?.command {
         Some(command) => command,
         None => Subcommands::Serve(Box::new(ServeOptions::from_arg_matches(&matches).map_err(explain)?)),
@@ -79,7 +103,7 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Co
     };
     let print = check || pipeline.print_config;
     let (definition, matches) = chosen(&definition, &matches);
-    let config = compose(source, pipeline, effective::effective(definition, matches, &file))?;
+    let config = compose(source, pipeline, effective::effective(definition, matches, file))?;
     if print {
         return Ok(Command::Print(config.options.iter().map(|option| format!("{option}\n")).collect()));
     }

@@ -65,6 +65,9 @@ mod config;
 mod connection;
 mod event_stream;
 mod fallback;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod header_list;
 mod http1;
 mod hyper_connection;

@@ -65,8 +65,9 @@ pub(crate) async fn read_proxy_header(stream: &mut TcpStream, read: &mut BytesMu
     }
 }
 
+/// What the first bytes of a connection are.
 #[derive(Debug, PartialEq, Eq)]
-enum Parsed {
+pub(crate) enum Parsed {
     /// The header and its length.
     Done(ProxyHeader, usize),
     /// The header is not complete.
@@ -74,7 +75,8 @@ enum Parsed {
     Invalid,
 }
 
-fn parse(read: &[u8]) -> Parsed {
+/// Parses the first bytes of a connection. More bytes never change a decision.
+pub(crate) fn parse(read: &[u8]) -> Parsed {
     let begins = |start: &[u8]| read.starts_with(start) || start.starts_with(read);
     if begins(VERSION_1) {
         let Some(end) = read.windows(2).position(|bytes| bytes == b"\r\n") else { return Parsed::More };

@@ -1,0 +1,51 @@
+//! The parsers of untrusted input, for the fuzz targets only: `cargo fuzz` sets `cfg(fuzzing)`.
+
+use std::net::IpAddr;
+
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+use tallycast_fanout::Topics;
+
+use crate::ClientAddressHeader;
+use crate::proxies;
+
+/// The topics of a request, or why it is refused.
+///
+/// # Errors
+/// The text of the response with status 400.
+pub fn topics(path: &str, query: &str) -> Result<Topics, String> {
+    crate::query::wants_snapshot(query).map_err(|error| error.trim_end_matches('\n').to_owned())?;
+    crate::topics::topics("/subscribe", path, query).map_err(|error| error.to_string())
+}
+
+/// What a connection that starts with some bytes is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProxyHeader {
+    /// Decided: the client that the header names, if any, and the length of the header.
+    Complete(Option<IpAddr>, usize),
+    /// More bytes are needed.
+    Incomplete,
+    /// Refused.
+    Invalid,
+}
+
+/// Parses a header of the PROXY protocol.
+pub fn proxy_header(read: &[u8]) -> ProxyHeader {
+    match proxies::parse(read) {
+        proxies::Parsed::Done(proxies::ProxyHeader::Client(address), length) => {
+            ProxyHeader::Complete(Some(address), length)
+        }
+        proxies::Parsed::Done(_, length) => ProxyHeader::Complete(None, length),
+        proxies::Parsed::More => ProxyHeader::Incomplete,
+        proxies::Parsed::Invalid => ProxyHeader::Invalid,
+    }
+}
+
+/// The client address by the header `name` with `value`, sent by the trusted proxy `peer`.
+pub fn client_address(header: ClientAddressHeader, value: &HeaderValue, proxies: &[IpNet], peer: IpAddr) -> IpAddr {
+    let name = match header {
+        ClientAddressHeader::XForwardedFor => HeaderName::from_static("x-forwarded-for"),
+        ClientAddressHeader::Forwarded => HeaderName::from_static("forwarded"),
+    };
+    proxies::client(&HeaderMap::from_iter([(name, value.clone())]), header, proxies, peer)
+}
