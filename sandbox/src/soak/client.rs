@@ -35,8 +35,13 @@ const READ_BYTES: usize = 16 * 1024;
 /// The receive buffer of a stalled client in bytes: small, so that the server's writes soon block.
 const STALLED_RECEIVE_BUFFER: u32 = 4096;
 
-/// The HTTP/2 window of a stream in bytes, unless the client is stalled.
-const WINDOW: u32 = 64 * 1024;
+/// The HTTP/2 windows of a stream, unless the client is stalled, and of a connection, in bytes: about those of browsers.
+const WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// How many bytes of bookkeeping the HTTP/2 client accepts for small frames that it has received and not read yet. By default it
+/// closes the connection at about a hundred of them, which arrive at once when this program was descheduled.
+const SMALL_FRAMES_BUDGET: usize = 16 * 1024 * 1024;
 
 /// First bytes of masked client frames (RFC 6455, §5.2).
 const TEXT: u8 = 0x81;
@@ -194,7 +199,12 @@ async fn http2(
     let window = if behavior.is_stalled { 0 } else { WINDOW };
     let handshake = async {
         let connection = endpoint.connect(Protocol::Http2, behavior.source, None).await?;
-        anyhow::Ok(h2::client::Builder::new().initial_window_size(window).handshake::<_, &[u8]>(connection).await?)
+        let mut client = h2::client::Builder::new();
+        client
+            .initial_window_size(window)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .data_frame_budget(SMALL_FRAMES_BUDGET);
+        anyhow::Ok(client.handshake::<_, &[u8]>(connection).await?)
     };
     let (requests, connection) = timeout(OPEN_LIMIT, handshake)
         .await

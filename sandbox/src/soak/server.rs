@@ -28,6 +28,9 @@ use crate::{
 /// The time after which the server disconnects stalled readers, shorter than most clients stay.
 const STALL_LIMIT: &str = "10s";
 
+/// The length of the logs: enough for readers that wait for a CPU, which servers and clients share here.
+const LOG_BATCHES: &str = "8192";
+
 /// A kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Kind {
@@ -84,6 +87,7 @@ impl Server {
             .env("TALLYCAST_ADDRESS", address.ip().to_string())
             .env("PORT", address.port().to_string())
             .env("TALLYCAST_STALL_LIMIT", STALL_LIMIT)
+            .env("TALLYCAST_LOG_BATCHES", LOG_BATCHES)
             .env("REDIS_URL", redis);
         let (name, endpoint) = match kind {
             Kind::Plain => ("tallycast", Endpoint::plain(address)),
