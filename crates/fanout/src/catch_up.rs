@@ -80,3 +80,56 @@ impl CatchUp {
         self.chunks.is_empty() && self.skipped == 0 && self.merged.is_none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(text: &'static str, kind: ChunkKind) -> Chunk {
+        Chunk { bytes: Bytes::from_static(text.as_bytes()), messages: 1, kind }
+    }
+
+    #[test]
+    fn chunks_come_in_order_and_all_but_snapshots_are_charged() {
+        let mut catch_up = CatchUp::default();
+        catch_up.push(chunk("snapshot", ChunkKind::Snapshot));
+        catch_up.push(chunk("abc", ChunkKind::Messages));
+        catch_up.push(chunk("de", ChunkKind::Replies));
+        assert_eq!(catch_up.carried(), 3 + 2 + 2 * CHUNK_OVERHEAD);
+        let mut next = || {
+            let chunk = catch_up.next_chunk()?;
+            Some((chunk.bytes, catch_up.carried()))
+        };
+        assert_eq!(next(), Some(("snapshot".into(), 3 + 2 + 2 * CHUNK_OVERHEAD)));
+        assert_eq!(next(), Some(("abc".into(), 2 + CHUNK_OVERHEAD)));
+        assert_eq!(next(), Some(("de".into(), 0)));
+        assert_eq!(next(), None);
+    }
+
+    #[test]
+    fn replies_wait_until_they_are_taken() {
+        let mut catch_up = CatchUp::default();
+        catch_up.push(chunk("abc", ChunkKind::Messages));
+        assert!(!catch_up.has_replies());
+        catch_up.push(chunk("de", ChunkKind::Replies));
+        catch_up.next_chunk();
+        assert!(catch_up.has_replies());
+        catch_up.next_chunk();
+        assert!(!catch_up.has_replies());
+    }
+
+    #[test]
+    fn nothing_is_left_without_chunks_skipped_messages_and_sums() {
+        let mut catch_up = CatchUp::default();
+        assert!(catch_up.is_empty());
+        catch_up.skipped = 1;
+        assert!(!catch_up.is_empty());
+        (catch_up.skipped, catch_up.merged) = (0, Some(1));
+        assert!(!catch_up.is_empty());
+        catch_up.merged = None;
+        catch_up.push(chunk("abc", ChunkKind::Messages));
+        assert!(!catch_up.is_empty());
+        catch_up.next_chunk();
+        assert!(catch_up.is_empty());
+    }
+}
