@@ -325,3 +325,21 @@ fn demo_has_totals_and_posts() {
     assert_eq!(rankings[0]["id"], "1F602");
     assert_eq!(demo.json("/v1/details/1F602")["recent_tweets"].as_array().unwrap().len(), 10);
 }
+
+#[test]
+fn rankings_of_large_members_are_not_read() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connect();
+    for member in 0..80 {
+        let () = connection.zadd(SCORES, format!("{member}{}", "x".repeat(1 << 20)), 1).unwrap();
+    }
+    let tallycast = Tallycast::start(&redis, &[]);
+    let before = tallycast.resident_bytes();
+    let (status, body) = tallycast.get("/v1/rankings");
+    assert_eq!((status, &*body), (503, "{\"error\":\"the store cannot be read: the data take more than 64 MiB\"}\n"));
+    let growth = tallycast.resident_bytes().saturating_sub(before);
+    assert!(growth < 16 << 20, "the server's memory grew by {} KiB", growth / 1024);
+    let () = connection.del(SCORES).unwrap();
+    let () = connection.zadd(SCORES, "26", 1).unwrap();
+    eventually("the rankings are read again", || tallycast.get("/v1/rankings").0 == 200);
+}

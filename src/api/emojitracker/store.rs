@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redis::RedisError;
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tallycast_fanout::Counter;
 
 use crate::redis_client::RedisClient;
@@ -11,6 +11,11 @@ use crate::totals::count_of_score;
 
 /// Posts kept and returned for each emoji, the newest ones.
 const MAX_POSTS: usize = 10;
+
+/// The memory that a key may take in Redis, in bytes: what is read of it takes as much here. Redis estimates it from some
+/// elements.
+const MAX_KEY_BYTES: u64 = 64 * 1024 * 1024;
+const SAMPLES: u32 = 64;
 
 /// A failed read. Clients see the category of the error only, never an address or a key.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -21,6 +26,11 @@ impl StoreError {
     /// A store that was readable before.
     pub(super) fn unavailable() -> Self {
         Self("unavailable".to_owned())
+    }
+
+    fn too_large(key: &str) -> Self {
+        tracing::warn!(key, limit = MAX_KEY_BYTES, "not read: the key takes too much memory");
+        Self(format!("the data take more than {} MiB", MAX_KEY_BYTES >> 20))
     }
 }
 
@@ -86,6 +96,7 @@ impl Store {
     pub(super) async fn scores(&self) -> Result<Vec<(String, i64)>, StoreError> {
         match self {
             Self::Redis { client, scores, max_scores, stats } => {
+                check_size(client, scores).await?;
                 let mut command = redis::cmd("ZREVRANGE");
                 command.arg(scores).arg(0).arg(max_scores - 1).arg("WITHSCORES");
                 let all: Vec<(Vec<u8>, f64)> = client.query(&command).await?;
@@ -110,8 +121,10 @@ impl Store {
     pub(super) async fn posts(&self, id: &str) -> Result<Vec<String>, StoreError> {
         match self {
             Self::Redis { client, .. } => {
+                let key = format!("emojitrack_tweets_{id}");
+                check_size(client, &key).await?;
                 let mut command = redis::cmd("LRANGE");
-                command.arg(format!("emojitrack_tweets_{id}")).arg(0).arg(MAX_POSTS - 1);
+                command.arg(key).arg(0).arg(MAX_POSTS - 1);
                 let posts: Vec<Vec<u8>> = client.query(&command).await?;
                 Ok(posts.iter().map(|post| String::from_utf8_lossy(post).into_owned()).collect())
             }
@@ -128,5 +141,19 @@ impl Store {
             Self::Redis { client, .. } => Ok(client.query(&redis::cmd("PING")).await?),
             Self::Memory(_) => Ok(()),
         }
+    }
+}
+
+/// Refuses to read a key that is too large. A user who may not ask for the size reads any.
+async fn check_size(client: &RedisClient, key: &str) -> Result<(), StoreError> {
+    let mut command = redis::cmd("MEMORY");
+    command.arg("USAGE").arg(key).arg("SAMPLES").arg(SAMPLES);
+    let bytes: Option<u64> = match client.query(&command).await {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => None,
+        answer => answer?,
+    };
+    match bytes {
+        Some(bytes) if bytes > MAX_KEY_BYTES => Err(StoreError::too_large(key)),
+        _ => Ok(()),
     }
 }
