@@ -107,6 +107,51 @@ fn http2_stream_without_window_is_reset_and_others_go_on() {
     eventually("the engine has dropped the stopped stream", || tallycast.counter("/hub/connections") == 1);
 }
 
+/// Far longer than a test.
+const LONG_STALL_LIMIT: [&str; 2] = ["--stall-limit", "1h"];
+
+#[test]
+fn http2_streams_over_the_byte_budget_are_reset_at_once() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &[&LONG_STALL_LIMIT[..], &["--total-log-bytes", "250000"]].concat());
+    let client = Http2::connect(&tallycast, SMALL_WINDOW);
+    let mut stopped = client.get("/subscribe/details/1");
+    let post = "x".repeat(200_000);
+    redis.publish_post("1", &post);
+    // h2 holds a part of the post, and so all of it.
+    eventually("the post has begun", || tallycast.counter("/hub/bytes") > 100_000);
+    redis.publish_post("1", &post);
+    assert!(client.reset(&mut stopped).is_some());
+    tallycast.until_counter("/hub/slow_disconnected", 1);
+    // Both posts are free: another reader may fall behind as far.
+    let behind = Http2::connect(&tallycast, SMALL_WINDOW);
+    let mut events = behind.get("/subscribe/details/2");
+    redis.publish_post("2", &post);
+    let mut taken = 0;
+    while taken < post.len() {
+        taken += behind.take(&mut events).unwrap().unwrap().len();
+    }
+    assert_eq!((tallycast.counter("/hub/slow_disconnected"), tallycast.counter("/hub/shed")), (1, 0));
+}
+
+#[test]
+fn tls_reader_over_the_byte_budget_is_reset_at_once() {
+    let redis = RedisServer::start();
+    let certificate = Certificate::self_signed();
+    let tls = ["--tls-cert", &certificate.certificate(), "--tls-key", &certificate.key()];
+    let flags = [&LONG_STALL_LIMIT[..], &tls, &["--send-buffer", "4096", "--total-log-bytes", "64KiB"]].concat();
+    let tallycast = start_unconnected(&redis, &flags);
+    let stream = request_over_tls(&tallycast, &certificate, &request("/subscribe/details/1"));
+    let post = "x".repeat(1_000_000);
+    eventually("the kernel keeps no connection", || {
+        redis.publish_post("1", &post);
+        tallycast.kernel_connections() == 0
+    });
+    drop(stream);
+    let counters = tallycast.terminate().counters();
+    assert_eq!((&counters["hub"]["shed"], &counters["http"]["stalled"]), (&1.into(), &0.into()), "{counters}");
+}
+
 #[test]
 fn http2_connection_is_closed_gracefully_when_idle() {
     let redis = RedisServer::start();

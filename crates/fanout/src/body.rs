@@ -17,6 +17,11 @@ pub struct BodySender(Arc<Mutex<State>>);
 #[derive(Debug)]
 pub struct BodyReceiver(Arc<Mutex<State>>);
 
+/// Reports that the engine has cut a stream off to a layer that may not be asking for its next piece, because its peer takes
+/// nothing. Until that layer lets go of the pieces that it has, the memory of everything that they are parts of is in use.
+#[derive(Debug)]
+pub struct CutOffSignal(Arc<Mutex<State>>);
+
 /// The engine cut the stream off, because its reader took nothing for too long or fell too far behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the stream was cut off")]
@@ -33,6 +38,10 @@ struct State {
     ended: bool,
     /// The sender cut the stream off.
     cut_off: bool,
+    /// The receiver has failed because of that.
+    failed: bool,
+    /// Woken when the stream is cut off.
+    signal: Option<Waker>,
     /// The receiver has been dropped.
     closed: bool,
     /// Woken when the receiver takes a piece that the sender waits behind, and when it is dropped.
@@ -103,9 +112,10 @@ impl BodySender {
         let mut state = lock(&self.0);
         state.piece = None;
         state.cut_off = true;
-        let receiver = state.receiver.take();
+        let (receiver, signal) = (state.receiver.take(), state.signal.take());
         drop(state);
         wake(receiver);
+        wake(signal);
     }
 }
 
@@ -144,11 +154,10 @@ impl BodyReceiver {
             wake(sender);
             return Poll::Ready(Some(Ok(piece)));
         }
-        if std::mem::take(&mut state.cut_off) {
-            state.ended = true;
+        if state.cut_off && !std::mem::replace(&mut state.failed, true) {
             return Poll::Ready(Some(Err(CutOff)));
         }
-        if state.ended {
+        if state.ended || state.failed {
             return Poll::Ready(None);
         }
         state.receiver = Some(context.waker().clone());
@@ -163,12 +172,29 @@ impl BodyReceiver {
         poll_fn(|context| self.poll_recv(context)).await
     }
 
+    /// The signal that this stream has been cut off. Only one of them is woken.
+    pub fn cut_off_signal(&self) -> CutOffSignal {
+        CutOffSignal(Arc::clone(&self.0))
+    }
+
     /// The piece that waits, if there is one.
     pub fn try_recv(&mut self) -> Option<Bytes> {
         match self.poll_recv(&Context::from_waker(Waker::noop())) {
             Poll::Ready(Some(Ok(piece))) => Some(piece),
             _ => None,
         }
+    }
+}
+
+impl CutOffSignal {
+    /// Waits until the engine cuts the stream off, which it does not do to one that has ended.
+    pub fn poll(&self, context: &Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.0);
+        if state.cut_off {
+            return Poll::Ready(());
+        }
+        state.signal = Some(context.waker().clone());
+        Poll::Pending
     }
 }
 

@@ -57,7 +57,7 @@ mod topic;
 mod totals;
 mod trie;
 
-pub use body::{BodyReceiver, BodySender, CutOff, body};
+pub use body::{BodyReceiver, BodySender, CutOff, CutOffSignal, body};
 pub use close::{CloseReason, close_gracefully};
 pub use config::{Builder, Config};
 pub use fanout::Fanout;

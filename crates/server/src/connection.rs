@@ -146,7 +146,7 @@ async fn serve_until(
         return match protocol {
             Protocol::Tls => encrypted(socket, tls, deadline, connection).await,
             Protocol::Http1 | Protocol::Http2 => {
-                http1::answer_and_close(socket.stream, http1::MISDIRECTED_REQUEST).await;
+                http1::answer_and_close(socket.into_stream(), http1::MISDIRECTED_REQUEST).await;
             }
         };
     }

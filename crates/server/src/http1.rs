@@ -130,12 +130,15 @@ pub(crate) async fn serve(socket: Socket, Connection { peer, state, mut timer, g
         .await
     };
     let http1::Parts { io, read_buf, .. } = connection.into_parts();
-    let socket = io.into_inner().stream;
+    let socket = io.into_inner();
+    if state.is_stalled() {
+        // It is reset.
+        return;
+    }
+    let socket = socket.into_stream();
     match end {
         HyperEnd::Takeover(takeover) => take_over(takeover, socket, &read_buf, guard, &shared).await,
         HyperEnd::Expired(Expired::Head) => head_timeout(socket, peer, guard, &shared).await,
-        // The socket is reset.
-        HyperEnd::Closed if state.is_stalled() => {}
         HyperEnd::Closed if peer.is_over_limit => {
             drop(guard);
             if let Some(_slot) = shared.refusal_slot() {

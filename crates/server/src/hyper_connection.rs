@@ -17,6 +17,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tallycast_fanout::CutOffSignal;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
@@ -27,7 +28,7 @@ use crate::request_timer::{Expired, RequestTimer};
 use crate::response::{ResponseBody, WholeResponse, boxed};
 use crate::routes::{Answer, answer, fallback};
 use crate::server::{RequestLog, Shared};
-use crate::stream_watch::{SEND_BUFFER, StreamExecutor, WatchedBody};
+use crate::stream_watch::{SEND_BUFFER, StreamExecutor, WatchedBody, reset_at};
 use crate::streams::{over_limit, try_again};
 
 /// An HTTP/2 connection without traffic is sent a ping after this time, and closed if the answer takes as long.
@@ -79,7 +80,7 @@ pub(crate) async fn serve_http2(
             let (response, permits) = match http2.admit() {
                 Ok(permits) => {
                     let guard = Arc::clone(&http2.guard);
-                    (respond(request, peer, guard, Some(&http2.snapshots), &http2.shared).await, permits)
+                    (respond(request, peer, guard, Some(&http2.snapshots), reset_at, &http2.shared).await, permits)
                 }
                 Err(error) => (boxed(over_limit(&error)), Permits::default()),
             };
@@ -96,7 +97,7 @@ pub(crate) async fn serve_http2(
         .max_send_buf_size(SEND_BUFFER)
         .serve_connection(TokioIo::new(io), service);
     let timer = RequestTimer::http2(Arc::clone(&state), config.idle_timeout);
-    drive(connection, http2::Connection::graceful_shutdown, timer, peer, &shared).await;
+    drive(connection, http2::Connection::graceful_shutdown, &state, timer, peer, &shared).await;
 }
 
 /// Serves one connection with HTTP/1 over TLS.
@@ -110,9 +111,9 @@ pub(crate) async fn serve_http1(
         let (state, shared) = (Arc::clone(&state), Arc::clone(&shared));
         move |request: Request<Incoming>| {
             let open = state.begin_request();
-            let (guard, shared) = (Arc::clone(&guard), Arc::clone(&shared));
+            let (guard, state, shared) = (Arc::clone(&guard), Arc::clone(&state), Arc::clone(&shared));
             async move {
-                let response = respond(request, peer, guard, None, &shared).await;
+                let response = respond(request, peer, guard, None, |signal| state.close_at(signal), &shared).await;
                 Ok::<_, Infallible>(response.map(|body| crate::http1::EndMarked::new(body, open)))
             }
         }
@@ -123,13 +124,14 @@ pub(crate) async fn serve_http1(
         .max_buf_size(shared.config().max_head_bytes)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
-    drive(connection, http1::UpgradeableConnection::graceful_shutdown, timer, peer, &shared).await;
+    drive(connection, http1::UpgradeableConnection::graceful_shutdown, &state, timer, peer, &shared).await;
 }
 
 /// Runs a connection until it has ended, or reaches a limit.
 async fn drive<C: Future<Output = hyper::Result<()>>>(
     connection: C,
     graceful_shutdown: impl Fn(Pin<&mut C>),
+    state: &IoState,
     mut timer: RequestTimer,
     peer: Peer,
     shared: &Shared,
@@ -145,6 +147,10 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                 return Poll::Ready(Ok(ended));
+            }
+            if state.poll_cut_off(context).is_ready() {
+                // Dropping the connection resets it.
+                return Poll::Ready(Ok(Ok(())));
             }
             match std::task::ready!(timer.poll(context)) {
                 Expired::Idle if !closing => {
@@ -180,12 +186,14 @@ impl Http2 {
     }
 }
 
-/// The response to a request. Over HTTP/2, `snapshots` limits the streams of the connection that take a snapshot.
+/// The response to a request. Over HTTP/2, `snapshots` limits the streams of the connection that take a snapshot. `abort_at` gets
+/// the signal at which a stream has to end even if its client takes nothing.
 async fn respond(
     request: Request<Incoming>,
     peer: Peer,
     guard: Arc<ConnectionGuard>,
     snapshots: Option<&Arc<Semaphore>>,
+    abort_at: impl FnOnce(CutOffSignal),
     shared: &Shared,
 ) -> Response<ResponseBody> {
     let (mut request, body) = request.into_parts();
@@ -195,7 +203,11 @@ async fn respond(
         Answer::Whole(response) => boxed(response),
         Answer::Fallback => fallback(Request::from_parts(request, body), client, shared).await,
         Answer::Stream(stream) => match snapshot_permit(snapshots.filter(|_| stream.snapshot), shared).await {
-            Ok(permit) => boxed(shared.streams.respond(*stream, &mut request, Some(Box::new(guard)), permit).await),
+            Ok(permit) => {
+                let response = shared.streams.respond(*stream, &mut request, Some(Box::new(guard)), permit).await;
+                response.body().cut_off_signal().map(abort_at);
+                boxed(response)
+            }
             Err(response) => boxed(response),
         },
     };

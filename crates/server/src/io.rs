@@ -1,6 +1,6 @@
 //! The socket as hyper and rustls see it. Bytes that were read ahead come first, a write that makes no progress fails, and what
 //! happened is recorded: so the socket can be taken over once hyper has written everything, and it is known what a connection
-//! waits for.
+//! waits for. A connection that is dropped, not shut down, is reset, so that the kernel does not keep what its peer does not read.
 
 use std::io;
 use std::pin::Pin;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
+use tallycast_fanout::CutOffSignal;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
@@ -20,7 +21,7 @@ use crate::Stats;
 /// A socket with bytes that were already read from it, and a limit on the time for which its peer may accept no data.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    pub(crate) stream: TcpStream,
+    stream: TcpStream,
     read_ahead: Bytes,
     write_timeout: Duration,
     /// Runs while a write waits for the peer.
@@ -46,6 +47,8 @@ pub(crate) struct IoState {
     complete: AtomicUsize,
     /// Of the connection, for the end of a response: responses over HTTP/2 have tasks of their own.
     waker: Mutex<Option<Waker>>,
+    /// Of the engine's stream that is the response over HTTP/1, if it is one.
+    cut_off: Mutex<Option<CutOffSignal>>,
 }
 
 /// A request whose response is not complete; it is when this is dropped.
@@ -81,6 +84,19 @@ impl IoState {
         self.read.load(Ordering::Acquire)
     }
 
+    /// Has the connection closed at this signal, although its peer takes nothing, so that hyper does not ask for more and would not
+    /// learn of it. Without TLS, the engine owns the socket of such a response.
+    #[cfg(feature = "tls")]
+    pub(crate) fn close_at(&self, signal: CutOffSignal) {
+        *self.cut_off.lock().unwrap_or_else(PoisonError::into_inner) = Some(signal);
+    }
+
+    /// Waits until the engine cuts the response off.
+    pub(crate) fn poll_cut_off(&self, context: &Context<'_>) -> Poll<()> {
+        let signal = self.cut_off.lock().unwrap_or_else(PoisonError::into_inner);
+        signal.as_ref().map_or(Poll::Pending, |signal| signal.poll(context))
+    }
+
     /// Whether the peer accepted no data for too long, so that the connection failed.
     pub(crate) fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Acquire)
@@ -106,21 +122,31 @@ impl Socket {
         state: Arc<IoState>,
         stats: Arc<Stats>,
     ) -> Self {
+        // Here and below, a socket that refuses the option is closed already.
+        let _ = stream.set_zero_linger();
         Self { stream, read_ahead, write_timeout, stall: None, state, stats }
     }
 
-    /// Fails a write that has been pending for too long without any byte accepted. While one is pending, closing the socket
-    /// resets the connection, so that the kernel does not keep what the peer does not read.
+    /// The socket alone, which closes as any other.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.deliver_unsent();
+        self.stream
+    }
+
+    /// Has the kernel go on with what is not sent when the socket is closed.
+    fn deliver_unsent(&self) {
+        let _ = SockRef::from(&self.stream).set_linger(None);
+    }
+
+    /// Fails a write that has been pending for too long without any byte accepted.
     fn limit_stall(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             if self.stall.take().is_some() {
-                self.set_blocked(false);
+                self.state.blocked.store(false, Ordering::Release);
             }
             return written;
         }
-        if self.stall.is_none() {
-            self.set_blocked(true);
-        }
+        self.state.blocked.store(true, Ordering::Release);
         let limit = self.write_timeout;
         let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(stall.as_mut().poll(context));
@@ -128,12 +154,6 @@ impl Socket {
             self.stats.stalled.add(1);
         }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-
-    fn set_blocked(&self, blocked: bool) {
-        self.state.blocked.store(blocked, Ordering::Release);
-        // A socket that refuses the option is about to be closed anyway.
-        let _ = SockRef::from(&self.stream).set_linger(blocked.then_some(Duration::ZERO));
     }
 }
 
@@ -185,6 +205,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.deliver_unsent();
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

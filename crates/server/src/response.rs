@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
-use tallycast_fanout::{BodyReceiver, CutOff};
+use tallycast_fanout::{BodyReceiver, CutOff, CutOffSignal};
 
 use crate::limits::Permits;
 
@@ -43,6 +43,14 @@ impl StreamBody {
     /// What the engine sends to the other end. `permits` are released with the body.
     pub(crate) fn stream(stream: BodyReceiver, permits: Permits) -> Self {
         Self(Content::Stream(stream, permits))
+    }
+
+    /// The signal that the engine has cut the stream off, if this is one.
+    pub(crate) fn cut_off_signal(&self) -> Option<CutOffSignal> {
+        match &self.0 {
+            Content::Whole(_) => None,
+            Content::Stream(stream, _) => Some(stream.cut_off_signal()),
+        }
     }
 }
 

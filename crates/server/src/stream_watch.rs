@@ -1,4 +1,5 @@
-//! HTTP/2 streams (RFC 9113): a response whose client takes no data is reset, even if the socket makes progress with other streams.
+//! HTTP/2 streams (RFC 9113): a response whose client takes no data is reset, even if the socket makes progress with other streams,
+//! and so is one that the engine has cut off.
 //!
 //! Flow control lets a client stop a single stream. hyper then asks the body for nothing and holds what it has got, so neither
 //! body nor socket notices. Here every piece of a body knows when h2 has written it or dropped it. A body ends only after its
@@ -7,13 +8,14 @@
 
 use std::io::IoSlice;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
+use tallycast_fanout::CutOffSignal;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::Stats;
@@ -44,15 +46,31 @@ struct Progress {
     moved_at: Instant,
     /// For the end of the wait.
     waker: Option<Waker>,
+    /// Of the engine's stream in the response, if it is one.
+    cut_off: Option<CutOffSignal>,
+}
+
+/// How the task of a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TaskEnd {
+    Complete,
+    /// Its client took no data for too long.
+    Stalled,
+    /// The engine cut it off, and counted that.
+    CutOff,
 }
 
 impl StreamProgress {
     fn new() -> Self {
-        Self(Mutex::new(Progress { unsent: 0, moved_at: Instant::now(), waker: None }))
+        Self(Mutex::new(Progress { unsent: 0, moved_at: Instant::now(), waker: None, cut_off: None }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, change: impl FnOnce(&mut usize)) {
-        let mut progress = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = self.lock();
         change(&mut progress.unsent);
         progress.moved_at = Instant::now();
         if progress.unsent == 0
@@ -63,24 +81,36 @@ impl StreamProgress {
     }
 
     fn unsent(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).unsent
+        self.lock().unsent
     }
 
     /// When bytes last moved, if there are any that wait.
     fn waiting_since(&self) -> Option<Instant> {
-        let progress = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let progress = self.lock();
         (progress.unsent > 0).then_some(progress.moved_at)
+    }
+
+    /// Waits until the engine cuts the stream off.
+    fn poll_cut_off(&self, context: &Context<'_>) -> Poll<()> {
+        self.lock().cut_off.as_ref().map_or(Poll::Pending, |signal| signal.poll(context))
     }
 
     /// Waits until everything is written.
     fn poll_sent(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut progress = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut progress = self.lock();
         if progress.unsent == 0 {
             return Poll::Ready(());
         }
         progress.waker = Some(context.waker().clone());
         Poll::Pending
     }
+}
+
+/// Has the stream whose task this is reset at this signal, although its client takes nothing, so that hyper does not ask for more
+/// and would not learn of it.
+pub(crate) fn reset_at(signal: CutOffSignal) {
+    // Outside such a task nothing watches.
+    let _ = PROGRESS.try_with(|progress| progress.lock().cut_off = Some(signal));
 }
 
 /// A piece of a body, on its way to the socket.
@@ -198,7 +228,7 @@ where
         let watched = {
             let progress = Arc::clone(&progress);
             async move {
-                if until_stalled(stream, &progress, stall_limit).await.is_none() {
+                if run(stream, &progress, stall_limit).await == TaskEnd::Stalled {
                     stats.stalled.add(1);
                     tracing::debug!("HTTP/2 stream reset: its client took no data for too long");
                 }
@@ -208,14 +238,17 @@ where
     }
 }
 
-/// Runs the task of a stream. Drops it and returns `None` if bytes wait and none are written for `limit`.
-async fn until_stalled<T>(stream: impl Future<Output = T>, progress: &StreamProgress, limit: Duration) -> Option<T> {
+/// Runs the task of a stream. Drops it if bytes wait and none are written for `limit`, or if the engine cuts the stream off.
+async fn run(stream: impl Future<Output = ()>, progress: &StreamProgress, limit: Duration) -> TaskEnd {
     let mut stream = pin!(stream);
     // Only streams that wait have one.
     let mut timer = None::<Pin<Box<Sleep>>>;
     std::future::poll_fn(|context| {
-        if let Poll::Ready(ended) = stream.as_mut().poll(context) {
-            return Poll::Ready(Some(ended));
+        if stream.as_mut().poll(context).is_ready() {
+            return Poll::Ready(TaskEnd::Complete);
+        }
+        if progress.poll_cut_off(context).is_ready() {
+            return Poll::Ready(TaskEnd::CutOff);
         }
         let Some(moved_at) = progress.waiting_since() else {
             timer = None;
@@ -226,7 +259,7 @@ async fn until_stalled<T>(stream: impl Future<Output = T>, progress: &StreamProg
         if timer.deadline() < deadline {
             timer.as_mut().reset(deadline);
         }
-        timer.as_mut().poll(context).map(|()| None)
+        timer.as_mut().poll(context).map(|()| TaskEnd::Stalled)
     })
     .await
 }
