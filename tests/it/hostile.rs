@@ -196,6 +196,16 @@ fn snapshots_on_one_http2_connection_are_limited() {
 }
 
 #[test]
+fn http2_connection_receives_few_bytes_of_request_bodies() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &[]);
+    let client = Http2::connect(&tallycast, SMALL_WINDOW);
+    // The first response shows that the client has the server's settings.
+    assert_eq!(client.get("/healthz").status, 200);
+    assert_eq!(client.send_capacity("/subscribe/raw"), 65_535);
+}
+
+#[test]
 fn http2_streams_count_as_connections() {
     let redis = RedisServer::start();
     for (flag, status) in [("--max-connections", 503), ("--max-per-address", 429)] {

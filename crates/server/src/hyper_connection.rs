@@ -36,6 +36,9 @@ const PING: Duration = Duration::from_secs(20);
 /// Snapshots that one HTTP/2 connection may be taking at the same time; further streams wait for their turn. Each may be large,
 /// and the client alone decides how long it takes.
 const SNAPSHOTS: usize = 4;
+/// Bytes of request bodies that a client may send before they are read, on one connection: the least that RFC 9113, §6.9.2, has.
+/// h2 keeps them while a request waits for its turn. hyper's default is a megabyte.
+const RECEIVE_WINDOW: u32 = 65_535;
 /// The time for a connection that was idle to close gracefully: a request may be on its way.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -95,6 +98,8 @@ pub(crate) async fn serve_http2(
         .max_concurrent_streams(config.max_http2_streams)
         .max_header_list_size(u32::try_from(config.max_head_bytes).unwrap_or(u32::MAX))
         .max_send_buf_size(SEND_BUFFER)
+        .initial_stream_window_size(RECEIVE_WINDOW)
+        .initial_connection_window_size(RECEIVE_WINDOW)
         .serve_connection(TokioIo::new(io), service);
     let timer = RequestTimer::http2(Arc::clone(&state), config.idle_timeout);
     drive(connection, http2::Connection::graceful_shutdown, &state, timer, peer, &shared).await;

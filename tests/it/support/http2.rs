@@ -1,5 +1,7 @@
 //! A raw HTTP/2 client, which decides itself what it takes.
 
+use std::future::poll_fn;
+
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::client::{Builder, SendRequest};
@@ -63,6 +65,21 @@ impl Http2 {
             Ok::<_, h2::Error>(responses)
         });
         responses.unwrap()
+    }
+
+    /// Requests `path` with a body, and returns how many bytes of it the server is ready to receive.
+    #[track_caller]
+    pub(crate) fn send_capacity(&self, path: &str) -> usize {
+        let request = Request::get(format!("http://localhost{path}")).body(()).unwrap();
+        let capacity = self.runtime.block_on(async {
+            let (_response, mut body) = self.sender.clone().ready().await?.send_request(request, false)?;
+            body.reserve_capacity(1 << 30);
+            timeout(LIMIT, poll_fn(|context| body.poll_capacity(context)))
+                .await
+                .expect("no capacity in time")
+                .transpose()
+        });
+        capacity.unwrap().unwrap()
     }
 
     /// Takes the next bytes of a stream; `None` at its end.
