@@ -19,6 +19,7 @@ use tallycast::source::{BrokerState, Supervisor};
 use tallycast::{decode, routes, tally};
 use tallycast_fanout::{Fanout, inbox};
 use tallycast_server::Server;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 /// Returns memory to the system after a rush of clients, which the system's allocator does not.
@@ -36,7 +37,13 @@ fn main() -> ExitCode {
         Err(error) => return error.print(),
     };
     let log = process::start_logging(config.log.clone(), config.log_format);
-    match run(*config, log) {
+    let outcome = Runtime::new().context("cannot start the runtime").and_then(|runtime| {
+        let outcome = runtime.block_on(run(*config, log));
+        // Dropping it would wait for a stage that is computing when the time for the shutdown is over.
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -45,7 +52,6 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
 async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let files = process::raise_file_limit();
     process::warn_of_exposed_admin(&config);
