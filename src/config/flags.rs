@@ -440,8 +440,8 @@ pub(super) struct ServerOptions {
         value_name = "NAMESPACE=COUNT"
     )]
     pub(super) namespace_limits: Vec<NamespaceLimit>,
-    /// Size of the topics of the open streams per client address (IPv6: per /64 network): about 500 bytes per stream, and 256
-    /// and three times its length per topic. Further ones are answered with 429
+    /// Size of the topics of the open streams per client address (IPv6: per /64 network): about 500 bytes and the
+    /// length of the path per stream, and 256 bytes and twice its length per topic. Further ones are answered with 429
     #[arg(
         long,
         env = "TALLYCAST_MAX_TOPIC_BYTES_PER_ADDRESS",

@@ -58,6 +58,21 @@ fn topics_are_bounded_per_address() {
 }
 
 #[test]
+fn paths_of_streams_are_bounded_like_their_topics() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--max-topic-bytes-per-address", "8KiB"]);
+    // One topic, in a path of 4 KB.
+    let path = format!("/subscribe/{}", vec!["%61".repeat(20); 64].join(","));
+    let first = Raw::subscribe(&tallycast, &path);
+    assert_eq!(tallycast.get(&path).0, 429);
+    drop(first);
+    eventually("a closed stream gives its share back", || {
+        let mut raw = Raw::request(&tallycast, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
+        raw.head().starts_with("HTTP/1.1 200 ")
+    });
+}
+
+#[test]
 fn topics_of_a_websocket_are_bounded_too() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--max-topic-bytes", "10KiB"]);

@@ -266,8 +266,8 @@ impl Topics {
         const FEED: usize = 512;
         /// Of a topic: two nodes of the trie, and its place in the set.
         const TOPIC: usize = 256;
-        /// The text of a topic is in the set, in the trie, and in the request.
-        const COPIES: usize = 3;
+        /// The text of a topic is in the set and in the trie.
+        const COPIES: usize = 2;
         FEED + self.iter().map(|topic| TOPIC + COPIES * topic.path.as_str().len()).sum::<usize>()
     }
 

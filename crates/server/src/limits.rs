@@ -171,15 +171,17 @@ struct Rate {
 pub(crate) struct SubscriptionPermits {
     limits: Arc<Limits>,
     config: watch::Receiver<Config>,
+    /// The length of the request's path, which is kept for operators.
+    path_bytes: usize,
     held: Vec<KeyedPermit<Namespace>>,
     memory: TopicPermit,
 }
 
 impl SubscriptionPermits {
-    /// No permits yet, for a client at `client`.
-    pub(crate) fn new(limits: Arc<Limits>, config: watch::Receiver<Config>, client: IpAddr) -> Self {
+    /// No permits yet, for a client at `client` that requested a path of `path_bytes`.
+    pub(crate) fn new(limits: Arc<Limits>, config: watch::Receiver<Config>, client: IpAddr, path_bytes: usize) -> Self {
         let memory = TopicPermit::new(&limits.topics, client);
-        Self { limits, config, held: Vec::new(), memory }
+        Self { limits, config, path_bytes, held: Vec::new(), memory }
     }
 
     /// Acquires the permits for a stream of `topics` and releases the others. Changes nothing if one is not available.
@@ -202,7 +204,7 @@ impl SubscriptionPermits {
             };
             missing.push(permit);
         }
-        self.memory.replace(topics, &config, stats)?;
+        self.memory.replace(topics.weight() + self.path_bytes, &config, stats)?;
         self.held.retain(|held| needed.contains(&held.key));
         self.held.append(&mut missing);
         Ok(())
@@ -359,7 +361,8 @@ mod tests {
         let (limits, config) = (Arc::new(limits), watch::channel(config).1);
         let topics = |topic: &str| Topics::new(vec![topic.parse().unwrap()]).unwrap();
         let admit = |namespace: &str| {
-            let mut permits = SubscriptionPermits::new(Arc::clone(&limits), config.clone(), Ipv4Addr::LOCALHOST.into());
+            let mut permits =
+                SubscriptionPermits::new(Arc::clone(&limits), config.clone(), Ipv4Addr::LOCALHOST.into(), 0);
             permits.acquire(&topics(namespace)).map(|()| permits)
         };
         let mut first = admit("/details/26").unwrap();

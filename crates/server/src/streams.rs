@@ -94,7 +94,12 @@ impl Streams {
         }
         #[cfg(feature = "websocket")]
         let handshake = if is_upgrade(request) { Some(handshake::accept(request, self)?) } else { None };
-        let mut subscription = SubscriptionPermits::new(Arc::clone(&self.limits), self.config.clone(), client.ip);
+        let mut subscription = SubscriptionPermits::new(
+            Arc::clone(&self.limits),
+            self.config.clone(),
+            client.ip,
+            request.uri.path().len(),
+        );
         if request.method == Method::GET {
             subscription.acquire(&topics).map_err(|error| over_limit(&error))?;
         }

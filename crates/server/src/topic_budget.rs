@@ -1,11 +1,9 @@
 //! The memory of subscriptions: bounded for each client address, and in all. Topics that no other reader has take memory in
-//! the engine for as long as the stream is open, whether anything is sent to them or not.
+//! the engine for as long as the stream is open, whether anything is sent to them or not, and so does the path of the request.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-
-use tallycast_fanout::Topics;
 
 use crate::limits::{Client, LimitError};
 use crate::{Config, Stats};
@@ -35,9 +33,9 @@ impl TopicPermit {
         Self { budget: Arc::clone(budget), client: address.into(), bytes: 0 }
     }
 
-    /// Charges a subscription to `topics` in the place of the one before. Changes nothing if that is too much.
-    pub(crate) fn replace(&mut self, topics: &Topics, config: &Config, stats: &Stats) -> Result<(), LimitError> {
-        let bytes = u32::try_from(topics.weight()).unwrap_or(u32::MAX);
+    /// Charges a subscription of `bytes` in the place of the one before. Changes nothing if that is too much.
+    pub(crate) fn replace(&mut self, bytes: usize, config: &Config, stats: &Stats) -> Result<(), LimitError> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let (new, old) = (bytes as usize, self.bytes as usize);
         let mut used = self.budget.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_client = used.by_client.get(&self.client).map_or(0, |used| *used) + new - old;
@@ -79,18 +77,16 @@ mod tests {
     #[test]
     fn subscriptions_are_charged_per_address_and_in_all() {
         let (budget, stats) = (Arc::<TopicBudget>::default(), Stats::default());
-        let topics = Topics::new((0..3).map(|number| format!("/a/{number}").parse().unwrap()).collect()).unwrap();
-        let max_topic_bytes_per_address = 2 * topics.weight();
-        let max_topic_bytes = 3 * topics.weight();
+        let (max_topic_bytes_per_address, max_topic_bytes) = (2000, 3000);
         let config = Config { max_topic_bytes, max_topic_bytes_per_address, ..Config::default() };
         let acquire = |address: &str| {
             let mut permit = TopicPermit::new(&budget, address.parse().unwrap());
-            permit.replace(&topics, &config, &stats).map(|()| permit)
+            permit.replace(1000, &config, &stats).map(|()| permit)
         };
         let first = [acquire("10.0.0.1").unwrap(), acquire("10.0.0.1").unwrap()];
         assert_eq!(acquire("10.0.0.1").unwrap_err(), LimitError::AddressTopics);
         let mut second = acquire("10.0.0.2").unwrap();
-        second.replace(&topics, &config, &stats).expect("its own share is replaced");
+        second.replace(1000, &config, &stats).expect("its own share is replaced");
         assert_eq!(acquire("10.0.0.2").unwrap_err(), LimitError::Topics);
         drop(first);
         let unknown = [acquire("0.0.0.0").unwrap(), acquire("0.0.0.0").unwrap()];
