@@ -54,8 +54,9 @@ pub(crate) fn warn_of_exposed_admin(config: &Config) {
 }
 
 /// Open files that are not for clients: the broker, the listener, the log, the runtime, and connections over the limit that are
-/// sent a response. Half of the limit where that is less.
+/// sent a response. Half of the limit where that is less, but not less than these need.
 const RESERVED_FILES: u64 = 64;
+const LEAST_RESERVED_FILES: u64 = 48;
 
 /// The number of files that the process may have open; `None` without a limit.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +67,8 @@ impl FileLimit {
     /// the broker could not be connected again.
     pub(crate) fn clamp(self, config: &mut tallycast_server::Config) {
         let Some(files) = self.0 else { return };
-        let possible = usize::try_from(files - RESERVED_FILES.min(files / 2)).unwrap_or(usize::MAX);
+        let reserved = (files / 2).clamp(LEAST_RESERVED_FILES, RESERVED_FILES);
+        let possible = usize::try_from(files.saturating_sub(reserved).max(1)).unwrap_or(usize::MAX);
         if config.max_connections > possible {
             tracing::warn!(
                 open_files = files,

@@ -273,7 +273,7 @@ fn probes_and_admin_routes_answer_when_all_slots_are_taken() {
 fn broker_is_reconnected_when_all_slots_are_taken() {
     let mut redis = RedisServer::start();
     let mut limited = std::process::Command::new("sh");
-    limited.args(["-c", "ulimit -n 96; exec \"$0\" serve", env!("CARGO_BIN_EXE_tallycast")]);
+    limited.args(["-c", "ulimit -n 64; exec \"$0\" serve", env!("CARGO_BIN_EXE_tallycast")]);
     let tallycast = Tallycast::spawn_limited(limited, &redis);
     tallycast.wait_for_log("--max-connections lowered to what the limit on open files allows");
     let raw = EventSource::open(&tallycast, "/subscribe/raw");
