@@ -163,6 +163,43 @@ mod tests {
     }
 
     #[test]
+    fn log_counts_messages_and_costs_nothing_when_empty() {
+        let mut log = Log::default();
+        for messages in [1, 20, 300] {
+            log.push(Batch { messages, ..batch("a") });
+        }
+        assert_eq!([0, 1, 2, 3].map(|position| log.messages_since(position)), [321, 320, 300, 0]);
+        assert_eq!(log.since(1).len(), 2);
+        log.release(2);
+        assert!(log.batches.capacity() > 0);
+        log.release(3);
+        assert_eq!((log.base(), log.bytes(), log.batches.capacity()), (3, 0, 0));
+    }
+
+    #[test]
+    fn merged_tallies_weigh_what_their_messages_do() {
+        let tally =
+            |namespace: &str| Message::tally(namespace.parse().unwrap(), [("key".to_owned(), 1)].into_iter().collect());
+        let mut merged = MergedTallies::default();
+        assert_eq!(merged.weight(), 0);
+        for namespace in ["/a", "/b", "/b"] {
+            merged.absorb(&tally(namespace));
+        }
+        assert_eq!(merged.weight(), tally("/a").weight() + tally("/b").weight());
+    }
+
+    #[test]
+    fn tallies_of_different_events_are_not_mixed() {
+        let tally = |event: Option<&str>| {
+            let tally = [("k".to_owned(), 1)].into_iter().collect();
+            Message { event: event.map(Arc::from), ..Message::tally(Namespace::root(), tally) }
+        };
+        let mut merged = MergedTallies::default();
+        [tally(None), tally(Some("a")), tally(Some("b"))].iter().for_each(|message| merged.absorb(message));
+        assert_eq!(merged.tallies, [tally(None), tally(Some("a")), tally(Some("b"))]);
+    }
+
+    #[test]
     fn tallies_of_different_namespaces_are_not_mixed() {
         let tally = |namespace: &str, count| {
             Message::tally(namespace.parse::<Namespace>().unwrap(), [("k".to_owned(), count)].into_iter().collect())

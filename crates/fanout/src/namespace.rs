@@ -171,6 +171,26 @@ mod tests {
     }
 
     #[test]
+    fn segments_without_a_place_in_a_path_are_refused() {
+        for segment in ["a/b", "\n", "a\u{7f}"] {
+            assert_eq!(Namespace::from_segments([segment]), Err(NamespaceError::Forbidden), "{segment:?}");
+        }
+        assert_eq!(Namespace::from_segments(["a", ""]), Err(NamespaceError::EmptySegment));
+        assert_eq!("a".parse::<Namespace>(), Err(NamespaceError::NotAbsolute));
+        assert_eq!(Namespace::from_segments([]), Ok(Namespace::root()));
+        assert_eq!(format!("{:?} {}", ns("/a b"), ns("/a b")), "\"/a b\" /a b");
+        assert_eq!(ns("/a/b").segments().collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn percent_encoding_is_decoded_once() {
+        assert_eq!(decode("a%20%2541%F0%9F%98%82z").as_deref(), Ok("a %41😂z"));
+        for segment in ["%", "%4", "%g0", "%0g", "%ff", "a%"] {
+            assert_eq!(decode(segment), Err(NamespaceError::Encoding), "{segment}");
+        }
+    }
+
+    #[test]
     fn bounds_are_enforced() {
         let deep = "/a".repeat(MAX_NAMESPACE_DEPTH);
         assert!(deep.parse::<Namespace>().is_ok());

@@ -324,6 +324,35 @@ mod tests {
     }
 
     #[test]
+    fn weight_grows_with_topics_and_their_length() {
+        let weight = |topics: &[&str]| {
+            Topics::new(topics.iter().map(|topic| topic.parse().unwrap()).collect()).unwrap().weight()
+        };
+        assert_eq!(weight(&["/a"]), 512 + 256 + 2 * 2);
+        assert_eq!(weight(&["/a", "/bcd"]), 512 + 2 * 256 + 2 * (2 + 4));
+    }
+
+    #[test]
+    fn only_topics_without_wildcards_are_namespaces() {
+        let namespace = |topics: &[&str]| {
+            let topics = Topics::new(topics.iter().map(|topic| topic.parse().unwrap()).collect()).unwrap();
+            topics.as_namespace().map(ToString::to_string)
+        };
+        assert_eq!(namespace(&["/a/b"]).as_deref(), Some("/a/b"));
+        assert_eq!(namespace(&["/"]).as_deref(), Some("/"));
+        assert_eq!(namespace(&["/a/*"]), None);
+        assert_eq!(namespace(&["/a", "/b"]), None);
+        assert_eq!(Topics::none().as_namespace(), None);
+    }
+
+    #[test]
+    fn debug_output_is_the_quoted_text() {
+        let topics = Topics::new(vec![topic("/b"), topic("/a/*")]).unwrap();
+        assert_eq!(format!("{topics:?} {:?}", topic("/*/a/**")), "\"/a/*,/b\" \"/*/a/**\"");
+        assert_eq!((topics.iter().len(), Topics::none().iter().len()), (2, 0));
+    }
+
+    #[test]
     fn wildcard_matches_one_segment() {
         let contains = |topic: &str, namespace: &str| self::topic(topic).contains(&namespace.parse().unwrap());
         assert!(contains("/price", "/price") && contains("/price", "/price/A/1"));

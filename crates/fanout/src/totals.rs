@@ -205,3 +205,6 @@ impl Entry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

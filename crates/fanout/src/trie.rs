@@ -352,6 +352,46 @@ mod tests {
     }
 
     #[test]
+    fn room_of_removed_topics_is_given_back() {
+        let mut trie = Trie::new();
+        let topics: Vec<Topic> = (0..1000).map(|number| format!("/{number}").parse().unwrap()).collect();
+        topics.iter().for_each(|topic| trie.insert(topic, 1));
+        assert!(trie.children.capacity() >= 1000);
+        topics[1..].iter().rev().for_each(|topic| trie.remove(topic, 1));
+        assert_eq!((trie.nodes.len(), trie.children.len()), (2, 1));
+        let room = (trie.nodes.capacity(), trie.children.capacity());
+        assert!(room.0 <= 100 && room.1 <= 100, "{room:?}");
+
+        (0..1000).for_each(|value| trie.insert(&topics[0], value));
+        (2..1000).for_each(|value| trie.remove(&topics[0], value));
+        let node = trie.child(ROOT, "0").unwrap();
+        let values = &trie.node(node).below;
+        assert!(values.len() == 3 && values.capacity() <= 12, "{} of {}", values.len(), values.capacity());
+    }
+
+    #[test]
+    fn literal_asterisk_of_a_namespace_is_visited_once() {
+        let mut trie = Trie::new();
+        trie.insert(&"/*".parse().unwrap(), 1);
+        let namespace = Namespace::from_segments(["*"]).unwrap();
+        let mut found = Vec::new();
+        trie.visit(&namespace, |value| found.push(value));
+        assert_eq!(found, [1]);
+    }
+
+    #[test]
+    fn other_topics_stay_when_an_unknown_one_is_removed() {
+        let mut trie = Trie::new();
+        trie.insert(&"/a/b/c".parse().unwrap(), 1);
+        for text in ["/a", "/a/b", "/a/b/c/d", "/b", "/a/b/c"] {
+            trie.remove(&text.parse().unwrap(), 2);
+            let mut found = Vec::new();
+            trie.visit(&"/a/b/c".parse().unwrap(), |value| found.push(value));
+            assert_eq!((found, trie.nodes.len()), (vec![1], 2), "{text}");
+        }
+    }
+
+    #[test]
     fn deep_topics_take_one_node_each() {
         let mut trie = Trie::new();
         let topics: Vec<Topic> =
