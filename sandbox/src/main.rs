@@ -1,6 +1,7 @@
 //! The `sandbox` command line: `feed` publishes synthetic Emojitracker traffic, `load` measures a server under load, `soak`
 //! runs one for a long time.
 
+mod certificate;
 mod feed;
 mod load;
 mod process;

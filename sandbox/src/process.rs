@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -37,15 +38,16 @@ const LOG_LINES: usize = 5;
 /// A child process, killed on drop.
 #[derive(Debug)]
 pub(crate) struct Process {
-    name: &'static str,
+    name: String,
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
     /// Starts `command` with its output in a file in `scratch`.
-    pub(crate) fn start(name: &'static str, command: &mut Command, scratch: &Scratch) -> Result<Self> {
-        let log = scratch.path().join(format!("{}.log", name.replace(' ', "-")));
+    pub(crate) fn start(name: impl Into<String>, command: &mut Command, scratch: &Scratch) -> Result<Self> {
+        let name = name.into();
+        let log = scratch.path().join(format!("{}.log", name.replace([' ', '/'], "-")));
         let output = fs::File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
         let child = command
             .stdin(Stdio::null())
@@ -151,11 +153,13 @@ impl Drop for Scratch {
     }
 }
 
-/// A free loopback port.
+/// A free loopback port. No other call in this process returns it soon, because it is only used later.
 pub(crate) fn free_port() -> Result<u16> {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
     let span = PORTS.end - PORTS.start;
     // Concurrent runs have adjacent process IDs and start at distant ports.
-    let first = (std::process::id() * 31 % u32::from(span)) as u16;
+    let start = std::process::id().wrapping_mul(31).wrapping_add(CALLS.fetch_add(1, Ordering::Relaxed));
+    let first = (start % u32::from(span)) as u16;
     (0..span)
         .map(|step| PORTS.start + (first + step) % span)
         .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())

@@ -43,6 +43,15 @@ pub(crate) struct Memory {
     pub(crate) peak: u64,
 }
 
+/// Memory of the kernel in bytes, for all programs on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KernelMemory {
+    /// Bytes in the buffers of TCP sockets.
+    pub(crate) tcp_buffers: u64,
+    /// Objects, such as the sockets themselves.
+    pub(crate) objects: u64,
+}
+
 /// Reads a `stat` file of `/proc`.
 pub(crate) fn cpu_time(path: &str) -> Result<CpuTime> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
@@ -53,6 +62,18 @@ pub(crate) fn cpu_time(path: &str) -> Result<CpuTime> {
 pub(crate) fn memory(path: &str) -> Result<Memory> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     parse_status(&text).with_context(|| format!("unexpected format of {path}"))
+}
+
+/// The current memory of the kernel.
+pub(crate) fn kernel_memory() -> Result<KernelMemory> {
+    const SOCKETS: &str = "/proc/net/sockstat";
+    const MEMORY: &str = "/proc/meminfo";
+    let read = |path| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
+    let pages = parse_sockstat(&read(SOCKETS)?).with_context(|| format!("unexpected format of {SOCKETS}"))?;
+    Ok(KernelMemory {
+        tcp_buffers: pages * rustix::param::page_size() as u64,
+        objects: parse_kib(&read(MEMORY)?, "Slab").with_context(|| format!("unexpected format of {MEMORY}"))?,
+    })
 }
 
 /// The number of open file descriptors: the entries of an `fd` directory of `/proc`.
@@ -111,12 +132,21 @@ fn parse_stat(text: &str, ticks_per_second: u64) -> Option<CpuTime> {
 }
 
 fn parse_status(text: &str) -> Option<Memory> {
-    let bytes = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-        Some(kib * 1024)
-    };
+    let bytes = |name| parse_kib(text, name);
     Some(Memory { user: bytes("RssAnon")?, resident: bytes("VmRSS")?, peak: bytes("VmHWM")? })
+}
+
+/// The line `name` of a file with one number of KiB per line, in bytes.
+fn parse_kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// The pages of memory that TCP uses.
+fn parse_sockstat(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    line.split_once(" mem ")?.1.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -141,7 +171,15 @@ mod tests {
     }
 
     #[test]
+    fn sockstat_is_parsed() {
+        let text = "sockets: used 9\nTCP: inuse 7 orphan 0 tw 3 alloc 8 mem 24\nUDP: inuse 0 mem 1\n";
+        assert_eq!(parse_sockstat(text), Some(24));
+        assert_eq!(parse_sockstat("UDP: inuse 0 mem 1\n"), None);
+    }
+
+    #[test]
     fn own_process_is_readable() -> Result<()> {
+        assert!(kernel_memory()?.objects > 0);
         cpu_time(THIS_THREAD)?;
         assert!(open_files("/proc/self/fd")? > 2);
         let memory = memory("/proc/self/status")?;

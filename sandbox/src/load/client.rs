@@ -5,30 +5,37 @@
 //! `read(2)`.
 
 use std::{
-    io::{self, ErrorKind, Read, Write},
+    io::{ErrorKind, Read},
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use hdrhistogram::Histogram;
 use mio::{Events, Interest, Poll, Token, event::Event as Readiness, net::TcpStream};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
+use tokio_rustls::rustls::ClientConfig;
 
-use super::delivery::DeliveryStats;
+use super::{
+    delivery::{DeliveryStats, MAX_LATENCY_US},
+    link::Link,
+    workload::{Progress, Workload},
+};
 use crate::{
     resource_usage, signals,
     streams::{Parser, Transport},
 };
 
 /// Connections that wait for their response headers at a time: fewer than the usual listen backlog of 4,096.
-const CONNECT_WINDOW: usize = 512;
+pub(super) const CONNECT_WINDOW: usize = 512;
 
 /// The time limit for all connections to receive their response headers.
-const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
 /// The longest wait of one poll, so that signals and time limits are noticed.
-const MAX_POLL_WAIT: Duration = Duration::from_millis(50);
+pub(super) const MAX_POLL_WAIT: Duration = Duration::from_millis(50);
 
 /// Buffer size of one `read(2)` in bytes.
 const READ_BYTES: usize = 256 * 1024;
@@ -50,8 +57,9 @@ const SLOW_DRAIN_LIMIT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) struct Client {
     server: SocketAddr,
+    workload: Arc<Workload>,
     transport: Transport,
-    request: String,
+    tls: Option<Arc<ClientConfig>>,
     epoch: Instant,
     poll: Poll,
     events: Events,
@@ -60,22 +68,40 @@ pub(super) struct Client {
     per_address: usize,
     connections: Vec<Connection>,
     ready: usize,
-    received: DeliveryStats,
-    /// Bytes read from all sockets.
-    bytes: u64,
+    received: Received,
+    churn: Churn,
     lost: usize,
     first_error: Option<String>,
 }
 
+/// The numbers of connections of each role. They are opened in this order.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Roles {
+    pub(super) readers: usize,
+    pub(super) slow: usize,
+    pub(super) churning: usize,
+}
+
+/// What a connection does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Reads from the start to the end.
+    Reader,
+    /// Never reads after the response headers.
+    Slow,
+    /// Reads, and is closed and opened again from time to time.
+    Churning,
+}
+
 #[derive(Debug)]
 struct Connection {
-    stream: TcpStream,
+    index: usize,
+    link: Link,
     state: State,
-    /// Never reads after the response headers.
-    is_slow: bool,
+    role: Role,
     parser: Parser,
-    /// The sequence number of the next expected message.
-    next_sequence: u64,
+    progress: Progress,
+    opened_at: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +111,38 @@ enum State {
     Closed,
 }
 
+/// What was read.
+#[derive(Clone, Debug)]
+pub(super) struct Received {
+    /// The deliveries to the readers.
+    pub(super) readers: DeliveryStats,
+    /// The deliveries to connections that leave and come back, which may miss messages while they are away.
+    pub(super) churning: DeliveryStats,
+    /// Bytes read from all sockets, including headers, framing and TLS.
+    pub(super) bytes: u64,
+    /// Calls of `read(2)`, or more with TLS, that completed an event.
+    pub(super) reads: u64,
+}
+
+/// The state of the connections that leave and come back.
+#[derive(Clone, Debug)]
+struct Churn {
+    first: usize,
+    next: usize,
+    started: Option<Instant>,
+    returned: u64,
+    /// From opening the socket until the response headers, in microseconds.
+    latency: Histogram<u64>,
+}
+
 /// The buffer and counters used while reading.
 struct ReadContext<'a> {
     buffer: &'a mut [u8],
     epoch: Instant,
-    received: &'a mut DeliveryStats,
+    workload: &'a Workload,
+    deliveries: &'a mut DeliveryStats,
     bytes: &'a mut u64,
+    reads: &'a mut u64,
 }
 
 /// The result of the connections that did not read.
@@ -103,20 +155,60 @@ pub(super) struct SlowReaders {
     pub(super) received: DeliveryStats,
 }
 
+/// The result of the connections that left and came back.
+#[derive(Clone, Debug)]
+pub(super) struct Churned {
+    pub(super) returned: u64,
+    pub(super) latency: Histogram<u64>,
+    pub(super) received: DeliveryStats,
+}
+
+impl Received {
+    /// Nothing, for payloads of `payload_bytes` bytes.
+    pub(super) fn new(payload_bytes: usize) -> Result<Self> {
+        let stats = DeliveryStats::new(payload_bytes)?;
+        Ok(Self { readers: stats.clone(), churning: stats, bytes: 0, reads: 0 })
+    }
+
+    /// All delivered messages.
+    pub(super) fn deliveries(&self) -> u64 {
+        self.readers.delivered + self.churning.delivered
+    }
+}
+
+impl Roles {
+    /// All connections.
+    pub(super) fn total(self) -> usize {
+        self.readers + self.slow + self.churning
+    }
+
+    fn role(self, index: usize) -> Role {
+        if index < self.readers {
+            Role::Reader
+        } else if index < self.readers + self.slow {
+            Role::Slow
+        } else {
+            Role::Churning
+        }
+    }
+}
+
 impl Client {
-    /// A client without connections. Stamps in messages count from `epoch`.
+    /// A client without connections. With `tls` they are encrypted. Stamps in messages count from `epoch`.
     pub(super) fn new(
         server: SocketAddr,
-        path: &str,
+        workload: Arc<Workload>,
         transport: Transport,
+        tls: Option<Arc<ClientConfig>>,
         epoch: Instant,
         payload_bytes: usize,
     ) -> Result<Self> {
         let (first, last) = resource_usage::ephemeral_ports()?;
         Ok(Self {
             server,
+            workload,
             transport,
-            request: transport.request(path, &server.to_string()),
+            tls,
             epoch,
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_PER_POLL),
@@ -125,30 +217,39 @@ impl Client {
             per_address: (usize::from(last - first) * 3 / 4).max(1),
             connections: Vec::new(),
             ready: 0,
-            received: DeliveryStats::new(payload_bytes)?,
-            bytes: 0,
+            received: Received::new(payload_bytes)?,
+            churn: Churn {
+                first: 0,
+                next: 0,
+                started: None,
+                returned: 0,
+                latency: Histogram::new_with_max(MAX_LATENCY_US, 3)?,
+            },
             lost: 0,
             first_error: None,
         })
     }
 
-    /// Opens `readers` connections that read and `slow` ones that do not, and returns the time until all have received
-    /// their response headers. `on_progress` is called after every poll with the number of these.
+    /// Opens the connections and returns the time until all have received their response headers. `on_progress` is called
+    /// after every poll with the number of these.
     ///
     /// # Errors
     /// If a connection fails, is closed or receives another response than a stream, or if the time limit expires.
     pub(super) fn connect(
         &mut self,
-        readers: usize,
-        slow: usize,
+        roles: Roles,
         mut on_progress: impl FnMut(usize) -> Result<()>,
     ) -> Result<Duration> {
-        let total = readers + slow;
+        let total = roles.total();
         let started = Instant::now();
+        self.churn.first = roles.readers + roles.slow;
         while self.ready < total {
             while self.connections.len() < total && self.connections.len() - self.ready < CONNECT_WINDOW {
-                let is_slow = self.connections.len() >= readers;
-                self.open(is_slow).with_context(|| format!("cannot open connection {}", self.connections.len() + 1))?;
+                let index = self.connections.len();
+                let connection = self
+                    .open(index, roles.role(index), false)
+                    .with_context(|| format!("cannot open connection {}", index + 1))?;
+                self.connections.push(connection);
             }
             self.poll_once(MAX_POLL_WAIT)?;
             if let Some(reason) = &self.first_error {
@@ -181,20 +282,33 @@ impl Client {
                 continue;
             }
             let was_ready = connection.parser.has_headers();
+            let Received { readers, churning, bytes, reads } = &mut self.received;
             let mut context = ReadContext {
                 buffer: &mut self.buffer,
                 epoch: self.epoch,
-                received: &mut self.received,
-                bytes: &mut self.bytes,
+                workload: &self.workload,
+                deliveries: if connection.role == Role::Churning { churning } else { readers },
+                bytes,
+                reads,
             };
-            let result = connection.handle_readiness(readiness, &self.request, &mut context);
+            let request = || {
+                let path = self.workload.path(connection.index);
+                self.transport.request(&path, &self.server.to_string())
+            };
+            let request = if connection.state == State::Connecting { request() } else { String::new() };
+            let result = connection.handle_readiness(readiness, &request, &mut context);
             if !was_ready && connection.parser.has_headers() {
                 self.ready += 1;
+                if self.churn.started.is_some() {
+                    self.churn.returned += 1;
+                    let latency = u64::try_from(connection.opened_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    self.churn.latency.saturating_record(latency);
+                }
             }
             if let Err(error) = result {
                 connection.state = State::Closed;
                 // Closing would deregister it too, but the stream is kept so that tokens stay indexes.
-                let _ = self.poll.registry().deregister(&mut connection.stream);
+                let _ = self.poll.registry().deregister(connection.link.socket());
                 self.lost += 1;
                 self.first_error.get_or_insert_with(|| format!("{error:#}"));
             }
@@ -202,14 +316,41 @@ impl Client {
         Ok(())
     }
 
-    /// The deliveries to the readers so far.
-    pub(super) fn received(&self) -> &DeliveryStats {
+    /// Closes and reopens as many churning connections as are due at `rate` per second since the first call. A connection that
+    /// has not received its response headers yet is left alone.
+    ///
+    /// # Errors
+    /// If a socket cannot be opened.
+    pub(super) fn churn(&mut self, rate: usize) -> Result<()> {
+        let count = self.connections.len() - self.churn.first;
+        if count == 0 {
+            return Ok(());
+        }
+        let elapsed = self.churn.started.get_or_insert_with(Instant::now).elapsed();
+        let due = (elapsed.as_secs_f64() * rate as f64) as usize;
+        while self.churn.next < due {
+            let index = self.churn.first + self.churn.next % count;
+            self.churn.next += 1;
+            if self.connections[index].parser.has_headers() {
+                // Dropping the old connection closes and deregisters its socket.
+                self.connections[index] =
+                    self.open(index, Role::Churning, true).context("cannot reopen a connection")?;
+                self.ready -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was read so far.
+    pub(super) fn received(&self) -> &Received {
         &self.received
     }
 
-    /// Bytes read so far, including headers and framing.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+    /// The result of the churning connections, if there are some.
+    pub(super) fn churned(&self) -> Option<Churned> {
+        let Churn { first, returned, ref latency, .. } = self.churn;
+        let received = self.received.churning.clone();
+        (first < self.connections.len()).then(|| Churned { returned, latency: latency.clone(), received })
     }
 
     /// The number of connections that ended early, and the error of the first.
@@ -220,7 +361,8 @@ impl Client {
     /// Drains the sockets of the slow readers until each is closed or the time limit expires.
     pub(super) fn drain_slow_readers(&mut self, payload_bytes: usize) -> Result<SlowReaders> {
         let mut received = DeliveryStats::new(payload_bytes)?;
-        let mut slow: Vec<&mut Connection> = self.connections.iter_mut().filter(|c| c.is_slow).collect();
+        let is_slow = |connection: &&mut Connection| connection.role == Role::Slow;
+        let mut slow: Vec<&mut Connection> = self.connections.iter_mut().filter(is_slow).collect();
         let count = slow.len();
         let deadline = Instant::now() + SLOW_DRAIN_LIMIT;
         while !slow.is_empty() && Instant::now() < deadline {
@@ -229,8 +371,10 @@ impl Client {
                 let mut context = ReadContext {
                     buffer: &mut self.buffer,
                     epoch: self.epoch,
-                    received: &mut received,
-                    bytes: &mut self.bytes,
+                    workload: &self.workload,
+                    deliveries: &mut received,
+                    bytes: &mut self.received.bytes,
+                    reads: &mut self.received.reads,
                 };
                 connection.state == State::Open && connection.read(true, &mut context).is_ok()
             });
@@ -239,11 +383,10 @@ impl Client {
         Ok(SlowReaders { count, closed: count - slow.len(), received })
     }
 
-    /// Starts to connect.
-    fn open(&mut self, is_slow: bool) -> Result<()> {
-        let index = self.connections.len();
+    /// Starts to connect. With `late`, the connection may miss the first messages.
+    fn open(&self, index: usize, role: Role, late: bool) -> Result<Connection> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), None)?;
-        if is_slow {
+        if role == Role::Slow {
             socket.set_recv_buffer_size(SLOW_RECEIVE_BUFFER)?;
             socket.set_tcp_mss(SLOW_SEGMENT_BYTES)?;
         }
@@ -256,16 +399,17 @@ impl Client {
             Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error.into()),
             _ => {}
         }
-        let mut stream = TcpStream::from_std(socket.into());
-        self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
-        self.connections.push(Connection {
-            stream,
+        let mut link = Link::new(TcpStream::from_std(socket.into()), self.tls.as_ref(), self.server.ip())?;
+        self.poll.registry().register(link.socket(), Token(index), Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Connection {
+            index,
+            link,
             state: State::Connecting,
-            is_slow,
+            role,
             parser: self.transport.parser(),
-            next_sequence: 0,
-        });
-        Ok(())
+            progress: self.workload.start(late),
+            opened_at: Instant::now(),
+        })
     }
 }
 
@@ -276,44 +420,48 @@ impl Connection {
     /// If the connection is unusable.
     fn handle_readiness(&mut self, readiness: &Readiness, request: &str, context: &mut ReadContext<'_>) -> Result<()> {
         if self.state == State::Connecting && (readiness.is_writable() || readiness.is_error()) {
-            if let Some(error) = self.stream.take_error()? {
+            if let Some(error) = self.link.socket().take_error()? {
                 return Err(anyhow!(error).context("cannot connect"));
             }
-            // A new socket accepts so few bytes at once unless it is broken.
-            let written = self.stream.write(request.as_bytes()).context("cannot send the request")?;
-            ensure!(written == request.len(), "only a part of the request was sent");
+            self.link.send(request.as_bytes()).context("cannot send the request")?;
             self.state = State::Open;
         }
         let reads = readiness.is_readable() || readiness.is_read_closed();
-        let is_stalled = self.is_slow && self.parser.has_headers();
+        let is_stalled = self.role == Role::Slow && self.parser.has_headers();
         if self.state == State::Open && reads && !is_stalled {
             self.read(readiness.is_read_closed(), context)?;
         }
         Ok(())
     }
 
-    /// Reads until a read does not fill the buffer; with `until_blocked`, until `WouldBlock` or the end of the stream.
+    /// Reads until a read has emptied the socket; with `until_blocked`, until `WouldBlock` or the end of the stream.
     fn read(&mut self, until_blocked: bool, context: &mut ReadContext<'_>) -> Result<()> {
-        let ReadContext { buffer, epoch, received, bytes } = context;
-        loop {
-            let length = match self.stream.read(buffer) {
-                Ok(0) => bail!("the server closed the connection"),
+        let ReadContext { buffer, epoch, workload, deliveries, bytes, reads } = context;
+        let Self { index, link, parser, progress, .. } = self;
+        let before = link.bytes_read();
+        let result = loop {
+            let length = match link.read(buffer) {
+                Ok(0) => break Err(anyhow!("the server closed the connection")),
                 Ok(length) => length,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(io::Error::into(error)),
+                Err(error) => break Err(error.into()),
             };
             let now = epoch.elapsed();
-            let next_sequence = &mut self.next_sequence;
-            **bytes += length as u64;
-            self.parser.feed(&buffer[..length], &mut |event| received.count(event, next_sequence, now))?;
-            if let Some(reply) = self.parser.take_reply() {
-                // So few bytes are accepted at once unless the connection is unusable.
-                self.stream.write_all(reply).context("cannot answer a ping")?;
+            let mut has_event = false;
+            parser.feed(&buffer[..length], &mut |event| {
+                has_event = true;
+                deliveries.count(event, workload, *index, progress, now);
+            })?;
+            **reads += u64::from(has_event);
+            if let Some(reply) = parser.take_reply() {
+                link.send(reply).context("cannot answer a ping")?;
             }
-            if length < buffer.len() && !until_blocked {
-                return Ok(());
+            if !until_blocked && link.is_emptied_by(length, buffer.len()) {
+                break Ok(());
             }
-        }
+        };
+        **bytes += link.bytes_read() - before;
+        result
     }
 }

@@ -1,30 +1,40 @@
 //! `sandbox load`: measures tallycast with many readers, compared with a minimal baseline.
 //!
-//! One run measures two subjects in turn, on the same machine with the same readers, messages and Redis: either the write
-//! loop (the baseline) and tallycast, or plain event streams and another transport of tallycast. The ratio of the two
-//! matters, because absolute figures depend on the machine.
+//! One run measures two or three subjects in turn, on the same machine with the same readers, messages and Redis: the write
+//! loop (the baseline), tallycast with plain event streams, and tallycast with other protocols if some were given. Their
+//! ratios matter, because absolute figures depend on the machine.
 
 mod client;
 mod delivery;
+mod http2;
+mod link;
 mod measurement;
 mod publisher;
+mod readers;
 mod report;
 mod subject;
+mod workload;
 mod write_loop;
 
 use std::{
     io::{self, Write},
     net::IpAddr,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 
-use self::subject::Subject;
 pub(crate) use self::write_loop::{WriteLoopArgs, run_write_loop};
+use self::{
+    client::Roles,
+    subject::{Setup, Stack, Subject},
+    workload::Workload,
+};
 use crate::{
+    certificate::Certificate,
     process::{Redis, Scratch},
     resource_usage, signals,
     streams::{
@@ -44,7 +54,8 @@ const REDIS_LIMIT: Duration = Duration::from_secs(5);
 /// Starts a private Redis and then measures each subject in turn: starts it, opens the connections, lets them idle,
 /// publishes at an even rate, and reads every event on every connection. Prints connect time, memory per idle
 /// connection, deliveries, latency from publish to read, server CPU time per delivery, and the ratio of each figure to
-/// the baseline. All traffic stays on the loopback interface.
+/// the baseline. --ws, --compression, --tls and --http2 add a subject, which is also compared with plain event streams. All
+/// traffic stays on the loopback interface. Kernel memory is that of the whole machine.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LoadArgs {
     /// Number of connections that read
@@ -83,6 +94,22 @@ pub(crate) struct LoadArgs {
     #[arg(long, default_value = DEFAULT_CHANNEL)]
     channel: String,
 
+    /// Watch-lists: each connection reads its own N symbols, chosen at random but alike in every run. Each message is for one
+    /// of the M symbols of --of
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000))]
+    #[arg(conflicts_with_all = ["path", "channel"])]
+    watch_lists: Option<usize>,
+
+    /// Symbols that watch-lists choose from
+    #[arg(long, value_name = "M", default_value_t = 1_000, value_parser = RangedU64ValueParser::<usize>::new().range(1..=65_536))]
+    #[arg(requires = "watch_lists")]
+    of: usize,
+
+    /// Number of additional connections that leave and come back once a second, one after another, while messages are
+    /// published
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=100_000))]
+    churn: usize,
+
     /// Use this Redis (loopback only) instead of starting one
     #[arg(long, value_name = "URL", value_parser = loopback_redis)]
     redis: Option<String>,
@@ -92,18 +119,26 @@ pub(crate) struct LoadArgs {
     server_bin: Option<PathBuf>,
 
     /// Subjects to measure
-    #[arg(long, value_enum, default_value_t = Subjects::Both)]
+    #[arg(long, value_enum, default_value_t = Subjects::All)]
     subject: Subjects,
 
-    /// Compare WebSocket with event streams, instead of event streams with the write loop. JSON messages, or with =raw the
-    /// payload only
+    /// Measure WebSocket too. JSON messages, or with =raw the payload only
     #[arg(long, value_enum, value_name = "SUBPROTOCOL", num_args = 0..=1, require_equals = true, default_missing_value = "json")]
-    #[arg(conflicts_with_all = ["subject", "compression"])]
+    #[arg(conflicts_with_all = ["compression", "http2"])]
     ws: Option<Subprotocol>,
 
-    /// Compare compressed with plain event streams, instead of plain ones with the write loop
-    #[arg(long, value_enum, value_name = "CODING", conflicts_with = "subject")]
+    /// Measure compressed event streams too
+    #[arg(long, value_enum, value_name = "CODING", conflicts_with = "http2")]
     compression: Option<Coding>,
+
+    /// Measure TLS too, with a self-signed certificate that openssl makes
+    #[arg(long)]
+    tls: bool,
+
+    /// Measure HTTP/2 too, with one stream per connection, or with =STREAMS several. Connections then means streams
+    #[arg(long, value_name = "STREAMS", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=128), conflicts_with_all = ["slow_readers", "churn"])]
+    http2: Option<usize>,
 
     /// Print the figures as JSON
     #[arg(long)]
@@ -117,7 +152,8 @@ pub(crate) struct LoadArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Subjects {
     /// The write loop and tallycast, with ratios
-    Both,
+    #[value(alias = "both")]
+    All,
     /// The write loop only
     WriteLoop,
     /// tallycast only
@@ -127,13 +163,44 @@ enum Subjects {
 impl LoadArgs {
     /// The subjects to measure, the baseline first.
     fn subjects(&self) -> Vec<Subject> {
-        const PLAIN: Subject = Subject::Tallycast(Transport::EventStream);
-        match (self.ws, self.compression, self.subject) {
-            (Some(subprotocol), ..) => vec![PLAIN, Subject::Tallycast(Transport::WebSocket(subprotocol))],
-            (None, Some(coding), _) => vec![PLAIN, Subject::Tallycast(Transport::Compressed(coding))],
-            (None, None, Subjects::Both) => vec![Subject::WriteLoop, PLAIN],
-            (None, None, Subjects::WriteLoop) => vec![Subject::WriteLoop],
-            (None, None, Subjects::Tallycast) => vec![PLAIN],
+        let transport = match (self.ws, self.compression) {
+            (Some(subprotocol), _) => Transport::WebSocket(subprotocol),
+            (None, Some(coding)) => Transport::Compressed(coding),
+            (None, None) => Transport::EventStream,
+        };
+        let stack = Stack { transport, tls: self.tls, http2: self.http2 };
+        let mut tallycast = vec![Subject::Tallycast(Stack::PLAIN)];
+        if stack != Stack::PLAIN {
+            tallycast.push(Subject::Tallycast(stack));
+        }
+        match self.subject {
+            Subjects::All => [vec![Subject::WriteLoop], tallycast].concat(),
+            Subjects::WriteLoop => vec![Subject::WriteLoop],
+            Subjects::Tallycast => tallycast,
+        }
+    }
+
+    /// The numbers of connections.
+    fn roles(&self) -> Roles {
+        Roles { readers: self.connections, slow: self.slow_readers, churning: self.churn }
+    }
+
+    /// What is published, and who reads it.
+    fn workload(&self) -> Workload {
+        match self.watch_lists {
+            Some(length) => {
+                let messages = if self.idle { 0 } else { u64::from(self.rate) * u64::from(self.seconds) };
+                Workload::watch_lists(length, self.of, self.roles().total(), self.connections, messages)
+            }
+            None => Workload::one_channel(self.channel.clone(), self.path.clone()),
+        }
+    }
+
+    /// A description of what connections read.
+    fn target(&self) -> String {
+        match self.watch_lists {
+            Some(length) => format!("watch-lists of {length} of {} symbols", self.of),
+            None => self.path.clone(),
         }
     }
 }
@@ -148,7 +215,12 @@ pub(crate) fn run(args: LoadArgs) -> Result<()> {
         u64::from(args.rate) * u64::from(args.seconds) <= MAX_MESSAGES,
         "--rate times --seconds exceeds the limit of {MAX_MESSAGES} messages per run"
     );
-    resource_usage::allow_open_files((args.connections + args.slow_readers) as u64)?;
+    ensure!(
+        args.watch_lists.is_none_or(|length| length <= args.of),
+        "--watch-lists must not exceed --of, which is {}",
+        args.of
+    );
+    resource_usage::allow_open_files(args.roles().total() as u64)?;
     for subject in args.subjects() {
         subject.check(&args)?;
     }
@@ -164,10 +236,12 @@ pub(crate) fn run(args: LoadArgs) -> Result<()> {
             (Some(redis), url)
         }
     };
+    let certificate = if args.tls { Some(Certificate::create(scratch.path())?) } else { None };
+    let setup = Setup { args: &args, redis: &url, scratch: &scratch, workload: Arc::new(args.workload()), certificate };
     let figures = args
         .subjects()
         .iter()
-        .map(|subject| subject.measure(&args, &url, &scratch).with_context(|| format!("measuring {}", subject.name())))
+        .map(|subject| subject.measure(&setup).with_context(|| format!("measuring {}", subject.name())))
         .collect::<Result<Vec<_>>>()?;
 
     let text = if args.json { report::json(&args, &figures)? } else { report::table(&args, &figures) };
@@ -208,16 +282,14 @@ mod tests {
     use crate::process;
 
     /// All parts of a run in one process: a real Redis, the write loop, the readers and the publisher.
-    #[test]
-    fn write_loop_delivers_every_message_once() -> Result<()> {
-        const READERS: usize = 40;
+    fn run_write_loop_with(readers: usize, workload: Workload, rate: u32) -> Result<()> {
         const LIMIT: Duration = Duration::from_secs(20);
         let scratch = Scratch::create()?;
         let redis = Redis::start(&scratch)?;
         let url = redis.url();
         let port = process::free_port()?;
-        let channel = "some.channel".to_owned();
-        let write_loop = WriteLoopArgs::new(port, url.clone(), channel.clone());
+        let workload = Arc::new(workload);
+        let write_loop = WriteLoopArgs::new(port, url.clone(), workload.subscription().to_owned());
         let write_loop = thread::spawn(move || run_write_loop(write_loop));
         let address = (Ipv4Addr::LOCALHOST, port).into();
         let epoch = Instant::now();
@@ -226,25 +298,41 @@ mod tests {
             thread::sleep(Duration::from_millis(10));
         }
 
-        let mut client = Client::new(address, "/any", Transport::EventStream, epoch, 64)?;
-        client.connect(READERS, 0, |_| Ok(()))?;
-        let plan = Plan { redis: url, channel, rate: 500, duration: Duration::from_secs(1), payload_bytes: 64 };
-        let expected = plan.messages() * READERS as u64;
+        let mut client = Client::new(address, Arc::clone(&workload), Transport::EventStream, None, epoch, 64)?;
+        client.connect(Roles { readers, ..Roles::default() }, |_| Ok(()))?;
+        let plan = Plan {
+            redis: url,
+            workload: Arc::clone(&workload),
+            rate,
+            duration: Duration::from_secs(1),
+            payload_bytes: 64,
+        };
+        let expected = workload.due(plan.messages(), readers);
         let publisher = publisher::start(plan, epoch)?;
-        while client.received().delivered < expected && epoch.elapsed() < LIMIT {
+        while client.received().readers.delivered < expected && epoch.elapsed() < LIMIT {
             client.poll_once(Duration::from_millis(10))?;
         }
         let published = publisher.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))??;
 
-        let received = client.received();
-        assert_eq!(published.messages, 500);
+        let received = &client.received().readers;
+        assert_eq!(published.messages, u64::from(rate));
         assert_eq!((received.delivered, received.latency.len()), (expected, expected));
-        assert_eq!((received.missing, received.duplicates, received.unexpected), (0, 0, 0));
+        assert_eq!((received.missing, received.duplicates, received.out_of_order, received.unexpected), (0, 0, 0, 0));
         assert_eq!(client.lost(), (0, None));
         // Without Redis the write loop exits.
         drop(redis);
         assert!(write_loop.join().is_ok_and(|result| result.is_err()));
         Ok(())
+    }
+
+    #[test]
+    fn write_loop_delivers_every_message_once() -> Result<()> {
+        run_write_loop_with(40, Workload::one_channel("some.channel".to_owned(), "/any".to_owned()), 500)
+    }
+
+    #[test]
+    fn write_loop_delivers_every_message_of_a_watch_list_once() -> Result<()> {
+        run_write_loop_with(40, Workload::watch_lists(4, 20, 40, 40, 500), 500)
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Publishes stamped messages through Redis at an even rate on a separate thread.
 
 use std::{
+    sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 
-use super::REDIS_LIMIT;
+use super::{REDIS_LIMIT, workload::Workload};
 use crate::{signals, streams::stamp::Stamp};
 
 /// The shortest time between two batches: at 5,000 messages/s each batch has five.
@@ -23,7 +24,7 @@ const OVERRUN_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) redis: String,
-    pub(super) channel: String,
+    pub(super) workload: Arc<Workload>,
     /// Messages per second.
     pub(super) rate: u32,
     pub(super) duration: Duration,
@@ -82,10 +83,10 @@ fn publish(plan: &Plan, epoch: Instant) -> Result<Published> {
             payload.clear();
             let stamp = Stamp { sequence, published: epoch.elapsed() };
             stamp.write_payload(plan.payload_bytes, &mut payload)?;
-            batch.publish(&plan.channel, payload.as_slice());
+            batch.publish(&*plan.workload.channel(sequence), payload.as_slice());
         }
         let receivers: Vec<u64> = batch.query(&mut connection).context("cannot publish")?;
-        ensure!(receivers.iter().all(|receivers| *receivers > 0), "no subscriber to {}", plan.channel);
+        ensure!(receivers.iter().all(|receivers| *receivers > 0), "no subscriber to {}", plan.workload.subscription());
         sent = due;
         signals::sleep_until((started + plan.due(sent)).max(batch_started + BATCH_PERIOD))?;
     }
@@ -103,7 +104,7 @@ mod tests {
         fn due_count_includes_a_message_from_its_due_time(rate in 1..2_000_000_u32, seconds in 1..1_000_u64, part in 0.0..1.0_f64) {
             let plan = Plan {
                 redis: String::new(),
-                channel: String::new(),
+                workload: Arc::new(Workload::one_channel(String::new(), String::new())),
                 rate,
                 duration: Duration::from_secs(seconds),
                 payload_bytes: 0,

@@ -50,24 +50,35 @@ const METRICS: &[Metric] = &[
     Metric { title: "connect time", key: "connect_us", unit: Unit::Microseconds, has_ratio: true, value: |f| Some(f.idle.connect_time.as_secs_f64() * 1e6) },
     Metric { title: "user memory per idle connection", key: "idle_user_bytes", unit: Unit::Bytes, has_ratio: false, value: |f| Some(f.idle.user_bytes) },
     Metric { title: "resident memory per idle connection", key: "idle_resident_bytes", unit: Unit::Bytes, has_ratio: false, value: |f| Some(f.idle.resident_bytes) },
+    Metric { title: "kernel memory per idle connection, both ends", key: "idle_kernel_bytes", unit: Unit::Bytes, has_ratio: false, value: |f| Some(f.idle.kernel_bytes) },
+    Metric { title: "  TCP buffers", key: "idle_tcp_buffer_bytes", unit: Unit::Bytes, has_ratio: false, value: |f| Some(f.idle.tcp_buffer_bytes) },
     Metric { title: "peak resident memory", key: "peak_resident_bytes", unit: Unit::Bytes, has_ratio: true, value: |f| Some(f.peak_memory as f64) },
     Metric { title: "connections lost", key: "connections_lost", unit: Unit::Count, has_ratio: false, value: |f| Some(f.lost as f64) },
     Metric { title: "published per second", key: "published_per_second", unit: Unit::Count, has_ratio: false, value: |f| load(f, LoadMeasurement::publish_rate) },
     Metric { title: "deliveries per second", key: "deliveries_per_second", unit: Unit::Count, has_ratio: true, value: |f| load(f, LoadMeasurement::delivery_rate) },
     Metric { title: "delivered", key: "delivered_percent", unit: Unit::Percent, has_ratio: false, value: |f| load(f, |l| l.delivered_fraction() * 100.0) },
-    Metric { title: "missing (sequence gaps)", key: "missing_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.missing as f64) },
-    Metric { title: "duplicates", key: "duplicate_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.duplicates as f64) },
-    Metric { title: "unexpected events", key: "unexpected_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.unexpected as f64) },
+    Metric { title: "missing (sequence gaps)", key: "missing_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.readers.missing as f64) },
+    Metric { title: "duplicates", key: "duplicate_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.readers.duplicates as f64) },
+    Metric { title: "out of order", key: "out_of_order_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.readers.out_of_order as f64) },
+    Metric { title: "unexpected events", key: "unexpected_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.readers.unexpected as f64) },
     Metric { title: "latency p50", key: "latency_p50_us", unit: Unit::Microseconds, has_ratio: true, value: |f| load(f, |l| l.latency_us(0.5)) },
     Metric { title: "latency p99", key: "latency_p99_us", unit: Unit::Microseconds, has_ratio: true, value: |f| load(f, |l| l.latency_us(0.99)) },
-    Metric { title: "latency max", key: "latency_max_us", unit: Unit::Microseconds, has_ratio: true, value: |f| load(f, |l| l.received.latency.max() as f64) },
+    Metric { title: "latency max", key: "latency_max_us", unit: Unit::Microseconds, has_ratio: true, value: |f| load(f, |l| l.received.readers.latency.max() as f64) },
     Metric { title: "server CPU", key: "server_cpu_seconds", unit: Unit::Seconds, has_ratio: true, value: |f| load(f, |l| l.server_cpu.total().as_secs_f64()) },
     Metric { title: "server cores used", key: "server_cores", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.cores(l.server_cpu)) },
     Metric { title: "server CPU per delivery (us)", key: "cpu_per_delivery_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.total())) },
     Metric { title: "  user", key: "cpu_per_delivery_user_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.user)) },
     Metric { title: "  system", key: "cpu_per_delivery_system_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.system)) },
     Metric { title: "bytes on the wire per delivery", key: "wire_bytes_per_delivery", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, LoadMeasurement::bytes_per_delivery) },
+    Metric { title: "deliveries per read(2)", key: "deliveries_per_read", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, LoadMeasurement::deliveries_per_read) },
+    Metric { title: "peak kernel memory of TCP buffers", key: "peak_tcp_buffer_bytes", unit: Unit::Bytes, has_ratio: true, value: |f| load(f, |l| l.peak_tcp_buffers as f64) },
     Metric { title: "client cores used", key: "client_cores", unit: Unit::Decimal, has_ratio: false, value: |f| load(f, |l| l.cores(l.client_cpu)) },
+    Metric { title: "reconnections", key: "reconnections", unit: Unit::Count, has_ratio: false, value: |f| f.churned.as_ref().map(|c| c.returned as f64) },
+    Metric { title: "  time to response headers p50", key: "reconnect_p50_us", unit: Unit::Microseconds, has_ratio: true, value: |f| f.churned.as_ref().map(|c| c.latency.value_at_quantile(0.5) as f64) },
+    Metric { title: "  time to response headers p99", key: "reconnect_p99_us", unit: Unit::Microseconds, has_ratio: true, value: |f| f.churned.as_ref().map(|c| c.latency.value_at_quantile(0.99) as f64) },
+    Metric { title: "  deliveries", key: "churning_delivered", unit: Unit::Count, has_ratio: false, value: |f| f.churned.as_ref().map(|c| c.received.delivered as f64) },
+    Metric { title: "  missing (sequence gaps)", key: "churning_missing", unit: Unit::Count, has_ratio: false, value: |f| f.churned.as_ref().map(|c| c.received.missing as f64) },
+    Metric { title: "  duplicates, out of order, unexpected", key: "churning_wrong_count", unit: Unit::Count, has_ratio: false, value: |f| f.churned.as_ref().map(|c| (c.received.duplicates + c.received.out_of_order + c.received.unexpected) as f64) },
     Metric { title: "slow readers", key: "slow_readers", unit: Unit::Count, has_ratio: false, value: |f| f.slow.as_ref().map(|s| s.count as f64) },
     Metric { title: "  closed by the server", key: "slow_readers_closed", unit: Unit::Count, has_ratio: false, value: |f| f.slow.as_ref().map(|s| s.closed as f64) },
     Metric { title: "  messages in socket buffers", key: "slow_readers_delivered", unit: Unit::Count, has_ratio: false, value: |f| f.slow.as_ref().map(|s| s.received.delivered as f64) },
@@ -84,8 +95,8 @@ pub(super) fn table(args: &LoadArgs, figures: &[Measurement]) -> String {
         }
         let mut line = vec![metric.title.to_owned()];
         line.extend(values.iter().map(|value| value.map_or("-".to_owned(), |value| metric.unit.format(value))));
-        if figures.len() > 1 {
-            line.push(ratio(metric, &values).map_or(String::new(), format_ratio));
+        for comparison in comparisons(figures.len()) {
+            line.push(ratio(metric, &values, comparison).map_or(String::new(), format_ratio));
         }
         lines.push(line);
     }
@@ -109,11 +120,15 @@ pub(super) fn json(args: &LoadArgs, figures: &[Measurement]) -> Result<String> {
             METRICS.iter().filter_map(|metric| Some((metric.key.to_owned(), Value::from((metric.value)(figures)?))));
         subjects.insert(figures.subject.name().replace(' ', "_"), Value::Object(members.collect()));
     }
-    let ratios: Map<String, Value> = METRICS
+    let key = |place: usize| figures[place].subject.name().replace(' ', "_");
+    let ratios: Map<String, Value> = comparisons(figures.len())
         .iter()
-        .filter_map(|metric| {
-            let values: Vec<_> = figures.iter().map(metric.value).collect();
-            Some((metric.key.to_owned(), Value::from(ratio(metric, &values)?)))
+        .map(|comparison @ (subject, baseline)| {
+            let members = METRICS.iter().filter_map(|metric| {
+                let values: Vec<_> = figures.iter().map(metric.value).collect();
+                Some((metric.key.to_owned(), Value::from(ratio(metric, &values, comparison)?)))
+            });
+            (format!("{}:{}", key(*subject), key(*baseline)), Value::Object(members.collect()))
         })
         .collect();
     let report = json!({
@@ -122,7 +137,8 @@ pub(super) fn json(args: &LoadArgs, figures: &[Measurement]) -> Result<String> {
         "rate": if args.idle { None } else { Some(args.rate) },
         "seconds": args.seconds,
         "payload_bytes": args.payload_bytes,
-        "path": args.path,
+        "path": args.target(),
+        "churn": args.churn,
         "subjects": subjects,
         "ratios": ratios,
         "notes": figures.iter().flat_map(|figures| notes(args, figures)).collect::<Vec<_>>(),
@@ -131,32 +147,52 @@ pub(super) fn json(args: &LoadArgs, figures: &[Measurement]) -> Result<String> {
 }
 
 fn title(args: &LoadArgs) -> String {
-    let connections = HumanCount(args.connections as u64);
-    if args.idle {
-        return format!("{connections} idle connections to {} for {} s", args.path, args.seconds);
+    let mut connections = HumanCount(args.connections as u64).to_string();
+    connections.push_str(if args.idle { " idle connections" } else { " connections" });
+    if let Some(streams) = args.http2 {
+        let _ = write!(connections, " (HTTP/2: streams, {streams} per connection)");
     }
+    let target = args.target();
+    if args.idle {
+        return format!("{connections} to {target} for {} s", args.seconds);
+    }
+    let churn =
+        if args.churn > 0 { format!(" and {} that reconnect once a second", args.churn) } else { String::new() };
     format!(
-        "{connections} connections to {} x {} messages/s of {} bytes for {} s",
-        args.path,
+        "{connections}{churn} to {target} x {} messages/s of {} bytes for {} s",
         HumanCount(args.rate.into()),
         args.payload_bytes,
         args.seconds
     )
 }
 
-fn heading(figures: &[Measurement]) -> Vec<String> {
-    let mut heading = vec![String::new()];
-    heading.extend(figures.iter().map(|figures| figures.subject.name().to_owned()));
-    if figures.len() > 1 {
-        heading.push("ratio".to_owned());
+/// The subjects to compare, each with a baseline: the second with the first, and the third with both.
+fn comparisons(subjects: usize) -> &'static [(usize, usize)] {
+    match subjects {
+        0 | 1 => &[],
+        2 => &[(1, 0)],
+        _ => &[(1, 0), (2, 0), (2, 1)],
     }
+}
+
+/// The names of the subjects and ratios. With several ratios the subjects are numbered.
+fn heading(figures: &[Measurement]) -> Vec<String> {
+    let comparisons = comparisons(figures.len());
+    let mut heading = vec![String::new()];
+    heading.extend(figures.iter().enumerate().map(|(place, figures)| {
+        let name = figures.subject.name();
+        if comparisons.len() > 1 { format!("{}: {name}", place + 1) } else { name }
+    }));
+    heading.extend(comparisons.iter().map(|(subject, baseline)| {
+        if comparisons.len() > 1 { format!("{}/{}", subject + 1, baseline + 1) } else { "ratio".to_owned() }
+    }));
     heading
 }
 
-/// The value of the second subject divided by that of the first.
-fn ratio(metric: &Metric, values: &[Option<f64>]) -> Option<f64> {
-    match values {
-        [Some(baseline), Some(value)] if metric.has_ratio && *baseline > 0.0 => Some(value / baseline),
+/// The value of a subject divided by that of its baseline.
+fn ratio(metric: &Metric, values: &[Option<f64>], (subject, baseline): &(usize, usize)) -> Option<f64> {
+    match (values.get(*baseline)?, values.get(*subject)?) {
+        (Some(baseline), Some(value)) if metric.has_ratio && *baseline > 0.0 => Some(value / baseline),
         _ => None,
     }
 }
@@ -182,7 +218,7 @@ fn notes(args: &LoadArgs, figures: &Measurement) -> Vec<String> {
             notes
                 .push(format!("{name}: the reading thread was busier than the server and may have limited the result"));
         }
-        if load.received.delivered < load.expected {
+        if load.received.readers.delivered < load.expected {
             notes.push(format!(
                 "{name}: some messages were not delivered in time; latencies include delivered messages only"
             ));

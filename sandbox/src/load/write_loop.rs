@@ -2,12 +2,14 @@
 //!
 //! One thread receives a message from Redis, frames it once, and calls the blocking `write(2)` on every socket in turn
 //! before it receives the next message. Messages are never batched, even if the loop lags. There are no routes, tallies,
-//! keep-alives, slow-reader policies or connection records. Sockets have `TCP_NODELAY` set, because Nagle's algorithm
+//! keep-alives, slow-reader policies or connection records. With watch-lists, each message is written to the sockets that have
+//! its symbol, which are found by one look-up in a table. Sockets have `TCP_NODELAY` set, because Nagle's algorithm
 //! would delay small writes until earlier ones are acknowledged. A second thread accepts connections: it reads any
 //! request, responds with the headers of a chunked event stream, and hands the socket over before the next message. It
 //! sleeps while messages flow.
 
 use std::{
+    collections::HashMap,
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex, PoisonError},
@@ -19,7 +21,10 @@ use anyhow::{Context, Result};
 use clap::Args;
 use socket2::{Domain, Socket, Type};
 
-use super::{DEFAULT_CHANNEL, REDIS_LIMIT, loopback_redis};
+use super::{
+    DEFAULT_CHANNEL, REDIS_LIMIT, loopback_redis,
+    workload::{SYMBOL_CHANNELS, SYMBOL_PATHS},
+};
 
 /// The listen backlog.
 const BACKLOG: i32 = 4096;
@@ -54,10 +59,22 @@ pub(crate) struct WriteLoopArgs {
     #[arg(long, value_name = "URL", default_value = "redis://127.0.0.1:6379", value_parser = loopback_redis)]
     redis: String,
 
-    /// Channel to subscribe to
+    /// Channel to subscribe to, or the start of all channels and `*`
     #[arg(long, default_value = DEFAULT_CHANNEL)]
     channel: String,
 }
+
+/// The sockets, found by what they read.
+#[derive(Debug, Default)]
+struct Readers {
+    /// Sockets without a watch-list.
+    all: Vec<Arc<TcpStream>>,
+    /// The sockets that have each symbol.
+    by_symbol: HashMap<String, Vec<Arc<TcpStream>>>,
+}
+
+/// An accepted socket and the target of its request.
+type Accepted = (TcpStream, String);
 
 #[cfg(test)]
 impl WriteLoopArgs {
@@ -75,7 +92,11 @@ pub(crate) fn run_write_loop(args: WriteLoopArgs) -> Result<()> {
         .get_connection_with_timeout(REDIS_LIMIT)
         .with_context(|| format!("cannot reach {}", args.redis))?;
     let mut messages = connection.as_pubsub();
-    messages.subscribe(&args.channel)?;
+    if args.channel.ends_with('*') {
+        messages.psubscribe(&args.channel)?;
+    } else {
+        messages.subscribe(&args.channel)?;
+    }
 
     // Subscribe before listening, so that clients receive every message from their connection on.
     let listener = listen(args.port).with_context(|| format!("cannot listen on 127.0.0.1:{}", args.port))?;
@@ -83,13 +104,39 @@ pub(crate) fn run_write_loop(args: WriteLoopArgs) -> Result<()> {
     let accepted_sockets = Arc::clone(&accepted);
     thread::Builder::new().name("accept".to_owned()).spawn(move || accept(&listener, &accepted_sockets))?;
 
-    let mut sockets: Vec<TcpStream> = Vec::new();
+    let mut readers = Readers::default();
     let mut chunk = Vec::new();
     loop {
         let message = messages.get_message().context("lost the connection to Redis")?;
-        sockets.append(&mut accepted.lock().unwrap_or_else(PoisonError::into_inner));
+        for (socket, target) in accepted.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            readers.add(socket, &target);
+        }
         frame(message.get_payload_bytes(), &mut chunk)?;
-        sockets.retain_mut(|socket| socket.write_all(&chunk).is_ok());
+        // A socket that fails is closed once all of its symbols have had a message.
+        readers.of(message.get_channel_name()).retain(|socket| (&**socket).write_all(&chunk).is_ok());
+    }
+}
+
+impl Readers {
+    /// Adds a socket whose request had `target`.
+    fn add(&mut self, socket: TcpStream, target: &str) {
+        let socket = Arc::new(socket);
+        match target.strip_prefix(SYMBOL_PATHS) {
+            Some(symbols) => {
+                for symbol in symbols.split(',') {
+                    self.by_symbol.entry(symbol.to_owned()).or_default().push(Arc::clone(&socket));
+                }
+            }
+            None => self.all.push(socket),
+        }
+    }
+
+    /// The sockets that a message to `channel` is due on.
+    fn of(&mut self, channel: &str) -> &mut Vec<Arc<TcpStream>> {
+        match channel.strip_prefix(SYMBOL_CHANNELS).and_then(|symbol| self.by_symbol.get_mut(symbol)) {
+            Some(readers) => readers,
+            None => &mut self.all,
+        }
     }
 }
 
@@ -115,12 +162,12 @@ fn listen(port: u16) -> io::Result<TcpListener> {
 }
 
 /// Accepts connections. `accepted` is bounded by the number of files the process may open.
-fn accept(listener: &TcpListener, accepted: &Mutex<Vec<TcpStream>>) {
+fn accept(listener: &TcpListener, accepted: &Mutex<Vec<Accepted>>) {
     loop {
         match listener.accept() {
             Ok((socket, _)) => {
-                if respond(&socket).is_ok() {
-                    accepted.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
+                if let Ok(target) = respond(&socket) {
+                    accepted.lock().unwrap_or_else(PoisonError::into_inner).push((socket, target));
                 }
             }
             Err(_) => thread::sleep(ACCEPT_PAUSE),
@@ -128,8 +175,8 @@ fn accept(listener: &TcpListener, accepted: &Mutex<Vec<TcpStream>>) {
     }
 }
 
-/// Reads the request and sends the response headers.
-fn respond(mut socket: &TcpStream) -> io::Result<()> {
+/// Reads the request and sends the response headers. Returns the target of the request.
+fn respond(mut socket: &TcpStream) -> io::Result<String> {
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(SOCKET_LIMIT))?;
     socket.set_write_timeout(Some(SOCKET_LIMIT))?;
@@ -141,12 +188,31 @@ fn respond(mut socket: &TcpStream) -> io::Result<()> {
             read => length += read,
         }
     }
-    socket.write_all(RESPONSE)
+    socket.write_all(RESPONSE)?;
+    Ok(target(&request[..length]))
+}
+
+/// The target of a request.
+fn target(request: &[u8]) -> String {
+    String::from_utf8_lossy(request.split(|byte| *byte == b' ').nth(1).unwrap_or_default()).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn readers_are_found_by_channel() -> io::Result<()> {
+        let mut readers = Readers::default();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        for target in ["/subscribe/raw", "/subscribe/quotes/S0001,S0002", "/subscribe/quotes/S0002"] {
+            readers.add(TcpStream::connect(listener.local_addr()?)?, target);
+        }
+        let mut count = |channel| readers.of(channel).len();
+        assert_eq!([count("stream"), count("quotes.S0001"), count("quotes.S0002")], [1, 1, 2]);
+        assert_eq!(target(b"GET /a,b?c HTTP/1.1\r\n"), "/a,b?c");
+        Ok(())
+    }
 
     #[test]
     fn message_is_framed_as_one_event_in_one_chunk() -> io::Result<()> {

@@ -2,13 +2,10 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpSocket,
@@ -16,14 +13,10 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsConnector,
-    rustls::{
-        ClientConfig, RootCertStore,
-        crypto::ring,
-        pki_types::{CertificateDer, IpAddr, ServerName, pem::PemObject},
-    },
+    rustls::pki_types::{IpAddr, ServerName},
 };
 
-use crate::streams::ResponseHeaderReader;
+use crate::{certificate::Certificate, streams::ResponseHeaderReader};
 
 /// The time limit of a request that is not for a stream.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -51,12 +44,6 @@ pub(super) struct Endpoint {
     tls: Option<[TlsConnector; 2]>,
 }
 
-/// A self-signed certificate and its key, as files.
-pub(super) struct Certificate {
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
-}
-
 impl Endpoint {
     /// A server without TLS.
     pub(super) fn plain(address: SocketAddr) -> Self {
@@ -65,18 +52,8 @@ impl Endpoint {
 
     /// A server with `certificate`, which is the only one that is trusted.
     pub(super) fn tls(address: SocketAddr, certificate: &Certificate) -> Result<Self> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&certificate.certificate).context("cannot read the certificate")?)?;
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let connector = |protocol: &[u8]| {
-            let mut config = config.clone();
-            config.alpn_protocols = vec![protocol.to_vec()];
-            TlsConnector::from(Arc::new(config))
-        };
-        Ok(Self { address, tls: Some([connector(b"http/1.1"), connector(b"h2")]) })
+        let connector = |protocol: &[u8]| anyhow::Ok(TlsConnector::from(certificate.client(protocol)?));
+        Ok(Self { address, tls: Some([connector(b"http/1.1")?, connector(b"h2")?]) })
     }
 
     /// The `Host` of requests.
@@ -131,26 +108,5 @@ impl Endpoint {
         let head = ResponseHeaderReader::default().feed(&response, 200, |_| ())?;
         let ((), body) = head.with_context(|| format!("the response to GET {path} is incomplete"))?;
         Ok(body.to_vec())
-    }
-}
-
-impl Certificate {
-    /// Creates a certificate for 127.0.0.1 in `directory` with the program openssl.
-    pub(super) fn create(directory: &Path) -> Result<Self> {
-        let paths = Self { certificate: directory.join("cert.pem"), key: directory.join("key.pem") };
-        let created = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
-            .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])
-            // Otherwise openssl creates a CA certificate, which clients reject for a server.
-            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-days", "30", "-out"])
-            .arg(&paths.certificate)
-            .arg("-keyout")
-            .arg(&paths.key)
-            .stdin(Stdio::null())
-            .output()
-            .context("TLS requires openssl: install it, or set --servers plain")?;
-        let output = String::from_utf8_lossy(&created.stderr);
-        ensure!(created.status.success(), "openssl cannot create a certificate: {}", output.trim_end());
-        Ok(paths)
     }
 }

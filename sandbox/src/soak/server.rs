@@ -13,14 +13,9 @@ use clap::ValueEnum;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use super::{
-    SoakArgs,
-    behavior::Behaviors,
-    counters::Counters,
-    endpoint::{Certificate, Endpoint},
-    fleet::Fleet,
-};
+use super::{SoakArgs, behavior::Behaviors, counters::Counters, endpoint::Endpoint, fleet::Fleet};
 use crate::{
+    certificate::Certificate,
     process::{self, Process, Scratch},
     resource_usage::CpuTime,
 };

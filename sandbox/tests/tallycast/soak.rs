@@ -1,28 +1,15 @@
-//! Tests of `sandbox soak`: the built binary with a private Redis and the tallycast binary of the workspace.
+//! `sandbox soak`.
 
-#![cfg(feature = "cli")]
-#![expect(clippy::unwrap_used, reason = "tests fail with a panic and a message")]
+use std::process::Output;
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use crate::sandbox;
 
 /// A short run with few clients, of which many leave and come. `arguments` are added.
 fn soak(arguments: &[&str]) -> Output {
-    let sandbox = env!("CARGO_BIN_EXE_sandbox");
-    // A test of the whole workspace has built it.
-    if !Path::new(sandbox).with_file_name("tallycast").exists() {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "tallycast", "--bin", "tallycast"]);
-        if sandbox.contains("/release/") {
-            build.arg("--release");
-        }
-        assert!(build.status().unwrap().success(), "tallycast does not build");
-    }
-    Command::new(sandbox)
+    sandbox()
         .args(["soak", "--time", "6s", "--rounds", "2", "--connections", "40", "--churn", "20", "--kill-every", "2s"])
         .args(["--report-every", "1s", "--settle", "1s", "--rate", "200"])
         .args(arguments)
-        .stdin(Stdio::null())
         .output()
         .unwrap()
 }

@@ -1,0 +1,283 @@
+//! What is published, and which of it each connection is due: everything, or the symbols of its own watch-list.
+
+use std::borrow::Cow;
+
+use rand::{RngExt, SeedableRng, seq::index};
+use rand_chacha::ChaCha8Rng;
+
+/// The start of the channels of symbols.
+pub(super) const SYMBOL_CHANNELS: &str = "quotes.";
+
+/// The start of the paths of watch-lists. Symbols follow, separated by commas.
+pub(super) const SYMBOL_PATHS: &str = "/subscribe/quotes/";
+
+/// The route of tallycast that connects the two.
+pub(super) const SYMBOL_ROUTE: &str = "quotes.*=/quotes/*";
+
+/// The seed of watch-lists and messages, so that all subjects and runs have the same.
+const SEED: u64 = 11;
+
+/// Messages, channels and paths of a run.
+#[derive(Clone, Debug)]
+pub(super) struct Workload {
+    channel: String,
+    path: String,
+    watch_lists: Option<WatchLists>,
+}
+
+/// A watch-list for each connection, and the symbol of each message.
+#[derive(Clone, Debug)]
+struct WatchLists {
+    /// Symbols per list.
+    length: usize,
+    /// The lists one after another, each in ascending order.
+    symbols: Vec<u32>,
+    messages: Vec<SymbolMessage>,
+    /// Readers of each symbol.
+    readers: Vec<u32>,
+}
+
+/// A message of a symbol.
+#[derive(Clone, Copy, Debug)]
+struct SymbolMessage {
+    symbol: u32,
+    /// The number of earlier messages of the symbol.
+    ordinal: u32,
+}
+
+/// What a connection has received.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    /// The sequence number after the last one. `None` if the first message may have any.
+    next_sequence: Option<u64>,
+    /// The ordinal of the next message of each watched symbol. `None` as above.
+    next_ordinals: Box<[Option<u32>]>,
+}
+
+/// How a message relates to those before it on the same connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// A message that is due, after `missing` others that should have come first.
+    Due { missing: u64 },
+    /// A message that is due, after one that was published later.
+    OutOfOrder,
+    /// A message that was received before.
+    Duplicate,
+    /// A message that this connection did not subscribe to.
+    NotSubscribed,
+}
+
+impl Workload {
+    /// One channel, all messages of which every connection reads at `path`.
+    pub(super) fn one_channel(channel: String, path: String) -> Self {
+        Self { channel, path, watch_lists: None }
+    }
+
+    /// `messages` messages of random symbols of `symbols`, and lists of `length` random symbols for `connections`. The first
+    /// `readers` of these are counted by [`due`](Self::due).
+    pub(super) fn watch_lists(
+        length: usize,
+        symbols: usize,
+        connections: usize,
+        readers: usize,
+        messages: u64,
+    ) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+        let mut lists = Vec::with_capacity(connections * length);
+        let mut symbol_readers = vec![0; symbols];
+        for connection in 0..connections {
+            let start = lists.len();
+            lists.extend(index::sample(&mut rng, symbols, length).into_iter().map(|symbol| symbol as u32));
+            lists[start..].sort_unstable();
+            if connection < readers {
+                lists[start..].iter().for_each(|symbol| symbol_readers[*symbol as usize] += 1);
+            }
+        }
+        let mut counts = vec![0; symbols];
+        let messages = (0..messages).map(|_| {
+            let symbol = rng.random_range(0..symbols);
+            counts[symbol] += 1;
+            SymbolMessage { symbol: symbol as u32, ordinal: counts[symbol] - 1 }
+        });
+        let messages = messages.collect();
+        Self {
+            channel: format!("{SYMBOL_CHANNELS}*"),
+            path: format!("{SYMBOL_PATHS}..."),
+            watch_lists: Some(WatchLists { length, symbols: lists, messages, readers: symbol_readers }),
+        }
+    }
+
+    /// The channel or pattern that contains all messages.
+    pub(super) fn subscription(&self) -> &str {
+        &self.channel
+    }
+
+    /// Whether connections read watch-lists.
+    pub(super) fn has_watch_lists(&self) -> bool {
+        self.watch_lists.is_some()
+    }
+
+    /// The channel of message `sequence`.
+    pub(super) fn channel(&self, sequence: u64) -> Cow<'_, str> {
+        match self.watch_lists.as_ref().and_then(|lists| lists.message(sequence)) {
+            Some(message) => Cow::Owned(format!("{SYMBOL_CHANNELS}{}", symbol_name(message.symbol))),
+            None => Cow::Borrowed(&self.channel),
+        }
+    }
+
+    /// The path that connection `index` requests.
+    pub(super) fn path(&self, index: usize) -> Cow<'_, str> {
+        match &self.watch_lists {
+            Some(lists) => {
+                let names: Vec<String> = lists.list(index).iter().map(|symbol| symbol_name(*symbol)).collect();
+                Cow::Owned(format!("{SYMBOL_PATHS}{}", names.join(",")))
+            }
+            None => Cow::Borrowed(&self.path),
+        }
+    }
+
+    /// The deliveries that are due when the first `messages` messages were published to `readers`.
+    pub(super) fn due(&self, messages: u64, readers: usize) -> u64 {
+        match &self.watch_lists {
+            Some(lists) => {
+                let messages = lists.messages.iter().take(usize::try_from(messages).unwrap_or(usize::MAX));
+                messages.map(|message| u64::from(lists.readers[message.symbol as usize])).sum()
+            }
+            None => messages * readers as u64,
+        }
+    }
+
+    /// The state of a connection that has received nothing. With `late`, it may miss the first messages of the run.
+    pub(super) fn start(&self, late: bool) -> Progress {
+        let watched = self.watch_lists.as_ref().map_or(0, |lists| lists.length);
+        Progress {
+            next_sequence: (!late).then_some(0),
+            next_ordinals: vec![(!late).then_some(0); watched].into_boxed_slice(),
+        }
+    }
+
+    /// Records that connection `index` received message `sequence`.
+    pub(super) fn receive(&self, index: usize, progress: &mut Progress, sequence: u64) -> Arrival {
+        let Some(lists) = &self.watch_lists else {
+            let Some(missing) = sequence.checked_sub(progress.next_sequence.unwrap_or(sequence)) else {
+                return Arrival::Duplicate;
+            };
+            progress.next_sequence = Some(sequence + 1);
+            return Arrival::Due { missing };
+        };
+        let Some(SymbolMessage { symbol, ordinal }) = lists.message(sequence) else {
+            return Arrival::NotSubscribed;
+        };
+        let Ok(place) = lists.list(index).binary_search(&symbol) else {
+            return Arrival::NotSubscribed;
+        };
+        let next = &mut progress.next_ordinals[place];
+        let Some(missing) = ordinal.checked_sub(next.unwrap_or(ordinal)) else {
+            return Arrival::Duplicate;
+        };
+        *next = Some(ordinal + 1);
+        if progress.next_sequence.is_some_and(|next| sequence < next) {
+            return Arrival::OutOfOrder;
+        }
+        progress.next_sequence = Some(sequence + 1);
+        Arrival::Due { missing: missing.into() }
+    }
+}
+
+impl WatchLists {
+    fn list(&self, index: usize) -> &[u32] {
+        &self.symbols[index * self.length..][..self.length]
+    }
+
+    fn message(&self, sequence: u64) -> Option<SymbolMessage> {
+        self.messages.get(usize::try_from(sequence).ok()?).copied()
+    }
+}
+
+fn symbol_name(symbol: u32) -> String {
+    format!("S{symbol:04}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn gaps_and_duplicates_on_one_channel_are_found() {
+        let workload = Workload::one_channel("c".to_owned(), "/p".to_owned());
+        let receive = |late, sequences: &[u64]| -> Vec<Arrival> {
+            let mut progress = workload.start(late);
+            sequences.iter().map(|sequence| workload.receive(0, &mut progress, *sequence)).collect()
+        };
+        let due = |missing| Arrival::Due { missing };
+        assert_eq!(receive(false, &[1, 2, 2, 5, 3]), [due(1), due(0), Arrival::Duplicate, due(2), Arrival::Duplicate]);
+        assert_eq!(receive(true, &[7, 9]), [due(0), due(1)]);
+        assert_eq!((workload.channel(3), workload.path(3), workload.due(5, 3)), ("c".into(), "/p".into(), 15));
+    }
+
+    /// The messages that connection `index` is due, found by the names in its path and in the channels.
+    fn due_by_name(workload: &Workload, index: usize, messages: u64) -> Vec<u64> {
+        let path = workload.path(index);
+        let names: Vec<&str> = path.strip_prefix(SYMBOL_PATHS).unwrap_or_default().split(',').collect();
+        let is_due = |sequence: &u64| {
+            let channel = workload.channel(*sequence);
+            names.contains(&channel.strip_prefix(SYMBOL_CHANNELS).unwrap_or_default())
+        };
+        (0..messages).filter(is_due).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_deviation_from_a_watch_list_is_found(
+            length in 1..6_usize,
+            more in 0..6_usize,
+            readers in 1..5_usize,
+            dropped in any::<prop::sample::Index>(),
+        ) {
+            const MESSAGES: u64 = 60;
+            let workload = Workload::watch_lists(length, length + more, readers + 1, readers, MESSAGES);
+            let due: Vec<Vec<u64>> = (0..=readers).map(|index| due_by_name(&workload, index, MESSAGES)).collect();
+            prop_assert_eq!(workload.due(MESSAGES, readers), due[..readers].iter().map(|due| due.len() as u64).sum::<u64>());
+            for (index, due) in due.iter().enumerate() {
+                prop_assert_eq!(workload.path(index).split(',').count(), length);
+                let mut progress = workload.start(false);
+                for sequence in 0..MESSAGES {
+                    let is_due = due.contains(&sequence);
+                    let expected = if is_due { Arrival::Due { missing: 0 } } else { Arrival::NotSubscribed };
+                    prop_assert_eq!(workload.receive(index, &mut progress, sequence), expected);
+                    if is_due {
+                        prop_assert_eq!(workload.receive(index, &mut progress, sequence), Arrival::Duplicate);
+                    }
+                }
+                prop_assert_eq!(workload.receive(index, &mut progress, MESSAGES), Arrival::NotSubscribed);
+
+                // One message is left out.
+                if due.is_empty() {
+                    continue;
+                }
+                let dropped = due[dropped.index(due.len())];
+                let mut progress = workload.start(false);
+                let mut missing = 0;
+                for sequence in due.iter().filter(|sequence| **sequence != dropped) {
+                    match workload.receive(index, &mut progress, *sequence) {
+                        Arrival::Due { missing: count } => missing += count,
+                        other => prop_assert!(false, "{:?}", other),
+                    }
+                }
+                let comes_later = |sequence: &&u64| **sequence > dropped && workload.channel(**sequence) == workload.channel(dropped);
+                prop_assert_eq!(missing, u64::from(due.iter().any(|sequence| comes_later(&sequence))));
+            }
+        }
+    }
+
+    #[test]
+    fn messages_out_of_order_are_found() {
+        let workload = Workload::watch_lists(2, 2, 1, 1, 100);
+        let other = (1..100).find(|sequence| workload.channel(*sequence) != workload.channel(0)).unwrap_or_default();
+        let mut progress = workload.start(false);
+        assert_eq!(workload.receive(0, &mut progress, other), Arrival::Due { missing: 0 });
+        assert_eq!(workload.receive(0, &mut progress, 0), Arrival::OutOfOrder);
+    }
+}
