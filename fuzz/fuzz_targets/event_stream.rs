@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
 use libfuzzer_sys::fuzz_target;
 use tallycast_fanout::{Framing, Message, Namespace};
-use tallycast_server::{Coding, EventStream};
+use tallycast_server::{Coding, EventFormat, EventStream};
 
 /// The content of a chunked body that is not complete yet.
 fn without_chunks(mut body: &[u8]) -> Vec<u8> {
@@ -56,7 +56,7 @@ fuzz_target!(|input: &[u8]| {
     let is_chunked = mode % 2 == 1;
     let Ok(events) = std::str::from_utf8(events) else { return };
 
-    let framing = EventStream::shared(coding, is_chunked);
+    let framing = EventStream::shared(EventFormat::Fields, coding, is_chunked);
     let mut wire = framing.opening("tallycast").to_vec();
     let mut expected = Vec::new();
     for event in events.split('\u{1e}') {

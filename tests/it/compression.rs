@@ -1,27 +1,6 @@
 //! Compressed streams: one block per batch, shared by all readers and decodable from any block on.
 
-use std::process::{Command, Stdio};
-
-use crate::support::{Browser, EventSource, Raw, RedisServer, Tallycast, get};
-
-/// A curl process that reads a stream to its end.
-struct Curl(std::process::Child);
-
-impl Curl {
-    fn open(tallycast: &Tallycast, path: &str, flags: &[&str]) -> Self {
-        let before = tallycast.counter("/hub/connected");
-        let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--no-buffer", "--max-time", "60"]).args(flags).arg(tallycast.url(path));
-        let child = curl.stdout(Stdio::piped()).spawn().expect("curl must be installed");
-        tallycast.until_counter("/hub/connected", before + 1);
-        Self(child)
-    }
-
-    fn finish(self) -> (String, Option<i32>) {
-        let output = self.0.wait_with_output().unwrap();
-        (String::from_utf8(output.stdout).unwrap(), output.status.code())
-    }
-}
+use crate::support::{Browser, Curl, EventSource, Raw, RedisServer, Tallycast, get};
 
 #[test]
 fn compressed_streams_decode_to_the_plain_stream() {

@@ -169,8 +169,10 @@ fn nested_service_reads_topics_from_the_path() {
     });
     let publisher = publisher.recv_timeout(LIMIT).unwrap();
     let reader = app.open("/events/a,b");
+    let envelopes = app.open("/events/b?envelope=1");
     let mut websocket = WebSocket::open_at(app.address, "/events/a", &[]).unwrap();
     send(&publisher, "/b", "1");
+    assert_eq!(envelopes.next(), Event::message(r#"{"namespace":"/b","event":null,"data":1}"#));
     send(&publisher, "/a", "2");
     assert_eq!([reader.next(), reader.next()], ["1", "2"].map(Event::message));
     assert_eq!(websocket.json()["data"], "2");
@@ -178,6 +180,7 @@ fn nested_service_reads_topics_from_the_path() {
     assert_eq!(websocket.json(), json!({"subscribed": ["/a", "/b"]}));
     let bad = app.response("GET /events/a//b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     assert!(bad.ends_with("\r\n\r\nbad path: a namespace must not have an empty segment ('//')\n"), "{bad}");
+    drop(envelopes);
     app.stop();
     assert_eq!(reader.rest(), []);
 }

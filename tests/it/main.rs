@@ -21,6 +21,7 @@ mod contract;
 mod custom_source;
 mod dead_peers;
 mod embedding;
+mod envelope;
 mod hostile;
 mod http;
 mod limits;

@@ -11,6 +11,7 @@ use tallycast_fanout::{CloseReason, Framing, Message};
 
 use crate::Config;
 use crate::coding::Coding;
+use crate::envelope::{Skipped, write_envelope, write_json};
 
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 /// RFC 9112, §7.1: the chunk of length zero that ends a chunked body, without trailers.
@@ -18,26 +19,44 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// The part of a pause by which it varies in either direction: a half.
 const RETRY_SPREAD: u64 = 2;
 
-/// The framing of event streams, in a content coding and with or without HTTP/1.1's chunked coding. Get it from
+/// What an event has beside its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EventFormat {
+    /// The event name, in the field `event`. The payload is the field `data`.
+    #[default]
+    Fields,
+    /// Namespace and event name, in a JSON object with the payload, as JSON where it is JSON:
+    /// `data:{"namespace":"/a","event":null,"data":...}`. There is no field `event`, so a browser's `onmessage` gets every event.
+    Envelope,
+}
+
+/// The framing of event streams, in a format, in a content coding, and with or without HTTP/1.1's chunked coding. Get it from
 /// [`shared`](Self::shared): subscribers with the same framing share what is framed.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct EventStream {
+    format: EventFormat,
     coding: Coding,
     chunked: bool,
 }
 
 /// All framings.
 static FRAMINGS: LazyLock<Vec<Arc<EventStream>>> = LazyLock::new(|| {
-    let codings = std::iter::once(Coding::Identity).chain(Coding::FOR_STREAMS);
-    codings.flat_map(|coding| [false, true].map(|chunked| Arc::new(EventStream { coding, chunked }))).collect()
+    let mut framings = Vec::new();
+    for format in [EventFormat::Fields, EventFormat::Envelope] {
+        for coding in std::iter::once(Coding::Identity).chain(Coding::FOR_STREAMS) {
+            framings.extend([false, true].map(|chunked| Arc::new(EventStream { format, coding, chunked })));
+        }
+    }
+    framings
 });
 
 impl EventStream {
-    /// The one framing of `coding`. `chunked` is for HTTP/1.1, where the engine writes to the socket: each batch is a chunk.
-    /// It is not for HTTP/1.0, and not for bodies that another layer frames.
-    pub fn shared(coding: Coding, chunked: bool) -> Arc<Self> {
-        let framing = FRAMINGS.iter().find(|framing| (framing.coding, framing.chunked) == (coding, chunked));
-        framing.map_or_else(|| Arc::new(Self { coding, chunked }), Arc::clone)
+    /// The one framing of `format` and `coding`. `chunked` is for HTTP/1.1, where the engine writes to the socket: each batch is
+    /// a chunk. It is not for HTTP/1.0, and not for bodies that another layer frames.
+    pub fn shared(format: EventFormat, coding: Coding, chunked: bool) -> Arc<Self> {
+        let wanted = Self { format, coding, chunked };
+        let framing = FRAMINGS.iter().find(|framing| ***framing == wanted).map(Arc::clone);
+        framing.unwrap_or_else(|| Arc::new(wanted))
     }
 
     /// The first bytes after the response headers: a comment with `greeting`, so that clients see the response before the
@@ -82,34 +101,42 @@ impl EventStream {
 
 impl Framing for EventStream {
     fn name(&self) -> &'static str {
-        match (self.coding, self.chunked) {
-            (Coding::Identity, true) => "sse+chunked",
-            (Coding::Identity, false) => "sse",
+        let [fields, envelope] = match (self.coding, self.chunked) {
+            (Coding::Identity, true) => ["sse+chunked", "sse+envelope+chunked"],
+            (Coding::Identity, false) => ["sse", "sse+envelope"],
             #[cfg(feature = "compression")]
-            (Coding::Gzip, true) => "sse+gzip+chunked",
+            (Coding::Gzip, true) => ["sse+gzip+chunked", "sse+envelope+gzip+chunked"],
             #[cfg(feature = "compression")]
-            (Coding::Gzip, false) => "sse+gzip",
+            (Coding::Gzip, false) => ["sse+gzip", "sse+envelope+gzip"],
             #[cfg(feature = "compression")]
-            (Coding::Zstd, true) => "sse+zstd+chunked",
+            (Coding::Zstd, true) => ["sse+zstd+chunked", "sse+envelope+zstd+chunked"],
             #[cfg(feature = "compression")]
-            (Coding::Zstd, false) => "sse+zstd",
+            (Coding::Zstd, false) => ["sse+zstd", "sse+envelope+zstd"],
+        };
+        match self.format {
+            EventFormat::Fields => fields,
+            EventFormat::Envelope => envelope,
         }
     }
 
     fn message(&self, message: &Message, batch: &mut Vec<u8>) {
-        if let Some(event) = message.event.as_deref().filter(|event| !event.is_empty()) {
-            batch.extend_from_slice(b"event:");
-            write_value(&event.replace(['\r', '\n'], " "), batch);
+        match self.format {
+            EventFormat::Fields => {
+                if let Some(event) = message.event.as_deref().filter(|event| !event.is_empty()) {
+                    batch.extend_from_slice(b"event:");
+                    write_value(&event.replace(['\r', '\n'], " "), batch);
+                }
+                write_data(&message.payload(), batch);
+            }
+            EventFormat::Envelope => write_object(|json| write_envelope(message, json), batch),
         }
-        for line in lines(&message.payload()) {
-            batch.extend_from_slice(b"data:");
-            write_value(line, batch);
-        }
-        batch.push(b'\n');
     }
 
-    fn skipped(&self, count: u64, batch: &mut Vec<u8>) {
-        batch.extend_from_slice(format!(": skipped {count}\n\n").as_bytes());
+    fn skipped(&self, skipped: u64, batch: &mut Vec<u8>) {
+        match self.format {
+            EventFormat::Fields => batch.extend_from_slice(format!(": skipped {skipped}\n\n").as_bytes()),
+            EventFormat::Envelope => write_object(|json| write_json(&Skipped { skipped }, json), batch),
+        }
     }
 
     fn finish(&self, batch: Vec<u8>) -> Bytes {
@@ -133,6 +160,23 @@ impl Framing for EventStream {
             }
         }
     }
+}
+
+/// An event whose data is the JSON that `write` appends.
+fn write_object(write: impl FnOnce(&mut Vec<u8>), batch: &mut Vec<u8>) {
+    let mut json = Vec::new();
+    write(&mut json);
+    // All that writes it writes UTF-8. Line breaks in it are spaces between tokens, so they may become others.
+    write_data(&String::from_utf8_lossy(&json), batch);
+}
+
+/// The fields `data` of an event, and its end.
+fn write_data(text: &str, batch: &mut Vec<u8>) {
+    for line in lines(text) {
+        batch.extend_from_slice(b"data:");
+        write_value(line, batch);
+    }
+    batch.push(b'\n');
 }
 
 /// Ends the line of a field with its value. A parser removes one leading space, so a value that starts with one gets another.
@@ -168,32 +212,37 @@ mod tests {
     use tallycast_fanout::{Namespace, Tally};
 
     fn plain() -> Arc<EventStream> {
-        EventStream::shared(Coding::Identity, false)
+        EventStream::shared(EventFormat::Fields, Coding::Identity, false)
     }
 
     fn chunked() -> Arc<EventStream> {
-        EventStream::shared(Coding::Identity, true)
+        EventStream::shared(EventFormat::Fields, Coding::Identity, true)
+    }
+
+    fn envelope() -> Arc<EventStream> {
+        EventStream::shared(EventFormat::Envelope, Coding::Identity, false)
     }
 
     #[test]
     fn framings_are_shared_and_have_unique_names() {
         let names: std::collections::HashSet<_> = FRAMINGS.iter().map(|framing| framing.name()).collect();
         assert_eq!(names.len(), FRAMINGS.len());
-        for coding in std::iter::once(Coding::Identity).chain(Coding::FOR_STREAMS) {
-            for chunked in [false, true] {
-                let framing = EventStream::shared(coding, chunked);
-                assert_eq!((framing.chunked, framing.coding), (chunked, coding));
-                assert!(Arc::ptr_eq(&framing, &EventStream::shared(coding, chunked)));
-            }
+        for framing in FRAMINGS.iter() {
+            let EventStream { format, coding, chunked } = **framing;
+            assert!(Arc::ptr_eq(framing, &EventStream::shared(format, coding, chunked)));
         }
     }
 
     fn framed(event: Option<&str>, text: &str) -> String {
-        let mut message = Message::text(Namespace::root(), text);
+        framed_by(&plain(), &Namespace::root(), event, text)
+    }
+
+    fn framed_by(framing: &EventStream, namespace: &Namespace, event: Option<&str>, text: &str) -> String {
+        let mut message = Message::text(namespace.clone(), text);
         message.event = event.map(Arc::from);
         let mut batch = Vec::new();
-        plain().message(&message, &mut batch);
-        String::from_utf8(plain().finish(batch).to_vec()).unwrap()
+        framing.message(&message, &mut batch);
+        String::from_utf8(framing.finish(batch).to_vec()).unwrap()
     }
 
     #[test]
@@ -206,6 +255,18 @@ mod tests {
         assert_eq!(framed(None, " a"), "data:  a\n\n");
         assert_eq!(framed(Some("a\r\nb"), "c"), "event:a  b\ndata:c\n\n");
         assert_eq!(framed(Some(""), "c"), "data:c\n\n");
+    }
+
+    #[test]
+    fn envelopes_have_exact_bytes() {
+        let framed = |event, text| framed_by(&envelope(), &"/a/b".parse().unwrap(), event, text);
+        assert_eq!(framed(None, "1F602"), "data:{\"namespace\":\"/a/b\",\"event\":null,\"data\":\"1F602\"}\n\n");
+        let json = "data:{\"namespace\":\"/a/b\",\"event\":\"x\\ny\",\"data\":{\ndata:  \"a\": 1.50\ndata:}}\n\n";
+        assert_eq!(framed(Some("x\ny"), "{\r\n \"a\": 1.50\r}"), json);
+        let mut batch = Vec::new();
+        envelope().skipped(7, &mut batch);
+        assert_eq!(batch, b"data:{\"skipped\":7}\n\n");
+        assert_eq!(envelope().keep_alive(), plain().keep_alive());
     }
 
     #[test]
@@ -277,6 +338,24 @@ mod tests {
             // The standard joins the lines with LF, whatever ended them.
             let expected = text.replace("\r\n", "\n").replace('\r', "\n");
             prop_assert_eq!(parsed, vec![(event.map(|event| event.replace(['\r', '\n'], " ")), expected)]);
+        }
+
+        #[test]
+        fn independent_parser_reads_the_same_envelope(
+            namespace in "(/[^/\\x00-\\x1f\\x7f-\\x9f]{1,8}){1,3}",
+            event in proptest::option::of("(.|\r|\n){0,12}"),
+            payload in crate::envelope::tests::payloads(),
+        ) {
+            let namespace: Namespace = namespace.parse().unwrap();
+            let framed = framed_by(&envelope(), &namespace, event.as_deref(), &payload);
+            let parsed = parse(framed.into_bytes());
+            prop_assert_eq!(parsed.len(), 1);
+            // Without a name, so that EventSource calls `onmessage`.
+            prop_assert_eq!(&parsed[0].0, &None);
+            let read: serde_json::Value = serde_json::from_str(&parsed[0].1).unwrap();
+            let data = crate::envelope::tests::expected_data(&payload);
+            let expected = serde_json::json!({"namespace": namespace.as_str(), "event": event, "data": data});
+            prop_assert_eq!(read, expected);
         }
     }
 }

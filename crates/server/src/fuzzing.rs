@@ -8,13 +8,16 @@ use tallycast_fanout::Topics;
 
 use crate::ClientAddressHeader;
 use crate::proxies;
+use crate::query::{ENVELOPE, SNAPSHOT, flag};
 
 /// The topics of a request, or why it is refused.
 ///
 /// # Errors
 /// The text of the response with status 400.
 pub fn topics(path: &str, query: &str) -> Result<Topics, String> {
-    crate::query::wants_snapshot(query).map_err(|error| error.trim_end_matches('\n').to_owned())?;
+    for name in [SNAPSHOT, ENVELOPE] {
+        flag(query, name).map_err(|error| error.trim_end_matches('\n').to_owned())?;
+    }
     crate::topics::topics("/subscribe", path, query).map_err(|error| error.to_string())
 }
 

@@ -161,17 +161,16 @@ async fn take_over(
     let Stream { info, snapshot, grant, transport, permits, topic_permit } = *stream;
     guard.permits.join(permits);
     let mut subscriber = match transport {
-        Transport::EventStream(coding) => {
-            let framing = EventStream::shared(coding, request.version != Version::HTTP_10);
+        Transport::EventStream(format, coding) => {
+            let framing = EventStream::shared(format, coding, request.version != Version::HTTP_10);
             let preamble = event_stream_preamble(&request, coding, &framing, shared);
             let mut subscriber = Subscriber::new(info, framing, Sink::Socket(socket));
             subscriber.preamble = preamble;
             subscriber
         }
         #[cfg(feature = "websocket")]
-        Transport::WebSocket(handshake, mut session) => {
+        Transport::WebSocket(handshake, framing, mut session) => {
             session.read_ahead(read_ahead);
-            let framing = crate::websocket::framing(handshake.subprotocol);
             let mut subscriber = Subscriber::new(info, framing, Sink::Socket(socket));
             subscriber.preamble = head("101 Switching Protocols", &handshake.headers()).into();
             subscriber.inbound = Some(session);

@@ -32,6 +32,7 @@
 //! | `GET /subscribe/<topic>,<topic>` | the streams of several topics as one |
 //! | `GET /subscribe?topic=<topic>&topic=<topic>` | the same |
 //! | `GET /subscribe/<namespace>?snapshot=1` | the stream of a namespace, starting with its totals |
+//! | `GET /subscribe/<namespace>?envelope=1` | the stream with each message as a JSON object that names its namespace |
 //! | `GET /ws/...`, or any of these with `upgrade: websocket` | the same over WebSocket |
 //!
 //! # Authorization
@@ -63,6 +64,7 @@ mod client;
 mod coding;
 mod config;
 mod connection;
+mod envelope;
 mod event_stream;
 mod fallback;
 #[cfg(fuzzing)]
@@ -97,7 +99,7 @@ pub use authorizer::{AccessRequest, Action, Authorizer, Denied};
 pub use client::ClientAddress;
 pub use coding::Coding;
 pub use config::{Compression, Config, PREFIX, WEBSOCKET_PREFIX};
-pub use event_stream::EventStream;
+pub use event_stream::{EventFormat, EventStream};
 pub use limits::{NamespaceLimit, NamespaceLimitError};
 pub use listener::listen;
 pub use origins::{AllowedOrigin, OriginError};

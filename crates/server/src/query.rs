@@ -3,7 +3,9 @@
 /// Names a topic. Repeatable.
 pub(crate) const TOPIC: &str = "topic";
 /// Asks for a snapshot of the totals: `1` or `0`.
-const SNAPSHOT: &str = "snapshot";
+pub(crate) const SNAPSHOT: &str = "snapshot";
+/// Asks for each message in an envelope: `1` or `0`.
+pub(crate) const ENVELOPE: &str = "envelope";
 
 /// A parameter whose name is nearly a known one. Ignoring it would send the client something that it did not ask for.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,20 +18,20 @@ pub(crate) struct NearMiss {
 /// Looks for near misses. Other unknown parameters are allowed: proxies and caches add theirs.
 pub(crate) fn check_names(query: &str) -> Result<(), NearMiss> {
     for (name, _) in form_urlencoded::parse(query.as_bytes()) {
-        if let Some(known) = [TOPIC, SNAPSHOT].into_iter().find(|known| is_near(&name, known)) {
+        if let Some(known) = [TOPIC, SNAPSHOT, ENVELOPE].into_iter().find(|known| is_near(&name, known)) {
             return Err(NearMiss { found: name.into_owned(), known });
         }
     }
     Ok(())
 }
 
-/// Reads `snapshot=1` or `snapshot=0`.
-pub(crate) fn wants_snapshot(query: &str) -> Result<bool, String> {
-    let value = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == SNAPSHOT).map(|(_, value)| value);
+/// Reads a parameter that is `1` or `0`; 0 without it.
+pub(crate) fn flag(query: &str, name: &str) -> Result<bool, String> {
+    let value = form_urlencoded::parse(query.as_bytes()).find(|(found, _)| found == name).map(|(_, value)| value);
     match value.as_deref() {
         None | Some("0") => Ok(false),
         Some("1") => Ok(true),
-        Some(other) => Err(format!("bad query: snapshot={}; expected snapshot=1 or snapshot=0\n", one_line(other))),
+        Some(other) => Err(format!("bad query: {name}={}; expected {name}=1 or {name}=0\n", one_line(other))),
     }
 }
 
@@ -70,7 +72,7 @@ mod tests {
     #[test]
     fn errors_are_one_line() {
         let error = "bad query: snapshot=a\u{fffd}b; expected snapshot=1 or snapshot=0\n";
-        assert_eq!(wants_snapshot("snapshot=a%0Ab"), Err(error.to_owned()));
+        assert_eq!(flag("snapshot=a%0Ab", SNAPSHOT), Err(error.to_owned()));
     }
 
     #[test]
@@ -92,6 +94,9 @@ mod tests {
             ("snapshots", SNAPSHOT),
             ("snaphot", SNAPSHOT),
             ("snapshto", SNAPSHOT),
+            ("Envelope", ENVELOPE),
+            ("envelop", ENVELOPE),
+            ("envelopes", ENVELOPE),
         ] {
             let name = name.replace("%5B%5D", "[]");
             let expected = format!("bad query: unknown parameter {name:?}; did you mean {known}?");
@@ -101,7 +106,7 @@ mod tests {
         for query in [
             "",
             "topic=/a",
-            "%74opic=/a&topic=/b&snapshot=1",
+            "%74opic=/a&topic=/b&snapshot=1&envelope=1",
             "lastEventId=1&lastEventID=2&_=1",
             "top=1&x",
             "shot",

@@ -13,6 +13,8 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode, Version};
+#[cfg(feature = "websocket")]
+use tallycast_fanout::Framing;
 use tallycast_fanout::{ConnectionInfo, Grant, Handle, Sink, SnapshotError, Subscriber, Topics};
 use tokio::sync::watch;
 
@@ -20,10 +22,10 @@ use crate::access::{HostAccess, StreamAccess};
 use crate::authorizer::{AuthorizeError, DynAuthorizer};
 use crate::client::ClientAddress;
 use crate::coding::{Coding, accepted};
-use crate::event_stream::EventStream;
+use crate::event_stream::{EventFormat, EventStream};
 use crate::limits::{LimitError, Limits, Permits, SubscriptionPermits, retry_after};
 use crate::origins::{AllowedOrigin, restrict};
-use crate::query::wants_snapshot;
+use crate::query::{ENVELOPE, SNAPSHOT, flag};
 use crate::response::{StreamBody, WholeResponse, text_response};
 use crate::topic_budget::TopicPermit;
 #[cfg(feature = "websocket")]
@@ -59,16 +61,16 @@ pub(crate) struct Stream {
 /// How a stream is sent.
 pub(crate) enum Transport {
     /// As Server-Sent Events.
-    EventStream(Coding),
+    EventStream(EventFormat, Coding),
     #[cfg(feature = "websocket")]
-    WebSocket(Handshake, Box<session::Session>),
+    WebSocket(Handshake, Arc<dyn Framing>, Box<session::Session>),
 }
 
 impl Transport {
     /// The status of the response.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::EventStream(_) => StatusCode::OK,
+            Self::EventStream(..) => StatusCode::OK,
             #[cfg(feature = "websocket")]
             Self::WebSocket(..) => StatusCode::SWITCHING_PROTOCOLS,
         }
@@ -86,14 +88,19 @@ impl Streams {
         host: HostAccess,
     ) -> Result<Stream, WholeResponse> {
         let bad_request = |text| text_response(StatusCode::BAD_REQUEST, text);
-        let snapshot = wants_snapshot(request.uri.query().unwrap_or_default()).map_err(bad_request)?;
+        let query = request.uri.query().unwrap_or_default();
+        let snapshot = flag(query, SNAPSHOT).map_err(bad_request)?;
+        let envelope = flag(query, ENVELOPE).map_err(bad_request)?;
         let access = StreamAccess::decide(request, &topics, client.ip, host, self).await;
         let access = access.map_err(|error| not_authorized(&error))?;
         if snapshot && request.method == Method::GET {
             self.totals_known(&topics).await?;
         }
         #[cfg(feature = "websocket")]
-        let handshake = if is_upgrade(request) { Some(handshake::accept(request, self)?) } else { None };
+        let handshake = match is_upgrade(request) {
+            true => Some(handshake::accept(request, envelope, self)?),
+            false => None,
+        };
         let mut subscription = SubscriptionPermits::new(
             Arc::clone(&self.limits),
             self.config.clone(),
@@ -123,15 +130,16 @@ impl Streams {
             user_agent: user_agent(&request.headers),
         };
         #[cfg(feature = "websocket")]
-        if let Some(handshake) = handshake {
+        if let Some((handshake, framing)) = handshake {
             let policy = access.into_policy(request, client.ip, subscription, self);
             let (subprotocol, stats) = (handshake.subprotocol, Arc::clone(&self.stats.websocket));
             let session = session::Session::with_policy(&config.websocket, subprotocol, policy, stats);
-            let transport = Transport::WebSocket(handshake, Box::new(session));
+            let transport = Transport::WebSocket(handshake, framing, Box::new(session));
             return Ok(Stream { info, snapshot, grant, transport, permits, topic_permit: None });
         }
         let topic_permit = Some(subscription.into_fixed(&mut permits));
-        Ok(Stream { info, snapshot, grant, transport: Transport::EventStream(coding), permits, topic_permit })
+        let format = if envelope { EventFormat::Envelope } else { EventFormat::Fields };
+        Ok(Stream { info, snapshot, grant, transport: Transport::EventStream(format, coding), permits, topic_permit })
     }
 
     /// Waits until a snapshot of the totals of `topics` is available.
@@ -160,11 +168,11 @@ impl Streams {
     ) -> Response<StreamBody> {
         let Stream { info, snapshot, grant, transport, permits, topic_permit } = stream;
         match transport {
-            Transport::EventStream(coding) => {
+            Transport::EventStream(format, coding) => {
                 // The connection has a guard of its own.
                 drop(guard);
                 let (sender, body) = tallycast_fanout::body();
-                let framing = EventStream::shared(coding, false);
+                let framing = EventStream::shared(format, coding, false);
                 let preamble = framing.preamble(&self.config.borrow());
                 let mut subscriber = Subscriber::new(info, framing, Sink::Body(sender));
                 subscriber.preamble = preamble;
@@ -181,10 +189,9 @@ impl Streams {
                 response
             }
             #[cfg(feature = "websocket")]
-            Transport::WebSocket(handshake, session) => {
+            Transport::WebSocket(handshake, framing, session) => {
                 let upgrade = request.extensions.remove::<hyper::upgrade::OnUpgrade>();
                 let (handle, limit) = (self.handle.clone(), self.config.borrow().head_timeout);
-                let framing = crate::websocket::framing(handshake.subprotocol);
                 tokio::spawn(async move {
                     let Some(upgrade) = upgrade else {
                         tracing::warn!(client = %info.client_ip, "the HTTP server has no upgrades; WebSocket is not possible");

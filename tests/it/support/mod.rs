@@ -1,6 +1,7 @@
 //! Servers and clients for the tests.
 
 mod browser;
+mod curl;
 mod event_source;
 mod http;
 mod http2;
@@ -12,6 +13,7 @@ mod websocket;
 use std::time::{Duration, Instant};
 
 pub(crate) use browser::Browser;
+pub(crate) use curl::Curl;
 pub(crate) use event_source::{Event, EventSource};
 pub(crate) use http::get;
 pub(crate) use http2::Http2;

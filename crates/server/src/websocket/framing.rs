@@ -9,9 +9,11 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::frames::{CloseFrame, write_close, write_ping, write_text};
 use super::handshake::Subprotocol;
+use crate::envelope::{self, Skipped, write_envelope};
 
-static JSON: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Frames { subprotocol: Subprotocol::Json }));
-static RAW: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Frames { subprotocol: Subprotocol::Raw }));
+static JSON: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Frames::Json));
+static ENVELOPE: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Frames::Envelope));
+static RAW: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Frames::Raw));
 
 /// The one framing of a subprotocol: subscribers with the same framing share what is framed.
 pub fn framing(subprotocol: Subprotocol) -> Arc<dyn Framing> {
@@ -21,55 +23,66 @@ pub fn framing(subprotocol: Subprotocol) -> Arc<dyn Framing> {
     }
 }
 
+/// The one framing of the subprotocol `json` with `?envelope=1`: payloads that are JSON are JSON in the messages too.
+pub fn envelope_framing() -> Arc<dyn Framing> {
+    Arc::clone(&ENVELOPE)
+}
+
+/// What a message is.
 #[derive(Debug)]
-struct Frames {
-    subprotocol: Subprotocol,
+enum Frames {
+    /// A JSON object, with the payload as a string.
+    Json,
+    /// A JSON object, with the payload as JSON where it is JSON.
+    Envelope,
+    /// The payload alone.
+    Raw,
 }
 
 /// A message of the subprotocol `json`.
 #[derive(Serialize)]
-struct Envelope<'a> {
+struct JsonMessage<'a> {
     namespace: &'a str,
     event: Option<&'a str>,
     data: &'a str,
 }
 
-#[derive(Serialize)]
-struct Skipped {
-    skipped: u64,
-}
-
 impl Framing for Frames {
     fn name(&self) -> &'static str {
-        match self.subprotocol {
-            Subprotocol::Json => "websocket",
-            Subprotocol::Raw => "websocket+raw",
+        match self {
+            Self::Json => "websocket",
+            Self::Envelope => "websocket+envelope",
+            Self::Raw => "websocket+raw",
         }
     }
 
     fn message(&self, message: &Message, batch: &mut Vec<u8>) {
-        let data = message.payload();
-        match self.subprotocol {
-            Subprotocol::Raw => write_text(data.as_bytes(), batch),
-            Subprotocol::Json => {
+        match self {
+            Self::Json => {
                 let (namespace, event) = (message.namespace.as_str(), message.event.as_deref());
-                write_json(&Envelope { namespace, event, data: &data }, batch);
+                write_json(&JsonMessage { namespace, event, data: &message.payload() }, batch);
             }
+            Self::Envelope => {
+                let mut json = Vec::new();
+                write_envelope(message, &mut json);
+                write_text(&json, batch);
+            }
+            Self::Raw => write_text(message.payload().as_bytes(), batch),
         }
     }
 
     fn names_events(&self) -> bool {
-        match self.subprotocol {
-            Subprotocol::Json => true,
-            Subprotocol::Raw => false,
+        match self {
+            Self::Json | Self::Envelope => true,
+            Self::Raw => false,
         }
     }
 
     fn skipped(&self, skipped: u64, batch: &mut Vec<u8>) {
-        match self.subprotocol {
+        match self {
+            Self::Json | Self::Envelope => write_json(&Skipped { skipped }, batch),
             // It has nothing but payloads.
-            Subprotocol::Raw => {}
-            Subprotocol::Json => write_json(&Skipped { skipped }, batch),
+            Self::Raw => {}
         }
     }
 
@@ -98,7 +111,7 @@ impl Framing for Frames {
 
 /// Appends a message of text with `value` as JSON.
 pub(crate) fn write_json(value: &impl Serialize, wire: &mut Vec<u8>) {
-    #[expect(clippy::expect_used, reason = "strings, numbers and lists of them always serialize to a vector")]
-    let json = serde_json::to_vec(value).expect("plain data");
+    let mut json = Vec::new();
+    envelope::write_json(value, &mut json);
     write_text(&json, wire);
 }

@@ -1,5 +1,7 @@
 //! The opening handshake (RFC 6455, §4.2): requests for an upgrade, and the responses to them.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{
@@ -9,7 +11,9 @@ use hyper::header::{
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode, Version};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use tallycast_fanout::Framing;
 
+use super::framing::{envelope_framing, framing};
 use crate::Config;
 use crate::header_list::items;
 use crate::origins::may_open;
@@ -109,14 +113,19 @@ impl Handshake {
     }
 }
 
-/// Accepts the handshake of a request for which [`is_upgrade`] holds, or returns the response that refuses it.
+/// Accepts the handshake of a request for which [`is_upgrade`] holds, and chooses the framing of its messages, in an `envelope` or
+/// not; or returns the response that refuses it.
 #[expect(clippy::result_large_err, reason = "made once for a request")]
-pub(crate) fn accept(request: &Parts, streams: &Streams) -> Result<Handshake, WholeResponse> {
+pub(crate) fn accept(
+    request: &Parts,
+    envelope: bool,
+    streams: &Streams,
+) -> Result<(Handshake, Arc<dyn Framing>), WholeResponse> {
     if !may_open(&request.headers, &streams.config.borrow().allowed_origins) {
         streams.stats.refused_origin.add(1);
         return Err(text_response(StatusCode::FORBIDDEN, "this origin may not open a WebSocket\n"));
     }
-    Handshake::accept(&request.headers).map_err(|error| {
+    let handshake = Handshake::accept(&request.headers).map_err(|error| {
         let status = match error {
             HandshakeError::Version => StatusCode::UPGRADE_REQUIRED,
             HandshakeError::Key => StatusCode::BAD_REQUEST,
@@ -126,7 +135,16 @@ pub(crate) fn accept(request: &Parts, streams: &Streams) -> Result<Handshake, Wh
             response.headers_mut().extend(upgrade_headers());
         }
         response
-    })
+    })?;
+    let framing = match (handshake.subprotocol, envelope) {
+        (Subprotocol::Json, true) => envelope_framing(),
+        (Subprotocol::Raw, true) => {
+            let text = "bad query: envelope=1 requires the subprotocol json, or none; found raw\n";
+            return Err(text_response(StatusCode::BAD_REQUEST, text));
+        }
+        (subprotocol, false) => framing(subprotocol),
+    };
+    Ok((handshake, framing))
 }
 
 /// RFC 9110, §15.5.22, and RFC 6455, §4.4.

@@ -193,7 +193,7 @@ mod tests {
     use tokio_websockets::{ClientBuilder, Config};
 
     use super::*;
-    use crate::websocket::{Subprotocol, framing};
+    use crate::websocket::{Subprotocol, envelope_framing, framing};
     use tallycast_fanout::{CloseReason, Message as Sent, Tally};
 
     /// More than any of the tests sends.
@@ -304,6 +304,25 @@ mod tests {
         }
 
         #[test]
+        fn independent_client_reads_envelopes(
+            payloads in proptest::collection::vec(crate::envelope::tests::payloads(), 1..5),
+            event in proptest::option::of(".{0,20}"),
+        ) {
+            let mut batch = Vec::new();
+            let mut expected = Vec::new();
+            for payload in &payloads {
+                let mut message = Sent::text("/a/b".parse().unwrap(), payload.clone());
+                message.event = event.as_deref().map(Into::into);
+                envelope_framing().message(&message, &mut batch);
+                let data = crate::envelope::tests::expected_data(payload);
+                expected.push(serde_json::json!({"namespace": "/a/b", "event": event, "data": data}));
+            }
+            let read = read(&envelope_framing().finish(batch));
+            let read = read.iter().map(|message| serde_json::from_str(message.as_text().unwrap()).unwrap());
+            prop_assert_eq!(read.collect::<Vec<serde_json::Value>>(), expected);
+        }
+
+        #[test]
         fn any_bytes_are_parsed_with_bounded_replies(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut protocol = Protocol::new(100);
             let mut replies = Vec::new();
@@ -332,6 +351,9 @@ mod tests {
         assert_eq!(json, b"\x81\x38{\"namespace\":\"/eps\",\"event\":null,\"data\":\"{\\\"1F602\\\":3}\"}");
         let skipped = framed(Subprotocol::Json, &|framing, batch| framing.skipped(7, batch));
         assert_eq!(skipped, b"\x81\x0d{\"skipped\":7}");
+        let mut envelope = Vec::new();
+        envelope_framing().message(&message, &mut envelope);
+        assert_eq!(envelope, b"\x81\x34{\"namespace\":\"/eps\",\"event\":null,\"data\":{\"1F602\":3}}");
         assert_eq!(framed(Subprotocol::Raw, &|framing, batch| framing.skipped(7, batch)), b"");
         assert_eq!(framing(Subprotocol::Raw).keep_alive(), &b"\x89\0"[..]);
     }
