@@ -212,6 +212,12 @@ fn http(
     write_timeout: Duration,
     close_limit: Duration,
 ) -> Result<tallycast_server::Config, ConfigError> {
+    // Otherwise the head would be too large first, and the limit without effect.
+    if options.max_target_bytes.0 >= options.max_head_bytes.0 {
+        let (target, head) = (options.max_target_bytes, options.max_head_bytes);
+        let expected = format!("expected less than --max-head-bytes ({head})");
+        return Err(ConfigError::Usage(format!("invalid value \"{target}\" for --max-target-bytes: {expected}")));
+    }
     let mut config = tallycast_server::Config::default();
     config.websocket.max_message = options.max_message_bytes.0;
     config.websocket.message_rate = options.message_rate;
@@ -220,6 +226,7 @@ fn http(
     config.max_per_address = options.max_per_address;
     config.rate_per_address = options.rate_per_address;
     config.namespace_limits = options.namespace_limits;
+    config.max_topics = options.max_topics;
     config.max_topic_bytes_per_address = options.max_topic_bytes_per_address.0;
     config.max_topic_bytes = options.max_topic_bytes.0;
     config.trusted_proxies = options.trusted_proxies;
@@ -234,6 +241,7 @@ fn http(
     config.write_timeout = write_timeout;
     config.peer_timeout = options.peer_timeout;
     config.max_head_bytes = options.max_head_bytes.0;
+    config.max_target_bytes = options.max_target_bytes.0;
     config.close_limit = close_limit;
     Ok(config)
 }

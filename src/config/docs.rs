@@ -91,11 +91,9 @@ fn limits_page_has_the_default_of_every_limit() {
     }
     let kib = |bytes: usize| format!("{} KiB", bytes / 1024);
     for (what, bound) in [
-        ("topics of a subscription", tallycast_fanout::MAX_TOPICS.to_string()),
         ("wildcards of a topic", tallycast_fanout::MAX_WILDCARDS.to_string()),
         ("bytes of a namespace or topic", tallycast_fanout::MAX_NAMESPACE_BYTES.to_string()),
         ("segments of a namespace or topic", tallycast_fanout::MAX_NAMESPACE_DEPTH.to_string()),
-        ("request target", kib(tallycast_server::Config::default().max_target_bytes)),
         ("requests at the same time over HTTP/2", tallycast_server::Config::default().max_http2_streams.to_string()),
         ("payload of an event", format!("{} MiB", crate::decode::MAX_PAYLOAD_BYTES >> 20)),
         ("routes", crate::decode::MAX_ROUTES.to_string()),

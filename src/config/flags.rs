@@ -17,7 +17,7 @@ use super::secret::Secret;
 use super::size::{self, Size};
 use super::values::{
     admin_token, count, duration, duration_or_zero, duration_text, ip_address, log_filter, network, port, rate,
-    redis_url, seed,
+    redis_url, seed, topic_count,
 };
 use crate::decode::{Route, Routes};
 use crate::source::redis;
@@ -28,6 +28,8 @@ use crate::totals::{self, TotalsKey};
 pub(super) const DEFAULT_SCORES: &str = "emojitrack_score";
 /// The smallest limit for request headers that hyper accepts, in bytes.
 const MIN_HEAD_BYTES: usize = 8192;
+/// The longest request target that hyper reads, in bytes.
+const MAX_TARGET_BYTES: usize = 65_534;
 /// The largest send buffer, in bytes: the socket option is a signed number of 32 bits.
 const MAX_SEND_BUFFER: usize = 1 << 30;
 /// The largest message of Redis, in bytes (`proto-max-bulk-len`).
@@ -440,6 +442,16 @@ pub(super) struct ServerOptions {
         value_name = "NAMESPACE=COUNT"
     )]
     pub(super) namespace_limits: Vec<NamespaceLimit>,
+    /// Maximum number of topics of a stream, at most 4096. A request with more is answered with 400, a command over WebSocket
+    /// with an error. The limits of the size of both apply beside it
+    #[arg(
+        long,
+        env = "TALLYCAST_MAX_TOPICS",
+        default_value_t = server().max_topics,
+        value_name = "COUNT",
+        value_parser = topic_count
+    )]
+    pub(super) max_topics: usize,
     /// Size of the topics of the open streams per client address (IPv6: per /64 network): about 500 bytes and the
     /// length of the path per stream, and 256 bytes and twice its length per topic. Further ones are answered with 429
     #[arg(
@@ -557,6 +569,16 @@ pub(super) struct ServerOptions {
         value_parser = size::at_least(MIN_HEAD_BYTES)
     )]
     pub(super) max_head_bytes: Size,
+    /// Maximum size of a request target (path and query), less than --max-head-bytes. Requests with a larger one are answered
+    /// with 414
+    #[arg(
+        long,
+        env = "TALLYCAST_MAX_TARGET_BYTES",
+        default_value_t = Size(server().max_target_bytes),
+        value_name = "BYTES",
+        value_parser = size::between(1, MAX_TARGET_BYTES)
+    )]
+    pub(super) max_target_bytes: Size,
     /// Server certificate, followed by its intermediate certificates, in PEM. Clients then connect over HTTPS, with HTTP/2
     /// or HTTP/1.1 [default: none (plain HTTP)]
     #[arg(long, env = "TALLYCAST_TLS_CERT", value_name = "FILE")]

@@ -3,13 +3,14 @@
 use super::effective::EffectiveOption;
 
 /// The options that SIGHUP changes without closing a connection.
-pub(super) const RELOADABLE: [&str; 21] = [
+pub(super) const RELOADABLE: [&str; 23] = [
     "route",
     "log",
     "max-connections",
     "max-per-address",
     "rate-per-address",
     "namespace-limit",
+    "max-topics",
     "max-topic-bytes-per-address",
     "max-topic-bytes",
     "trusted-proxy",
@@ -21,6 +22,7 @@ pub(super) const RELOADABLE: [&str; 21] = [
     "head-timeout",
     "idle-timeout",
     "max-head-bytes",
+    "max-target-bytes",
     "tls-cert",
     "tls-key",
     "admin-token",

@@ -70,6 +70,14 @@ pub(super) fn at_least(minimum: usize) -> impl Fn(&str) -> Result<Size, SizeErro
     }
 }
 
+/// A parser of sizes of at least `minimum` and at most `maximum` bytes.
+pub(super) fn between(
+    minimum: usize,
+    maximum: usize,
+) -> impl Fn(&str) -> Result<Size, SizeError> + Clone + Send + Sync + 'static {
+    move |text| at_least(minimum)(text).and_then(|_| at_most(maximum)(text))
+}
+
 /// A parser of sizes of at most `maximum` bytes.
 pub(super) fn at_most(maximum: usize) -> impl Fn(&str) -> Result<Size, SizeError> + Clone + Send + Sync + 'static {
     move |text| {

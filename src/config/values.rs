@@ -41,6 +41,14 @@ pub(super) fn count(text: &str) -> Result<usize, &'static str> {
     text.parse().ok().filter(|&count| count > 0).ok_or("expected a whole number of at least 1")
 }
 
+pub(super) fn topic_count(text: &str) -> Result<usize, String> {
+    let max = tallycast_fanout::MAX_TOPICS;
+    text.parse()
+        .ok()
+        .filter(|count| (1..=max).contains(count))
+        .ok_or(format!("expected a whole number from 1 to {max}"))
+}
+
 pub(super) fn rate(text: &str) -> Result<NonZeroU32, &'static str> {
     text.parse().map_err(|_| "expected a whole number of at least 1")
 }

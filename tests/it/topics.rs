@@ -1,6 +1,10 @@
 //! Multiple topics on one connection, and wildcards.
 
-use crate::support::{Event, EventSource, Raw, RedisServer, Tallycast};
+use std::ops::Range;
+
+use serde_json::{Value, json};
+
+use crate::support::{Event, EventSource, Raw, RedisServer, Tallycast, WebSocket};
 
 /// A route for channels of any depth.
 const ROUTES: [&str; 4] = ["--route", "v1:streaming:**=/**", "--totals-interval", "1s"];
@@ -91,6 +95,35 @@ fn ambiguous_topics_are_refused_with_reason() {
     let (status, body) = tallycast.get(&format!("/subscribe?{}", topics.join("&")));
     assert_eq!(status, 400);
     assert!(body.contains("expected at most 64 topics, found more"), "{body}");
+}
+
+#[test]
+fn watch_lists_may_be_longer_by_configuration() {
+    let redis = RedisServer::start();
+    let flags = [&ROUTES[..], &["--max-topics", "500", "--max-target-bytes", "15KiB"]].concat();
+    let tallycast = Tallycast::start(&redis, &flags);
+    let topics = |numbers: Range<usize>| numbers.map(|number| format!("/price/{number:03}.ASX")).collect::<Vec<_>>();
+    let names = topics(0..500).join(",").replace("/price/", "");
+    let query = topics(0..499).join("&topic=");
+    let in_path = EventSource::open(&tallycast, &format!("/subscribe/price/{names}?envelope=1"));
+    let in_query = EventSource::open_http2(&tallycast, &format!("/subscribe/price/499.ASX?envelope=1&topic={query}"));
+    let mut socket = WebSocket::open(&tallycast, "/ws/none?envelope=1");
+    socket.send_text(&json!({"unsubscribe": ["/none"], "subscribe": topics(0..500)}).to_string());
+    assert_eq!(socket.json(), json!({"subscribed": topics(0..500)}));
+    publish(&redis, &[("price:000.ASX", "1"), ("price:500.ASX", "2"), ("price:499.ASX", "3")]);
+    for (topic, price) in [("/price/000.ASX", 1), ("/price/499.ASX", 3)] {
+        let expected = json!({"namespace": topic, "event": null, "data": price});
+        for reader in [&in_path, &in_query] {
+            assert_eq!(serde_json::from_str::<Value>(&reader.next().data).unwrap(), expected);
+        }
+        assert_eq!(socket.json(), expected);
+    }
+    let (status, body) = tallycast.get(&format!("/subscribe/price/{names},500.ASX"));
+    assert_eq!((status, &*body), (400, "bad path after /subscribe: expected at most 500 topics, found more\n"));
+    socket.send_text(r#"{"subscribe": ["/price/500.ASX"]}"#);
+    assert_eq!(socket.json(), json!({"error": "expected at most 500 topics, found more"}));
+    let (status, body) = tallycast.get(&format!("/subscribe?topic=/{}", "a".repeat(15 * 1024)));
+    assert_eq!((status, &*body), (414, "the request target has 15378 bytes; the limit is 15360\n"));
 }
 
 #[test]

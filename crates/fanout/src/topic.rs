@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::namespace::{decode, split};
 use crate::{MAX_NAMESPACE_DEPTH, Namespace, NamespaceError};
 
-/// The most topics of one reader.
-pub const MAX_TOPICS: usize = 64;
+/// The most topics of one reader. Transports may allow fewer.
+pub const MAX_TOPICS: usize = 4096;
 /// The most `*` in one topic: each may double the number of trie nodes that a message visits.
 pub const MAX_WILDCARDS: usize = 4;
 
@@ -45,9 +45,9 @@ pub enum TopicError {
     /// A set of topics is empty.
     #[error("expected at least one topic")]
     NoTopics,
-    /// More than [`MAX_TOPICS`].
-    #[error("expected at most {MAX_TOPICS} topics, found more")]
-    TooManyTopics,
+    /// More than this many, which is at most [`MAX_TOPICS`].
+    #[error("expected at most {0} topics, found more")]
+    TooManyTopics(usize),
 }
 
 /// A segment of a topic.
@@ -71,9 +71,9 @@ impl Topic {
     /// `/price/B`. Reads each segment once, and nothing after the topic that is one too many. Not for the root.
     ///
     /// # Errors
-    /// As [`from_url_path`](Self::from_url_path), when a name between commas is empty, and when there are more than
-    /// [`MAX_TOPICS`] topics.
-    pub fn several_from_url_path(path: &str) -> Result<Vec<Self>, TopicError> {
+    /// As [`from_url_path`](Self::from_url_path), when a name between commas is empty, and when there are more than `max`
+    /// topics.
+    pub fn several_from_url_path(path: &str, max: usize) -> Result<Vec<Self>, TopicError> {
         let path = path.strip_prefix('/').ok_or(NamespaceError::NotAbsolute)?;
         let path = path.strip_suffix('/').unwrap_or(path);
         let (parents, last) = path.rsplit_once('/').map_or((None, path), |(parents, last)| (Some(parents), last));
@@ -83,8 +83,8 @@ impl Topic {
             if name.is_empty() {
                 return Err(NamespaceError::EmptySegment.into());
             }
-            if topics.len() == MAX_TOPICS {
-                return Err(TopicError::TooManyTopics);
+            if topics.len() == max {
+                return Err(TopicError::TooManyTopics(max));
             }
             let name = path_segment(name)?;
             let segments: Vec<&str> = parents.iter().chain([&name]).map(String::as_str).collect();
@@ -244,7 +244,7 @@ impl Topics {
             return Err(TopicError::NoTopics);
         }
         if topics.len() > MAX_TOPICS {
-            return Err(TopicError::TooManyTopics);
+            return Err(TopicError::TooManyTopics(MAX_TOPICS));
         }
         Ok(Self(topics.into()))
     }
@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn last_segment_of_a_path_may_be_several() {
-        let several = |path: &str| Topic::several_from_url_path(path);
+        let several = |path: &str| Topic::several_from_url_path(path, 2);
         assert_eq!(several("/price/B,%41/").unwrap(), [topic("/price/B"), topic("/price/A")]);
         assert_eq!(several("/*,a").unwrap(), [topic("/*"), topic("/a")]);
         for path in ["/a,,b", "/a,", "//a", "/"] {
@@ -405,12 +405,12 @@ mod tests {
     fn reading_a_path_stops_at_its_limits() {
         // What follows is not valid, and not reached.
         let many = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>().join(",");
-        assert_eq!(Topic::several_from_url_path(&format!("/{}", many(MAX_TOPICS))).unwrap().len(), MAX_TOPICS);
-        let more = format!("/{},%zz", many(MAX_TOPICS + 1));
-        assert_eq!(Topic::several_from_url_path(&more), Err(TopicError::TooManyTopics));
+        assert_eq!(Topic::several_from_url_path(&format!("/{}", many(5)), 5).unwrap().len(), 5);
+        let more = format!("/{},%zz", many(6));
+        assert_eq!(Topic::several_from_url_path(&more, 5), Err(TopicError::TooManyTopics(5)));
         let deep = format!("{}/%zz", "/a".repeat(MAX_NAMESPACE_DEPTH + 2));
         assert_eq!(Topic::from_url_path(&deep), Err(NamespaceError::TooDeep.into()));
-        assert_eq!(Topic::several_from_url_path(&deep), Err(NamespaceError::TooDeep.into()));
+        assert_eq!(Topic::several_from_url_path(&deep, 5), Err(NamespaceError::TooDeep.into()));
     }
 
     #[test]
@@ -420,7 +420,7 @@ mod tests {
         assert_eq!(set(&["/b", "/a"]).unwrap().to_string(), "/a,/b");
         assert_eq!(set(&[]), Err(TopicError::NoTopics));
         let many: Vec<Topic> = (0..=MAX_TOPICS).map(|number| topic(&format!("/{number}"))).collect();
-        assert_eq!(Topics::new(many), Err(TopicError::TooManyTopics));
+        assert_eq!(Topics::new(many), Err(TopicError::TooManyTopics(MAX_TOPICS)));
     }
 
     /// Every namespace of up to four segments.
@@ -458,7 +458,7 @@ mod tests {
         fn decoding_never_panics(path in "[/%*,.0-9a-zA-Z\u{80}-\u{fff}]{0,40}") {
             let one = Topic::from_url_path(&path);
             if !path.contains(',') && path != "/" {
-                prop_assert_eq!(Topic::several_from_url_path(&path).map(|mut topics| topics.remove(0)), one);
+                prop_assert_eq!(Topic::several_from_url_path(&path, 1).map(|mut topics| topics.remove(0)), one);
             }
         }
     }

@@ -16,6 +16,8 @@ use crate::{AllowedOrigin, ClientAddressHeader, NamespaceLimit};
 pub const PREFIX: &str = "/subscribe";
 /// The default of [`Config::websocket_prefix`].
 pub const WEBSOCKET_PREFIX: &str = "/ws";
+/// The default of [`Config::max_topics`].
+pub(crate) const DEFAULT_MAX_TOPICS: usize = 64;
 
 /// The event streams that are compressed for clients that accept it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,6 +67,9 @@ pub struct Config {
     pub rate_per_address: Option<NonZeroU32>,
     /// Open streams per namespace.
     pub namespace_limits: Vec<NamespaceLimit>,
+    /// Topics of one stream, at most [`MAX_TOPICS`](tallycast_fanout::MAX_TOPICS). A request with more is answered with 400, a
+    /// WebSocket keeps its topics. Many topics in a request need a larger [`max_target_bytes`](Self::max_target_bytes).
+    pub max_topics: usize,
     /// Bytes that the topics of open streams may take, per client address; for IPv6 per network of 64 bits. Topics that several
     /// streams have in common are charged to each.
     pub max_topic_bytes_per_address: usize,
@@ -95,7 +100,8 @@ pub struct Config {
     pub peer_timeout: Duration,
     /// Bytes of the request headers; larger ones are answered with 431. At least 8192.
     pub max_head_bytes: usize,
-    /// Bytes of the request target; a longer one is answered with 414.
+    /// Bytes of the request target; a longer one is answered with 414. Less than [`max_head_bytes`](Self::max_head_bytes), and at
+    /// most 65,534: hyper reads no longer one.
     pub max_target_bytes: usize,
     /// Time that a request for a snapshot waits until the totals are known; then it is answered with 503.
     pub snapshot_limit: Duration,
@@ -121,6 +127,7 @@ impl Default for Config {
             reserved_paths: Vec::new(),
             rate_per_address: None,
             namespace_limits: Vec::new(),
+            max_topics: DEFAULT_MAX_TOPICS,
             max_topic_bytes_per_address: 64 * 1024 * 1024,
             max_topic_bytes: 512 * 1024 * 1024,
             trusted_proxies: Vec::new(),

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use tallycast_fanout::Topics;
 
 use crate::ClientAddressHeader;
+use crate::config::DEFAULT_MAX_TOPICS;
 use crate::proxies;
 use crate::query::{ENVELOPE, SNAPSHOT, flag};
 
@@ -18,7 +19,7 @@ pub fn topics(path: &str, query: &str) -> Result<Topics, String> {
     for name in [SNAPSHOT, ENVELOPE] {
         flag(query, name).map_err(|error| error.trim_end_matches('\n').to_owned())?;
     }
-    crate::topics::topics("/subscribe", path, query).map_err(|error| error.to_string())
+    crate::topics::topics("/subscribe", path, query, DEFAULT_MAX_TOPICS).map_err(|error| error.to_string())
 }
 
 /// What a connection that starts with some bytes is.

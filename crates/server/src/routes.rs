@@ -55,14 +55,14 @@ async fn find(request: &Parts, client: ClientAddress, shared: &Shared) -> Answer
     if !is_host_valid(request) {
         return Answer::Whole(text_response(StatusCode::BAD_REQUEST, "expected one valid host header\n"));
     }
-    let (prefix, rest) = {
+    let (prefix, rest, max_topics) = {
         let config = shared.streams.config.borrow();
         let target_bytes = request.uri.path_and_query().map_or(0, |target| target.as_str().len());
         if let Some(response) = too_long(target_bytes, config.max_target_bytes) {
             return Answer::Whole(response);
         }
         match route(request, &config) {
-            Route::Stream { prefix, rest } => (prefix.to_owned(), rest),
+            Route::Stream { prefix, rest } => (prefix.to_owned(), rest, config.max_topics),
             #[cfg(feature = "websocket")]
             Route::UpgradeRequired => return Answer::Whole(upgrade_required(request.version, &config)),
             Route::Fallback => return Answer::Fallback,
@@ -71,7 +71,7 @@ async fn find(request: &Parts, client: ClientAddress, shared: &Shared) -> Answer
     if let Some(response) = other_method(&request.method) {
         return Answer::Whole(response);
     }
-    let topics = match topics(&prefix, rest, request.uri.query().unwrap_or_default()) {
+    let topics = match topics(&prefix, rest, request.uri.query().unwrap_or_default(), max_topics) {
         Ok(topics) => topics,
         Err(error) => return Answer::Whole(text_response(StatusCode::BAD_REQUEST, format!("{error}\n"))),
     };

@@ -163,7 +163,8 @@ impl<B: Send + 'static> Service<Request<B>> for StreamService {
         let service = self.clone();
         let (request, _body) = request.into_parts();
         Box::pin(async move {
-            let topics = topics("", request.uri.path(), request.uri.query().unwrap_or_default());
+            let max_topics = service.config.borrow().max_topics;
+            let topics = topics("", request.uri.path(), request.uri.query().unwrap_or_default(), max_topics);
             let topics = topics.map_err(|error| text_response(StatusCode::BAD_REQUEST, format!("{error}\n")));
             Ok(service.respond(request, topics, Access::All).await)
         })

@@ -133,7 +133,7 @@ impl Streams {
         if let Some((handshake, framing)) = handshake {
             let policy = access.into_policy(request, client.ip, subscription, self);
             let (subprotocol, stats) = (handshake.subprotocol, Arc::clone(&self.stats.websocket));
-            let session = session::Session::with_policy(&config.websocket, subprotocol, policy, stats);
+            let session = session::Session::with_policy(&config, subprotocol, policy, stats);
             let transport = Transport::WebSocket(handshake, framing, Box::new(session));
             return Ok(Stream { info, snapshot, grant, transport, permits, topic_permit: None });
         }

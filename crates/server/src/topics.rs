@@ -1,7 +1,7 @@
 //! The topics that a request's path and query name.
 
 use crate::query::{NearMiss, TOPIC, check_names, one_line};
-use tallycast_fanout::{MAX_TOPICS, Namespace, Topic, TopicError, Topics};
+use tallycast_fanout::{Namespace, Topic, TopicError, Topics};
 
 /// Why a request does not name topics, and where.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,15 +25,16 @@ fn after(prefix: &str) -> String {
 }
 
 /// The topics of a request: those of its path after `prefix`, whose last segment may be several, separated by commas, and
-/// those of each `topic` in its query. Without either, all.
-pub(crate) fn topics(prefix: &str, path: &str, query: &str) -> Result<Topics, RequestError> {
+/// those of each `topic` in its query: at most `max`. Without either, all.
+pub(crate) fn topics(prefix: &str, path: &str, query: &str, max: usize) -> Result<Topics, RequestError> {
     check_names(query)?;
     let in_path = |error| RequestError::Path { prefix: prefix.to_owned(), error };
     let path = path.strip_suffix('/').unwrap_or(path);
-    let mut topics = if path.is_empty() { Vec::new() } else { Topic::several_from_url_path(path).map_err(in_path)? };
+    let mut topics =
+        if path.is_empty() { Vec::new() } else { Topic::several_from_url_path(path, max).map_err(in_path)? };
     for (_, value) in form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == TOPIC) {
-        if topics.len() == MAX_TOPICS {
-            return Err(RequestError::Count(TopicError::TooManyTopics));
+        if topics.len() == max {
+            return Err(RequestError::Count(TopicError::TooManyTopics(max)));
         }
         let topic = value.parse();
         topics.push(topic.map_err(|error| RequestError::Query(one_line(&value), error))?);
@@ -49,7 +50,7 @@ mod tests {
     use super::*;
 
     fn of(path: &str, query: &str) -> String {
-        topics("/subscribe", path, query).map_or_else(|error| error.to_string(), |topics| topics.to_string())
+        topics("/subscribe", path, query, 3).map_or_else(|error| error.to_string(), |topics| topics.to_string())
     }
 
     #[test]
@@ -70,13 +71,12 @@ mod tests {
         assert_eq!(of("", "topics=/a"), "bad query: unknown parameter \"topics\"; did you mean topic?");
         assert_eq!(of("", "topic=raw"), "bad query: topic=raw: a namespace must start with '/'");
         assert_eq!(of("", "topic=%0Araw%0D"), "bad query: topic=\u{fffd}raw\u{fffd}: a namespace must start with '/'");
-        let count = "expected at most 64 topics, found more";
-        let many = (0..65).map(|number| number.to_string()).collect::<Vec<_>>().join(",");
-        assert_eq!(of(&format!("/{many}"), ""), format!("bad path after /subscribe: {count}"));
-        assert_eq!(of("/a", &"topic=/a&".repeat(64)), format!("bad path or query: {count}"));
+        let count = "expected at most 3 topics, found more";
+        assert_eq!(of("/0,1,2,3", ""), format!("bad path after /subscribe: {count}"));
+        assert_eq!(of("/a", &"topic=/a&".repeat(3)), format!("bad path or query: {count}"));
         // The invalid topic is not reached.
-        assert_eq!(of("", &format!("{}topic=", "topic=/a&".repeat(64))), format!("bad path or query: {count}"));
-        let error = |prefix| topics(prefix, "//", "").unwrap_err().to_string();
+        assert_eq!(of("", &format!("{}topic=", "topic=/a&".repeat(3))), format!("bad path or query: {count}"));
+        let error = |prefix| topics(prefix, "//", "", 3).unwrap_err().to_string();
         assert_eq!(error("/ws"), "bad path after /ws: a namespace must not have an empty segment ('//')");
         assert_eq!(error(""), "bad path: a namespace must not have an empty segment ('//')");
     }

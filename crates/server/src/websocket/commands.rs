@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use tallycast_fanout::{MAX_TOPICS, Topic, TopicError, Topics};
+use tallycast_fanout::{Topic, TopicError, Topics};
 
 /// Why a message is not understood, or cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -28,11 +28,13 @@ pub(crate) enum CommandError {
     Count(TopicError),
 }
 
-/// The topics that a client that reads `topics` asks for with the message `text`. With both fields they change in one step.
-pub(crate) fn apply_command(text: &str, topics: &Topics) -> Result<Topics, CommandError> {
+/// The topics that a client that reads `topics` asks for with the message `text`: at most `max_topics`, or as many as it reads
+/// already. With both fields they change in one step.
+pub(crate) fn apply_command(text: &str, topics: &Topics, max_topics: usize) -> Result<Topics, CommandError> {
+    let max_topics = max_topics.max(topics.iter().len());
     let mut invalid = None;
     let mut json = serde_json::Deserializer::from_str(text);
-    let command = json.deserialize_map(CommandVisitor { invalid: &mut invalid });
+    let command = json.deserialize_map(CommandVisitor { max_topics, invalid: &mut invalid });
     let command = command.and_then(|command| json.end().map(|()| command));
     // What stopped the parser is in the words of this program.
     let Command { subscribe, unsubscribe } = command.map_err(|error| invalid.unwrap_or(CommandError::Json(error)))?;
@@ -48,6 +50,9 @@ pub(crate) fn apply_command(text: &str, topics: &Topics) -> Result<Topics, Comma
     wanted.extend(subscribe.unwrap_or_default());
     if wanted.is_empty() {
         return Ok(Topics::none());
+    }
+    if wanted.len() > max_topics {
+        return Err(CommandError::Count(TopicError::TooManyTopics(max_topics)));
     }
     Topics::new(wanted.into_iter().collect()).map_err(CommandError::Count)
 }
@@ -67,6 +72,7 @@ enum Field {
 
 /// Reads a [`Command`], and stops at the first invalid topic or at the one that is too many.
 struct CommandVisitor<'a> {
+    max_topics: usize,
     /// Why it stopped.
     invalid: &'a mut Option<CommandError>,
 }
@@ -79,6 +85,7 @@ impl<'de> Visitor<'de> for CommandVisitor<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Command, A::Error> {
+        let Self { max_topics, invalid } = self;
         let (mut subscribe, mut unsubscribe) = (None, None);
         while let Some(field) = map.next_key()? {
             let (list, name) = match field {
@@ -88,7 +95,7 @@ impl<'de> Visitor<'de> for CommandVisitor<'_> {
             if list.is_some() {
                 return Err(A::Error::duplicate_field(name));
             }
-            *list = map.next_value_seed(TopicList { invalid: &mut *self.invalid })?;
+            *list = map.next_value_seed(TopicList { max_topics, invalid: &mut *invalid })?;
         }
         Ok(Command { subscribe, unsubscribe })
     }
@@ -96,6 +103,7 @@ impl<'de> Visitor<'de> for CommandVisitor<'_> {
 
 /// Reads a list of topics, or `null`; see [`CommandVisitor`].
 struct TopicList<'a> {
+    max_topics: usize,
     invalid: &'a mut Option<CommandError>,
 }
 
@@ -121,8 +129,8 @@ impl<'de> Visitor<'de> for TopicList<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
         let mut topics = Vec::new();
         while let Some(text) = list.next_element::<String>()? {
-            let topic = if topics.len() == MAX_TOPICS {
-                Err(CommandError::Count(TopicError::TooManyTopics))
+            let topic = if topics.len() == self.max_topics {
+                Err(CommandError::Count(TopicError::TooManyTopics(self.max_topics)))
             } else {
                 text.parse().map_err(|error| CommandError::Topic(text, error))
             };
@@ -141,7 +149,7 @@ mod tests {
 
     fn of(text: &str, topics: &[&str]) -> String {
         let topics = Topics::new(topics.iter().map(|topic| topic.parse().unwrap()).collect()).unwrap();
-        apply_command(text, &topics).map_or_else(|error| error.to_string(), |topics| topics.to_string())
+        apply_command(text, &topics, 3).map_or_else(|error| error.to_string(), |topics| topics.to_string())
     }
 
     #[test]
@@ -164,17 +172,23 @@ mod tests {
         );
         assert_eq!(of(r#"{"subscribe": ["raw"]}"#, &["/"]), "bad topic \"raw\": a namespace must start with '/'");
         assert_eq!(of(r#"{"unsubscribe": ["/raw"]}"#, &["/"]), "not subscribed to /raw; subscribed to [/]");
-        let many: Vec<String> = (0..64).map(|number| format!("\"/{number}\"")).collect();
-        let many = format!("{{\"subscribe\": [{}]}}", many.join(","));
-        assert_eq!(of(&many, &["/"]), "expected at most 64 topics, found more");
+        assert_eq!(of(r#"{"subscribe": ["/0", "/1", "/2"]}"#, &["/"]), "expected at most 3 topics, found more");
+    }
+
+    #[test]
+    fn more_topics_than_the_limit_may_become_fewer() {
+        let topics = ["/0", "/1", "/2", "/3", "/4"];
+        assert_eq!(of(r#"{"unsubscribe": ["/0"]}"#, &topics), "/1,/2,/3,/4");
+        assert_eq!(of(r#"{"unsubscribe": ["/0", "/1", "/2", "/3"], "subscribe": ["/5"]}"#, &topics), "/4,/5");
+        assert_eq!(of(r#"{"subscribe": ["/5"]}"#, &topics), "expected at most 5 topics, found more");
     }
 
     #[test]
     fn parsing_stops_at_the_limit() {
         for field in ["subscribe", "unsubscribe"] {
-            let list = |rest: &str| format!("{{\"{field}\": [{}{rest}", "\"/a\",".repeat(64));
+            let list = |rest: &str| format!("{{\"{field}\": [{}{rest}", "\"/a\",".repeat(3));
             // Neither the topic that is one too many nor what follows is read to its end.
-            assert_eq!(of(&list("\"b\", not JSON"), &["/a"]), "expected at most 64 topics, found more");
+            assert_eq!(of(&list("\"b\", not JSON"), &["/a"]), "expected at most 3 topics, found more");
         }
         assert_eq!(of("{\"subscribe\": [\"b\", not JSON", &["/a"]), "bad topic \"b\": a namespace must start with '/'");
     }

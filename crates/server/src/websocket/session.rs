@@ -14,6 +14,10 @@ use super::framing::write_json;
 use super::handshake::Subprotocol;
 use super::policy::{AllowAll, Refused, TopicChange, TopicPolicy};
 use super::protocol::{CloseCause, Protocol, Received};
+use crate::config::DEFAULT_MAX_TOPICS;
+
+/// The length of an error, in bytes; longer ones are cut. Some list topics.
+const MAX_ERROR_BYTES: usize = 4096;
 
 /// The limits of what a client may send.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +53,7 @@ pub struct Stats {
 pub struct Session {
     protocol: Protocol,
     subprotocol: Subprotocol,
+    max_topics: usize,
     rate: DefaultDirectRateLimiter,
     policy: Box<dyn TopicPolicy>,
     stats: Arc<Stats>,
@@ -63,20 +68,30 @@ enum Reply {
 }
 
 impl Session {
-    /// A client after its handshake, which may read all topics.
+    /// A client after its handshake, which may read any topics, but not more than 64.
     pub fn new(config: &Config, subprotocol: Subprotocol, stats: Arc<Stats>) -> Self {
-        Self::with_policy(config, subprotocol, Box::new(AllowAll), stats)
+        Self::build(config, DEFAULT_MAX_TOPICS, subprotocol, Box::new(AllowAll), stats)
     }
 
     pub(crate) fn with_policy(
+        config: &crate::Config,
+        subprotocol: Subprotocol,
+        policy: Box<dyn TopicPolicy>,
+        stats: Arc<Stats>,
+    ) -> Self {
+        Self::build(&config.websocket, config.max_topics, subprotocol, policy, stats)
+    }
+
+    fn build(
         config: &Config,
+        max_topics: usize,
         subprotocol: Subprotocol,
         policy: Box<dyn TopicPolicy>,
         stats: Arc<Stats>,
     ) -> Self {
         stats.opened.add(1);
         let rate = RateLimiter::direct(Quota::per_second(config.message_rate));
-        Self { protocol: Protocol::new(config.max_message), subprotocol, rate, policy, stats }
+        Self { protocol: Protocol::new(config.max_message), subprotocol, max_topics, rate, policy, stats }
     }
 
     /// Adds bytes that were received together with the handshake.
@@ -85,8 +100,9 @@ impl Session {
     }
 
     /// Refuses a message. The subprotocol `raw` has no message for that, so the connection ends.
-    fn refuse(&self, code: CloseCode, reason: String, replies: &mut Vec<u8>) -> ClientAction {
+    fn refuse(&self, code: CloseCode, mut reason: String, replies: &mut Vec<u8>) -> ClientAction {
         self.stats.refused.add(1);
+        reason.truncate(reason.floor_char_boundary(MAX_ERROR_BYTES));
         match self.subprotocol {
             Subprotocol::Json => {
                 write_json(&Reply::Error(reason), replies);
@@ -100,7 +116,7 @@ impl Session {
     }
 
     fn follow(&mut self, text: &str, topics: &Topics, replies: &mut Vec<u8>) -> ClientAction {
-        let requested = match apply_command(text, topics) {
+        let requested = match apply_command(text, topics, self.max_topics) {
             Ok(requested) => requested,
             Err(error) => return self.refuse(CloseCode::Policy, error.to_string(), replies),
         };
@@ -179,7 +195,7 @@ mod tests {
 
     fn session(subprotocol: Subprotocol) -> (Session, Arc<Stats>) {
         let stats = Arc::<Stats>::default();
-        (Session::with_policy(&Config::default(), subprotocol, Box::new(Full), Arc::clone(&stats)), stats)
+        (Session::with_policy(&crate::Config::default(), subprotocol, Box::new(Full), Arc::clone(&stats)), stats)
     }
 
     #[test]
@@ -209,6 +225,16 @@ mod tests {
         }
         let mut replies = Vec::new();
         assert!(matches!(session.receive(b"", &topics, &mut replies), ClientAction::None) && replies.is_empty());
+    }
+
+    #[test]
+    fn long_errors_are_cut() {
+        let (mut session, _) = session(Subprotocol::Json);
+        let mut replies = Vec::new();
+        session.refused(&"ä".repeat(MAX_ERROR_BYTES), &mut replies);
+        assert!(
+            replies.ends_with("ä\"}".as_bytes()) && (MAX_ERROR_BYTES..MAX_ERROR_BYTES + 32).contains(&replies.len())
+        );
     }
 
     #[test]
