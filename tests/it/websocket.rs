@@ -104,6 +104,40 @@ fn invalid_commands_are_answered_with_an_error() {
 }
 
 #[test]
+fn answers_repeat_the_id_of_their_command() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--namespace-limit", "/details=1"]);
+    let _other = WebSocket::open(&tallycast, "/ws/details/26");
+    let mut client = WebSocket::open(&tallycast, "/ws/raw");
+    // All at once, and with the id in any place.
+    for command in [
+        r#"{"id": 1, "subscribe": ["/eps"]}"#,
+        r#"{"subscribe": ["/eps"], "id": "no change"}"#,
+        r#"{"unsubscribe": ["/eps"]}"#,
+        r#"{"subscribe": ["b", "/c"], "id": -2.50}"#,
+        r#"{"subscribe": ["/details/27"], "id": "full"}"#,
+        r#"{"id": {"a": 1}, "subscribe": ["/eps"]}"#,
+        r#"{"id": "unknown", "publish": 1}"#,
+        r#"{"id": "not JSON", "subscribe": ["/eps"}"#,
+    ] {
+        client.send_text(command);
+    }
+    assert_eq!(client.text(), r#"{"subscribed":["/eps","/raw"],"id":1}"#);
+    assert_eq!(client.text(), r#"{"subscribed":["/eps","/raw"],"id":"no change"}"#);
+    assert_eq!(client.text(), r#"{"subscribed":["/raw"]}"#);
+    assert_eq!(client.text(), r#"{"error":"bad topic \"b\": a namespace must start with '/'","id":-2.50}"#);
+    for (id, expected) in [
+        (json!("full"), "too many streams of /details"),
+        (json!(null), "expected an id that is a string or a number, of at most 64 bytes as JSON"),
+        (json!("unknown"), "unknown field `publish`"),
+        (json!(null), "expected"),
+    ] {
+        let answer = client.json();
+        assert!(answer["id"] == id && answer["error"].as_str().unwrap().contains(expected), "{answer}");
+    }
+}
+
+#[test]
 fn unsubscribing_releases_the_namespace_limit() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--namespace-limit", "/details=1"]);

@@ -3,10 +3,48 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
+use serde_json::value::RawValue;
 use tallycast_fanout::{Topic, TopicError, Topics};
+
+/// The size of a request id, as JSON, in bytes.
+const MAX_ID_BYTES: usize = 64;
+
+/// What a client calls a command, so that it finds the answer: a JSON string or number. The answer repeats it unchanged.
+#[derive(Debug, Clone, Serialize)]
+#[serde(transparent)]
+pub(crate) struct RequestId(Box<RawValue>);
+
+impl RequestId {
+    /// Reads an id; `None` without one, that is `null`.
+    fn read(json: &RawValue) -> Result<Option<Self>, CommandError> {
+        match json.get().as_bytes() {
+            b"null" => Ok(None),
+            [b'"' | b'-' | b'0'..=b'9', ..] if json.get().len() <= MAX_ID_BYTES => Ok(Some(Self(json.to_owned()))),
+            _ => Err(CommandError::Id),
+        }
+    }
+
+    /// The id of a message that is not followed, if it is a JSON object with a valid one.
+    pub(crate) fn of_refused(text: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct WithId<'a> {
+            #[serde(borrow)]
+            id: Option<&'a RawValue>,
+        }
+        Self::read(serde_json::from_str::<WithId<'_>>(text).ok()?.id?).ok()?
+    }
+}
+
+/// A message that is understood.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) id: Option<RequestId>,
+    /// All topics that the client asks for.
+    pub(crate) topics: Topics,
+}
 
 /// Why a message is not understood, or cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +55,9 @@ pub(crate) enum CommandError {
     /// It has neither field.
     #[error(r#"expected {{"subscribe": ["/topic", ...]}} or {{"unsubscribe": ["/topic", ...]}}"#)]
     Nothing,
+    /// Its id is something else, or too long.
+    #[error("expected an id that is a string or a number, of at most {MAX_ID_BYTES} bytes as JSON")]
+    Id,
     /// A topic is not valid.
     #[error("bad topic {0:?}: {1}")]
     Topic(String, TopicError),
@@ -30,14 +71,15 @@ pub(crate) enum CommandError {
 
 /// The topics that a client that reads `topics` asks for with the message `text`: at most `max_topics`, or as many as it reads
 /// already. With both fields they change in one step.
-pub(crate) fn apply_command(text: &str, topics: &Topics, max_topics: usize) -> Result<Topics, CommandError> {
+pub(crate) fn apply_command(text: &str, topics: &Topics, max_topics: usize) -> Result<Request, CommandError> {
     let max_topics = max_topics.max(topics.iter().len());
     let mut invalid = None;
     let mut json = serde_json::Deserializer::from_str(text);
     let command = json.deserialize_map(CommandVisitor { max_topics, invalid: &mut invalid });
     let command = command.and_then(|command| json.end().map(|()| command));
     // What stopped the parser is in the words of this program.
-    let Command { subscribe, unsubscribe } = command.map_err(|error| invalid.unwrap_or(CommandError::Json(error)))?;
+    let Command { id, subscribe, unsubscribe } =
+        command.map_err(|error| invalid.unwrap_or(CommandError::Json(error)))?;
     if subscribe.is_none() && unsubscribe.is_none() {
         return Err(CommandError::Nothing);
     }
@@ -49,16 +91,18 @@ pub(crate) fn apply_command(text: &str, topics: &Topics, max_topics: usize) -> R
     }
     wanted.extend(subscribe.unwrap_or_default());
     if wanted.is_empty() {
-        return Ok(Topics::none());
+        return Ok(Request { id, topics: Topics::none() });
     }
     if wanted.len() > max_topics {
         return Err(CommandError::Count(TopicError::TooManyTopics(max_topics)));
     }
-    Topics::new(wanted.into_iter().collect()).map_err(CommandError::Count)
+    let topics = Topics::new(wanted.into_iter().collect()).map_err(CommandError::Count)?;
+    Ok(Request { id, topics })
 }
 
 /// A message of a client.
 struct Command {
+    id: Option<RequestId>,
     subscribe: Option<Vec<Topic>>,
     unsubscribe: Option<Vec<Topic>>,
 }
@@ -66,11 +110,12 @@ struct Command {
 #[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "lowercase")]
 enum Field {
+    Id,
     Subscribe,
     Unsubscribe,
 }
 
-/// Reads a [`Command`], and stops at the first invalid topic or at the one that is too many.
+/// Reads a [`Command`], and stops at an invalid id, at the first invalid topic or at the one that is too many.
 struct CommandVisitor<'a> {
     max_topics: usize,
     /// Why it stopped.
@@ -86,9 +131,17 @@ impl<'de> Visitor<'de> for CommandVisitor<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Command, A::Error> {
         let Self { max_topics, invalid } = self;
-        let (mut subscribe, mut unsubscribe) = (None, None);
+        let (mut id, mut subscribe, mut unsubscribe) = (None, None, None);
         while let Some(field) = map.next_key()? {
             let (list, name) = match field {
+                Field::Id if id.is_some() => return Err(A::Error::duplicate_field("id")),
+                Field::Id => {
+                    id = RequestId::read(map.next_value()?).map_err(|error| {
+                        *invalid = Some(error);
+                        A::Error::custom("invalid id")
+                    })?;
+                    continue;
+                }
                 Field::Subscribe => (&mut subscribe, "subscribe"),
                 Field::Unsubscribe => (&mut unsubscribe, "unsubscribe"),
             };
@@ -97,7 +150,7 @@ impl<'de> Visitor<'de> for CommandVisitor<'_> {
             }
             *list = map.next_value_seed(TopicList { max_topics, invalid: &mut *invalid })?;
         }
-        Ok(Command { subscribe, unsubscribe })
+        Ok(Command { id, subscribe, unsubscribe })
     }
 }
 
@@ -149,7 +202,7 @@ mod tests {
 
     fn of(text: &str, topics: &[&str]) -> String {
         let topics = Topics::new(topics.iter().map(|topic| topic.parse().unwrap()).collect()).unwrap();
-        apply_command(text, &topics, 3).map_or_else(|error| error.to_string(), |topics| topics.to_string())
+        apply_command(text, &topics, 3).map_or_else(|error| error.to_string(), |request| request.topics.to_string())
     }
 
     #[test]
@@ -168,7 +221,9 @@ mod tests {
         assert_eq!(of("hello", &["/"]), format!("{expected}: expected value at line 1 column 1"));
         assert_eq!(
             of(r#"{"publish": 1}"#, &["/"]),
-            format!("{expected}: unknown field `publish`, expected `subscribe` or `unsubscribe` at line 1 column 10")
+            format!(
+                "{expected}: unknown field `publish`, expected one of `id`, `subscribe`, `unsubscribe` at line 1 column 10"
+            )
         );
         assert_eq!(of(r#"{"subscribe": ["raw"]}"#, &["/"]), "bad topic \"raw\": a namespace must start with '/'");
         assert_eq!(of(r#"{"unsubscribe": ["/raw"]}"#, &["/"]), "not subscribed to /raw; subscribed to [/]");
@@ -181,6 +236,29 @@ mod tests {
         assert_eq!(of(r#"{"unsubscribe": ["/0"]}"#, &topics), "/1,/2,/3,/4");
         assert_eq!(of(r#"{"unsubscribe": ["/0", "/1", "/2", "/3"], "subscribe": ["/5"]}"#, &topics), "/4,/5");
         assert_eq!(of(r#"{"subscribe": ["/5"]}"#, &topics), "expected at most 5 topics, found more");
+    }
+
+    #[test]
+    fn id_is_a_short_string_or_a_number() {
+        let topics = Topics::none();
+        let id = |id: &str| {
+            let text = format!("{{\"subscribe\": [\"/a\"], \"id\": {id} }}");
+            let request = apply_command(&text, &topics, 3).map_err(|error| error.to_string())?;
+            let refused = RequestId::of_refused(&text).map(|id| id.0.get().to_owned());
+            let id = request.id.map(|id| id.0.get().to_owned());
+            assert_eq!(id, refused);
+            Ok(id)
+        };
+        let longest = format!("\"{}\"", "x".repeat(MAX_ID_BYTES - 2));
+        for valid in ["7", "-1.50e3", "12345678901234567890123", r#""a\u00e9""#, "\"\"", &longest] {
+            assert_eq!(id(valid), Ok(Some(valid.to_owned())));
+        }
+        assert_eq!(id("null"), Ok(None));
+        let error = Err("expected an id that is a string or a number, of at most 64 bytes as JSON".to_owned());
+        for invalid in ["[]", "{}", "true", &format!("\"{}\"", "x".repeat(MAX_ID_BYTES - 1)), &"1".repeat(65)] {
+            assert_eq!(id(invalid), error, "{invalid}");
+        }
+        assert!(id("1, \"id\": 2").unwrap_err().contains("duplicate field `id`"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tallycast_fanout::{ClientAction, Counter, Inbound, Topics};
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use super::commands::apply_command;
+use super::commands::{Request, RequestId, apply_command};
 use super::frames::{CloseFrame, write_close};
 use super::framing::write_json;
 use super::handshake::Subprotocol;
@@ -56,13 +56,23 @@ pub struct Session {
     max_topics: usize,
     rate: DefaultDirectRateLimiter,
     policy: Box<dyn TopicPolicy>,
+    /// Of the command whose change of topics is under way.
+    pending_id: Option<RequestId>,
     stats: Arc<Stats>,
 }
 
 /// A reply to a command.
 #[derive(Serialize)]
+struct Reply {
+    #[serde(flatten)]
+    outcome: Outcome,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<RequestId>,
+}
+
+#[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Reply {
+enum Outcome {
     Subscribed(Vec<String>),
     Error(String),
 }
@@ -91,7 +101,15 @@ impl Session {
     ) -> Self {
         stats.opened.add(1);
         let rate = RateLimiter::direct(Quota::per_second(config.message_rate));
-        Self { protocol: Protocol::new(config.max_message), subprotocol, max_topics, rate, policy, stats }
+        Self {
+            protocol: Protocol::new(config.max_message),
+            subprotocol,
+            max_topics,
+            rate,
+            policy,
+            pending_id: None,
+            stats,
+        }
     }
 
     /// Adds bytes that were received together with the handshake.
@@ -100,12 +118,18 @@ impl Session {
     }
 
     /// Refuses a message. The subprotocol `raw` has no message for that, so the connection ends.
-    fn refuse(&self, code: CloseCode, mut reason: String, replies: &mut Vec<u8>) -> ClientAction {
+    fn refuse(
+        &self,
+        code: CloseCode,
+        mut reason: String,
+        id: Option<RequestId>,
+        replies: &mut Vec<u8>,
+    ) -> ClientAction {
         self.stats.refused.add(1);
         reason.truncate(reason.floor_char_boundary(MAX_ERROR_BYTES));
         match self.subprotocol {
             Subprotocol::Json => {
-                write_json(&Reply::Error(reason), replies);
+                write_json(&Reply { outcome: Outcome::Error(reason), id }, replies);
                 ClientAction::None
             }
             Subprotocol::Raw => {
@@ -115,20 +139,36 @@ impl Session {
         }
     }
 
+    fn confirm(&self, topics: &Topics, id: Option<RequestId>, replies: &mut Vec<u8>) {
+        if self.subprotocol == Subprotocol::Json {
+            let outcome = Outcome::Subscribed(topics.iter().map(ToString::to_string).collect());
+            write_json(&Reply { outcome, id }, replies);
+        }
+    }
+
     fn follow(&mut self, text: &str, topics: &Topics, replies: &mut Vec<u8>) -> ClientAction {
-        let requested = match apply_command(text, topics, self.max_topics) {
-            Ok(requested) => requested,
-            Err(error) => return self.refuse(CloseCode::Policy, error.to_string(), replies),
+        let Request { id, topics: requested } = match apply_command(text, topics, self.max_topics) {
+            Ok(request) => request,
+            Err(error) => {
+                let id = RequestId::of_refused(text);
+                return self.refuse(CloseCode::Policy, error.to_string(), id, replies);
+            }
         };
         if requested == *topics {
-            self.subscribed(topics, replies);
+            self.confirm(topics, id, replies);
             return ClientAction::None;
         }
         match self.policy.change(&requested) {
-            TopicChange::Allowed => ClientAction::Subscribe(requested),
-            TopicChange::Pending(decision) => ClientAction::Authorize(decision),
-            TopicChange::Refused(Refused::Denied(reason)) => self.refuse(CloseCode::Policy, reason, replies),
-            TopicChange::Refused(Refused::Full(reason)) => self.refuse(CloseCode::Again, reason, replies),
+            TopicChange::Allowed => {
+                self.pending_id = id;
+                ClientAction::Subscribe(requested)
+            }
+            TopicChange::Pending(decision) => {
+                self.pending_id = id;
+                ClientAction::Authorize(decision)
+            }
+            TopicChange::Refused(Refused::Denied(reason)) => self.refuse(CloseCode::Policy, reason, id, replies),
+            TopicChange::Refused(Refused::Full(reason)) => self.refuse(CloseCode::Again, reason, id, replies),
         }
     }
 }
@@ -149,9 +189,12 @@ impl Inbound for Session {
                 }
                 Received::Control => continue,
                 Received::Text(text) => self.follow(&text, topics, replies),
-                Received::Binary(_) => {
-                    self.refuse(CloseCode::Policy, "expected a text message, found a binary one".to_owned(), replies)
-                }
+                Received::Binary(_) => self.refuse(
+                    CloseCode::Policy,
+                    "expected a text message, found a binary one".to_owned(),
+                    None,
+                    replies,
+                ),
             };
             // One reply at a time, so that they cannot pile up.
             if !matches!(action, ClientAction::None) || !replies.is_empty() {
@@ -162,14 +205,15 @@ impl Inbound for Session {
     }
 
     fn subscribed(&mut self, topics: &Topics, replies: &mut Vec<u8>) {
-        if self.subprotocol == Subprotocol::Json {
-            write_json(&Reply::Subscribed(topics.iter().map(ToString::to_string).collect()), replies);
-        }
+        // A change by the server itself never comes between a command and its answer.
+        let id = self.pending_id.take();
+        self.confirm(topics, id, replies);
     }
 
     fn refused(&mut self, reason: &str, replies: &mut Vec<u8>) -> ClientAction {
         let code = if self.policy.was_full() { CloseCode::Again } else { CloseCode::Policy };
-        self.refuse(code, reason.to_owned(), replies)
+        let id = self.pending_id.take();
+        self.refuse(code, reason.to_owned(), id, replies)
     }
 }
 
