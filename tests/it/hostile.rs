@@ -149,7 +149,10 @@ fn tls_reader_over_the_byte_budget_is_reset_at_once() {
     });
     drop(stream);
     let counters = tallycast.terminate().counters();
-    assert_eq!((&counters["hub"]["shed"], &counters["http"]["stalled"]), (&1.into(), &0.into()), "{counters}");
+    let hub = |name: &str| counters["hub"][name].as_u64().unwrap();
+    // The post alone outgrows the budget, and with the one before it the bounds of the log: whichever is seen first.
+    assert_eq!(hub("shed") + hub("slow_disconnected"), 1, "{counters}");
+    assert_eq!(counters["http"]["stalled"], 0, "{counters}");
 }
 
 #[test]
