@@ -139,12 +139,6 @@ async function loadHistory() {
   if (response?.ok) samples = (await response.json()).samples;
 }
 
-/** `EventSource` hides the status of a refused stream, so a separate request determines it. */
-async function checkAuthorization() {
-  const response = await get("/admin/counters.json");
-  if (response?.status === 401) setText("state", "unauthorized");
-}
-
 series.addEventListener("change", renderChart);
 addEventListener("resize", renderChart);
 
@@ -154,6 +148,8 @@ new Stream("/admin/events", {
   onStateChange(state) {
     document.documentElement.dataset.connection = state;
     setText("state", state);
-    if (state === "reconnecting") void checkAuthorization();
+  },
+  onRefused(status) {
+    if (status === 401) setText("state", "unauthorized");
   },
 });

@@ -257,10 +257,26 @@ function applySnapshot(data) {
     if (!snapshot.has(id)) setTotal(id, 0);
   }
   for (const [id, value] of snapshot) setTotal(id, value);
+  // Including emoji whose totals are not kept.
+  sum = 0;
+  for (const value of snapshot.values()) sum += value;
   if (first || !isInteracting()) selectCells();
   renderTotals();
   if (first || !isInteracting()) sortCells();
   if ([...cells.keys()].some((id) => !rankedById.has(id))) void loadNames();
+}
+
+/** Shows whether the totals are exact. @param {string} data */
+function applyTotalsState(data) {
+  const { known, reason } = JSON.parse(data);
+  renderNotice(known ? "" : `These totals may be wrong: ${reason}.`);
+}
+
+/** Shows why the totals are not exact, or hides it. @param {string} text */
+function renderNotice(text) {
+  const notice = byId("notice", HTMLElement);
+  notice.hidden = !text;
+  notice.textContent = text;
 }
 
 /** Sorts the cells, moving only those in the wrong place. */
@@ -349,7 +365,9 @@ setInterval(() => {
 
 void loadNames();
 new Stream("/subscribe/eps?snapshot=1", {
-  events: { snapshot: applySnapshot, message: applyChange },
+  events: { snapshot: applySnapshot, message: applyChange, totals: applyTotalsState },
+  onOpen: () => renderNotice(""),
+  onRefused: (_status, reason) => renderNotice(`Not live: ${reason}.`),
   onStateChange(state, at) {
     retryAt = at;
     document.documentElement.dataset.connection = state;

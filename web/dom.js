@@ -39,11 +39,12 @@ export function colour(name) {
 /**
  * Requests `path` from this server. Resolves to `undefined` if there is no response.
  * @param {string} path
+ * @param {AbortSignal} [signal]
  * @returns {Promise<Response | undefined>}
  */
-export function get(path) {
+export function get(path, signal) {
   // An absolute URL, because `fetch` rejects relative ones on pages whose address includes credentials.
-  return fetch(location.origin + path).catch(() => undefined);
+  return fetch(location.origin + path, signal ? { signal } : {}).catch(() => undefined);
 }
 
 /**

@@ -1,5 +1,7 @@
 // A stream of server-sent events that reconnects with backoff and reports its state.
 
+import { get } from "./dom.js";
+
 /** @typedef {"connecting" | "live" | "reconnecting"} State */
 
 /**
@@ -8,6 +10,7 @@
  * @property {() => void} [onOpen] Called for each established connection.
  * @property {(state: State, retryAt: number) => void} [onStateChange] Called for each change of state. When
  *   reconnecting, `retryAt` is the time of the next attempt in milliseconds, as in `Date.now()`.
+ * @property {(status: number, reason: string) => void} [onRefused] Called when the server refuses a connection.
  */
 
 const MIN_BACKOFF_MS = 500;
@@ -43,12 +46,17 @@ export class Stream {
   #connect() {
     const source = new EventSource(this.#url);
     this.#source = source;
+    let opened = false;
     source.onopen = () => {
+      opened = true;
       this.#handlers.onOpen?.();
       this.#handlers.onStateChange?.("live", 0);
     };
     // EventSource itself gives up after a response such as 503, and reconnects without jitter otherwise.
-    source.onerror = () => this.#retry();
+    source.onerror = () => {
+      this.#retry();
+      if (!opened && this.#handlers.onRefused) void this.#reportRefusal();
+    };
     for (const [name, handle] of Object.entries(this.#handlers.events)) {
       source.addEventListener(name, (event) => {
         this.#failures = 0;
@@ -64,6 +72,20 @@ export class Stream {
     this.#failures += 1;
     this.#handlers.onStateChange?.("reconnecting", Date.now() + delay);
     this.#timer = setTimeout(() => this.#connect(), delay);
+  }
+
+  /** `EventSource` hides why a stream was refused, so a separate request determines it. */
+  async #reportRefusal() {
+    const controller = new AbortController();
+    const response = await get(this.#url, controller.signal);
+    const isText = response?.headers.get("content-type")?.startsWith("text/plain");
+    const reason = isText ? (await response?.text())?.trim() : undefined;
+    // An attempt that was made meanwhile may have succeeded.
+    if (response && !response.ok && this.#source?.readyState !== EventSource.OPEN) {
+      this.#handlers.onRefused?.(response.status, reason ?? `status ${response.status}`);
+    }
+    // Ends a stream that was not refused this time.
+    controller.abort();
   }
 
   /** Reconnects immediately, for example when the network is available again. */

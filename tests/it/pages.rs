@@ -97,6 +97,50 @@ fn board_shows_the_highest_of_many_totals() {
 }
 
 #[test]
+fn board_shows_that_totals_are_unavailable() {
+    let notice = "document.querySelector('#notice').textContent";
+    let visible = "document.querySelector('#notice').checkVisibility()";
+    let redis = RedisServer::start();
+    update(&redis, &["1F602", "2764"]);
+    let tallycast = Tallycast::start(&redis, &["--totals-interval", "1s"]);
+    let open = Browser::start_with(360, true);
+    open.open(&tallycast, "/");
+    open.wait_until(SHOWN, scores(&redis));
+    assert_eq!(open.eval(visible), false);
+    let () = redis.connect().set(SCORES, "text").unwrap();
+    let reason = "the key has a value that is not a sorted set.";
+    open.wait_until(notice, format!("These totals may be wrong: {reason}"));
+    assert_eq!(open.eval(STATE), "live");
+    open.screenshot("board-outdated-dark-360");
+    let late = Browser::start();
+    late.open(&tallycast, "/");
+    late.wait_until(notice, format!("Not live: the totals of /eps are unavailable: {reason}"));
+    assert_eq!(late.eval(STATE), "reconnecting");
+    late.screenshot("board-refused-light-1280");
+    let () = redis.connect().del(SCORES).unwrap();
+    update(&redis, &["2764"]);
+    let shown = format!("{SHOWN}.split(' ').filter(cell => !cell.endsWith('=0')).join(' ')");
+    for browser in [&open, &late] {
+        browser.wait_until(&shown, scores(&redis));
+        browser.wait_until(visible, false);
+        assert_eq!(browser.console_messages(), [""; 0]);
+    }
+}
+
+#[test]
+fn board_shows_that_totals_are_not_known_yet() {
+    let mut serve = command();
+    // No Redis listens there.
+    serve.arg("serve").env("REDIS_URL", "redis://127.0.0.1:1");
+    let tallycast = Tallycast::spawn(serve);
+    let browser = Browser::start();
+    browser.open(&tallycast, "/");
+    // The server refuses each request after a while, when the page has begun the next attempt.
+    let expected = "Not live: the totals of /eps are not known yet.";
+    browser.wait_until("document.querySelector('#notice').textContent", expected);
+}
+
+#[test]
 fn board_shows_lost_connection_and_recovers() {
     let redis = RedisServer::start();
     update(&redis, &["1F602"]);
