@@ -331,8 +331,11 @@ fn rankings_of_large_members_are_not_read() {
     let redis = RedisServer::start();
     let mut connection = redis.connect();
     for member in 0..80 {
-        let () = connection.zadd(SCORES, format!("{member}{}", "x".repeat(1 << 20)), 1).unwrap();
+        let () = connection.zadd(SCORES, format!("{member}{}", "x".repeat(1 << 20)), 1000).unwrap();
     }
+    // Large members are not hidden by small ones with lower scores.
+    let small: Vec<(u32, String)> = (0..500).map(|score| (score, format!("small-{score}"))).collect();
+    let () = connection.zadd_multiple(SCORES, &small).unwrap();
     let tallycast = Tallycast::start(&redis, &[]);
     let before = tallycast.resident_bytes();
     let (status, body) = tallycast.get("/v1/rankings");
@@ -342,4 +345,20 @@ fn rankings_of_large_members_are_not_read() {
     let () = connection.del(SCORES).unwrap();
     let () = connection.zadd(SCORES, "26", 1).unwrap();
     eventually("the rankings are read again", || tallycast.get("/v1/rankings").0 == 200);
+}
+
+#[test]
+fn large_keys_of_which_little_is_read_are_served() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connect();
+    let posts = vec!["{\"id\":\"1\"}".to_owned() + &" ".repeat(1 << 20); 80];
+    let () = connection.lpush("emojitrack_tweets_26", &posts).unwrap();
+    let members = ["26".to_owned(), "x".repeat(40 << 20), "y".repeat(40 << 20)];
+    for (score, member) in [3, 2, 1].into_iter().zip(&members) {
+        let () = connection.zadd(SCORES, member, score).unwrap();
+    }
+    let tallycast = Tallycast::start(&redis, &["--max-totals", "1"]);
+    let rankings = tallycast.json("/v1/rankings");
+    assert_eq!(rankings.as_array().unwrap().len(), 1, "{rankings}");
+    assert_eq!(tallycast.get("/v1/details/26").0, 200);
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError};
 use tallycast_fanout::Counter;
 
 use crate::redis_client::RedisClient;
@@ -12,10 +12,8 @@ use crate::totals::count_of_score;
 /// Posts kept and returned for each emoji, the newest ones.
 const MAX_POSTS: usize = 10;
 
-/// The memory that a key may take in Redis, in bytes: what is read of it takes as much here. Redis estimates it from some
-/// elements.
-const MAX_KEY_BYTES: u64 = 64 * 1024 * 1024;
-const SAMPLES: u32 = 64;
+/// The memory in Redis, in bytes, of the elements that are read from a key: they take as much here.
+const MAX_READ_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A failed read. Clients see the category of the error only, never an address or a key.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -29,8 +27,8 @@ impl StoreError {
     }
 
     fn too_large(key: &str) -> Self {
-        tracing::warn!(key, limit = MAX_KEY_BYTES, "not read: the key takes too much memory");
-        Self(format!("the data take more than {} MiB", MAX_KEY_BYTES >> 20))
+        tracing::warn!(key, limit = MAX_READ_BYTES, "not read: the elements take too much memory");
+        Self(format!("the data take more than {} MiB", MAX_READ_BYTES >> 20))
     }
 }
 
@@ -96,7 +94,7 @@ impl Store {
     pub(super) async fn scores(&self) -> Result<Vec<(String, i64)>, StoreError> {
         match self {
             Self::Redis { client, scores, max_scores, stats } => {
-                check_size(client, scores).await?;
+                check_size(client, scores, "ZCARD", *max_scores).await?;
                 let mut command = redis::cmd("ZREVRANGE");
                 command.arg(scores).arg(0).arg(max_scores - 1).arg("WITHSCORES");
                 let all: Vec<(Vec<u8>, f64)> = client.query(&command).await?;
@@ -122,7 +120,7 @@ impl Store {
         match self {
             Self::Redis { client, .. } => {
                 let key = format!("emojitrack_tweets_{id}");
-                check_size(client, &key).await?;
+                check_size(client, &key, "LLEN", MAX_POSTS).await?;
                 let mut command = redis::cmd("LRANGE");
                 command.arg(key).arg(0).arg(MAX_POSTS - 1);
                 let posts: Vec<Vec<u8>> = client.query(&command).await?;
@@ -144,16 +142,24 @@ impl Store {
     }
 }
 
-/// Refuses to read a key that is too large. A user who may not ask for the size reads any.
-async fn check_size(client: &RedisClient, key: &str) -> Result<(), StoreError> {
+/// Refuses to read the first `count` elements of a key that are too large, where `length` is the command for the number of
+/// all. Redis measures as many elements as are read, so that a few large ones do not hide among small ones. Reads any from a
+/// server that does not answer.
+async fn check_size(client: &RedisClient, key: &str, length: &str, count: usize) -> Result<(), StoreError> {
     let mut command = redis::cmd("MEMORY");
-    command.arg("USAGE").arg(key).arg("SAMPLES").arg(SAMPLES);
+    command.arg("USAGE").arg(key).arg("SAMPLES").arg(count);
     let bytes: Option<u64> = match client.query(&command).await {
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => None,
+        // Without permission, or without this command.
+        Err(error) if matches!(error.kind(), ErrorKind::Server(_)) => None,
         answer => answer?,
     };
-    match bytes {
-        Some(bytes) if bytes > MAX_KEY_BYTES => Err(StoreError::too_large(key)),
-        _ => Ok(()),
+    let Some(bytes) = bytes.filter(|bytes| *bytes > MAX_READ_BYTES) else { return Ok(()) };
+    let mut command = redis::cmd(length);
+    command.arg(key);
+    let length: u64 = client.query(&command).await?;
+    let count = u64::try_from(count).unwrap_or(u64::MAX).min(length);
+    if bytes / length.max(1) * count > MAX_READ_BYTES {
+        return Err(StoreError::too_large(key));
     }
+    Ok(())
 }
