@@ -258,6 +258,24 @@ fn change_of_overlapping_patterns_loses_and_repeats_nothing() {
 }
 
 #[test]
+fn totals_are_read_when_a_route_starts_to_count() {
+    let redis = RedisServer::start();
+    let file = File::new("route = [\"stream.score_updates=/raw\"]\n");
+    let path = file.path().display().to_string();
+    update(&mut redis.connect(), &["26"]).unwrap();
+    let tallycast = Tallycast::start(&redis, &["--config", &path, "--totals-interval", "1h"]);
+    let mut reader = Reader::open(&tallycast);
+    until_exact(&redis, &tallycast, &mut reader);
+    update(&mut redis.connect(), &["26", "2665"]).unwrap();
+    tallycast.until_counter("/decode/decoded", 2);
+    file.write("route = [\"stream.score_updates=/raw,tally=/eps\"]\n");
+    tallycast.signal(Signal::HUP);
+    until_exact(&redis, &tallycast, &mut reader);
+    update(&mut redis.connect(), &["26"]).unwrap();
+    until_exact(&redis, &tallycast, &mut reader);
+}
+
+#[test]
 fn members_that_are_not_text_are_skipped_and_counted() {
     let redis = RedisServer::start();
     let mut connection = redis.connect();

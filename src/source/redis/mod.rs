@@ -211,7 +211,8 @@ impl Session<'_> {
     /// connection receives an event by an old and by a new pattern. A marker, which Redis puts among the events, separates
     /// those that are emitted by the old patterns from those that are emitted by the new ones.
     ///
-    /// The totals are read afterwards, because other channels may be counted from now on.
+    /// The totals are read afterwards, because other channels may be counted from now on, also of those that the connection
+    /// is subscribed to already.
     async fn resubscribe(&mut self, emitter: &mut Emitter) -> Result<SendOutcome, SessionError> {
         let limit = self.config.timeout;
         let patterns: Vec<String> = self.selectors.borrow_and_update().iter().map(glob).collect();
@@ -221,6 +222,7 @@ impl Session<'_> {
         };
         let (added, removed) = (difference(&patterns, &before), difference(&before, &patterns));
         if added.is_empty() && removed.is_empty() {
+            self.totals.request();
             return Ok(SendOutcome::Sent);
         }
         let Self { totals, ignored, sink, events, .. } = self;
