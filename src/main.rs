@@ -101,11 +101,11 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         println!("tallycast demo: open {url} or curl {url}/subscribe/eps");
     }
 
-    // The shutdown. The source ends after a signal and the drain, or because the broker is required and unavailable. Each stage then ends
-    // when the one before it has ended and its inbox is empty, so that everything received is sent.
+    // The shutdown. The source ends after a signal and the drain, or because the broker is required and unavailable. Each
+    // stage then ends when the one before it has ended and its inbox is empty, so that everything received is sent.
     let outcome = source.await.context("the source failed")?.context("the broker is required");
     steps.skip();
-    let drain = async {
+    let stages = async {
         decode.await.context("the decode stage failed")?;
         tally.await.context("the tally stage failed")?;
         fanout.join().await;
@@ -117,8 +117,8 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         }
         server.await.context("the server failed")?.context("the server failed")
     };
-    match tokio::time::timeout(config.shutdown_limit, drain).await {
-        Ok(drained) => drained?,
+    match tokio::time::timeout(config.shutdown_limit, stages).await {
+        Ok(ended) => ended?,
         Err(_) => tracing::warn!("shut down at the time limit, with streams cut off"),
     }
     tracing::info!(counters = %status.counters(), "stopped");

@@ -3,9 +3,9 @@
 //! A script, which Redis runs atomically, reads the sorted sets and publishes what it read on a channel that the source
 //! is subscribed to. Events published before that message are in the totals; events published after it are not.
 //!
-//! Totals are read at each new or changed subscription, after each lost event, and from time to time, in case something
-//! else changes a sorted set. A sorted set that never existed is no authority: its totals are the counts since the process
-//! started.
+//! Totals are read at each new subscription, after each change of routes and each lost event, and from time to time, in case
+//! something else changes a sorted set. A sorted set that never existed is no authority: its totals are the counts since the
+//! process started. If these outgrow the limits, they are unavailable until it exists.
 //!
 //! A sorted set that is too large, or that cannot be read for ten seconds although a reading is due, has no totals until it
 //! can be read again. Each sorted set is read by itself, so that none affects another, and no reading is larger than a bound
