@@ -417,4 +417,19 @@ fn heroku_variables_are_valid() {
         assert!(text.lines().any(|line| line.ends_with(&format!(" # {name}"))), "{name} is not read: {text}");
     }
     assert!(text.contains("admin-token = ***"), "{text}");
+    // What slow readers, large events and topics can take, with send buffers that Linux doubles, fits into the dyno of 512 MB.
+    let value = |name: &str| {
+        let text = variables[&format!("TALLYCAST_{name}")]["value"].as_str().unwrap();
+        let (number, unit) = text.split_at(text.find(char::is_alphabetic).unwrap_or(text.len()));
+        let unit: u64 = match unit {
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            _ => 1,
+        };
+        number.parse::<u64>().unwrap() * unit
+    };
+    let buffers = value("MAX_CONNECTIONS") * 2 * value("SEND_BUFFER");
+    let budgets =
+        value("TOTAL_LOG_BYTES") + value("MERGED_BYTES") + 3 * value("INBOX_BYTES") + value("MAX_TOPIC_BYTES");
+    assert!(buffers + budgets < 480_000_000, "{buffers} and {budgets} bytes");
 }
