@@ -14,14 +14,12 @@ use crate::handle::{Handle, Links};
 use crate::hub::{Hub, HubInboxes};
 use crate::inbox;
 use crate::publisher::Publisher;
-use crate::shard::{Budgets, HubLink, Shard};
+use crate::shard::{Budgets, Shard};
 use crate::totals::Totals;
 use crate::{Namespace, NamespacePolicy, Stats};
 
 /// New subscribers that may wait for the hub.
 const SUBSCRIBER_INBOX: usize = 1024;
-/// Feed changes that may wait for the hub. Further ones wait in their shards, at most one for each connection.
-const CHANGE_INBOX: usize = 1024;
 
 /// Limits of the engine. Build one by [`Fanout::builder`], or start from [`Config::default`] and set fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,16 +156,14 @@ impl Builder {
         let tasks = TaskTracker::new();
         let (inbox, messages) = inbox::channel(config.inbox, config.inbox_bytes);
         let (subscribers, subscriber_inbox) = mpsc::channel(SUBSCRIBER_INBOX);
-        let (changes, change_inbox) = mpsc::channel(CHANGE_INBOX);
         let budgets =
             Budgets { waiting: Budget::new(config.total_log_bytes), merged: Budget::new(config.merged_bytes) };
         let shards: Vec<_> = (0..config.shards)
             .map(|number| {
                 let (shard, inbox) = mpsc::channel(config.shard_inbox);
-                let hub = HubLink { shard: number, changes: changes.clone() };
                 // A shard yields by itself. With tokio's own budget, sockets would look unready after 128 of them.
                 tasks.spawn(unconstrained(
-                    Shard::new(Arc::clone(&config), Arc::clone(&stats), budgets.clone(), inbox, hub).run(),
+                    Shard::new(Arc::clone(&config), Arc::clone(&stats), budgets.clone(), number, inbox).run(),
                 ));
                 shard
             })
@@ -182,8 +178,8 @@ impl Builder {
             shutdown: shutdown.clone(),
             tasks: tasks.clone(),
         });
-        let inboxes = HubInboxes { messages, subscribers: subscriber_inbox, changes: change_inbox };
-        tasks.spawn(Hub::new(config, stats, shards, totals, budgets.waiting).run(inboxes, shutdown));
+        let inboxes = HubInboxes { messages, subscribers: subscriber_inbox };
+        tasks.spawn(Hub::new(config, stats, shards, totals).run(inboxes, shutdown));
         tasks.close();
         Fanout::new(Publisher::new(inbox), handle)
     }

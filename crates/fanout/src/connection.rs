@@ -11,11 +11,11 @@ use bytes::{Buf, Bytes};
 use crate::budget::Budget;
 use crate::catch_up::{CatchUp, Chunk, ChunkKind};
 use crate::close::close_sink;
-use crate::feed::{FeedHandle, FeedId};
 use crate::framing::Framing;
 use crate::inbound::{ClientAction, Decision};
 use crate::log::Log;
 use crate::merges::{GroupId, Merges, Summary};
+use crate::shard::FeedId;
 use crate::sink::Sink;
 use crate::{ConnectionInfo, Grant, Inbound, Message, Subscriber, Topics};
 
@@ -86,9 +86,9 @@ pub(crate) struct Connection {
     sink: Sink,
     pub(crate) feed: FeedId,
     /// Its place in the feed's list of readers.
-    pub(crate) reader_slot: usize,
+    pub(crate) reader_slot: u32,
     /// Its place in the feed's list of blocked readers, and since when, if it is blocked.
-    pub(crate) blocked: Option<(usize, Instant)>,
+    pub(crate) blocked: Option<(u32, Instant)>,
     /// The batch to read next.
     pub(crate) position: u64,
     /// The rest of bytes that were begun.
@@ -100,7 +100,7 @@ pub(crate) struct Connection {
     conversation: Option<Box<Conversation>>,
     /// Distinguishes it from other connections in the same slot.
     pub(crate) generation: u64,
-    /// A change of topics is under way; nothing is read from the client meanwhile.
+    /// A change of topics is being decided; nothing is read from the client meanwhile.
     pub(crate) change_pending: bool,
     grant: Option<Arc<Grant>>,
     pub(crate) messages_sent: u64,
@@ -217,7 +217,7 @@ impl Connection {
         if !self.carry_unread(feed, bytes.len()) {
             return false;
         }
-        let bytes = feed.budget.charge_bytes(bytes, 0);
+        let bytes = feed.budget.charge_bytes(bytes);
         self.catch_up.get_or_insert_default().push(Chunk { bytes, messages: 1, kind: ChunkKind::Messages });
         true
     }
@@ -240,10 +240,7 @@ impl Connection {
                 match conversation.inbound.receive(&scratch[..read], &self.info.topics, &mut conversation.replies) {
                     ClientAction::None if conversation.replies.is_empty() => {}
                     ClientAction::None => return ReadOutcome::Replies,
-                    ClientAction::Subscribe(topics) => {
-                        self.change_pending = true;
-                        return ReadOutcome::Subscribe(topics);
-                    }
+                    ClientAction::Subscribe(topics) => return ReadOutcome::Subscribe(topics),
                     ClientAction::Authorize(decision) => {
                         self.change_pending = true;
                         return ReadOutcome::Authorize(decision);
@@ -301,26 +298,25 @@ impl Connection {
         self.grant.as_ref()?.subject.clone()
     }
 
-    /// Moves the reader to another feed, with everything that it has not got of the old one; the caller sets its position
-    /// there. Returns `false`, with nothing changed, if that would be too many bytes to take along.
-    pub(crate) fn change_feed(&mut self, from: &mut FeedView<'_>, to: &FeedHandle, grant: Option<Arc<Grant>>) -> bool {
+    /// Keeps everything that the reader has not got of its feed, and makes `topics` those that it reads; the caller moves it
+    /// to their feed. Returns `false`, with nothing changed, if that would be too many bytes to take along.
+    pub(crate) fn change_topics(&mut self, topics: Topics, from: &mut FeedView<'_>, grant: Option<Arc<Grant>>) -> bool {
         if !self.carry_unread(from, 0) {
             return false;
         }
-        self.feed = to.id;
         self.change_pending = false;
-        Arc::make_mut(&mut self.info).topics = to.topics.clone();
         if grant.is_some() {
             self.grant = grant;
         }
         if let Some(conversation) = &mut self.conversation {
             let mut replies = std::mem::take(&mut conversation.replies);
-            conversation.inbound.subscribed(&to.topics, &mut replies);
+            conversation.inbound.subscribed(&topics, &mut replies);
             if !replies.is_empty() {
-                let bytes = from.budget.charge_bytes(replies.into(), 0);
+                let bytes = from.budget.charge_bytes(replies.into());
                 self.catch_up.get_or_insert_default().push(Chunk { bytes, messages: 0, kind: ChunkKind::Replies });
             }
         }
+        Arc::make_mut(&mut self.info).topics = topics;
         true
     }
 

@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use crate::{CloseReason, Message};
 
-/// How messages become bytes on one wire. Stateless and shared: the engine frames a message once for each feed, however
-/// many connections read it.
+/// How messages become bytes on one wire. Stateless and shared: the engine frames a message once, however many feeds
+/// contain it and however many connections read them.
 ///
-/// A framing's identity is its [`Arc`]: subscribers share feeds only if they share the same `Arc`, so create each framing
-/// once and clone the `Arc`.
+/// A framing's identity is its [`Arc`]: subscribers share feeds and framed messages only if they share the same `Arc`, so
+/// create each framing once and clone the `Arc`.
 pub trait Framing: Send + Sync + std::fmt::Debug {
     /// A name for reports and metrics.
     fn name(&self) -> &'static str;
@@ -28,7 +28,8 @@ pub trait Framing: Send + Sync + std::fmt::Debug {
     /// Appends a note that `count` messages were left out for a reader that fell behind.
     fn skipped(&self, count: u64, batch: &mut Vec<u8>);
 
-    /// Makes a batch ready for the wire, for example as one HTTP chunk. Never called with an empty batch.
+    /// Makes a batch ready for the wire, for example as one HTTP chunk. Never called with an empty batch. Finished batches
+    /// can follow each other in any order and selection: none depends on what a reader was sent before.
     fn finish(&self, batch: Vec<u8>) -> Bytes;
 
     /// Bytes to send after a silence, ready for the wire.
@@ -61,5 +62,68 @@ impl Eq for FramingKey {}
 impl Hash for FramingKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.address().hash(state);
+    }
+}
+
+/// A framing that has readers, and its place among the frames of each message.
+#[derive(Debug)]
+pub(crate) struct Interned {
+    pub(crate) framing: Arc<dyn Framing>,
+    pub(crate) slot: usize,
+}
+
+/// The framings that have readers.
+#[derive(Debug, Default)]
+pub(crate) struct Framings {
+    slots: Vec<Arc<Interned>>,
+}
+
+impl Framings {
+    /// Finds or adds a framing. It keeps its slot for as long as anyone holds it.
+    pub(crate) fn intern(&mut self, framing: &Arc<dyn Framing>) -> Arc<Interned> {
+        let key = FramingKey(Arc::clone(framing));
+        if let Some(same) = self.slots.iter().find(|interned| FramingKey(Arc::clone(&interned.framing)) == key) {
+            return Arc::clone(same);
+        }
+        let FramingKey(framing) = key;
+        let slot = self.slots.iter().position(is_unused).unwrap_or(self.slots.len());
+        let interned = Arc::new(Interned { framing, slot });
+        match self.slots.get_mut(slot) {
+            Some(unused) => *unused = Arc::clone(&interned),
+            None => self.slots.push(Arc::clone(&interned)),
+        }
+        interned
+    }
+
+    /// How many slots the frames of a message need now.
+    pub(crate) fn slots(&mut self) -> usize {
+        while self.slots.last().is_some_and(is_unused) {
+            self.slots.pop();
+        }
+        self.slots.len()
+    }
+}
+
+/// Whether only the table holds it, which alone gives it out: so nobody will ever use its slot.
+fn is_unused(interned: &Arc<Interned>) -> bool {
+    Arc::strong_count(interned) == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::other_lines;
+
+    #[test]
+    fn slots_of_framings_without_readers_are_used_again() {
+        let mut framings = Framings::default();
+        let all = [other_lines(), other_lines(), other_lines()];
+        let first = framings.intern(&all[0]);
+        let second = framings.intern(&all[1]);
+        assert_eq!([first.slot, second.slot, framings.intern(&all[0]).slot, framings.slots()], [0, 1, 0, 2]);
+        drop(first);
+        assert_eq!([framings.slots(), framings.intern(&all[2]).slot, framings.slots()], [2, 0, 2]);
+        drop(second);
+        assert_eq!(framings.slots(), 0);
     }
 }

@@ -1,39 +1,47 @@
-//! The hub: appends each message to the batch of every feed that contains it, and hands all shards the same batches.
+//! The hub: puts messages and new readers into one order, keeps the totals, and hands all shards the same turns.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::Budget;
-use crate::feed::{FeedId, Feeds};
+use crate::framing::{Framings, Interned};
 use crate::inbox;
 use crate::publisher::{Acknowledgement, Envelope};
-use crate::shard::{FeedChange, Input};
+use crate::shard::Input;
 use crate::totals::{Audience, Totals};
-use crate::{CloseReason, Config, Data, Message, Stats, Subscriber};
+use crate::turn::{Outgoing, Turn};
+use crate::{Config, Data, Message, Namespace, Stats, Subscriber};
 
 /// The most messages that one turn takes from the inbox.
 const TURN_MESSAGES: usize = 1024;
-/// Framed bytes after which a turn is sent although more messages wait.
+/// The memory of messages after which a turn is sent although more wait.
 const TURN_BYTES: usize = 1024 * 1024;
 
 /// Everything that the hub receives.
 pub(crate) struct HubInboxes {
     pub(crate) messages: inbox::Receiver<Envelope>,
     pub(crate) subscribers: mpsc::Receiver<Subscriber>,
-    pub(crate) changes: mpsc::Receiver<FeedChange>,
+}
+
+/// A reader on its way to its shard.
+#[derive(Debug)]
+pub(crate) struct Attach {
+    pub(crate) subscriber: Subscriber,
+    pub(crate) framing: Arc<Interned>,
+    /// The namespace with whose totals it starts.
+    pub(crate) totals: Option<Namespace>,
+    /// These totals, ready for the wire.
+    pub(crate) snapshot: Option<Bytes>,
 }
 
 /// Why the hub's loop woke.
 enum LoopEvent {
-    Changes(usize),
     Messages(usize),
     Subscribers(usize),
     Shutdown,
-    /// A feed has lost its last reader.
-    FeedRetired,
 }
 
 pub(crate) struct Hub {
@@ -41,13 +49,11 @@ pub(crate) struct Hub {
     stats: Arc<Stats>,
     shards: Vec<mpsc::Sender<Input>>,
     next_shard: usize,
-    feeds: Feeds,
+    framings: Framings,
     totals: Totals,
-    /// Framed bytes of the current turn.
+    turn: Turn,
+    /// The memory of the turn's messages.
     turn_bytes: usize,
-    /// Messages that readers get for the current one, and the feeds of one of them; empty in between.
-    outgoing: Vec<(Message, Audience)>,
-    found: Vec<FeedId>,
     /// To be acknowledged when the current turn has been sent.
     acknowledgements: Vec<Acknowledgement>,
 }
@@ -58,18 +64,16 @@ impl Hub {
         stats: Arc<Stats>,
         shards: Vec<mpsc::Sender<Input>>,
         totals: Totals,
-        budget: Arc<Budget>,
     ) -> Self {
         Self {
             config,
             stats,
             shards,
             next_shard: 0,
-            feeds: Feeds::new(budget),
+            framings: Framings::default(),
             totals,
+            turn: Turn::default(),
             turn_bytes: 0,
-            outgoing: Vec::new(),
-            found: Vec::new(),
             acknowledgements: Vec::new(),
         }
     }
@@ -77,26 +81,21 @@ impl Hub {
     /// Runs until every publisher has been dropped or `shutdown` is cancelled, and all messages have been sent; then ends
     /// the streams.
     pub(crate) async fn run(mut self, inboxes: HubInboxes, shutdown: CancellationToken) {
-        let HubInboxes { messages: mut inbox, subscribers: mut joining, mut changes } = inboxes;
+        let HubInboxes { messages: mut inbox, subscribers: mut joining } = inboxes;
         let mut messages = Vec::with_capacity(TURN_MESSAGES);
-        let mut changing = Vec::new();
         let mut subscribers = Vec::new();
-        let retired = self.feeds.retired();
-        let (mut handles_open, mut shards_open, mut shutting_down) = (true, true, false);
+        let (mut handles_open, mut shutting_down) = (true, false);
         loop {
             let event = tokio::select! {
                 biased;
                 count = joining.recv_many(&mut subscribers, TURN_MESSAGES), if handles_open => LoopEvent::Subscribers(count),
-                count = changes.recv_many(&mut changing, TURN_MESSAGES), if shards_open => LoopEvent::Changes(count),
                 () = shutdown.cancelled(), if !shutting_down => LoopEvent::Shutdown,
                 count = inbox.recv_many(&mut messages, TURN_MESSAGES) => LoopEvent::Messages(count),
-                () = retired.notify.notified() => LoopEvent::FeedRetired,
             };
             match event {
                 LoopEvent::Messages(0) => break,
                 LoopEvent::Subscribers(0) => handles_open = false,
-                LoopEvent::Changes(0) => shards_open = false,
-                LoopEvent::Subscribers(_) | LoopEvent::Changes(_) => {
+                LoopEvent::Subscribers(_) => {
                     // A rush of them must not keep the messages waiting.
                     while messages.len() < TURN_MESSAGES
                         && let Some(message) = inbox.try_recv()
@@ -109,7 +108,7 @@ impl Hub {
                     // Messages that were sent are still received.
                     inbox.close();
                 }
-                LoopEvent::Messages(_) | LoopEvent::FeedRetired => {}
+                LoopEvent::Messages(_) => {}
             }
             // A subscriber that came before one of these messages was sent receives it, so look for subscribers again
             // now that the messages are here.
@@ -119,17 +118,15 @@ impl Hub {
             for subscriber in subscribers.drain(..) {
                 self.attach(subscriber).await;
             }
-            for change in changing.drain(..) {
-                self.change_feed(change).await;
-            }
             for Envelope { message, acknowledgement } in messages.drain(..) {
-                self.publish(message).await;
+                self.publish(message);
                 self.acknowledgements.extend(acknowledgement);
+                if self.turn_bytes >= TURN_BYTES {
+                    self.send_turn().await;
+                }
             }
             self.send_turn().await;
             inbox.release();
-            self.feeds.remove_retired();
-            self.count_feeds();
         }
         let deadline = Instant::now() + self.config.close_timeout;
         for shard in &self.shards {
@@ -138,85 +135,55 @@ impl Hub {
         }
     }
 
-    /// Updates the totals with a message, and appends what readers get for it to their feeds.
-    async fn publish(&mut self, message: Message) {
+    /// Updates the totals with a message, and appends what readers get for it to the turn.
+    fn publish(&mut self, message: Message) {
         let is_report = matches!(message.data, Data::Totals(_));
-        let mut outgoing = std::mem::take(&mut self.outgoing);
-        self.totals.update(message, |message, audience| outgoing.push((message, audience)));
-        for (message, audience) in outgoing.drain(..) {
+        let Self { totals, framings, turn, turn_bytes, stats, .. } = self;
+        let slots = framings.slots();
+        totals.update(message, |message, audience| {
             if audience == Audience::Everyone {
-                self.stats.broadcast.add(1);
+                stats.broadcast.add(1);
                 if is_report {
-                    self.stats.corrections.add(1);
+                    stats.corrections.add(1);
                     tracing::info!(namespace = %message.namespace, "totals differ from what was sent; sending the difference");
                 }
             }
-            self.append(&message, audience).await;
-        }
-        self.outgoing = outgoing;
+            *turn_bytes += message.weight();
+            turn.messages.push(Outgoing::new(message, audience, slots));
+        });
     }
 
-    /// Appends a message to its feeds. One message may fill many turns, because each feed has a copy of its own.
-    async fn append(&mut self, message: &Message, audience: Audience) {
-        let mut found = std::mem::take(&mut self.found);
-        self.feeds.find(message, audience, &mut found);
-        for id in found.drain(..) {
-            self.turn_bytes += self.feeds.append(id, message);
-            if self.turn_bytes >= TURN_BYTES {
-                self.send_turn().await;
-            }
-        }
-        self.found = found;
-    }
-
-    /// Hands the batches to every shard, and waits for shards that are behind: their inboxes are short, so that under
-    /// load the messages gather here and the next batch is larger.
+    /// Hands the turn to every shard, and waits for shards that are behind: their inboxes are short, so that under load the
+    /// messages gather here and the next turn is larger.
     async fn send_turn(&mut self) {
-        let batches = self.feeds.take_batches();
         self.turn_bytes = 0;
-        if !batches.is_empty() {
+        let turn = std::mem::take(&mut self.turn);
+        if !turn.messages.is_empty() {
+            let turn = Arc::new(turn);
             for shard in &self.shards {
                 // A shard ends only with the hub; otherwise its readers are gone and need nothing.
-                let _ = shard.send(Input::Turn(Arc::clone(&batches))).await;
-            }
-        }
-        for feed in self.feeds.take_closing() {
-            for shard in &self.shards {
-                // As above.
-                let _ = shard.send(Input::CloseFeed(feed, CloseReason::TotalsUnavailable)).await;
+                let _ = shard.send(Input::Turn(Arc::clone(&turn))).await;
             }
         }
         self.acknowledgements.drain(..).for_each(Acknowledgement::acknowledge);
     }
 
-    /// Finds or adds the subscriber's feed, and hands the subscriber to the next shard.
+    /// Hands a subscriber to the next shard, with the totals that it starts with.
     async fn attach(&mut self, subscriber: Subscriber) {
-        let mut snapshot = None;
-        let namespace = subscriber.info.topics.as_namespace().filter(|_| subscriber.snapshot);
+        let (mut totals, mut snapshot) = (None, None);
         if subscriber.snapshot {
+            totals = subscriber.info.topics.as_namespace().cloned();
             // Everything in the totals was sent in turns before; everything else comes after.
-            snapshot = namespace.and_then(|namespace| self.totals.snapshot(namespace, &subscriber.framing));
+            snapshot = totals.as_ref().and_then(|namespace| self.totals.snapshot(namespace, &subscriber.framing));
             if snapshot.is_none() {
                 self.stats.without_totals.add(1);
                 return;
             }
         }
-        let handle = self.feeds.join(&subscriber.info.topics, &subscriber.framing, namespace, &self.config.policies);
-        self.count_feeds();
+        let framing = self.framings.intern(&subscriber.framing);
         self.next_shard = (self.next_shard + 1) % self.shards.len();
+        let attach = Attach { subscriber, framing, totals, snapshot };
         // As above.
-        let _ = self.shards[self.next_shard].send(Input::Attach(Box::new((handle, subscriber, snapshot)))).await;
-    }
-
-    /// Finds or adds the feed that a reader changes to, and answers its shard. The answer's place in the shard's inbox
-    /// separates the messages of the old feed from those of the new one.
-    async fn change_feed(&mut self, change: FeedChange) {
-        let handle = self.feeds.join(&change.topics, &change.framing, change.totals.as_ref(), &self.config.policies);
-        // As above.
-        let _ = self.shards[change.shard].send(Input::ChangeFeed(Box::new((handle, change)))).await;
-    }
-
-    fn count_feeds(&self) {
-        self.stats.feeds.set(self.feeds.len() as u64);
+        let _ = self.shards[self.next_shard].send(Input::Attach(Box::new(attach))).await;
     }
 }

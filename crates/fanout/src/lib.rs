@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Every connection reads exactly one *feed*: the interned pair of a set of [`Topics`] and a [`Framing`]. A message is framed
-//! once for each feed that contains it; a connection is only a position in its feed's short log of framed batches. So the
-//! memory that a message takes does not depend on the number of its readers, and no reader makes another wait. Readers
+//! once for each framing, and the shards find the feeds that contain it, in parallel; a connection is only a position in its
+//! feed's short log of framed batches. So the memory that a message takes does not depend on the number of its readers, and
+//! no reader makes another wait. Readers
 //! that fall behind the log are disconnected, skip ahead, or get the sum of the tallies they missed: see [`Policy`].
 //!
 //! The engine knows no protocol. A transport, such as the crate `tallycast-server`, gives it a [`Framing`] and a
@@ -32,7 +33,6 @@ mod close;
 mod config;
 mod connection;
 mod fanout;
-mod feed;
 mod framing;
 mod grant;
 mod handle;
@@ -56,6 +56,7 @@ mod tests;
 mod topic;
 mod totals;
 mod trie;
+mod turn;
 
 pub use body::{BodyReceiver, BodySender, CutOff, CutOffSignal, body};
 pub use close::{CloseReason, close_gracefully};

@@ -2,24 +2,41 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 
 use crate::{Data, Message};
 
-/// The messages of one feed in one turn of the hub, framed for the wire and ready to be written to any number of connections.
-#[derive(Debug, Clone)]
+/// Messages of one feed, framed for the wire and ready to be written to any number of connections.
+#[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) bytes: Bytes,
     /// How many messages `bytes` holds.
     pub(crate) messages: u32,
     /// The same messages for merging; only for feeds whose policy is to merge.
-    pub(crate) merged: Option<Arc<MergedTallies>>,
-    /// When the oldest of the messages came in; `None` without messages.
-    pub(crate) received_at: Option<Instant>,
-    /// The memory of `bytes` and `merged`.
+    pub(crate) sources: Option<Vec<Arc<Message>>>,
+    /// The memory of `bytes` and `sources`.
     pub(crate) weight: usize,
+}
+
+impl Batch {
+    /// No messages yet. With `merging`, it keeps those that are added.
+    pub(crate) fn new(merging: bool) -> Self {
+        Self { sources: merging.then(Vec::new), ..Self::default() }
+    }
+
+    /// Counts a message, and keeps it for merging.
+    pub(crate) fn add(&mut self, message: &Arc<Message>) {
+        self.messages += 1;
+        if let Some(sources) = &mut self.sources {
+            sources.push(Arc::clone(message));
+        }
+    }
+
+    /// The memory of what is kept for merging.
+    pub(crate) fn sources_weight(&self) -> usize {
+        self.sources.iter().flatten().map(|message| message.weight()).sum()
+    }
 }
 
 /// Messages in a form that can be summed: tallies by namespace and event, totals and their state by namespace, and the
@@ -137,13 +154,7 @@ mod tests {
     use crate::{Namespace, TotalsState};
 
     fn batch(text: &'static str) -> Batch {
-        Batch {
-            bytes: Bytes::from_static(text.as_bytes()),
-            messages: 1,
-            merged: None,
-            received_at: None,
-            weight: text.len(),
-        }
+        Batch { bytes: Bytes::from_static(text.as_bytes()), messages: 1, sources: None, weight: text.len() }
     }
 
     #[test]

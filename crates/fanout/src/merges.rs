@@ -53,8 +53,8 @@ impl Merges {
     /// an empty new group there, for readers at the beginning that are in no group.
     pub(crate) fn overtake(&mut self, log: &Log) -> GroupId {
         let mut missed = MergedTallies::default();
-        for merged in log.since(log.base()).filter_map(|batch| batch.merged.as_ref()) {
-            missed.merge(merged);
+        for message in log.since(log.base()).filter_map(|batch| batch.sources.as_ref()).flatten() {
+            missed.absorb(message);
         }
         for group in self.groups.iter_mut().filter(|group| group.position == log.base()) {
             group.sum.merge(&missed);
@@ -125,8 +125,8 @@ fn frame(sum: &MergedTallies, position: u64, log: &Log, framing: &dyn Framing, b
     let mut sum = sum.clone();
     let mut control = Vec::new();
     for entry in log.since(position) {
-        match &entry.merged {
-            Some(merged) => sum.merge(merged),
+        match &entry.sources {
+            Some(messages) => messages.iter().for_each(|message| sum.absorb(message)),
             None => control.extend_from_slice(&entry.bytes),
         }
     }
@@ -143,7 +143,7 @@ fn frame(sum: &MergedTallies, position: u64, log: &Log, framing: &dyn Framing, b
     if !control.is_empty() {
         bytes = [&bytes[..], &control[..]].concat().into();
     }
-    Summary { bytes: budget.charge_bytes(bytes, 0), messages: sum.tallies.len() as u64 }
+    Summary { bytes: budget.charge_bytes(bytes), messages: sum.tallies.len() as u64 }
 }
 
 #[cfg(test)]
@@ -156,15 +156,9 @@ mod tests {
     /// A batch with one tally of `keys` keys, each counted once.
     fn batch(keys: usize) -> Batch {
         let tally: Tally = (0..keys).map(|key| (format!("k{key}"), 1)).collect();
-        let mut merged = MergedTallies::default();
-        merged.absorb(&Message::tally("/eps".parse().unwrap(), tally));
-        Batch {
-            bytes: Bytes::from_static(b"x"),
-            messages: 1,
-            merged: Some(Arc::new(merged)),
-            received_at: None,
-            weight: 1,
-        }
+        let mut batch = Batch::new(true);
+        batch.add(&Arc::new(Message::tally("/eps".parse().unwrap(), tally)));
+        Batch { bytes: Bytes::from_static(b"x"), weight: 1, ..batch }
     }
 
     #[test]

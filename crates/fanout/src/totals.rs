@@ -109,7 +109,7 @@ impl Totals {
         }
         let mut batch = Vec::new();
         framing.message(&entry.snapshot()?, &mut batch);
-        let bytes = self.budget.charge_bytes(framing.finish(batch), 0);
+        let bytes = self.budget.charge_bytes(framing.finish(batch));
         entry.framed.push((key, bytes.clone()));
         Some(bytes)
     }

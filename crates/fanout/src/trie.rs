@@ -241,9 +241,10 @@ impl<T: Copy + PartialEq> Trie<T> {
         }
     }
 
-    /// Gives back the room of nodes that are gone.
+    /// Gives back the room of nodes that are gone. The capacity of the table says less: removed entries count as used until it
+    /// is rebuilt.
     fn shrink(&mut self) {
-        if self.children.capacity() > 8 * (self.children.len() + 8) {
+        if self.nodes.capacity() > 8 * (self.nodes.len() + 8) {
             let Self { nodes, children, hasher } = self;
             children.shrink_to_fit(|&id| {
                 let node = &nodes[id as usize];

@@ -1,16 +1,15 @@
 //! A shard: one task that owns a share of the connections and writes to them. No lock is taken on its hot path.
 
 mod drain;
-mod local_feed;
+mod feed;
+mod feeds;
 mod serve;
 mod slow_readers;
 mod tick;
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -18,16 +17,15 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::budget::Budget;
 use crate::connection::{Connection, Sent};
-use crate::feed::{FeedHandle, FeedId};
-use crate::framing::Framing;
+use crate::hub::Attach;
 use crate::log::Batch;
 use crate::ready::ReadyList;
 use crate::report::{ConnectionReport, FeedReport};
-use crate::{
-    CloseReason, Config, ConnectionId, ControlError, Grant, Message, Namespace, Stats, Subscriber, Subscription, Topics,
-};
+use crate::turn::Turn;
+use crate::{CloseReason, Config, ConnectionId, ControlError, Message, Stats, Subscription, Topics};
 use drain::{Drain, next_step};
-use local_feed::LocalFeed;
+pub(crate) use feeds::FeedId;
+use feeds::Feeds;
 
 /// Connections that are served before other tasks get a turn.
 const WRITES_PER_YIELD: usize = 256;
@@ -38,13 +36,9 @@ const TICK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Input {
     /// One turn of the hub.
-    Turn(Arc<[(FeedId, Batch)]>),
-    /// A new reader, and the snapshot that it starts with.
-    Attach(Box<(Arc<FeedHandle>, Subscriber, Option<Bytes>)>),
-    /// The feed that a reader changes to.
-    ChangeFeed(Box<(Arc<FeedHandle>, FeedChange)>),
-    /// Ends the streams of all readers of a feed.
-    CloseFeed(FeedId, CloseReason),
+    Turn(Arc<Turn>),
+    /// A new reader.
+    Attach(Box<Attach>),
     /// A command for one connection.
     Command(Box<(ConnectionId, Command, Reply)>),
     /// Asks for all connections.
@@ -67,37 +61,6 @@ pub(crate) enum Command {
 
 /// Reports to the sender of a [`Command`] what became of it.
 pub(crate) type Reply = oneshot::Sender<Result<(), ControlError>>;
-
-/// A reader's way from one feed to another.
-#[derive(Debug)]
-pub(crate) struct FeedChange {
-    pub(crate) shard: usize,
-    key: usize,
-    generation: u64,
-    pub(crate) topics: Topics,
-    pub(crate) framing: Arc<dyn Framing>,
-    /// The namespace whose totals the reader started with, if the new topics still contain all of its changes.
-    pub(crate) totals: Option<Namespace>,
-    grant: Option<Arc<Grant>>,
-    /// For a change that was not the client's own.
-    reply: Option<Reply>,
-}
-
-/// The hub, as a shard sees it.
-#[derive(Debug)]
-pub(crate) struct HubLink {
-    /// The shard's number there.
-    pub(crate) shard: usize,
-    /// For feed changes of its readers.
-    pub(crate) changes: mpsc::Sender<FeedChange>,
-}
-
-impl HubLink {
-    /// The id of one of the shard's connections.
-    fn connection_id(&self, key: usize, generation: u64) -> ConnectionId {
-        ConnectionId { shard: self.shard, key, generation }
-    }
-}
 
 /// A change of topics that was decided.
 type Decided = (usize, u64, Result<Subscription, String>);
@@ -123,19 +86,18 @@ enum LoopEvent {
 pub(crate) struct Shard {
     config: Arc<Config>,
     stats: Arc<Stats>,
+    /// The shard's number in the ids of its connections.
+    number: usize,
     inbox: mpsc::Receiver<Input>,
-    hub: HubLink,
     ready: Arc<ReadyList>,
     connections: Slab<Connection>,
     /// The generation of the newest connection.
     generation: u64,
-    /// Feed changes that the hub had no room for: at most one for each connection, which is not read from meanwhile.
-    pending_changes: VecDeque<FeedChange>,
     /// Decisions about changes of topics: at most one for each connection.
     decisions: JoinSet<Decided>,
     /// Connections that close gracefully; each still holds its guard.
     closing_sinks: JoinSet<()>,
-    feeds: HashMap<FeedId, LocalFeed>,
+    feeds: Feeds,
     budgets: Budgets,
     drain: Option<Drain>,
     /// Only closing bytes are still to come, so the bounds of the logs no longer disconnect readers.
@@ -148,21 +110,20 @@ impl Shard {
         config: Arc<Config>,
         stats: Arc<Stats>,
         budgets: Budgets,
+        number: usize,
         inbox: mpsc::Receiver<Input>,
-        hub: HubLink,
     ) -> Self {
         Self {
+            feeds: Feeds::new(config.policies.as_slice().into(), budgets.clone(), Arc::clone(&stats)),
             config,
             stats,
+            number,
             inbox,
-            hub,
             ready: Arc::default(),
             connections: Slab::new(),
             generation: 0,
-            pending_changes: VecDeque::new(),
             decisions: JoinSet::new(),
             closing_sinks: JoinSet::new(),
-            feeds: HashMap::new(),
             budgets,
             drain: None,
             closing: false,
@@ -196,40 +157,30 @@ impl Shard {
                 LoopEvent::DrainStep => self.drain_step().await,
                 LoopEvent::Tick => self.tick().await,
             }
-            self.forward_changes();
             self.publish_sent();
         }
     }
 
-    /// Takes in what came, then writes to each feed that got a batch. Returns the deadline of a shutdown, if it is ordered.
+    /// Takes in what came, then writes to each feed that got messages. Returns the deadline of a shutdown, if it is ordered.
     async fn take_inputs(&mut self, inputs: &mut Vec<Input>) -> Option<tokio::time::Instant> {
-        let mut touched = Vec::new();
         let mut received = Vec::new();
         let mut shutdown = None;
         for input in inputs.drain(..) {
             match input {
-                Input::Turn(batches) => {
-                    for (id, batch) in batches.iter() {
-                        let Some(feed) = self.feeds.get_mut(id) else { continue };
-                        touched.push(*id);
-                        received.extend(batch.received_at);
-                        feed.log.push(batch.clone());
+                Input::Turn(turn) => {
+                    if self.feeds.append(&turn) {
+                        received.extend(turn.messages.iter().map(|message| message.message.received_at).min());
+                    }
+                    for feed in self.feeds.take_closing() {
+                        // Everything sent before it comes before it.
+                        self.write_feeds().await;
+                        self.close_feed(feed, &CloseReason::TotalsUnavailable);
                     }
                 }
                 Input::Attach(attach) => self.attach(*attach),
-                Input::ChangeFeed(change) => {
-                    // Everything before it belongs to the old feed.
-                    self.write_feeds(&mut touched).await;
-                    self.change_feed(*change);
-                }
-                Input::CloseFeed(id, reason) => {
-                    // Everything sent before it comes before it.
-                    self.write_feeds(&mut touched).await;
-                    self.close_feed(id, &reason);
-                }
                 Input::Command(command) => {
                     // As above.
-                    self.write_feeds(&mut touched).await;
+                    self.write_feeds().await;
                     self.obey(*command);
                 }
                 // Below, an error means that the one who asked has stopped waiting.
@@ -243,22 +194,13 @@ impl Shard {
                 Input::Shutdown(deadline) => shutdown = Some(deadline),
             }
         }
-        self.write_feeds(&mut touched).await;
+        self.write_feeds().await;
         self.shed();
         let now = Instant::now();
         for received_at in received {
             self.stats.lag.observe(now.duration_since(received_at).as_secs_f64());
         }
         shutdown
-    }
-
-    /// Writes to every reader of each feed that got a batch.
-    async fn write_feeds(&mut self, touched: &mut Vec<FeedId>) {
-        touched.sort_unstable();
-        touched.dedup();
-        for id in touched.drain(..) {
-            self.write_feed(id).await;
-        }
     }
 
     /// Carries out a command for one connection.
@@ -270,10 +212,13 @@ impl Shard {
                 Ok(())
             }
             (Some(connection), Command::SetTopics(_)) if connection.change_pending => Err(ControlError::Busy(id)),
-            (Some(connection), Command::SetTopics(topics)) => {
-                connection.change_pending = true;
-                // Answered when the change has been made.
-                return self.request_change(id.key, Subscription { topics, grant: None }, Some(reply));
+            (Some(_), Command::SetTopics(topics)) => {
+                if self.change_topics(id.key, Subscription { topics, grant: None }) {
+                    self.serve(id.key);
+                    Ok(())
+                } else {
+                    Err(ControlError::TooFarBehind(id))
+                }
             }
             (Some(_), Command::Send(message)) => {
                 if self.send_to(id.key, &message) {
@@ -287,6 +232,11 @@ impl Shard {
         let _ = reply.send(outcome);
     }
 
+    /// The id of one of the shard's connections.
+    fn connection_id(&self, key: usize, generation: u64) -> ConnectionId {
+        ConnectionId { shard: self.number, key, generation }
+    }
+
     /// The connection at `key`, if it is still the one of that generation.
     fn connection(&mut self, key: usize, generation: u64) -> Option<&mut Connection> {
         self.connections.get_mut(key).filter(|connection| connection.generation == generation)
@@ -296,14 +246,14 @@ impl Shard {
     async fn shut_down(mut self, deadline: tokio::time::Instant, ready: &mut Vec<usize>) {
         self.closing = true;
         self.finish_drain().await;
-        let ids: Vec<FeedId> = self.feeds.keys().copied().collect();
+        let ids: Vec<FeedId> = self.feeds.iter().map(|(id, _)| id).collect();
         for id in ids {
-            if let Some(feed) = self.feeds.get_mut(&id) {
-                let bytes = feed.handle.framing.closing(&CloseReason::Shutdown);
+            if let Some(feed) = self.feeds.get_mut(id) {
+                let bytes = feed.key.framing.framing.closing(&CloseReason::Shutdown);
                 let weight = bytes.len();
-                feed.log.push(Batch { bytes, messages: 0, merged: None, received_at: None, weight });
+                feed.log.push(Batch { bytes, messages: 0, sources: None, weight });
             }
-            self.write_feed(id).await;
+            self.write_feed(id, &mut 0).await;
         }
         self.close_current();
         while !self.connections.is_empty() {
@@ -331,7 +281,7 @@ impl Shard {
 
     fn report_connections(&self) -> Vec<ConnectionReport> {
         let report = |(key, connection): (usize, &Connection)| ConnectionReport {
-            id: self.hub.connection_id(key, connection.generation),
+            id: self.connection_id(key, connection.generation),
             info: Arc::clone(&connection.info),
             subject: connection.subject(),
             messages_sent: connection.messages_sent,
@@ -341,11 +291,11 @@ impl Shard {
 
     fn report_feeds(&self) -> Vec<FeedReport> {
         self.feeds
-            .values()
-            .map(|feed| FeedReport {
-                topics: feed.handle.topics.clone(),
-                framing: feed.handle.framing.name(),
-                policy: feed.handle.policy,
+            .iter()
+            .map(|(_, feed)| FeedReport {
+                topics: feed.key.topics.clone(),
+                framing: feed.key.framing.framing.name(),
+                policy: feed.policy,
                 readers: feed.readers.len(),
             })
             .collect()

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Decided, FeedChange, LocalFeed, Reply, Shard, WRITES_PER_YIELD};
+use super::feed::{FeedKey, place};
+use super::{Decided, FeedId, Shard, WRITES_PER_YIELD};
 use crate::connection::{Connection, FlushOutcome, ReadOutcome};
-use crate::feed::{FeedHandle, FeedId};
+use crate::hub::Attach;
 use crate::inbound::Decision;
-use crate::{CloseReason, ControlError, Message, Namespace, Subscriber, Subscription};
+use crate::{CloseReason, Message, Namespace, Subscription};
 
 /// Room for bytes that clients send.
 const SCRATCH_BYTES: usize = 4096;
@@ -20,88 +20,93 @@ const MAX_REPLIES: usize = 16;
 const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Shard {
-    pub(super) fn attach(&mut self, (handle, subscriber, snapshot): (Arc<FeedHandle>, Subscriber, Option<Bytes>)) {
-        let id = handle.id;
-        let feed = self.feeds.entry(id).or_insert_with(|| LocalFeed::new(handle, &self.budgets));
+    pub(super) fn attach(&mut self, Attach { subscriber, framing, totals, snapshot }: Attach) {
+        let feed_id = self.feeds.join(FeedKey { topics: subscriber.info.topics.clone(), framing, totals });
+        let Some(feed) = self.feeds.get_mut(feed_id) else { return };
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         self.generation += 1;
         let waker = self.ready.waker(key);
-        let mut connection = Connection::new(subscriber, snapshot, id, feed.log.head(), self.generation, waker);
-        feed.add_reader(key, &mut connection);
-        let id = self.hub.connection_id(key, self.generation);
-        let info = &connection.info;
-        tracing::debug!(connection = %id, client = %info.client_ip, topics = %info.topics, "stream opened");
+        let mut connection = Connection::new(subscriber, snapshot, feed_id, feed.log.head(), self.generation, waker);
+        feed.add_reader(place(key), &mut connection);
         entry.insert(connection);
         self.stats.connections.add(1);
         self.stats.connected.add(1);
+        let connection = &self.connections[key];
+        let (id, info) = (self.connection_id(key, connection.generation), &connection.info);
+        tracing::debug!(connection = %id, client = %info.client_ip, topics = %info.topics, "stream opened");
         self.serve(key);
     }
 
-    /// Makes a reader one of the feed that it changes to, unless it has gone.
-    pub(super) fn change_feed(&mut self, (handle, change): (Arc<FeedHandle>, FeedChange)) {
-        let FeedChange { key, generation, grant, reply, .. } = change;
-        let id = self.hub.connection_id(key, generation);
-        let answer = |outcome| {
-            // The sender of the command may have stopped waiting.
-            reply.map(|reply| reply.send(outcome));
-        };
-        let connection = self.connections.get_mut(key).filter(|connection| connection.generation == generation);
-        let Some(connection) = connection else {
-            handle.leave();
-            return answer(Err(ControlError::NotConnected(id)));
-        };
+    /// Makes a reader one of the feed of other topics, with everything that it has not got of the old one. Returns `false` if
+    /// that is too much: the connection is then closed.
+    pub(super) fn change_topics(&mut self, key: usize, Subscription { topics, grant }: Subscription) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else { return false };
         let old = connection.feed;
-        if let Some(feed) = self.feeds.get_mut(&old)
-            && !connection.change_feed(&mut feed.view(&self.config, &self.budgets), &handle, grant)
-        {
-            handle.leave();
+        let Some(feed) = self.feeds.get_mut(old) else { return false };
+        let contains = |namespace: &&Namespace| topics.iter().any(|topic| topic.contains(namespace));
+        let totals = feed.key.totals.as_ref().filter(contains).cloned();
+        let new = FeedKey { topics: topics.clone(), framing: Arc::clone(&feed.key.framing), totals };
+        if !connection.change_topics(topics, &mut feed.view(&self.config, &self.budgets), grant) {
             self.stats.slow_disconnected.add(1);
             self.close_connection(key, Some(&CloseReason::SlowReader));
-            return answer(Err(ControlError::TooFarBehind(id)));
+            return false;
         }
         let (reader_slot, blocked) = (connection.reader_slot, connection.blocked.take());
-        self.remove_reader(old, reader_slot, blocked);
-        let feed = self.feeds.entry(handle.id).or_insert_with(|| LocalFeed::new(handle, &self.budgets));
-        let connection = &mut self.connections[key];
-        connection.position = feed.log.head();
-        feed.add_reader(key, connection);
-        self.serve(key);
-        answer(Ok(()));
+        // First, so that a feed that stays the same is not removed in between.
+        let id = self.feeds.join(new);
+        if let Some(feed) = self.feeds.get_mut(id) {
+            let connection = &mut self.connections[key];
+            (connection.feed, connection.position) = (id, feed.log.head());
+            feed.add_reader(place(key), connection);
+        }
+        self.leave_feed(old, reader_slot, blocked);
+        true
     }
 
-    /// Writes a feed's new batches to all its readers.
-    pub(super) async fn write_feed(&mut self, id: FeedId) {
+    /// Writes to every reader of each feed that got messages.
+    pub(super) async fn write_feeds(&mut self) {
+        let mut touched = Vec::new();
+        self.feeds.take_touched(&mut touched);
+        let mut served = 0;
+        for id in touched.drain(..) {
+            self.write_feed(id, &mut served).await;
+        }
+    }
+
+    /// Writes a feed's new batches to all its readers. `served` counts them, so that other tasks get a turn.
+    pub(super) async fn write_feed(&mut self, id: FeedId, served: &mut usize) {
         let now = Instant::now();
         let mut disconnected = Vec::new();
         let mut next = 0;
         // The lists change only below, after the loop: this task is the only one that changes them.
-        while let Some(feed) = self.feeds.get_mut(&id) {
+        while let Some(feed) = self.feeds.get_mut(id) {
             feed.last_batch = now;
-            let end = feed.readers.len().min(next + WRITES_PER_YIELD);
-            for place in next..end {
-                let key = feed.readers[place];
-                let connection = &mut self.connections[key];
+            let end = feed.readers.len().min(next + WRITES_PER_YIELD - *served);
+            for slot in next..end {
+                let key = feed.readers[slot];
+                let connection = &mut self.connections[key as usize];
                 if connection.blocked.is_some() {
                     continue;
                 }
                 match connection.flush(&mut feed.view(&self.config, &self.budgets), &mut self.sent) {
                     FlushOutcome::Current => connection.last_write = now,
-                    FlushOutcome::Blocked => {
-                        connection.blocked = Some((feed.blocked.len(), now));
-                        feed.blocked.push(key);
-                    }
+                    FlushOutcome::Blocked => feed.add_blocked(key, connection, now),
                     FlushOutcome::Disconnected => disconnected.push(key),
                 }
             }
-            if end == feed.readers.len() {
+            *served += end - next;
+            next = end;
+            if *served == WRITES_PER_YIELD {
+                *served = 0;
+                tokio::task::yield_now().await;
+            }
+            if next == feed.readers.len() {
                 break;
             }
-            next = end;
-            tokio::task::yield_now().await;
         }
         for key in disconnected {
-            self.remove(key);
+            self.remove(key as usize);
         }
         self.trim(id);
     }
@@ -132,8 +137,12 @@ impl Shard {
             let written = self.write(key);
             match outcome {
                 ReadOutcome::Replies if written == FlushOutcome::Current => {}
+                // The last bytes of its feed are the last that it gets.
+                ReadOutcome::Subscribe(_) if self.closing => return,
                 ReadOutcome::Subscribe(topics) => {
-                    return self.request_change(key, Subscription { topics, grant: None }, None);
+                    if !self.change_topics(key, Subscription { topics, grant: None }) {
+                        return;
+                    }
                 }
                 ReadOutcome::Authorize(decision) => return self.decide(key, decision),
                 _ => return,
@@ -147,7 +156,7 @@ impl Shard {
     /// Writes to one connection what it has not got yet.
     pub(super) fn write(&mut self, key: usize) -> FlushOutcome {
         let Some(connection) = self.connections.get_mut(key) else { return FlushOutcome::Disconnected };
-        let Some(feed) = self.feeds.get_mut(&connection.feed) else { return FlushOutcome::Disconnected };
+        let Some(feed) = self.feeds.get_mut(connection.feed) else { return FlushOutcome::Disconnected };
         let now = Instant::now();
         let before = self.sent.bytes;
         let outcome = connection.flush(&mut feed.view(&self.config, &self.budgets), &mut self.sent);
@@ -156,8 +165,8 @@ impl Shard {
             FlushOutcome::Current => {
                 connection.last_write = now;
                 if let Some((slot, _)) = connection.blocked.take() {
+                    let id = connection.feed;
                     feed.remove_blocked(slot, &mut self.connections);
-                    let id = feed.handle.id;
                     self.trim(id);
                 }
             }
@@ -165,7 +174,7 @@ impl Shard {
                 // Progress, however slow, is not a stall.
                 Some((_, since)) if self.sent.bytes > before => *since = now,
                 Some(_) => {}
-                None => feed.add_blocked(key, connection, now),
+                None => feed.add_blocked(place(key), connection, now),
             },
         }
         outcome
@@ -174,7 +183,7 @@ impl Shard {
     /// Sends a message to one connection alone. Returns `false` if it is too far behind.
     pub(super) fn send_to(&mut self, key: usize, message: &Message) -> bool {
         let Some(connection) = self.connections.get_mut(key) else { return false };
-        let Some(feed) = self.feeds.get_mut(&connection.feed) else { return false };
+        let Some(feed) = self.feeds.get_mut(connection.feed) else { return false };
         let accepted = connection.put_message(message, &mut feed.view(&self.config, &self.budgets));
         if accepted {
             self.write(key);
@@ -202,37 +211,13 @@ impl Shard {
     pub(super) fn apply_decision(&mut self, (key, generation, outcome): Decided) {
         let Some(connection) = self.connection(key, generation) else { return };
         match outcome {
-            Ok(subscription) => self.request_change(key, subscription, None),
+            Ok(subscription) => {
+                if self.change_topics(key, subscription) {
+                    self.serve(key);
+                }
+            }
             Err(reason) if connection.refuse_change(&reason) => self.close_connection(key, None),
             Err(_) => self.serve(key),
-        }
-    }
-
-    /// Asks the hub for the feed of other topics.
-    pub(super) fn request_change(&mut self, key: usize, subscription: Subscription, reply: Option<Reply>) {
-        let Some(connection) = self.connections.get(key) else { return };
-        let Some(feed) = self.feeds.get(&connection.feed) else { return };
-        let contains = |namespace: &&Namespace| subscription.topics.iter().any(|topic| topic.contains(namespace));
-        let totals = feed.handle.totals.as_ref().filter(contains).cloned();
-        self.pending_changes.push_back(FeedChange {
-            shard: self.hub.shard,
-            key,
-            generation: connection.generation,
-            topics: subscription.topics,
-            framing: Arc::clone(&feed.handle.framing),
-            totals,
-            grant: subscription.grant,
-            reply,
-        });
-        self.forward_changes();
-    }
-
-    /// Forwards feed changes to the hub, as far as it has room. Must not wait: the hub may be waiting for this shard.
-    pub(super) fn forward_changes(&mut self) {
-        while let Ok(room) = self.hub.changes.try_reserve()
-            && let Some(change) = self.pending_changes.pop_front()
-        {
-            room.send(change);
         }
     }
 
@@ -241,11 +226,11 @@ impl Shard {
     pub(super) fn close_connection(&mut self, key: usize, reason: Option<&CloseReason>) {
         let Some(connection) = self.connections.get(key) else { return };
         if let Some(reason) = reason {
-            let id = self.hub.connection_id(key, connection.generation);
+            let id = self.connection_id(key, connection.generation);
             let info = &connection.info;
             tracing::debug!(connection = %id, client = %info.client_ip, topics = %info.topics, %reason, "closing stream");
         }
-        let framing = self.feeds.get(&connection.feed).map(|feed| Arc::clone(&feed.handle.framing));
+        let framing = self.feeds.get(connection.feed).map(|feed| &feed.key.framing.framing);
         let closing = framing.zip(reason).map(|(framing, reason)| framing.closing(reason)).unwrap_or_default();
         let Some(connection) = self.take(key) else { return };
         if let Some(close) = connection.into_close(&closing, reason.is_some()) {
@@ -255,9 +240,9 @@ impl Shard {
 
     /// Closes all connections of a feed for `reason`.
     pub(super) fn close_feed(&mut self, id: FeedId, reason: &CloseReason) {
-        let readers = self.feeds.get(&id).map(|feed| feed.readers.clone()).unwrap_or_default();
+        let readers = self.feeds.get(id).map(|feed| feed.readers.clone()).unwrap_or_default();
         for key in readers {
-            self.close_connection(key, Some(reason));
+            self.close_connection(key as usize, Some(reason));
         }
     }
 
@@ -268,7 +253,7 @@ impl Shard {
     /// Removes a connection from all lists.
     fn take(&mut self, key: usize) -> Option<Connection> {
         let connection = self.connections.try_remove(key)?;
-        let id = self.hub.connection_id(key, connection.generation);
+        let id = self.connection_id(key, connection.generation);
         let info = &connection.info;
         tracing::debug!(
             connection = %id,
@@ -279,24 +264,24 @@ impl Shard {
         );
         self.stats.connections.subtract(1);
         if let Some(group) = connection.merge_group()
-            && let Some(feed) = self.feeds.get_mut(&connection.feed)
+            && let Some(feed) = self.feeds.get_mut(connection.feed)
         {
             feed.merges.leave(group);
         }
-        self.remove_reader(connection.feed, connection.reader_slot, connection.blocked);
+        self.leave_feed(connection.feed, connection.reader_slot, connection.blocked);
         Some(connection)
     }
 
-    /// Removes the reader at `reader_slot`, and at the slot in `blocked`, from the lists of feed `id`.
-    fn remove_reader(&mut self, id: FeedId, reader_slot: usize, blocked: Option<(usize, Instant)>) {
-        let Some(feed) = self.feeds.get_mut(&id) else { return };
+    /// Removes the reader at `reader_slot`, and at the slot in `blocked`, from the lists of a feed; and the feed, if it was the
+    /// last one.
+    fn leave_feed(&mut self, id: FeedId, reader_slot: u32, blocked: Option<(u32, Instant)>) {
+        let Some(feed) = self.feeds.get_mut(id) else { return };
         feed.remove_reader(reader_slot, &mut self.connections);
         if let Some((slot, _)) = blocked {
             feed.remove_blocked(slot, &mut self.connections);
         }
-        feed.handle.leave();
         if feed.readers.is_empty() {
-            self.feeds.remove(&id);
+            self.feeds.remove(id);
         } else if blocked.is_some() {
             self.trim(id);
         }

@@ -3,15 +3,14 @@
 
 use std::time::Instant;
 
-use super::Shard;
-use crate::feed::FeedId;
+use super::{FeedId, Shard};
 use crate::log::Log;
 use crate::{CloseReason, Policy};
 
 impl Shard {
     /// Releases what no reader needs, and keeps the log within its bounds by the feed's policy.
     pub(super) fn trim(&mut self, id: FeedId) {
-        let Some(feed) = self.feeds.get_mut(&id) else { return };
+        let Some(feed) = self.feeds.get_mut(id) else { return };
         feed.log.release(feed.slowest(&self.connections));
         let mut too_slow = Vec::new();
         let is_over = |log: &Log| {
@@ -22,21 +21,21 @@ impl Shard {
         while !self.closing && is_over(&feed.log) {
             let oldest = feed.log.base();
             let head = feed.log.head();
-            let resume = match feed.handle.policy {
+            let resume = match feed.policy {
                 Policy::Disconnect | Policy::Merge => head,
                 // The newest batch can still be read, unless it alone exceeds the bounds.
                 Policy::Skip => (head - 1).max(oldest + 1),
             };
             let mut new_group = None;
-            if feed.handle.policy == Policy::Merge {
+            if feed.policy == Policy::Merge {
                 new_group = Some(feed.merges.overtake(&feed.log));
             }
             for &key in &feed.blocked {
-                let connection = &mut self.connections[key];
+                let connection = &mut self.connections[key as usize];
                 if connection.position != oldest {
                     continue;
                 }
-                match feed.handle.policy {
+                match feed.policy {
                     Policy::Disconnect => {
                         self.stats.slow_disconnected.add(1);
                         too_slow.push(key);
@@ -62,7 +61,7 @@ impl Shard {
         }
         while let Some(group) = feed.merges.excess() {
             for &key in &feed.blocked {
-                if self.connections[key].merge_group() == Some(group) {
+                if self.connections[key as usize].merge_group() == Some(group) {
                     self.stats.slow_disconnected.add(1);
                     too_slow.push(key);
                 }
@@ -70,7 +69,7 @@ impl Shard {
             feed.merges.remove(group);
         }
         for key in too_slow {
-            self.close_connection(key, Some(&CloseReason::SlowReader));
+            self.close_connection(key as usize, Some(&CloseReason::SlowReader));
         }
     }
 

@@ -14,7 +14,7 @@ impl Shard {
         let mut silent = Vec::new();
         while self.closing_sinks.try_join_next().is_some() {}
         for (key, connection) in &self.connections {
-            let Some(feed) = self.feeds.get(&connection.feed) else { continue };
+            let Some(feed) = self.feeds.get(connection.feed) else { continue };
             let stalled =
                 connection.blocked.is_some_and(|(_, since)| now.duration_since(since) >= self.config.stall_timeout);
             if stalled {
@@ -50,8 +50,8 @@ impl Shard {
 
     fn send_keep_alive(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let Some(feed) = self.feeds.get(&connection.feed) else { return };
-        connection.put_keep_alive(feed.handle.framing.keep_alive());
+        let Some(feed) = self.feeds.get(connection.feed) else { return };
+        connection.put_keep_alive(feed.key.framing.framing.keep_alive());
         self.write(key);
     }
 }

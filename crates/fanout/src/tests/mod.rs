@@ -27,6 +27,11 @@ pub(super) fn lines() -> Arc<dyn Framing> {
     Arc::clone(&LINES)
 }
 
+/// A framing of its own.
+pub(super) fn other_lines() -> Arc<dyn Framing> {
+    Arc::new(Lines { end: "end" })
+}
+
 impl Framing for Lines {
     fn name(&self) -> &'static str {
         "lines"

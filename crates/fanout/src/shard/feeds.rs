@@ -1,0 +1,231 @@
+//! The feeds of a shard, found by what they are and by the namespaces that they contain.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use slab::Slab;
+
+use super::Budgets;
+use super::feed::{Feed, FeedKey, place};
+use crate::log::Batch;
+use crate::policy::policy_of;
+use crate::totals::Audience;
+use crate::trie::Trie;
+use crate::turn::{Outgoing, Turn};
+use crate::{NamespacePolicy, Policy, Stats};
+
+/// A feed's place in its shard's table. Used again after the feed has gone.
+pub(crate) type FeedId = u32;
+
+/// No match.
+pub(super) const NONE: u32 = u32::MAX;
+/// Readers from which on the messages of a turn are joined before they are finished: fewer bytes for each reader, and better
+/// compressed, but work that no other feed shares.
+const SHARED_BATCH_READERS: usize = 8;
+/// Bytes from which on a message is a batch of its own that refers to the frame, instead of a copy among others.
+const COPIED_BYTES: usize = 4096;
+
+/// All feeds that have readers in a shard.
+pub(super) struct Feeds {
+    feeds: Slab<Feed>,
+    by_key: HashTable<FeedId>,
+    hasher: RandomState,
+    trie: Trie<FeedId>,
+    policies: Arc<[NamespacePolicy]>,
+    budgets: Budgets,
+    stats: Arc<Stats>,
+    /// For the turn that is being matched: the messages of each feed as linked lists, and the feeds that have some. Empty in
+    /// between.
+    matches: Vec<Match>,
+    matched: Vec<FeedId>,
+    /// Feeds that wait to be written to their readers.
+    touched: Vec<FeedId>,
+    /// Feeds whose readers cannot follow a change of the totals' state, and need to start over.
+    closing: Vec<FeedId>,
+}
+
+/// A message of the current turn that a feed contains.
+#[derive(Debug, Clone, Copy)]
+struct Match {
+    message: u32,
+    next: u32,
+}
+
+impl Feeds {
+    pub(super) fn new(policies: Arc<[NamespacePolicy]>, budgets: Budgets, stats: Arc<Stats>) -> Self {
+        Self {
+            feeds: Slab::new(),
+            by_key: HashTable::new(),
+            hasher: RandomState::new(),
+            trie: Trie::new(),
+            policies,
+            budgets,
+            stats,
+            matches: Vec::new(),
+            matched: Vec::new(),
+            touched: Vec::new(),
+            closing: Vec::new(),
+        }
+    }
+
+    pub(super) fn get(&self, id: FeedId) -> Option<&Feed> {
+        self.feeds.get(id as usize)
+    }
+
+    pub(super) fn get_mut(&mut self, id: FeedId) -> Option<&mut Feed> {
+        self.feeds.get_mut(id as usize)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (FeedId, &Feed)> {
+        self.feeds.iter().map(|(id, feed)| (place(id), feed))
+    }
+
+    /// Finds or adds a feed.
+    pub(super) fn join(&mut self, key: FeedKey) -> FeedId {
+        let key_hash = hash(&self.hasher, &key);
+        if let Some(&id) = self.by_key.find(key_hash, |&id| self.feeds[id as usize].key == key) {
+            return id;
+        }
+        let policy = match policy_of(&self.policies, &key.topics) {
+            // The totals of a reader would be wrong without the tallies that it skips.
+            Policy::Skip if key.totals.is_some() => Policy::Merge,
+            policy => policy,
+        };
+        let topics = key.topics.clone();
+        let id = place(self.feeds.insert(Feed::new(key, policy, &self.budgets)));
+        for topic in topics.iter() {
+            self.trie.insert(topic, id);
+        }
+        let Self { feeds, by_key, hasher, .. } = self;
+        by_key.insert_unique(key_hash, id, |&id| hash(hasher, &feeds[id as usize].key));
+        self.stats.feeds.add(1);
+        id
+    }
+
+    /// Removes a feed.
+    pub(super) fn remove(&mut self, id: FeedId) {
+        let Some(feed) = self.feeds.try_remove(id as usize) else { return };
+        for topic in feed.key.topics.iter() {
+            self.trie.remove(topic, id);
+        }
+        if let Ok(entry) = self.by_key.find_entry(hash(&self.hasher, &feed.key), |&other| other == id) {
+            entry.remove();
+        }
+        self.stats.feeds.subtract(1);
+        let Self { feeds, by_key, hasher, .. } = self;
+        if feeds.capacity() > 8 * (feeds.len() + 8) {
+            by_key.shrink_to_fit(|&id| hash(hasher, &feeds[id as usize].key));
+            feeds.shrink_to_fit();
+        }
+    }
+
+    /// Appends the messages of a turn to the logs of the feeds that contain them. Returns whether there are any.
+    pub(super) fn append(&mut self, turn: &Turn) -> bool {
+        for (number, message) in turn.messages.iter().enumerate() {
+            self.find(place(number), message);
+        }
+        let found = !self.matched.is_empty();
+        let mut matched = std::mem::take(&mut self.matched);
+        for id in matched.drain(..) {
+            let feed = &mut self.feeds[id as usize];
+            let [first, _] = std::mem::replace(&mut feed.matches, [NONE; 2]);
+            let matches = &self.matches;
+            let next = |at: &u32| Some(matches[*at as usize].next).filter(|next| *next != NONE);
+            let messages = std::iter::successors(Some(first), next)
+                .map(|at| &turn.messages[matches[at as usize].message as usize]);
+            append(feed, messages, &self.budgets);
+            if !std::mem::replace(&mut feed.is_touched, true) {
+                self.touched.push(id);
+            }
+        }
+        self.matched = matched;
+        self.matches.clear();
+        found
+    }
+
+    /// Adds message `number` of the turn to the matches of each feed that contains it and belongs to its audience.
+    fn find(&mut self, number: u32, Outgoing { message, audience, .. }: &Outgoing) {
+        let Self { trie, feeds, matches, matched, closing, .. } = self;
+        trie.visit(&message.namespace, |id| {
+            let feed = &mut feeds[id as usize];
+            if *audience == Audience::WithTotals {
+                if feed.key.totals.as_ref() != Some(&message.namespace) {
+                    return;
+                }
+                if !feed.key.framing.framing.names_events() {
+                    closing.push(id);
+                    return;
+                }
+            }
+            let at = place(matches.len());
+            let [first, last] = &mut feed.matches;
+            match matches.get_mut(*last as usize) {
+                // Overlapping topics do not bring it twice.
+                Some(previous) if previous.message == number => return,
+                Some(previous) => previous.next = at,
+                None => {
+                    *first = at;
+                    matched.push(id);
+                }
+            }
+            *last = at;
+            matches.push(Match { message: number, next: NONE });
+        });
+    }
+
+    /// Takes the feeds that wait to be written to their readers.
+    pub(super) fn take_touched(&mut self, touched: &mut Vec<FeedId>) {
+        std::mem::swap(&mut self.touched, touched);
+        for id in touched.iter() {
+            if let Some(feed) = self.feeds.get_mut(*id as usize) {
+                feed.is_touched = false;
+            }
+        }
+    }
+
+    /// Takes the feeds whose readers need to start over, once everything before has been written.
+    pub(super) fn take_closing(&mut self) -> Vec<FeedId> {
+        std::mem::take(&mut self.closing)
+    }
+}
+
+fn hash(hasher: &RandomState, key: &FeedKey) -> u64 {
+    hasher.hash_one((key.framing.slot, &key.topics, &key.totals))
+}
+
+/// Appends messages to a feed's log: long ones as they are framed for all feeds, and short ones in a row as one batch.
+fn append<'a>(feed: &mut Feed, messages: impl Iterator<Item = &'a Outgoing>, budgets: &Budgets) {
+    let framing = Arc::clone(&feed.key.framing);
+    let is_shared = feed.readers.len() >= SHARED_BATCH_READERS;
+    let mut messages = messages.peekable();
+    while let Some(message) = messages.next() {
+        let mut batch = Batch::new(feed.policy == Policy::Merge);
+        batch.add(&message.message);
+        let mut joined = Vec::new();
+        if messages.peek().is_some() {
+            let frame = |message: &Outgoing| {
+                if is_shared { message.part(&framing) } else { message.whole(&framing, &budgets.waiting) }
+            };
+            let mut next = frame(message);
+            while next.len() < COPIED_BYTES {
+                joined.extend_from_slice(&next);
+                let Some(message) = messages.peek() else { break };
+                next = frame(message);
+                if next.len() < COPIED_BYTES {
+                    batch.add(&message.message);
+                    messages.next();
+                }
+            }
+        }
+        let bytes = match (batch.messages, is_shared) {
+            (1, _) => message.whole(&framing, &budgets.waiting),
+            (_, true) => budgets.waiting.charge_bytes(framing.framing.finish(joined)),
+            (_, false) => budgets.waiting.charge_bytes(joined.into()),
+        };
+        let sources = batch.sources_weight();
+        batch.weight = bytes.len() + sources;
+        batch.bytes = if sources > 0 { budgets.waiting.charge_with(bytes, sources) } else { bytes };
+        feed.log.push(batch);
+    }
+}

@@ -1,0 +1,76 @@
+//! A turn of the hub: messages that all shards get together, each framed once by the first shard that needs it.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use crate::Message;
+use crate::budget::Budget;
+use crate::framing::{Framing, Interned};
+use crate::totals::Audience;
+
+/// Messages in their order.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    pub(crate) messages: Vec<Outgoing>,
+}
+
+/// A message on its way to its readers.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) message: Arc<Message>,
+    pub(crate) audience: Audience,
+    /// Its frames, by the slot of the framing.
+    frames: Box<[Frame]>,
+}
+
+/// A message in one framing.
+#[derive(Debug, Clone, Default)]
+struct Frame {
+    /// To be part of a batch.
+    part: OnceLock<Bytes>,
+    /// A batch of its own, ready for the wire.
+    whole: OnceLock<Bytes>,
+}
+
+impl Outgoing {
+    /// A message that can be framed in `slots` framings.
+    pub(crate) fn new(message: Message, audience: Audience, slots: usize) -> Self {
+        Self { message: Arc::new(message), audience, frames: vec![Frame::default(); slots].into() }
+    }
+
+    /// The message as a part of a batch that is still to be [finished](Framing::finish).
+    pub(crate) fn part(&self, Interned { framing, slot }: &Interned) -> Bytes {
+        let frame = || framed(&**framing, &self.message).into();
+        self.frames.get(*slot).map_or_else(frame, |cached| get_or_set(&cached.part, frame))
+    }
+
+    /// The message as a batch of its own, ready for the wire and charged to `budget`.
+    pub(crate) fn whole(&self, Interned { framing, slot }: &Interned, budget: &Arc<Budget>) -> Bytes {
+        let cached = self.frames.get(*slot);
+        let frame = || {
+            let part = cached.and_then(|cached| cached.part.get());
+            let part = part.map_or_else(|| framed(&**framing, &self.message), |part| part.to_vec());
+            budget.charge_bytes(framing.finish(part))
+        };
+        cached.map_or_else(frame, |cached| get_or_set(&cached.whole, frame))
+    }
+}
+
+fn framed(framing: &dyn Framing, message: &Message) -> Vec<u8> {
+    let mut frame = Vec::new();
+    framing.message(message, &mut frame);
+    frame
+}
+
+/// As [`OnceLock::get_or_init`], but never waits: shards that come to a message at the same moment both frame it.
+fn get_or_set(cached: &OnceLock<Bytes>, frame: impl FnOnce() -> Bytes) -> Bytes {
+    match cached.get() {
+        Some(bytes) => bytes.clone(),
+        None => {
+            // Another shard may have been faster.
+            let _ = cached.set(frame());
+            cached.get().cloned().unwrap_or_default()
+        }
+    }
+}
