@@ -34,8 +34,8 @@ fuzz_target!(|target: &str| {
         Ok(topics) => topics,
         Err(error) => return assert!(!error.contains(['\r', '\n']), "{error:?}"),
     };
-    assert!((1..=MAX_TOPICS).contains(&topics.iter().count()));
-    let texts: Vec<String> = topics.iter().map(ToString::to_string).collect();
+    assert!((1..=MAX_TOPICS).contains(&topics.len()));
+    let texts: Vec<String> = topics.iter().map(|topic| topic.to_string()).collect();
     for (topic, text) in topics.iter().zip(&texts) {
         assert_eq!(text.parse().as_ref(), Ok(topic));
         assert!(!text.contains(char::is_control));

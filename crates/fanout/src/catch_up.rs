@@ -1,5 +1,5 @@
-//! What one reader gets before it reads on in its feed's log: bytes in order, such as a snapshot or the rest of another feed,
-//! then a summary of what it missed.
+//! What one reader gets before it reads on in its feed's log: the rest of what was begun, bytes in order, such as a snapshot or
+//! the rest of another feed, then a summary of what it missed.
 
 use std::collections::VecDeque;
 
@@ -13,6 +13,8 @@ const CHUNK_OVERHEAD: usize = 64;
 /// What one reader is to be sent before it reads on in the log.
 #[derive(Debug, Default)]
 pub(crate) struct CatchUp {
+    /// The rest of bytes that were begun.
+    pub(crate) begun: Bytes,
     chunks: VecDeque<Chunk>,
     /// The size of all chunks but snapshots.
     carried: usize,
@@ -75,7 +77,7 @@ impl CatchUp {
         self.chunks.iter().any(|chunk| chunk.kind == ChunkKind::Replies)
     }
 
-    /// Whether nothing is left.
+    /// Whether nothing is left after what was begun.
     pub(crate) fn is_empty(&self) -> bool {
         self.chunks.is_empty() && self.skipped == 0 && self.merged.is_none()
     }

@@ -87,15 +87,15 @@ pub(crate) struct Connection {
     pub(crate) feed: FeedId,
     /// Its place in the feed's list of readers.
     pub(crate) reader_slot: u32,
-    /// Its place in the feed's list of blocked readers, and since when, if it is blocked.
-    pub(crate) blocked: Option<(u32, Instant)>,
+    /// Its place in the feed's list of blocked readers, if it is blocked.
+    pub(crate) blocked: Option<u32>,
     /// The batch to read next.
     pub(crate) position: u64,
-    /// The rest of bytes that were begun.
-    pending: Bytes,
+    /// `None` if it would be empty, with nothing begun.
     pub(crate) catch_up: Option<Box<CatchUp>>,
     waker: Waker,
-    pub(crate) last_write: Instant,
+    /// When everything was last written; if it is blocked, when something was.
+    pub(crate) last_progress: Instant,
     discarded: u32,
     conversation: Option<Box<Conversation>>,
     /// Distinguishes it from other connections in the same slot.
@@ -132,25 +132,24 @@ impl Connection {
         let conversation = subscriber
             .inbound
             .map(|inbound| Box::new(Conversation { inbound, replies: Vec::new(), ping_sent_at: None }));
-        let catch_up = snapshot.map(|bytes| {
+        let mut catch_up = CatchUp::default();
+        catch_up.begun = subscriber.preamble;
+        if let Some(bytes) = snapshot {
             let bytes = match subscriber.snapshot_guard {
                 Some(guard) => Bytes::from_owner(GuardedBytes { bytes, _guard: guard }),
                 None => bytes,
             };
-            let mut catch_up = Box::<CatchUp>::default();
             catch_up.push(Chunk { bytes, messages: 1, kind: ChunkKind::Snapshot });
-            catch_up
-        });
+        }
         Self {
             sink: subscriber.sink,
             feed,
             reader_slot: 0,
             blocked: None,
             position,
-            pending: subscriber.preamble,
-            catch_up,
+            catch_up: Some(Box::new(catch_up)),
             waker,
-            last_write: Instant::now(),
+            last_progress: Instant::now(),
             discarded: 0,
             conversation,
             generation,
@@ -167,10 +166,10 @@ impl Connection {
         let log = feed.log;
         loop {
             let before = self.messages_sent;
-            if self.pending.is_empty() {
-                self.pending = self.next_before_log(feed);
+            if self.catch_up.is_some() || self.conversation.is_some() {
+                self.begin_next(feed);
             }
-            if self.pending.is_empty() && self.position == log.head() {
+            if self.catch_up.is_none() && self.position == log.head() {
                 return match self.sink.poll_flush(&mut Context::from_waker(&self.waker)) {
                     Poll::Pending => FlushOutcome::Blocked,
                     Poll::Ready(Ok(())) => FlushOutcome::Current,
@@ -200,11 +199,11 @@ impl Connection {
 
     /// Puts a keep-alive before the log, to be flushed next. Only for a reader that is current.
     pub(crate) fn put_keep_alive(&mut self, bytes: Bytes) {
-        debug_assert!(self.pending.is_empty(), "a keep-alive must not cut a batch in two");
-        self.pending = bytes;
-        self.last_write = Instant::now();
+        debug_assert!(self.begun().is_empty(), "a keep-alive must not cut a batch in two");
+        self.catch_up.get_or_insert_default().begun = bytes;
+        self.last_progress = Instant::now();
         if let Some(conversation) = &mut self.conversation {
-            conversation.ping_sent_at.get_or_insert(self.last_write);
+            conversation.ping_sent_at.get_or_insert(self.last_progress);
         }
     }
 
@@ -356,7 +355,8 @@ impl Connection {
         }
         let replies = conversation.as_ref().map_or(&[][..], |conversation| &conversation.replies);
         let last = [replies, closing].concat().into();
-        Some(close_sink(self.sink, [self.pending, last], self.guard))
+        let begun = self.catch_up.map(|catch_up| catch_up.begun).unwrap_or_default();
+        Some(close_sink(self.sink, [begun, last], self.guard))
     }
 
     /// Whether the peer may still be there.
@@ -366,7 +366,7 @@ impl Connection {
 
     /// Whether nothing was written for `silence`, and nothing waits to be.
     pub(crate) fn is_silent(&self, now: Instant, silence: Duration) -> bool {
-        self.blocked.is_none() && now.duration_since(self.last_write) >= silence
+        self.blocked.is_none() && now.duration_since(self.last_progress) >= silence
     }
 
     /// As [`Sink::discard_unsent`].
@@ -379,25 +379,30 @@ impl Connection {
         self.catch_up.as_ref()?.merged
     }
 
-    /// Takes the next bytes that come before the log: those that are in order, replies, and a summary of what was missed.
-    fn next_before_log(&mut self, feed: &mut FeedView<'_>) -> Bytes {
-        let mut next = self.catch_up.as_mut().and_then(|catch_up| catch_up.next_chunk());
-        if next.is_none()
-            && let Some(conversation) = &mut self.conversation
-            && !conversation.replies.is_empty()
-        {
-            return std::mem::take(&mut conversation.replies).into();
+    /// What is left of bytes that were begun.
+    fn begun(&self) -> &[u8] {
+        self.catch_up.as_ref().map_or(&[], |catch_up| &catch_up.begun)
+    }
+
+    /// If nothing is begun, begins the next bytes that come before the log: those that are in order, replies, and a summary of
+    /// what was missed.
+    fn begin_next(&mut self, feed: &mut FeedView<'_>) {
+        while self.begun().is_empty() {
+            let mut next = self.catch_up.as_mut().and_then(|catch_up| catch_up.next_chunk());
+            if next.is_none()
+                && let Some(conversation) = &mut self.conversation
+                && !conversation.replies.is_empty()
+            {
+                let bytes = std::mem::take(&mut conversation.replies).into();
+                next = Some(Chunk { bytes, messages: 0, kind: ChunkKind::Replies });
+            }
+            let Some(Chunk { bytes, messages, .. }) = next.or_else(|| self.next_summary(feed)) else {
+                self.catch_up = None;
+                return;
+            };
+            self.messages_sent += messages;
+            self.catch_up.get_or_insert_default().begun = bytes;
         }
-        if next.is_none() {
-            next = self.next_summary(feed);
-        }
-        if self.catch_up.as_ref().is_some_and(|catch_up| catch_up.is_empty()) {
-            self.catch_up = None;
-        }
-        next.map_or_else(Bytes::new, |chunk| {
-            self.messages_sent += chunk.messages;
-            chunk.bytes
-        })
     }
 
     /// Takes the summary of what the reader missed, if it missed anything. The sum of merged tallies includes what it could
@@ -419,20 +424,24 @@ impl Connection {
         (!batch.is_empty()).then(|| Chunk { bytes: feed.framing.finish(batch), messages: 0, kind })
     }
 
+    /// Where the reader reads on in the log once everything was written that was begun; the log's head if more comes before.
+    fn readable_from(&self, log: &Log) -> u64 {
+        if self.catch_up.as_ref().is_some_and(|catch_up| !catch_up.is_empty()) { log.head() } else { self.position }
+    }
+
     fn write_socket(&mut self, log: &Log) -> io::Result<usize> {
         let Sink::Socket(socket) = &self.sink else { return Ok(0) };
-        // A catch-up comes after what was begun and before the log.
-        let readable = if self.catch_up.is_some() { log.head() } else { self.position };
-        let mut batches = log.since(readable).map(|batch| &batch.bytes);
-        let written = match (self.pending.is_empty(), batches.len()) {
+        let mut batches = log.since(self.readable_from(log)).map(|batch| &batch.bytes);
+        let begun = self.begun();
+        let written = match (begun.is_empty(), batches.len()) {
             // By far the most frequent: filling in slices for one batch would cost a tenth of the write.
             (true, 1) => socket.try_write(batches.next().map_or(&[], |batch| batch))?,
-            (false, 0) => socket.try_write(&self.pending)?,
+            (false, 0) => socket.try_write(begun)?,
             _ => {
                 let mut slices = [IoSlice::new(&[]); MAX_SLICES];
                 let mut filled = 0;
-                let pending = (!self.pending.is_empty()).then_some(&self.pending);
-                for (slice, bytes) in slices.iter_mut().zip(pending.into_iter().chain(batches)) {
+                let begun = (!begun.is_empty()).then_some(begun);
+                for (slice, bytes) in slices.iter_mut().zip(begun.into_iter().chain(batches.map(|batch| &**batch))) {
                     *slice = IoSlice::new(bytes);
                     filled += 1;
                 }
@@ -444,8 +453,10 @@ impl Connection {
     }
 
     fn write_stream(&mut self, log: &Log) -> io::Result<usize> {
-        let next = log.since(self.position).next().map_or(&[][..], |batch| &batch.bytes);
-        let bytes = if self.pending.is_empty() { next } else { &self.pending };
+        // Not `begun`, which borrows the sink, too.
+        let begun = self.catch_up.as_ref().map_or(&[][..], |catch_up| &catch_up.begun);
+        let next = || log.since(self.position).next().map_or(&[][..], |batch| &batch.bytes);
+        let bytes = if begun.is_empty() { next() } else { begun };
         let written = self.sink.write_stream(&mut Context::from_waker(&self.waker), bytes)?;
         self.advance(log, written);
         Ok(written)
@@ -453,7 +464,8 @@ impl Connection {
 
     fn write_body(&mut self, log: &Log) -> io::Result<usize> {
         let next = || log.since(self.position).next().map_or_else(Bytes::new, |batch| batch.bytes.clone());
-        let bytes = if self.pending.is_empty() { next() } else { self.pending.clone() };
+        let begun = self.catch_up.as_ref().map(|catch_up| catch_up.begun.clone()).filter(|begun| !begun.is_empty());
+        let bytes = begun.unwrap_or_else(next);
         let written = self.sink.write_body(&mut Context::from_waker(&self.waker), bytes)?;
         self.advance(log, written);
         Ok(written)
@@ -461,12 +473,17 @@ impl Connection {
 
     /// Moves on by `written` bytes. A batch counts as sent once its first byte is.
     fn advance(&mut self, log: &Log, mut written: usize) {
-        let of_pending = written.min(self.pending.len());
-        self.pending.advance(of_pending);
-        written -= of_pending;
-        if self.pending.is_empty() {
-            // Do not keep the batch alive that this was a part of.
-            self.pending = Bytes::new();
+        if let Some(catch_up) = &mut self.catch_up {
+            let of_begun = written.min(catch_up.begun.len());
+            catch_up.begun.advance(of_begun);
+            written -= of_begun;
+            if catch_up.begun.is_empty() {
+                // Do not keep the batch alive that this was a part of.
+                catch_up.begun = Bytes::new();
+                if catch_up.is_empty() {
+                    self.catch_up = None;
+                }
+            }
         }
         for batch in log.since(self.position) {
             if written == 0 && !batch.bytes.is_empty() {
@@ -477,7 +494,7 @@ impl Connection {
             let of_batch = written.min(batch.bytes.len());
             written -= of_batch;
             if of_batch < batch.bytes.len() {
-                self.pending = batch.bytes.slice(of_batch..);
+                self.catch_up.get_or_insert_default().begun = batch.bytes.slice(of_batch..);
                 break;
             }
         }

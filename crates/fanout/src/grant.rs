@@ -45,7 +45,10 @@ impl Access {
     pub fn covers(&self, topics: &Topics) -> bool {
         match self {
             Self::All => true,
-            Self::Topics(granted) => topics.iter().all(|topic| granted.iter().any(|granted| granted.covers(topic))),
+            Self::Topics(granted) => {
+                let granted: Vec<_> = granted.iter().collect();
+                topics.iter().all(|topic| granted.iter().any(|granted| granted.covers(&topic)))
+            }
         }
     }
 }

@@ -172,7 +172,7 @@ impl Hub {
     async fn attach(&mut self, subscriber: Subscriber) {
         let (mut totals, mut snapshot) = (None, None);
         if subscriber.snapshot {
-            totals = subscriber.info.topics.as_namespace().cloned();
+            totals = subscriber.info.topics.as_namespace();
             // Everything in the totals was sent in turns before; everything else comes after.
             snapshot = totals.as_ref().and_then(|namespace| self.totals.snapshot(namespace, &subscriber.framing));
             if snapshot.is_none() {

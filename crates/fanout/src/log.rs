@@ -92,6 +92,13 @@ impl MergedTallies {
 pub(crate) struct Log {
     /// The number of the oldest batch kept.
     base: u64,
+    /// `None` without batches: an idle feed costs no memory.
+    kept: Option<Box<Kept>>,
+}
+
+/// The batches of a log.
+#[derive(Debug, Default)]
+struct Kept {
     batches: VecDeque<Batch>,
     bytes: usize,
 }
@@ -99,7 +106,7 @@ pub(crate) struct Log {
 impl Log {
     /// The number that the next batch will have.
     pub(crate) fn head(&self) -> u64 {
-        self.base + self.batches.len() as u64
+        self.base + self.len() as u64
     }
 
     /// The number of the oldest batch kept; the head if none is.
@@ -109,24 +116,27 @@ impl Log {
 
     /// How many batches are kept.
     pub(crate) fn len(&self) -> usize {
-        self.batches.len()
+        self.kept.as_ref().map_or(0, |kept| kept.batches.len())
     }
 
     /// The memory of all batches kept, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.kept.as_ref().map_or(0, |kept| kept.bytes)
     }
 
     pub(crate) fn push(&mut self, batch: Batch) {
-        self.bytes += batch.weight;
-        self.batches.push_back(batch);
+        let kept = self.kept.get_or_insert_default();
+        kept.bytes += batch.weight;
+        kept.batches.push_back(batch);
     }
 
     /// The batches from number `position` on, oldest first.
     pub(crate) fn since(&self, position: u64) -> impl ExactSizeIterator<Item = &Batch> {
+        static NONE: VecDeque<Batch> = VecDeque::new();
         debug_assert!(position >= self.base, "a reader must not be behind its log");
+        let batches = self.kept.as_ref().map_or(&NONE, |kept| &kept.batches);
         let skipped = usize::try_from(position.saturating_sub(self.base)).unwrap_or(usize::MAX);
-        self.batches.range(skipped.min(self.batches.len())..)
+        batches.range(skipped.min(batches.len())..)
     }
 
     /// The number of messages in the batches from number `position` on.
@@ -136,14 +146,15 @@ impl Log {
 
     /// Drops all batches before number `position`.
     pub(crate) fn release(&mut self, position: u64) {
-        while self.base < position {
-            let Some(batch) = self.batches.pop_front() else { return };
+        let Some(kept) = &mut self.kept else { return };
+        while self.base < position
+            && let Some(batch) = kept.batches.pop_front()
+        {
             self.base += 1;
-            self.bytes -= batch.weight;
+            kept.bytes -= batch.weight;
         }
-        if self.batches.is_empty() {
-            // An idle feed costs no memory.
-            self.batches = VecDeque::new();
+        if kept.batches.is_empty() {
+            self.kept = None;
         }
     }
 }
@@ -182,9 +193,9 @@ mod tests {
         assert_eq!([0, 1, 2, 3].map(|position| log.messages_since(position)), [321, 320, 300, 0]);
         assert_eq!(log.since(1).len(), 2);
         log.release(2);
-        assert!(log.batches.capacity() > 0);
+        assert!(log.kept.is_some());
         log.release(3);
-        assert_eq!((log.base(), log.bytes(), log.batches.capacity()), (3, 0, 0));
+        assert_eq!((log.base(), log.bytes(), log.kept.is_none()), (3, 0, true));
     }
 
     #[test]

@@ -11,15 +11,21 @@ use crate::budget::{Budget, Charge};
 use crate::framing::Framing;
 use crate::log::{Log, MergedTallies};
 
-/// The number of a group, never used again in the same feed.
+/// The number of a group, not used again while the feed has any.
 pub(crate) type GroupId = u64;
 
 /// The groups of one feed in one shard.
 #[derive(Debug)]
 pub(crate) struct Merges {
+    /// `None` without groups: an idle feed costs no memory.
+    groups: Option<Box<Groups>>,
+    budget: Arc<Budget>,
+}
+
+#[derive(Debug, Default)]
+struct Groups {
     groups: Vec<Group>,
     next: GroupId,
-    budget: Arc<Budget>,
 }
 
 /// Readers that share a sum.
@@ -46,7 +52,7 @@ pub(crate) struct Summary {
 
 impl Merges {
     pub(crate) fn new(budget: Arc<Budget>) -> Self {
-        Self { groups: Vec::new(), next: 0, budget }
+        Self { groups: None, budget }
     }
 
     /// Adds everything in the log to the sums of the groups that read on at its beginning, and moves them to its end. Returns
@@ -56,29 +62,30 @@ impl Merges {
         for message in log.since(log.base()).filter_map(|batch| batch.sources.as_ref()).flatten() {
             missed.absorb(message);
         }
-        for group in self.groups.iter_mut().filter(|group| group.position == log.base()) {
+        let Groups { groups, next } = &mut **self.groups.get_or_insert_default();
+        for group in groups.iter_mut().filter(|group| group.position == log.base()) {
             group.sum.merge(&missed);
             group.charge.resize(group.sum.weight());
             group.position = log.head();
             group.framed = None;
         }
-        let id = self.next;
-        self.next += 1;
+        let id = *next;
+        *next += 1;
         let charge = self.budget.charge(missed.weight());
-        self.groups.push(Group { id, readers: 0, position: log.head(), sum: missed, charge, framed: None });
+        groups.push(Group { id, readers: 0, position: log.head(), sum: missed, charge, framed: None });
         id
     }
 
     /// Adds a reader to a group.
     pub(crate) fn join(&mut self, id: GroupId) {
-        if let Some(group) = self.groups.iter_mut().find(|group| group.id == id) {
+        if let Some(group) = self.group(id) {
             group.readers += 1;
         }
     }
 
     /// Removes a reader from a group.
     pub(crate) fn leave(&mut self, id: GroupId) {
-        if let Some(group) = self.groups.iter_mut().find(|group| group.id == id) {
+        if let Some(group) = self.group(id) {
             group.readers -= 1;
         }
         self.remove_empty();
@@ -86,27 +93,36 @@ impl Merges {
 
     /// Removes groups without readers.
     pub(crate) fn remove_empty(&mut self) {
-        self.groups.retain(|group| group.readers > 0);
-        if self.groups.is_empty() {
-            // An idle feed costs no memory.
-            self.groups = Vec::new();
+        self.retain(|group| group.readers > 0);
+    }
+
+    fn group(&mut self, id: GroupId) -> Option<&mut Group> {
+        self.groups.as_mut()?.groups.iter_mut().find(|group| group.id == id)
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Group) -> bool) {
+        let Some(groups) = &mut self.groups else { return };
+        groups.groups.retain(keep);
+        if groups.groups.is_empty() {
+            self.groups = None;
         }
     }
 
     /// The group with the largest sum, if the sums of all feeds together have outgrown their budget.
     pub(crate) fn excess(&self) -> Option<GroupId> {
-        let largest = || self.groups.iter().max_by_key(|group| group.sum.weight());
+        let groups = self.groups.iter().flat_map(|groups| &groups.groups);
+        let largest = || groups.max_by_key(|group| group.sum.weight());
         self.budget.is_exceeded().then(largest).flatten().map(|group| group.id)
     }
 
     /// Removes a group whose readers are disconnected.
     pub(crate) fn remove(&mut self, id: GroupId) {
-        self.groups.retain(|group| group.id != id);
+        self.retain(|group| group.id != id);
     }
 
     /// Removes a reader from its group. Returns what it missed, up to the end of the log.
     pub(crate) fn catch_up(&mut self, id: GroupId, log: &Log, framing: &dyn Framing, budget: &Arc<Budget>) -> Summary {
-        let Some(group) = self.groups.iter_mut().find(|group| group.id == id) else { return Summary::default() };
+        let Some(group) = self.group(id) else { return Summary::default() };
         let summary = match &group.framed {
             Some((head, summary)) if *head == log.head() => summary.clone(),
             _ => {
@@ -183,7 +199,7 @@ mod tests {
         assert_eq!((first.messages, first.bytes.as_ptr()), (1, second.bytes.as_ptr()), "framed once");
         assert!(first.bytes.starts_with(b"/eps {") && String::from_utf8_lossy(&first.bytes).contains("\"k7\":3"));
         (0..998).for_each(|_| merges.leave(groups[0]));
-        assert_eq!((merges.groups.len(), budget.used()), (0, 0));
+        assert_eq!((merges.groups.is_none(), budget.used()), (true, 0));
     }
 
     #[test]

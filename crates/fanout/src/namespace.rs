@@ -46,6 +46,11 @@ impl Namespace {
         Self(Arc::from("/"))
     }
 
+    /// A text that was a namespace before.
+    pub(crate) fn from_valid(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// Joins `segments` below the root.
     ///
     /// # Errors

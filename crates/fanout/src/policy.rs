@@ -83,7 +83,7 @@ impl fmt::Display for NamespacePolicy {
 /// The policy for readers of `topics`: for each topic the one of the longest namespace in `policies` that contains all of
 /// it; the default policy if there is none, or if the topics disagree.
 pub(crate) fn policy_of(policies: &[NamespacePolicy], topics: &Topics) -> Policy {
-    let of = |topic: &Topic| {
+    let of = |topic: Topic| {
         let within = topic.literal_prefix();
         policies
             .iter()

@@ -109,6 +109,11 @@ impl Topic {
         Ok(Self { path: Namespace::from_segments(segments)?, recursive: rest || wildcards == 0 })
     }
 
+    /// What stands for it in the text of a set.
+    fn parts(&self) -> [&str; 2] {
+        [self.path.as_str(), if self.recursive { "\n" } else { "\r" }]
+    }
+
     fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
         self.path.segments().map(|segment| if segment == "*" { Segment::Any } else { Segment::Literal(segment) })
     }
@@ -229,8 +234,15 @@ impl fmt::Debug for Topic {
 
 /// The topics of one reader: at most [`MAX_TOPICS`], without duplicates, in a canonical order. A message that several of
 /// them contain is sent once. Cheap to clone.
+// One text, because watch-lists have many topics and every connection may have its own: the path of each topic, and after it
+// `RECURSIVE` or `EXACT`, which no path contains.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Topics(Arc<[Topic]>);
+pub struct Topics(Arc<str>);
+
+/// Ends the path of a topic that everything below belongs to, too.
+const RECURSIVE: char = '\n';
+/// Ends the path of any other topic.
+const EXACT: char = '\r';
 
 impl Topics {
     /// A set of topics.
@@ -246,49 +258,61 @@ impl Topics {
         if topics.len() > MAX_TOPICS {
             return Err(TopicError::TooManyTopics(MAX_TOPICS));
         }
-        Ok(Self(topics.into()))
+        Ok(Self(topics.iter().flat_map(Topic::parts).collect::<String>().into()))
     }
 
     /// No topics, for a reader that receives some later.
     pub fn none() -> Self {
-        Self(Arc::new([]))
+        Self("".into())
+    }
+
+    /// The number of topics.
+    pub fn len(&self) -> usize {
+        self.0.matches([RECURSIVE, EXACT]).count()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The topics.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Topic> {
-        self.0.iter()
+    pub fn iter(&self) -> impl Iterator<Item = Topic> {
+        self.0.split_inclusive([RECURSIVE, EXACT]).map(|text| Topic {
+            path: Namespace::from_valid(text.trim_end_matches([RECURSIVE, EXACT])),
+            recursive: text.ends_with(RECURSIVE),
+        })
     }
 
     /// The memory that a subscription to these topics takes in the engine if no other reader has any of them, in bytes, at
     /// most, roughly.
     pub fn weight(&self) -> usize {
-        /// Of a feed: its entries in the hub and in a shard.
+        /// Of a feed.
         const FEED: usize = 512;
         /// Of a topic: two nodes of the trie, and its place in the set.
         const TOPIC: usize = 256;
         /// The text of a topic is in the set and in the trie.
         const COPIES: usize = 2;
-        FEED + self.iter().map(|topic| TOPIC + COPIES * topic.path.as_str().len()).sum::<usize>()
+        FEED + TOPIC * self.len() + COPIES * (self.0.len() - self.len())
     }
 
     /// The namespace, if there is one topic and it has no wildcards.
-    pub fn as_namespace(&self) -> Option<&Namespace> {
-        match &*self.0 {
-            [one] => one.as_namespace(),
-            _ => None,
-        }
+    pub fn as_namespace(&self) -> Option<Namespace> {
+        let mut topics = self.iter();
+        let first = topics.next()?;
+        if topics.next().is_some() { None } else { first.as_namespace().cloned() }
     }
 }
 
 impl From<Namespace> for Topics {
     fn from(namespace: Namespace) -> Self {
-        Self(Arc::new([namespace.into()]))
+        Self(Topic::from(namespace).parts().concat().into())
     }
 }
 
 impl fmt::Display for Topics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, topic) in self.0.iter().enumerate() {
+        for (place, topic) in self.iter().enumerate() {
             write!(formatter, "{}{topic}", if place > 0 { "," } else { "" })?;
         }
         Ok(())
@@ -336,7 +360,7 @@ mod tests {
     fn only_topics_without_wildcards_are_namespaces() {
         let namespace = |topics: &[&str]| {
             let topics = Topics::new(topics.iter().map(|topic| topic.parse().unwrap()).collect()).unwrap();
-            topics.as_namespace().map(ToString::to_string)
+            topics.as_namespace().map(|namespace| namespace.to_string())
         };
         assert_eq!(namespace(&["/a/b"]).as_deref(), Some("/a/b"));
         assert_eq!(namespace(&["/"]).as_deref(), Some("/"));
@@ -349,7 +373,7 @@ mod tests {
     fn debug_output_is_the_quoted_text() {
         let topics = Topics::new(vec![topic("/b"), topic("/a/*")]).unwrap();
         assert_eq!(format!("{topics:?} {:?}", topic("/*/a/**")), "\"/a/*,/b\" \"/*/a/**\"");
-        assert_eq!((topics.iter().len(), Topics::none().iter().len()), (2, 0));
+        assert_eq!((topics.len(), Topics::none().len()), (2, 0));
     }
 
     #[test]
@@ -436,6 +460,18 @@ mod tests {
     }
 
     proptest! {
+        /// A set has the topics that it was made of, whatever characters they have.
+        #[test]
+        fn sets_give_back_their_topics(texts in proptest::collection::vec("(/([ab]|\\*|é ,|\u{2028})){1,4}(/\\*\\*)?", 1..6)) {
+            let mut topics: Vec<Topic> = texts.iter().filter_map(|text| text.parse().ok()).collect();
+            prop_assume!(!topics.is_empty());
+            let set = Topics::new(topics.clone()).unwrap();
+            topics.sort_unstable();
+            topics.dedup();
+            prop_assert_eq!(set.len(), topics.len());
+            prop_assert_eq!(set.iter().collect::<Vec<_>>(), topics);
+        }
+
         #[test]
         fn topic_overlaps_a_namespace_if_both_contain_one(
             topic in "(/[ab*]){0,3}(/\\*\\*)?",

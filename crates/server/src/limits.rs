@@ -17,7 +17,7 @@ use crate::Config;
 use crate::Stats;
 use crate::slots::{Slot, Slots};
 use crate::topic_budget::{TopicBudget, TopicPermit};
-use tallycast_fanout::{Namespace, NamespaceError, Topics};
+use tallycast_fanout::{Namespace, NamespaceError, Topic, Topics};
 
 /// Addresses whose rate of new connections is tracked. Connections from more are accepted and counted: against an attacker with so
 /// many addresses only the limit of all connections helps.
@@ -150,11 +150,14 @@ pub(crate) struct Permits(Vec<Box<dyn Any + Send + Sync>>);
 
 impl Permits {
     pub(crate) fn add(&mut self, permit: impl Any + Send + Sync) {
+        // They are few, and every connection has them.
+        self.0.reserve_exact(1);
         self.0.push(Box::new(permit));
     }
 
     /// Adds all of `other`.
     pub(crate) fn join(&mut self, mut other: Self) {
+        self.0.reserve_exact(other.0.len());
         self.0.append(&mut other.0);
     }
 }
@@ -190,8 +193,9 @@ impl SubscriptionPermits {
         let Limits { namespaces, stats, .. } = &*self.limits;
         let mut missing = Vec::new();
         let mut needed = Vec::new();
+        let all: Vec<Topic> = topics.iter().collect();
         for NamespaceLimit { namespace, streams } in &config.namespace_limits {
-            if !topics.iter().any(|topic| topic.overlaps(namespace)) {
+            if !all.iter().any(|topic| topic.overlaps(namespace)) {
                 continue;
             }
             needed.push(namespace.clone());

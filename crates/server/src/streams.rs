@@ -149,7 +149,7 @@ impl Streams {
             return Err(bad_request("snapshot=1 requires exactly one namespace, without wildcards\n".to_owned()));
         };
         let limit = self.config.borrow().snapshot_limit;
-        self.handle.totals_known(namespace, limit).await.map_err(|error| match error {
+        self.handle.totals_known(&namespace, limit).await.map_err(|error| match error {
             SnapshotError::NotKept(..) => bad_request(format!("{error}\n")),
             SnapshotError::NotKnown(_) | SnapshotError::Unavailable(..) => {
                 try_again(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"))

@@ -86,7 +86,8 @@ impl Feed {
 
     /// Adds a connection to those that are behind.
     pub(super) fn add_blocked(&mut self, key: u32, connection: &mut Connection, since: Instant) {
-        connection.blocked = Some((place(self.blocked.len()), since));
+        connection.blocked = Some(place(self.blocked.len()));
+        connection.last_progress = since;
         self.blocked.push(key);
     }
 
@@ -99,10 +100,8 @@ impl Feed {
 
     /// Removes the connection at `slot` from those that are behind.
     pub(super) fn remove_blocked(&mut self, slot: u32, connections: &mut Slab<Connection>) {
-        if let Some((moved, _)) =
-            swap_remove(&mut self.blocked, slot, connections).and_then(|moved| moved.blocked.as_mut())
-        {
-            *moved = slot;
+        if let Some(moved) = swap_remove(&mut self.blocked, slot, connections) {
+            moved.blocked = Some(slot);
         }
         if self.blocked.is_empty() {
             // An idle feed costs no memory.

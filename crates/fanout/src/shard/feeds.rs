@@ -95,7 +95,7 @@ impl Feeds {
         let topics = key.topics.clone();
         let id = place(self.feeds.insert(Feed::new(key, policy, &self.budgets)));
         for topic in topics.iter() {
-            self.trie.insert(topic, id);
+            self.trie.insert(&topic, id);
         }
         let Self { feeds, by_key, hasher, .. } = self;
         by_key.insert_unique(key_hash, id, |&id| hash(hasher, &feeds[id as usize].key));
@@ -107,7 +107,7 @@ impl Feeds {
     pub(super) fn remove(&mut self, id: FeedId) {
         let Some(feed) = self.feeds.try_remove(id as usize) else { return };
         for topic in feed.key.topics.iter() {
-            self.trie.remove(topic, id);
+            self.trie.remove(&topic, id);
         }
         if let Ok(entry) = self.by_key.find_entry(hash(&self.hasher, &feed.key), |&other| other == id) {
             entry.remove();

@@ -20,13 +20,15 @@ const MAX_REPLIES: usize = 16;
 const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Shard {
-    pub(super) fn attach(&mut self, Attach { subscriber, framing, totals, snapshot }: Attach) {
+    pub(super) fn attach(&mut self, Attach { mut subscriber, framing, totals, snapshot }: Attach) {
         let feed_id = self.feeds.join(FeedKey { topics: subscriber.info.topics.clone(), framing, totals });
         let Some(feed) = self.feeds.get_mut(feed_id) else { return };
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         self.generation += 1;
         let waker = self.ready.waker(key);
+        // All readers of a feed share its topics.
+        subscriber.info.topics = feed.key.topics.clone();
         let mut connection = Connection::new(subscriber, snapshot, feed_id, feed.log.head(), self.generation, waker);
         feed.add_reader(place(key), &mut connection);
         entry.insert(connection);
@@ -90,7 +92,7 @@ impl Shard {
                     continue;
                 }
                 match connection.flush(&mut feed.view(&self.config, &self.budgets), &mut self.sent) {
-                    FlushOutcome::Current => connection.last_write = now,
+                    FlushOutcome::Current => connection.last_progress = now,
                     FlushOutcome::Blocked => feed.add_blocked(key, connection, now),
                     FlushOutcome::Disconnected => disconnected.push(key),
                 }
@@ -163,19 +165,17 @@ impl Shard {
         match outcome {
             FlushOutcome::Disconnected => self.remove(key),
             FlushOutcome::Current => {
-                connection.last_write = now;
-                if let Some((slot, _)) = connection.blocked.take() {
+                connection.last_progress = now;
+                if let Some(slot) = connection.blocked.take() {
                     let id = connection.feed;
                     feed.remove_blocked(slot, &mut self.connections);
                     self.trim(id);
                 }
             }
-            FlushOutcome::Blocked => match &mut connection.blocked {
-                // Progress, however slow, is not a stall.
-                Some((_, since)) if self.sent.bytes > before => *since = now,
-                Some(_) => {}
-                None => feed.add_blocked(place(key), connection, now),
-            },
+            FlushOutcome::Blocked if connection.blocked.is_none() => feed.add_blocked(place(key), connection, now),
+            // Progress, however slow, is not a stall.
+            FlushOutcome::Blocked if self.sent.bytes > before => connection.last_progress = now,
+            FlushOutcome::Blocked => {}
         }
         outcome
     }
@@ -274,10 +274,10 @@ impl Shard {
 
     /// Removes the reader at `reader_slot`, and at the slot in `blocked`, from the lists of a feed; and the feed, if it was the
     /// last one.
-    fn leave_feed(&mut self, id: FeedId, reader_slot: u32, blocked: Option<(u32, Instant)>) {
+    fn leave_feed(&mut self, id: FeedId, reader_slot: u32, blocked: Option<u32>) {
         let Some(feed) = self.feeds.get_mut(id) else { return };
         feed.remove_reader(reader_slot, &mut self.connections);
-        if let Some((slot, _)) = blocked {
+        if let Some(slot) = blocked {
             feed.remove_blocked(slot, &mut self.connections);
         }
         if feed.readers.is_empty() {

@@ -79,8 +79,9 @@ impl Shard {
         if self.closing || !self.budgets.waiting.is_exceeded() {
             return;
         }
-        let blocked = |(key, connection): (usize, &crate::connection::Connection)| Some((connection.blocked?.1, key));
-        let mut behind: Vec<(Instant, usize)> = self.connections.iter().filter_map(blocked).collect();
+        let blocked = self.connections.iter().filter(|(_, connection)| connection.blocked.is_some());
+        let mut behind: Vec<(Instant, usize)> =
+            blocked.map(|(key, connection)| (connection.last_progress, key)).collect();
         behind.sort_unstable();
         for (_, key) in behind {
             if !self.budgets.waiting.is_exceeded() {

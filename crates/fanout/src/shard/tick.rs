@@ -15,8 +15,8 @@ impl Shard {
         while self.closing_sinks.try_join_next().is_some() {}
         for (key, connection) in &self.connections {
             let Some(feed) = self.feeds.get(connection.feed) else { continue };
-            let stalled =
-                connection.blocked.is_some_and(|(_, since)| now.duration_since(since) >= self.config.stall_timeout);
+            let stalled = connection.blocked.is_some()
+                && now.duration_since(connection.last_progress) >= self.config.stall_timeout;
             if stalled {
                 self.stats.stalled.add(1);
                 connection.discard_unsent();

@@ -72,7 +72,7 @@ pub(crate) enum CommandError {
 /// The topics that a client that reads `topics` asks for with the message `text`: at most `max_topics`, or as many as it reads
 /// already. With both fields they change in one step.
 pub(crate) fn apply_command(text: &str, topics: &Topics, max_topics: usize) -> Result<Request, CommandError> {
-    let max_topics = max_topics.max(topics.iter().len());
+    let max_topics = max_topics.max(topics.len());
     let mut invalid = None;
     let mut json = serde_json::Deserializer::from_str(text);
     let command = json.deserialize_map(CommandVisitor { max_topics, invalid: &mut invalid });
@@ -83,7 +83,7 @@ pub(crate) fn apply_command(text: &str, topics: &Topics, max_topics: usize) -> R
     if subscribe.is_none() && unsubscribe.is_none() {
         return Err(CommandError::Nothing);
     }
-    let mut wanted: BTreeSet<Topic> = topics.iter().cloned().collect();
+    let mut wanted: BTreeSet<Topic> = topics.iter().collect();
     for topic in unsubscribe.unwrap_or_default() {
         if !wanted.remove(&topic) {
             return Err(CommandError::NotSubscribed(topic, topics.clone()));

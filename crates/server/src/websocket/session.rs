@@ -141,7 +141,7 @@ impl Session {
 
     fn confirm(&self, topics: &Topics, id: Option<RequestId>, replies: &mut Vec<u8>) {
         if self.subprotocol == Subprotocol::Json {
-            let outcome = Outcome::Subscribed(topics.iter().map(ToString::to_string).collect());
+            let outcome = Outcome::Subscribed(topics.iter().map(|topic| topic.to_string()).collect());
             write_json(&Reply { outcome, id }, replies);
         }
     }
