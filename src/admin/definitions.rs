@@ -257,6 +257,11 @@ const DELIVERY: &[Metric] = &[
                         .error("Slow readers: merges"),
                 ),
                 (
+                    "latest",
+                    Reading::new("hub", "slow_latest", |status| status.handle.stats().slow_latest.get())
+                        .error("Slow readers: continued with the newest messages"),
+                ),
+                (
                     "memory",
                     Reading::new("hub", "shed", |status| status.handle.stats().shed.get())
                         .error("Slow readers: disconnected to free memory"),
@@ -278,8 +283,15 @@ const DELIVERY: &[Metric] = &[
                unanswered for too long.",
         watch: "`disconnect`, `stall`: slow networks, or logs that are too small (`--log-batches`, `--log-bytes`). \
                 `merge` loses nothing. `memory`: \
-                `--total-log-bytes` is reached. `skip` sends the reader the number of skipped messages. `pong`: a WebSocket client \
+                `--total-log-bytes` is reached. `skip` and `latest` send the reader the number of skipped messages. `pong`: a WebSocket client \
                 did not answer a ping within `--pong-limit`; usually its network is gone.",
+    },
+    Metric {
+        name: "conflated_messages",
+        values: Values::Counter(Reading::new("hub", "conflated", |status| status.handle.stats().conflated.get())),
+        help: "Messages that streams with `max-rate` were not sent because newer ones of the same namespace came \
+               before they were due.",
+        watch: "Nothing: their clients asked for it.",
     },
     Metric {
         name: "expired_grants",

@@ -323,7 +323,8 @@ pub(super) struct RoutingOptions {
 #[command(next_help_heading = "Readers")]
 pub(super) struct ReaderOptions {
     /// Policy for readers that fall behind further than the log of their feed goes back. disconnect closes the stream,
-    /// skip continues with the newest message, merge sends the sum of the missed tallies. Applies to the namespace and
+    /// skip continues with the newest message, merge sends the sum of the missed tallies, latest sends the newest missed
+    /// message of each namespace. Applies to the namespace and
     /// those below it; other namespaces disconnect. Repeatable
     #[arg(
         long = "slow-reader",
@@ -364,8 +365,8 @@ pub(super) struct ReaderOptions {
         value_parser = size::at_least(1)
     )]
     pub(super) total_log_bytes: Size,
-    /// Size of the sums of missed tallies that are merged for slow readers, together. Beyond it, readers of the largest sum
-    /// are disconnected
+    /// Size of what is left of messages that were merged or conflated for slow readers and for max-rate, together. Beyond
+    /// it, the readers that share the most are disconnected
     #[arg(
         long,
         env = "TALLYCAST_MERGED_BYTES",

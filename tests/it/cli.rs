@@ -32,7 +32,7 @@ fn invalid_flag_error_names_flag_and_value() {
         ("--route", "nonsense", "expected PATTERN=NAMESPACE"),
         ("--route", "a*b=/x", "* may only stand at the end"),
         ("--route", "a=/x,color=red", "unknown option"),
-        ("--slow-reader", "/eps=drop", "expected disconnect, skip or merge"),
+        ("--slow-reader", "/eps=drop", "expected disconnect, skip, merge or latest"),
         ("--slow-reader", "eps=skip", "a namespace must start with '/'"),
         ("--tally-period", "17", "expected a number with a unit"),
         ("--tally-period", "0ms", "at least 1ms"),

@@ -26,6 +26,7 @@ mod hostile;
 mod http;
 mod limits;
 mod pages;
+mod rates;
 mod shutdown;
 mod slow;
 mod snapshot;

@@ -42,8 +42,8 @@ pub struct Config {
     /// logs are cut back to what the readers that keep up need, and the readers that have been behind for longest are
     /// disconnected. Default: 256 MiB.
     pub total_log_bytes: usize,
-    /// Bytes of the sums of merged tallies, all together. Beyond it, the readers that share the largest sum of the feed are
-    /// disconnected. Default: 64 MiB.
+    /// Bytes of what is left of messages that were conflated, all together. Beyond it, the readers of the feed that share the
+    /// most are disconnected. Default: 64 MiB.
     pub merged_bytes: usize,
     /// Policies for slow readers. [`Policy::Disconnect`](crate::Policy::Disconnect) applies to every namespace that no
     /// entry contains.

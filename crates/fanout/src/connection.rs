@@ -11,13 +11,14 @@ use bytes::{Buf, Bytes};
 use crate::budget::Budget;
 use crate::catch_up::{CatchUp, Chunk, ChunkKind};
 use crate::close::close_sink;
+use crate::conflation::Rules;
 use crate::framing::Framing;
 use crate::inbound::{ClientAction, Decision};
 use crate::log::Log;
 use crate::merges::{GroupId, Merges, Summary};
 use crate::shard::FeedId;
 use crate::sink::Sink;
-use crate::{ConnectionInfo, Grant, Inbound, Message, Subscriber, Topics};
+use crate::{ConnectionInfo, Grant, Inbound, Message, Rate, Subscriber, Topics};
 
 /// The most slices in one vectored write.
 const MAX_SLICES: usize = 64;
@@ -31,6 +32,10 @@ pub(crate) struct FeedView<'a> {
     pub(crate) log: &'a Log,
     pub(crate) framing: &'a dyn Framing,
     pub(crate) merges: &'a mut Merges,
+    /// Whether its log is not for the wire: its readers get it conflated, and only when they are due.
+    pub(crate) is_paced: bool,
+    /// How messages are conflated.
+    pub(crate) rules: Option<Rules>,
     /// What is made for one reader is charged to it.
     pub(crate) budget: &'a Arc<Budget>,
     /// Bytes that may be kept for one reader although the log has dropped them. A reader that needs more is too slow.
@@ -91,6 +96,9 @@ pub(crate) struct Connection {
     pub(crate) blocked: Option<u32>,
     /// The batch to read next.
     pub(crate) position: u64,
+    pub(crate) max_rate: Option<Rate>,
+    /// A batch was due while it was blocked.
+    pub(crate) is_overdue: bool,
     /// `None` if it would be empty, with nothing begun.
     pub(crate) catch_up: Option<Box<CatchUp>>,
     waker: Waker,
@@ -147,6 +155,8 @@ impl Connection {
             reader_slot: 0,
             blocked: None,
             position,
+            max_rate: subscriber.max_rate,
+            is_overdue: false,
             catch_up: Some(Box::new(catch_up)),
             waker,
             last_progress: Instant::now(),
@@ -163,13 +173,14 @@ impl Connection {
 
     /// Writes everything that the reader has not got yet, as far as the sink accepts it.
     pub(crate) fn flush(&mut self, feed: &mut FeedView<'_>, sent: &mut Sent) -> FlushOutcome {
-        let log = feed.log;
+        static NOTHING: Log = Log::new();
+        let log = if feed.is_paced { &NOTHING } else { feed.log };
         loop {
             let before = self.messages_sent;
             if self.catch_up.is_some() || self.conversation.is_some() {
                 self.begin_next(feed);
             }
-            if self.catch_up.is_none() && self.position == log.head() {
+            if self.begun().is_empty() && (feed.is_paced || self.position == log.head()) {
                 return match self.sink.poll_flush(&mut Context::from_waker(&self.waker)) {
                     Poll::Pending => FlushOutcome::Blocked,
                     Poll::Ready(Ok(())) => FlushOutcome::Current,
@@ -323,6 +334,14 @@ impl Connection {
     /// copied. Returns `false`, with nothing changed, if that and `more` would be too many bytes.
     fn carry_unread(&mut self, feed: &mut FeedView<'_>, more: usize) -> bool {
         let carried = self.catch_up.as_ref().map_or(0, |catch_up| catch_up.carried());
+        if feed.is_paced {
+            let summary = self.unread(feed);
+            if carried + summary.bytes.len() + more > feed.max_carried {
+                return false;
+            }
+            self.put_summary(summary, feed);
+            return true;
+        }
         let unread: usize = feed.log.since(self.position).map(|batch| batch.bytes.len()).sum();
         if carried + unread + more > feed.max_carried {
             return false;
@@ -336,6 +355,38 @@ impl Connection {
         }
         self.position = feed.log.head();
         true
+    }
+
+    /// What the reader of a paced feed has not got, conflated.
+    pub(crate) fn unread(&self, feed: &mut FeedView<'_>) -> Summary {
+        let FeedView { log, framing, merges, rules, budget, .. } = feed;
+        match (self.merge_group(), rules) {
+            (Some(group), _) => merges.summary(group, log, *framing, false, budget),
+            (None, Some(rules)) => {
+                let conflation = log.conflated(self.position, log.head(), *rules);
+                Summary::new(&conflation, *framing, false, budget)
+            }
+            (None, None) => Summary::default(),
+        }
+    }
+
+    /// Appends what the reader of a paced feed has not got, to be flushed next, and moves it to the log's head.
+    pub(crate) fn put_summary(&mut self, summary: Summary, feed: &mut FeedView<'_>) {
+        let Summary { bytes, messages, .. } = summary;
+        self.position = feed.log.head();
+        self.is_overdue = false;
+        if let Some(group) = self.catch_up.as_mut().and_then(|catch_up| catch_up.merged.take()) {
+            feed.merges.leave(group);
+        }
+        if !bytes.is_empty() {
+            self.put_bytes(bytes, messages);
+        }
+    }
+
+    /// Appends bytes to what the reader has not got, to be flushed next.
+    pub(crate) fn put_bytes(&mut self, bytes: Bytes, messages: u64) {
+        let chunk = Chunk { bytes, messages, kind: ChunkKind::Messages };
+        self.catch_up.get_or_insert_default().push(chunk);
     }
 
     /// The rest of the connection's life after the engine has let it go: bytes that were begun, replies, and `closing`.
@@ -396,8 +447,11 @@ impl Connection {
                 let bytes = std::mem::take(&mut conversation.replies).into();
                 next = Some(Chunk { bytes, messages: 0, kind: ChunkKind::Replies });
             }
-            let Some(Chunk { bytes, messages, .. }) = next.or_else(|| self.next_summary(feed)) else {
-                self.catch_up = None;
+            if next.is_none() && !feed.is_paced {
+                next = self.next_summary(feed);
+            }
+            let Some(Chunk { bytes, messages, .. }) = next else {
+                self.catch_up.take_if(|catch_up| catch_up.is_empty());
                 return;
             };
             self.messages_sent += messages;
@@ -412,7 +466,8 @@ impl Connection {
         let kind = ChunkKind::Messages;
         if let Some(group) = catch_up.merged.take() {
             self.position = feed.log.head();
-            let Summary { bytes, messages } = feed.merges.catch_up(group, feed.log, feed.framing, feed.budget);
+            let Summary { bytes, messages, .. } = feed.merges.summary(group, feed.log, feed.framing, true, feed.budget);
+            feed.merges.leave(group);
             return Some(Chunk { bytes, messages, kind });
         }
         let skipped = std::mem::take(&mut catch_up.skipped);

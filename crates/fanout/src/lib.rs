@@ -9,7 +9,7 @@
 //! once for each framing, and the shards find the feeds that contain it, in parallel; a connection is only a position in its
 //! feed's short log of framed batches. So the memory that a message takes does not depend on the number of its readers, and
 //! no reader makes another wait. Readers
-//! that fall behind the log are disconnected, skip ahead, or get the sum of the tallies they missed: see [`Policy`].
+//! that fall behind the log are disconnected, skip ahead, or get what they missed conflated: see [`Policy`].
 //!
 //! The engine knows no protocol. A transport, such as the crate `tallycast-server`, gives it a [`Framing`] and a
 //! [`Subscriber`] for each connection; programs send messages by a [`Publisher`]:
@@ -31,6 +31,7 @@ mod budget;
 mod catch_up;
 mod close;
 mod config;
+mod conflation;
 mod connection;
 mod fanout;
 mod framing;
@@ -45,6 +46,7 @@ mod message;
 mod namespace;
 mod policy;
 mod publisher;
+mod rate;
 mod ready;
 mod report;
 mod shard;
@@ -70,6 +72,7 @@ pub use message::{Data, Message, Tally, TotalsState};
 pub use namespace::{MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Namespace, NamespaceError};
 pub use policy::{NamespacePolicy, Policy, PolicyError};
 pub use publisher::{Acknowledgement, Closed, Messages, NotAcknowledged, Publisher, Receipt, TrySendError};
+pub use rate::{Rate, RateError};
 pub use report::{ConnectionReport, FeedReport, Report};
 pub use sink::{Sink, Stream};
 pub use stats::{Counter, Histogram, Stats};

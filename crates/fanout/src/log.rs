@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{Data, Message};
+use crate::Message;
+use crate::budget::{Budget, Charge};
+use crate::conflation::{Conflation, Rules};
 
 /// Messages of one feed, framed for the wire and ready to be written to any number of connections.
 #[derive(Debug, Default)]
@@ -13,19 +15,21 @@ pub(crate) struct Batch {
     pub(crate) bytes: Bytes,
     /// How many messages `bytes` holds.
     pub(crate) messages: u32,
-    /// The same messages for merging; only for feeds whose policy is to merge.
+    /// The same messages, for feeds that may conflate them.
     pub(crate) sources: Option<Vec<Arc<Message>>>,
     /// The memory of `bytes` and `sources`.
     pub(crate) weight: usize,
+    /// For `sources`.
+    pub(crate) charge: Option<Charge>,
 }
 
 impl Batch {
-    /// No messages yet. With `merging`, it keeps those that are added.
-    pub(crate) fn new(merging: bool) -> Self {
-        Self { sources: merging.then(Vec::new), ..Self::default() }
+    /// No messages yet. With `conflatable`, it keeps those that are added.
+    pub(crate) fn new(conflatable: bool) -> Self {
+        Self { sources: conflatable.then(Vec::new), ..Self::default() }
     }
 
-    /// Counts a message, and keeps it for merging.
+    /// Counts a message, and keeps it if it may be conflated.
     pub(crate) fn add(&mut self, message: &Arc<Message>) {
         self.messages += 1;
         if let Some(sources) = &mut self.sources {
@@ -33,57 +37,13 @@ impl Batch {
         }
     }
 
-    /// The memory of what is kept for merging.
-    pub(crate) fn sources_weight(&self) -> usize {
-        self.sources.iter().flatten().map(|message| message.weight()).sum()
-    }
-}
-
-/// Messages in a form that can be summed: tallies by namespace and event, totals and their state by namespace, and the
-/// number of messages of text.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct MergedTallies {
-    pub(crate) tallies: Vec<Message>,
-    pub(crate) skipped: u64,
-}
-
-impl MergedTallies {
-    /// Adds one message: a tally to the tally or the totals of the same namespace and event; text is counted as skipped.
-    /// New totals replace all tallies of their namespace, and only the last state of the totals is kept.
-    pub(crate) fn absorb(&mut self, message: &Message) {
-        let same_namespace = |kept: &Message| kept.namespace == message.namespace;
-        match &message.data {
-            Data::Text(_) => {
-                self.skipped += 1;
-                return;
-            }
-            Data::Tally(tally) => {
-                let takes = |kept: &&mut Message| {
-                    same_namespace(kept) && (kept.event == message.event || matches!(kept.data, Data::Totals(_)))
-                };
-                let sum = self.tallies.iter_mut().find(takes).map(|kept| &mut kept.data);
-                if let Some(Data::Tally(sum) | Data::Totals(sum)) = sum {
-                    Arc::make_mut(sum).merge(tally);
-                    return;
-                }
-            }
-            Data::Totals(_) => self.tallies.retain(|kept| !same_namespace(kept)),
-            Data::TotalsState(_) => {
-                self.tallies.retain(|kept| !(same_namespace(kept) && matches!(kept.data, Data::TotalsState(_))));
-            }
-        }
-        self.tallies.push(message.clone());
-    }
-
-    /// Adds all of `other`.
-    pub(crate) fn merge(&mut self, other: &Self) {
-        self.skipped += other.skipped;
-        other.tallies.iter().for_each(|message| self.absorb(message));
-    }
-
-    /// The memory of all tallies, in bytes, roughly.
-    pub(crate) fn weight(&self) -> usize {
-        self.tallies.iter().map(Message::weight).sum()
+    /// Adds `bytes`, which are charged already, and charges the messages that are kept to `budget`.
+    pub(crate) fn complete(mut self, bytes: Bytes, budget: &Arc<Budget>) -> Self {
+        let sources: usize = self.sources.iter().flatten().map(|message| message.weight()).sum();
+        self.weight = bytes.len() + sources;
+        self.charge = (sources > 0).then(|| budget.charge(sources));
+        self.bytes = bytes;
+        self
     }
 }
 
@@ -104,6 +64,11 @@ struct Kept {
 }
 
 impl Log {
+    /// An empty log.
+    pub(crate) const fn new() -> Self {
+        Self { base: 0, kept: None }
+    }
+
     /// The number that the next batch will have.
     pub(crate) fn head(&self) -> u64 {
         self.base + self.len() as u64
@@ -139,6 +104,14 @@ impl Log {
         batches.range(skipped.min(batches.len())..)
     }
 
+    /// The messages in the batches from number `from` up to number `to`, conflated.
+    pub(crate) fn conflated(&self, from: u64, to: u64, rules: Rules) -> Conflation {
+        let mut conflation = Conflation::new(rules);
+        let batches = self.since(from).take(usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX));
+        batches.filter_map(|batch| batch.sources.as_ref()).flatten().for_each(|message| conflation.add(message));
+        conflation
+    }
+
     /// The number of messages in the batches from number `position` on.
     pub(crate) fn messages_since(&self, position: u64) -> u64 {
         self.since(position).map(|batch| u64::from(batch.messages)).sum()
@@ -162,10 +135,9 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Namespace, TotalsState};
 
     fn batch(text: &'static str) -> Batch {
-        Batch { bytes: Bytes::from_static(text.as_bytes()), messages: 1, sources: None, weight: text.len() }
+        Batch { bytes: Bytes::from_static(text.as_bytes()), messages: 1, weight: text.len(), ..Batch::default() }
     }
 
     #[test]
@@ -196,63 +168,5 @@ mod tests {
         assert!(log.kept.is_some());
         log.release(3);
         assert_eq!((log.base(), log.bytes(), log.kept.is_none()), (3, 0, true));
-    }
-
-    #[test]
-    fn merged_tallies_weigh_what_their_messages_do() {
-        let tally =
-            |namespace: &str| Message::tally(namespace.parse().unwrap(), [("key".to_owned(), 1)].into_iter().collect());
-        let mut merged = MergedTallies::default();
-        assert_eq!(merged.weight(), 0);
-        for namespace in ["/a", "/b", "/b"] {
-            merged.absorb(&tally(namespace));
-        }
-        assert_eq!(merged.weight(), tally("/a").weight() + tally("/b").weight());
-    }
-
-    #[test]
-    fn tallies_of_different_events_are_not_mixed() {
-        let tally = |event: Option<&str>| {
-            let tally = [("k".to_owned(), 1)].into_iter().collect();
-            Message { event: event.map(Arc::from), ..Message::tally(Namespace::root(), tally) }
-        };
-        let mut merged = MergedTallies::default();
-        [tally(None), tally(Some("a")), tally(Some("b"))].iter().for_each(|message| merged.absorb(message));
-        assert_eq!(merged.tallies, [tally(None), tally(Some("a")), tally(Some("b"))]);
-    }
-
-    #[test]
-    fn tallies_of_different_namespaces_are_not_mixed() {
-        let tally = |namespace: &str, count| {
-            Message::tally(namespace.parse::<Namespace>().unwrap(), [("k".to_owned(), count)].into_iter().collect())
-        };
-        let mut merged = MergedTallies::default();
-        merged.absorb(&tally("/eps", 1));
-        merged.absorb(&tally("/other", 10));
-        merged.absorb(&Message::text("/raw".parse().unwrap(), "x"));
-        let mut all = merged.clone();
-        all.merge(&merged);
-        assert_eq!(all.tallies, [tally("/eps", 2), tally("/other", 20)]);
-        assert_eq!((all.skipped, all.tallies.len()), (2, 2));
-    }
-
-    #[test]
-    fn new_totals_replace_what_was_merged_before() {
-        let eps: Namespace = "/eps".parse().unwrap();
-        let counts = |count: i64| [("k".to_owned(), count)].into_iter().collect();
-        let unavailable = || Message::totals_state(eps.clone(), TotalsState::Unavailable("too large".into()));
-        let known = || Message::totals_state(eps.clone(), TotalsState::Known);
-        let mut merged = MergedTallies::default();
-        let tally = Message::tally(eps.clone(), counts(1));
-        [&tally, &unavailable(), &tally].into_iter().for_each(|message| merged.absorb(message));
-        assert_eq!(merged.tallies, [Message::tally(eps.clone(), counts(2)), unavailable()]);
-        let mut later = MergedTallies::default();
-        [&Message::totals(eps.clone(), counts(10)), &known(), &tally]
-            .into_iter()
-            .for_each(|message| later.absorb(message));
-        merged.merge(&later);
-        assert_eq!(merged.tallies, [Message::totals(eps.clone(), counts(11)), known()]);
-        merged.absorb(&unavailable());
-        assert_eq!(merged.tallies, [Message::totals(eps.clone(), counts(11)), unavailable()]);
     }
 }

@@ -1,15 +1,17 @@
-//! The sums of the tallies that readers missed, for [`Policy::Merge`](crate::Policy::Merge).
+//! What is left, conflated, of the messages that readers missed: see [`Policy::Merge`](crate::Policy::Merge) and
+//! [`Policy::Latest`](crate::Policy::Latest).
 //!
-//! Readers that are first overtaken by their log at the same time share one sum, for as long as they stay behind. So memory
-//! and time grow with the number of such groups, not with the number of readers.
+//! Readers that are first overtaken by their log at the same time share what is left, for as long as they stay behind. So
+//! memory and time grow with the number of such groups, not with the number of readers.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::budget::{Budget, Charge};
+use crate::conflation::{Conflation, Rules};
 use crate::framing::Framing;
-use crate::log::{Log, MergedTallies};
+use crate::log::Log;
 
 /// The number of a group, not used again while the feed has any.
 pub(crate) type GroupId = u64;
@@ -28,26 +30,28 @@ struct Groups {
     next: GroupId,
 }
 
-/// Readers that share a sum.
+/// Readers that missed the same messages.
 #[derive(Debug)]
 struct Group {
     id: GroupId,
     readers: usize,
     /// All of them read on at this batch.
     position: u64,
-    sum: MergedTallies,
+    missed: Conflation,
     charge: Charge,
-    /// The sum and everything in the log up to this batch, ready for the wire.
+    /// These and everything in the log up to this batch, ready for the wire.
     framed: Option<(u64, Summary)>,
 }
 
-/// What readers get for messages that the log no longer has.
+/// What readers get for messages that they are not sent one by one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Summary {
     /// Ready for the wire.
     pub(crate) bytes: Bytes,
     /// How many messages `bytes` holds.
     pub(crate) messages: u64,
+    /// How many were left out.
+    pub(crate) skipped: u64,
 }
 
 impl Merges {
@@ -55,24 +59,21 @@ impl Merges {
         Self { groups: None, budget }
     }
 
-    /// Adds everything in the log to the sums of the groups that read on at its beginning, and moves them to its end. Returns
+    /// Adds everything in the log to what the groups missed that read on at its beginning, and moves them to its end. Returns
     /// an empty new group there, for readers at the beginning that are in no group.
-    pub(crate) fn overtake(&mut self, log: &Log) -> GroupId {
-        let mut missed = MergedTallies::default();
-        for message in log.since(log.base()).filter_map(|batch| batch.sources.as_ref()).flatten() {
-            missed.absorb(message);
-        }
+    pub(crate) fn overtake(&mut self, log: &Log, rules: Rules) -> GroupId {
+        let missed = log.conflated(log.base(), log.head(), rules);
         let Groups { groups, next } = &mut **self.groups.get_or_insert_default();
         for group in groups.iter_mut().filter(|group| group.position == log.base()) {
-            group.sum.merge(&missed);
-            group.charge.resize(group.sum.weight());
+            group.missed.append(&missed);
+            group.charge.resize(group.missed.weight());
             group.position = log.head();
             group.framed = None;
         }
         let id = *next;
         *next += 1;
         let charge = self.budget.charge(missed.weight());
-        groups.push(Group { id, readers: 0, position: log.head(), sum: missed, charge, framed: None });
+        groups.push(Group { id, readers: 0, position: log.head(), missed, charge, framed: None });
         id
     }
 
@@ -108,10 +109,10 @@ impl Merges {
         }
     }
 
-    /// The group with the largest sum, if the sums of all feeds together have outgrown their budget.
+    /// The group that takes the most memory, if those of all feeds together have outgrown their budget.
     pub(crate) fn excess(&self) -> Option<GroupId> {
         let groups = self.groups.iter().flat_map(|groups| &groups.groups);
-        let largest = || groups.max_by_key(|group| group.sum.weight());
+        let largest = || groups.max_by_key(|group| group.missed.weight());
         self.budget.is_exceeded().then(largest).flatten().map(|group| group.id)
     }
 
@@ -120,46 +121,47 @@ impl Merges {
         self.retain(|group| group.id != id);
     }
 
-    /// Removes a reader from its group. Returns what it missed, up to the end of the log.
-    pub(crate) fn catch_up(&mut self, id: GroupId, log: &Log, framing: &dyn Framing, budget: &Arc<Budget>) -> Summary {
+    /// What the readers of a group missed, up to the end of the log. With a `note` of how many messages were left out.
+    pub(crate) fn summary(
+        &mut self,
+        id: GroupId,
+        log: &Log,
+        framing: &dyn Framing,
+        note: bool,
+        budget: &Arc<Budget>,
+    ) -> Summary {
         let Some(group) = self.group(id) else { return Summary::default() };
-        let summary = match &group.framed {
+        match &group.framed {
             Some((head, summary)) if *head == log.head() => summary.clone(),
             _ => {
-                let summary = frame(&group.sum, group.position, log, framing, budget);
+                let mut all = group.missed.clone();
+                all.append(&log.conflated(group.position, log.head(), group.missed.rules()));
+                let mut summary = Summary::new(&all, framing, note, budget);
+                // Closing bytes, which are no messages.
+                let control = log.since(group.position).filter(|batch| batch.sources.is_none());
+                for batch in control {
+                    summary.bytes = budget.charge_bytes([&summary.bytes[..], &batch.bytes[..]].concat().into());
+                }
                 group.framed = Some((log.head(), summary.clone()));
                 summary
             }
-        };
-        self.leave(id);
-        summary
+        }
     }
 }
 
-/// Frames a sum together with everything in the log from number `position` on.
-fn frame(sum: &MergedTallies, position: u64, log: &Log, framing: &dyn Framing, budget: &Arc<Budget>) -> Summary {
-    let mut sum = sum.clone();
-    let mut control = Vec::new();
-    for entry in log.since(position) {
-        match &entry.sources {
-            Some(messages) => messages.iter().for_each(|message| sum.absorb(message)),
-            None => control.extend_from_slice(&entry.bytes),
+impl Summary {
+    /// Frames conflated messages.
+    pub(crate) fn new(conflation: &Conflation, framing: &dyn Framing, note: bool, budget: &Arc<Budget>) -> Self {
+        let mut batch = Vec::new();
+        if note && conflation.skipped > 0 {
+            framing.skipped(conflation.skipped, &mut batch);
         }
+        for message in conflation.messages() {
+            framing.message(message, &mut batch);
+        }
+        let bytes = if batch.is_empty() { Bytes::new() } else { budget.charge_bytes(framing.finish(batch)) };
+        Self { bytes, messages: conflation.len() as u64, skipped: conflation.skipped }
     }
-    let (mut bytes, mut batch) = (Bytes::new(), Vec::new());
-    if sum.skipped > 0 {
-        framing.skipped(sum.skipped, &mut batch);
-    }
-    for message in &sum.tallies {
-        framing.message(message, &mut batch);
-    }
-    if !batch.is_empty() {
-        bytes = framing.finish(batch);
-    }
-    if !control.is_empty() {
-        bytes = [&bytes[..], &control[..]].concat().into();
-    }
-    Summary { bytes: budget.charge_bytes(bytes), messages: sum.tallies.len() as u64 }
 }
 
 #[cfg(test)]
@@ -185,7 +187,7 @@ mod tests {
         let mut groups = Vec::new();
         for _ in 0..3 {
             log.push(batch(100));
-            let group = merges.overtake(&log);
+            let group = merges.overtake(&log, Rules::Sum);
             if groups.is_empty() {
                 (0..1000).for_each(|_| merges.join(group));
                 groups.push(group);
@@ -194,11 +196,11 @@ mod tests {
             log.release(log.head());
         }
         assert!(budget.used() < 2 * 100 * 80, "{} bytes", budget.used());
-        let first = merges.catch_up(groups[0], &log, &*lines(), &waiting);
-        let second = merges.catch_up(groups[0], &log, &*lines(), &waiting);
+        let first = merges.summary(groups[0], &log, &*lines(), true, &waiting);
+        let second = merges.summary(groups[0], &log, &*lines(), true, &waiting);
         assert_eq!((first.messages, first.bytes.as_ptr()), (1, second.bytes.as_ptr()), "framed once");
         assert!(first.bytes.starts_with(b"/eps {") && String::from_utf8_lossy(&first.bytes).contains("\"k7\":3"));
-        (0..998).for_each(|_| merges.leave(groups[0]));
+        (0..1000).for_each(|_| merges.leave(groups[0]));
         assert_eq!((merges.groups.is_none(), budget.used()), (true, 0));
     }
 
@@ -206,18 +208,19 @@ mod tests {
     fn only_groups_at_the_beginning_of_the_log_are_overtaken() {
         let (mut merges, mut log) = (Merges::new(Budget::new(1 << 20)), Log::default());
         log.push(batch(1));
-        let early = merges.overtake(&log);
+        let early = merges.overtake(&log, Rules::Sum);
         merges.join(early);
         // Another reader is behind in the middle of the log.
         log.push(batch(1));
-        let middle = merges.overtake(&log);
+        let middle = merges.overtake(&log, Rules::Sum);
         merges.join(middle);
         log.release(1);
         log.push(batch(1));
-        merges.overtake(&log);
+        merges.overtake(&log, Rules::Sum);
         merges.remove_empty();
         let text = |group, merges: &mut Merges, log: &Log| {
-            String::from_utf8(merges.catch_up(group, log, &*lines(), &Budget::new(1 << 20)).bytes.to_vec()).unwrap()
+            String::from_utf8(merges.summary(group, log, &*lines(), true, &Budget::new(1 << 20)).bytes.to_vec())
+                .unwrap()
         };
         assert_eq!(text(early, &mut merges, &log), "/eps {\"k0\":3}\n");
         assert_eq!(text(middle, &mut merges, &log), "/eps {\"k0\":3}\n");

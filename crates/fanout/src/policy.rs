@@ -16,13 +16,16 @@ pub enum Policy {
     Skip,
     /// The tallies that the reader missed are summed into one, so that its totals stay exact. Text messages are skipped.
     Merge,
+    /// The reader gets the newest message of each namespace that it missed, after a note that counts the others. For readers
+    /// that started with totals, tallies are summed up as by [`Merge`](Self::Merge).
+    Latest,
 }
 
 /// Not a [`Policy`], or not a policy for a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// The policy's name is unknown.
-    #[error("unknown slow-reader policy {0:?}: expected disconnect, skip or merge")]
+    #[error("unknown slow-reader policy {0:?}: expected disconnect, skip, merge or latest")]
     UnknownName(String),
     /// There is no `=` between namespace and policy.
     #[error("expected NAMESPACE=POLICY, such as /eps=merge, found {0:?}")]
@@ -40,6 +43,7 @@ impl FromStr for Policy {
             "disconnect" => Ok(Self::Disconnect),
             "skip" => Ok(Self::Skip),
             "merge" => Ok(Self::Merge),
+            "latest" => Ok(Self::Latest),
             _ => Err(PolicyError::UnknownName(text.to_owned())),
         }
     }
@@ -51,6 +55,7 @@ impl fmt::Display for Policy {
             Self::Disconnect => "disconnect",
             Self::Skip => "skip",
             Self::Merge => "merge",
+            Self::Latest => "latest",
         })
     }
 }
@@ -121,7 +126,10 @@ mod tests {
     fn errors_name_value_and_expectation() {
         let error = |text: &str| text.parse::<NamespacePolicy>().unwrap_err().to_string();
         assert_eq!(error("/eps"), "expected NAMESPACE=POLICY, such as /eps=merge, found \"/eps\"");
-        assert_eq!(error("/eps=drop"), "unknown slow-reader policy \"drop\": expected disconnect, skip or merge");
+        assert_eq!(
+            error("/eps=drop"),
+            "unknown slow-reader policy \"drop\": expected disconnect, skip, merge or latest"
+        );
         assert_eq!(error("eps=skip"), "\"eps\" before '=': a namespace must start with '/'");
     }
 }

@@ -42,7 +42,7 @@ pub struct Stats {
     pub connections: Counter,
     /// Connections attached since the start.
     pub connected: Counter,
-    /// Feeds now.
+    /// Feeds now. One that has readers in several shards counts in each of them.
     pub feeds: Counter,
     /// Readers disconnected because they fell behind, by [`Policy::Disconnect`](crate::Policy::Disconnect).
     pub slow_disconnected: Counter,
@@ -50,6 +50,11 @@ pub struct Stats {
     pub slow_skipped: Counter,
     /// Times a reader's tallies were merged, by [`Policy::Merge`](crate::Policy::Merge).
     pub slow_merged: Counter,
+    /// Times a reader went on with the newest messages, by [`Policy::Latest`](crate::Policy::Latest).
+    pub slow_latest: Counter,
+    /// Messages that readers with a [`Subscriber::max_rate`](crate::Subscriber::max_rate) were not sent, because newer ones of
+    /// the same namespace came before they were due.
+    pub conflated: Counter,
     /// Readers disconnected because more bytes waited for readers than
     /// [`Config::total_log_bytes`](crate::Config::total_log_bytes).
     pub shed: Counter,
@@ -63,8 +68,8 @@ pub struct Stats {
     pub corrections: Counter,
     /// Readers turned away because the totals that they asked for were not known.
     pub without_totals: Counter,
-    /// Seconds from the receipt of a message until it was written to all readers of a feed in a shard that could take it;
-    /// observed once per batch, for its oldest message.
+    /// Seconds from the receipt of a message until it was written to all readers of a shard that could take it; observed once
+    /// per shard and turn of the hub, for its oldest message.
     pub lag: Histogram,
 }
 

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::{Framing, Grant, Inbound, Sink, Topics};
+use crate::{Framing, Grant, Inbound, Rate, Sink, Topics};
 
 /// What a transport knows of a connection.
 #[derive(Debug, Clone)]
@@ -40,6 +40,9 @@ pub struct Subscriber {
     /// that has exactly the sum of all tallies that it is not sent. Where the totals are not known, the subscriber is
     /// dropped; wait for [`Handle::totals_known`](crate::Handle::totals_known) first.
     pub snapshot: bool,
+    /// The most batches that it wants in a time. What comes in between is conflated: tallies are summed up, and of all other
+    /// messages it gets the newest of each namespace. Such a reader never falls too far behind: its policy does not apply.
+    pub max_rate: Option<Rate>,
     /// Dropped when nothing holds the bytes of its snapshot any more: neither the engine nor the transport.
     pub snapshot_guard: Option<Box<dyn Any + Send + Sync>>,
     /// The handler of what its client sends. Without one, nothing is expected; received bytes are discarded. A
@@ -52,7 +55,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// A subscriber without preamble, snapshot, inbound handler, grant and guard.
+    /// A subscriber without preamble, snapshot, rate, inbound handler, grant and guard.
     pub fn new(info: ConnectionInfo, framing: Arc<dyn Framing>, sink: Sink) -> Self {
         Self {
             info,
@@ -60,6 +63,7 @@ impl Subscriber {
             sink,
             preamble: Bytes::new(),
             snapshot: false,
+            max_rate: None,
             snapshot_guard: None,
             inbound: None,
             grant: None,

@@ -158,7 +158,7 @@ async fn take_over(
     mut guard: ConnectionGuard,
     shared: &Shared,
 ) {
-    let Stream { info, snapshot, grant, transport, permits, topic_permit } = *stream;
+    let Stream { info, snapshot, max_rate, grant, transport, permits, topic_permit } = *stream;
     guard.permits.join(permits);
     let mut subscriber = match transport {
         Transport::EventStream(format, coding) => {
@@ -178,6 +178,7 @@ async fn take_over(
         }
     };
     subscriber.snapshot = snapshot;
+    subscriber.max_rate = max_rate;
     subscriber.grant = grant;
     subscriber.guard = Some(Box::new((guard, topic_permit)));
     // An engine that has ended drops the connection.

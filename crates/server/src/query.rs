@@ -1,11 +1,17 @@
 //! The query of a request for a stream: the parameters that are known, and names that are nearly theirs.
 
+use std::borrow::Cow;
+
+use tallycast_fanout::{Rate, RateError};
+
 /// Names a topic. Repeatable.
 pub(crate) const TOPIC: &str = "topic";
 /// Asks for a snapshot of the totals: `1` or `0`.
 pub(crate) const SNAPSHOT: &str = "snapshot";
 /// Asks for each message in an envelope: `1` or `0`.
 pub(crate) const ENVELOPE: &str = "envelope";
+/// Asks for at most so many batches in a time, such as `2/s`.
+pub(crate) const MAX_RATE: &str = "max-rate";
 
 /// A parameter whose name is nearly a known one. Ignoring it would send the client something that it did not ask for.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +24,7 @@ pub(crate) struct NearMiss {
 /// Looks for near misses. Other unknown parameters are allowed: proxies and caches add theirs.
 pub(crate) fn check_names(query: &str) -> Result<(), NearMiss> {
     for (name, _) in form_urlencoded::parse(query.as_bytes()) {
-        if let Some(known) = [TOPIC, SNAPSHOT, ENVELOPE].into_iter().find(|known| is_near(&name, known)) {
+        if let Some(known) = [TOPIC, SNAPSHOT, ENVELOPE, MAX_RATE].into_iter().find(|known| is_near(&name, known)) {
             return Err(NearMiss { found: name.into_owned(), known });
         }
     }
@@ -27,12 +33,23 @@ pub(crate) fn check_names(query: &str) -> Result<(), NearMiss> {
 
 /// Reads a parameter that is `1` or `0`; 0 without it.
 pub(crate) fn flag(query: &str, name: &str) -> Result<bool, String> {
-    let value = form_urlencoded::parse(query.as_bytes()).find(|(found, _)| found == name).map(|(_, value)| value);
-    match value.as_deref() {
+    match value(query, name).as_deref() {
         None | Some("0") => Ok(false),
         Some("1") => Ok(true),
         Some(other) => Err(format!("bad query: {name}={}; expected {name}=1 or {name}=0\n", one_line(other))),
     }
+}
+
+/// Reads [`MAX_RATE`].
+pub(crate) fn max_rate(query: &str) -> Result<Option<Rate>, String> {
+    let Some(value) = value(query, MAX_RATE) else { return Ok(None) };
+    let error = |error: RateError| format!("bad query: {MAX_RATE}={}; {error}\n", one_line(&value));
+    value.parse().map(Some).map_err(error)
+}
+
+/// The first value of a parameter, decoded.
+fn value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    form_urlencoded::parse(query.as_bytes()).find(|(found, _)| found == name).map(|(_, value)| value)
 }
 
 /// A decoded value as part of a response of one line, without the control characters that it may have.
@@ -73,6 +90,10 @@ mod tests {
     fn errors_are_one_line() {
         let error = "bad query: snapshot=a\u{fffd}b; expected snapshot=1 or snapshot=0\n";
         assert_eq!(flag("snapshot=a%0Ab", SNAPSHOT), Err(error.to_owned()));
+        let error =
+            "bad query: max-rate=\u{fffd}; expected a number from 1 to 1000 and a time, such as 2/s, 30/min or 10/h\n";
+        assert_eq!(max_rate("max-rate=%0A"), Err(error.to_owned()));
+        assert_eq!((max_rate("max-rate=2/s"), max_rate("a=b")), (Ok("2/s".parse().ok()), Ok(None)));
     }
 
     #[test]
@@ -97,6 +118,9 @@ mod tests {
             ("Envelope", ENVELOPE),
             ("envelop", ENVELOPE),
             ("envelopes", ENVELOPE),
+            ("max_rate", MAX_RATE),
+            ("maxrate", MAX_RATE),
+            ("MAX-RATE", MAX_RATE),
         ] {
             let name = name.replace("%5B%5D", "[]");
             let expected = format!("bad query: unknown parameter {name:?}; did you mean {known}?");

@@ -15,7 +15,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode, Version};
 #[cfg(feature = "websocket")]
 use tallycast_fanout::Framing;
-use tallycast_fanout::{ConnectionInfo, Grant, Handle, Sink, SnapshotError, Subscriber, Topics};
+use tallycast_fanout::{ConnectionInfo, Grant, Handle, Rate, Sink, SnapshotError, Subscriber, Topics};
 use tokio::sync::watch;
 
 use crate::access::{HostAccess, StreamAccess};
@@ -25,7 +25,7 @@ use crate::coding::{Coding, accepted};
 use crate::event_stream::{EventFormat, EventStream};
 use crate::limits::{LimitError, Limits, Permits, SubscriptionPermits, retry_after};
 use crate::origins::{AllowedOrigin, restrict};
-use crate::query::{ENVELOPE, SNAPSHOT, flag};
+use crate::query::{ENVELOPE, SNAPSHOT, flag, max_rate};
 use crate::response::{StreamBody, WholeResponse, text_response};
 use crate::topic_budget::TopicPermit;
 #[cfg(feature = "websocket")]
@@ -50,6 +50,7 @@ pub(crate) struct Stream {
     pub(crate) info: ConnectionInfo,
     /// Whether it starts with the totals.
     pub(crate) snapshot: bool,
+    pub(crate) max_rate: Option<Rate>,
     pub(crate) grant: Option<Arc<Grant>>,
     pub(crate) transport: Transport,
     /// Released when it ends.
@@ -91,6 +92,7 @@ impl Streams {
         let query = request.uri.query().unwrap_or_default();
         let snapshot = flag(query, SNAPSHOT).map_err(bad_request)?;
         let envelope = flag(query, ENVELOPE).map_err(bad_request)?;
+        let max_rate = max_rate(query).map_err(bad_request)?;
         let access = StreamAccess::decide(request, &topics, client.ip, host, self).await;
         let access = access.map_err(|error| not_authorized(&error))?;
         if snapshot && request.method == Method::GET {
@@ -135,11 +137,12 @@ impl Streams {
             let (subprotocol, stats) = (handshake.subprotocol, Arc::clone(&self.stats.websocket));
             let session = session::Session::with_policy(&config, subprotocol, policy, stats);
             let transport = Transport::WebSocket(handshake, framing, Box::new(session));
-            return Ok(Stream { info, snapshot, grant, transport, permits, topic_permit: None });
+            return Ok(Stream { info, snapshot, max_rate, grant, transport, permits, topic_permit: None });
         }
         let topic_permit = Some(subscription.into_fixed(&mut permits));
         let format = if envelope { EventFormat::Envelope } else { EventFormat::Fields };
-        Ok(Stream { info, snapshot, grant, transport: Transport::EventStream(format, coding), permits, topic_permit })
+        let transport = Transport::EventStream(format, coding);
+        Ok(Stream { info, snapshot, max_rate, grant, transport, permits, topic_permit })
     }
 
     /// Waits until a snapshot of the totals of `topics` is available.
@@ -166,7 +169,7 @@ impl Streams {
         guard: Option<Box<dyn Any + Send>>,
         snapshot_guard: Option<Box<dyn Any + Send + Sync>>,
     ) -> Response<StreamBody> {
-        let Stream { info, snapshot, grant, transport, permits, topic_permit } = stream;
+        let Stream { info, snapshot, max_rate, grant, transport, permits, topic_permit } = stream;
         match transport {
             Transport::EventStream(format, coding) => {
                 // The connection has a guard of its own.
@@ -177,6 +180,7 @@ impl Streams {
                 let mut subscriber = Subscriber::new(info, framing, Sink::Body(sender));
                 subscriber.preamble = preamble;
                 subscriber.snapshot = snapshot;
+                subscriber.max_rate = max_rate;
                 subscriber.grant = grant;
                 subscriber.guard = Some(Box::new(topic_permit));
                 subscriber.snapshot_guard = snapshot_guard;
@@ -201,6 +205,7 @@ impl Streams {
                     let sink = Sink::Stream(Box::new(hyper_util::rt::TokioIo::new(upgraded)));
                     let mut subscriber = Subscriber::new(info, framing, sink);
                     subscriber.snapshot = snapshot;
+                    subscriber.max_rate = max_rate;
                     subscriber.grant = grant;
                     subscriber.inbound = Some(session);
                     subscriber.guard = Some(Box::new((guard, permits)));

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Shard, WRITES_PER_YIELD};
 use crate::CloseReason;
+use crate::connection::FlushOutcome;
 
 /// The time between two groups of streams that end.
 const STEP: Duration = Duration::from_millis(20);
@@ -74,7 +75,10 @@ impl Shard {
             if self.connection(key, generation).is_none_or(|connection| connection.blocked.is_some()) {
                 continue;
             }
-            self.close_connection(key, Some(&drain.reason));
+            self.put_unread(key);
+            if self.write(key) == FlushOutcome::Current {
+                self.close_connection(key, Some(&drain.reason));
+            }
             ended += 1;
             if ended % WRITES_PER_YIELD == 0 {
                 tokio::task::yield_now().await;

@@ -3,11 +3,12 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hashbrown::HashTable;
 use slab::Slab;
 
 use super::Budgets;
-use super::feed::{Feed, FeedKey, place};
+use super::feed::{Feed, FeedKey, Readers, place};
 use crate::log::Batch;
 use crate::policy::policy_of;
 use crate::totals::Audience;
@@ -134,7 +135,15 @@ impl Feeds {
             let next = |at: &u32| Some(matches[*at as usize].next).filter(|next| *next != NONE);
             let messages = std::iter::successors(Some(first), next)
                 .map(|at| &turn.messages[matches[at as usize].message as usize]);
-            append(feed, messages, &self.budgets);
+            match &mut feed.readers {
+                Readers::All(_) => append(feed, messages, &self.budgets),
+                Readers::Paced(paces) => {
+                    paces.iter_mut().for_each(|pace| pace.has_unread = true);
+                    let mut batch = Batch::new(true);
+                    messages.for_each(|message| batch.add(&message.message));
+                    feed.log.push(batch.complete(Bytes::new(), &self.budgets.waiting));
+                }
+            }
             if !std::mem::replace(&mut feed.is_touched, true) {
                 self.touched.push(id);
             }
@@ -191,7 +200,7 @@ impl Feeds {
 }
 
 fn hash(hasher: &RandomState, key: &FeedKey) -> u64 {
-    hasher.hash_one((key.framing.slot, &key.topics, &key.totals))
+    hasher.hash_one(key.parts())
 }
 
 /// Appends messages to a feed's log: long ones as they are framed for all feeds, and short ones in a row as one batch.
@@ -200,7 +209,7 @@ fn append<'a>(feed: &mut Feed, messages: impl Iterator<Item = &'a Outgoing>, bud
     let is_shared = feed.readers.len() >= SHARED_BATCH_READERS;
     let mut messages = messages.peekable();
     while let Some(message) = messages.next() {
-        let mut batch = Batch::new(feed.policy == Policy::Merge);
+        let mut batch = Batch::new(feed.rules().is_some());
         batch.add(&message.message);
         let mut joined = Vec::new();
         if messages.peek().is_some() {
@@ -223,9 +232,6 @@ fn append<'a>(feed: &mut Feed, messages: impl Iterator<Item = &'a Outgoing>, bud
             (_, true) => budgets.waiting.charge_bytes(framing.framing.finish(joined)),
             (_, false) => budgets.waiting.charge_bytes(joined.into()),
         };
-        let sources = batch.sources_weight();
-        batch.weight = bytes.len() + sources;
-        batch.bytes = if sources > 0 { budgets.waiting.charge_with(bytes, sources) } else { bytes };
-        feed.log.push(batch);
+        feed.log.push(batch.complete(bytes, &budgets.waiting));
     }
 }

@@ -3,6 +3,7 @@
 mod drain;
 mod feed;
 mod feeds;
+mod pacing;
 mod serve;
 mod slow_readers;
 mod tick;
@@ -26,6 +27,7 @@ use crate::{CloseReason, Config, ConnectionId, ControlError, Message, Stats, Sub
 use drain::{Drain, next_step};
 pub(crate) use feeds::FeedId;
 use feeds::Feeds;
+use pacing::{Schedule, next_due};
 
 /// Connections that are served before other tasks get a turn.
 const WRITES_PER_YIELD: usize = 256;
@@ -80,6 +82,7 @@ enum LoopEvent {
     Ready,
     Decided(Decided),
     DrainStep,
+    Due,
     Tick,
 }
 
@@ -98,6 +101,7 @@ pub(crate) struct Shard {
     /// Connections that close gracefully; each still holds its guard.
     closing_sinks: JoinSet<()>,
     feeds: Feeds,
+    schedule: Schedule,
     budgets: Budgets,
     drain: Option<Drain>,
     /// Only closing bytes are still to come, so the bounds of the logs no longer disconnect readers.
@@ -124,6 +128,7 @@ impl Shard {
             generation: 0,
             decisions: JoinSet::new(),
             closing_sinks: JoinSet::new(),
+            schedule: Schedule::new(),
             budgets,
             drain: None,
             closing: false,
@@ -143,6 +148,7 @@ impl Shard {
                 () = self.ready.ready() => LoopEvent::Ready,
                 Some(Ok(decided)) = self.decisions.join_next() => LoopEvent::Decided(decided),
                 () = next_step(self.drain.as_ref()) => LoopEvent::DrainStep,
+                () = next_due(&self.schedule) => LoopEvent::Due,
                 _ = tick.tick() => LoopEvent::Tick,
             };
             match event {
@@ -155,6 +161,7 @@ impl Shard {
                 LoopEvent::Ready => self.serve_ready(&mut ready).await,
                 LoopEvent::Decided(decided) => self.apply_decision(decided),
                 LoopEvent::DrainStep => self.drain_step().await,
+                LoopEvent::Due => self.serve_due().await,
                 LoopEvent::Tick => self.tick().await,
             }
             self.publish_sent();
@@ -248,12 +255,20 @@ impl Shard {
         self.finish_drain().await;
         let ids: Vec<FeedId> = self.feeds.iter().map(|(id, _)| id).collect();
         for id in ids {
-            if let Some(feed) = self.feeds.get_mut(id) {
-                let bytes = feed.key.framing.framing.closing(&CloseReason::Shutdown);
-                let weight = bytes.len();
-                feed.log.push(Batch { bytes, messages: 0, sources: None, weight });
+            let Some(feed) = self.feeds.get_mut(id) else { continue };
+            let bytes = feed.key.framing.framing.closing(&CloseReason::Shutdown);
+            if !feed.key.is_paced {
+                feed.log.push(Batch { weight: bytes.len(), bytes, ..Batch::default() });
+                self.write_feed(id, &mut 0).await;
+                continue;
             }
-            self.write_feed(id, &mut 0).await;
+            for key in feed.readers.to_vec() {
+                self.put_unread(key as usize);
+                if let Some(connection) = self.connections.get_mut(key as usize) {
+                    connection.put_bytes(bytes.clone(), 0);
+                }
+                self.write(key as usize);
+            }
         }
         self.close_current();
         while !self.connections.is_empty() {

@@ -1,16 +1,15 @@
 //! Serving connections: attaching, reading, writing, changing feeds, closing.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::task::AbortOnDropHandle;
 
-use super::feed::{FeedKey, place};
+use super::feed::{FeedKey, Readers, place};
 use super::{Decided, FeedId, Shard, WRITES_PER_YIELD};
 use crate::connection::{Connection, FlushOutcome, ReadOutcome};
 use crate::hub::Attach;
 use crate::inbound::Decision;
-use crate::{CloseReason, Message, Namespace, Subscription};
+use crate::{CloseReason, Message, Namespace, Rate, Subscription};
 
 /// Room for bytes that clients send.
 const SCRATCH_BYTES: usize = 4096;
@@ -21,7 +20,8 @@ const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Shard {
     pub(super) fn attach(&mut self, Attach { mut subscriber, framing, totals, snapshot }: Attach) {
-        let feed_id = self.feeds.join(FeedKey { topics: subscriber.info.topics.clone(), framing, totals });
+        let (topics, is_paced) = (subscriber.info.topics.clone(), subscriber.max_rate.is_some());
+        let feed_id = self.feeds.join(FeedKey { topics, framing, totals, is_paced });
         let Some(feed) = self.feeds.get_mut(feed_id) else { return };
         let entry = self.connections.vacant_entry();
         let key = entry.key();
@@ -48,13 +48,13 @@ impl Shard {
         let Some(feed) = self.feeds.get_mut(old) else { return false };
         let contains = |namespace: &&Namespace| topics.iter().any(|topic| topic.contains(namespace));
         let totals = feed.key.totals.as_ref().filter(contains).cloned();
-        let new = FeedKey { topics: topics.clone(), framing: Arc::clone(&feed.key.framing), totals };
+        let new = FeedKey { topics: topics.clone(), totals, ..feed.key.clone() };
         if !connection.change_topics(topics, &mut feed.view(&self.config, &self.budgets), grant) {
             self.stats.slow_disconnected.add(1);
             self.close_connection(key, Some(&CloseReason::SlowReader));
             return false;
         }
-        let (reader_slot, blocked) = (connection.reader_slot, connection.blocked.take());
+        let (reader_slot, rate, blocked) = (connection.reader_slot, connection.max_rate, connection.blocked.take());
         // First, so that a feed that stays the same is not removed in between.
         let id = self.feeds.join(new);
         if let Some(feed) = self.feeds.get_mut(id) {
@@ -62,7 +62,7 @@ impl Shard {
             (connection.feed, connection.position) = (id, feed.log.head());
             feed.add_reader(place(key), connection);
         }
-        self.leave_feed(old, reader_slot, blocked);
+        self.leave_feed(old, reader_slot, rate, blocked);
         true
     }
 
@@ -83,10 +83,13 @@ impl Shard {
         let mut next = 0;
         // The lists change only below, after the loop: this task is the only one that changes them.
         while let Some(feed) = self.feeds.get_mut(id) {
+            let Readers::All(readers) = &feed.readers else { return self.write_paced(id, served).await };
             feed.last_batch = now;
-            let end = feed.readers.len().min(next + WRITES_PER_YIELD - *served);
+            let count = readers.len();
+            let end = count.min(next + WRITES_PER_YIELD - *served);
             for slot in next..end {
-                let key = feed.readers[slot];
+                let Readers::All(readers) = &feed.readers else { break };
+                let key = readers[slot];
                 let connection = &mut self.connections[key as usize];
                 if connection.blocked.is_some() {
                     continue;
@@ -103,7 +106,7 @@ impl Shard {
                 *served = 0;
                 tokio::task::yield_now().await;
             }
-            if next == feed.readers.len() {
+            if next == count {
                 break;
             }
         }
@@ -168,7 +171,12 @@ impl Shard {
                 connection.last_progress = now;
                 if let Some(slot) = connection.blocked.take() {
                     let id = connection.feed;
+                    let overdue = connection.max_rate.filter(|_| connection.is_overdue);
+                    let position = connection.position;
                     feed.remove_blocked(slot, &mut self.connections);
+                    if let Some(rate) = overdue {
+                        self.schedule_overdue(id, rate, position);
+                    }
                     self.trim(id);
                 }
             }
@@ -240,8 +248,10 @@ impl Shard {
 
     /// Closes all connections of a feed for `reason`.
     pub(super) fn close_feed(&mut self, id: FeedId, reason: &CloseReason) {
-        let readers = self.feeds.get(id).map(|feed| feed.readers.clone()).unwrap_or_default();
+        let readers = self.feeds.get(id).map(|feed| feed.readers.to_vec()).unwrap_or_default();
         for key in readers {
+            self.put_unread(key as usize);
+            self.write(key as usize);
             self.close_connection(key as usize, Some(reason));
         }
     }
@@ -268,22 +278,25 @@ impl Shard {
         {
             feed.merges.leave(group);
         }
-        self.leave_feed(connection.feed, connection.reader_slot, connection.blocked);
+        self.leave_feed(connection.feed, connection.reader_slot, connection.max_rate, connection.blocked);
         Some(connection)
     }
 
     /// Removes the reader at `reader_slot`, and at the slot in `blocked`, from the lists of a feed; and the feed, if it was the
     /// last one.
-    fn leave_feed(&mut self, id: FeedId, reader_slot: u32, blocked: Option<u32>) {
+    fn leave_feed(&mut self, id: FeedId, reader_slot: u32, rate: Option<Rate>, blocked: Option<u32>) {
         let Some(feed) = self.feeds.get_mut(id) else { return };
-        feed.remove_reader(reader_slot, &mut self.connections);
+        let left = feed.remove_reader(reader_slot, rate, &mut self.connections);
         if let Some(slot) = blocked {
             feed.remove_blocked(slot, &mut self.connections);
         }
-        if feed.readers.is_empty() {
+        if feed.readers.len() == 0 {
             self.feeds.remove(id);
-        } else if blocked.is_some() {
+        } else if blocked.is_some() || left.is_some() {
             self.trim(id);
+        }
+        if let Some(pace) = left {
+            self.unschedule(id, &pace);
         }
     }
 }

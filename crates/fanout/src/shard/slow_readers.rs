@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::feed::Readers;
 use super::{FeedId, Shard};
 use crate::log::Log;
 use crate::{CloseReason, Policy};
@@ -21,46 +22,50 @@ impl Shard {
         while !self.closing && is_over(&feed.log) {
             let oldest = feed.log.base();
             let head = feed.log.head();
+            let new_group = feed.rules().map(|rules| feed.merges.overtake(&feed.log, rules));
             let resume = match feed.policy {
-                Policy::Disconnect | Policy::Merge => head,
                 // The newest batch can still be read, unless it alone exceeds the bounds.
-                Policy::Skip => (head - 1).max(oldest + 1),
+                Policy::Skip if new_group.is_none() => (head - 1).max(oldest + 1),
+                _ => head,
             };
-            let mut new_group = None;
-            if feed.policy == Policy::Merge {
-                new_group = Some(feed.merges.overtake(&feed.log));
-            }
-            for &key in &feed.blocked {
+            for key in feed.behind() {
                 let connection = &mut self.connections[key as usize];
                 if connection.position != oldest {
                     continue;
                 }
-                match feed.policy {
-                    Policy::Disconnect => {
-                        self.stats.slow_disconnected.add(1);
-                        too_slow.push(key);
-                    }
-                    Policy::Skip => {
-                        self.stats.slow_skipped.add(1);
-                        let skipped = feed.log.messages_since(oldest) - feed.log.messages_since(resume);
-                        connection.catch_up.get_or_insert_default().skipped += skipped;
-                    }
-                    Policy::Merge => {
-                        self.stats.slow_merged.add(1);
-                        let catch_up = connection.catch_up.get_or_insert_default();
-                        if let (None, Some(group)) = (catch_up.merged, new_group) {
-                            feed.merges.join(group);
-                            catch_up.merged = Some(group);
-                        }
-                    }
-                }
                 connection.position = resume;
+                if let Some(group) = new_group {
+                    let catch_up = connection.catch_up.get_or_insert_default();
+                    if catch_up.merged.is_none() {
+                        feed.merges.join(group);
+                        catch_up.merged = Some(group);
+                    }
+                    match feed.policy {
+                        // That it gets messages conflated is its own wish.
+                        _ if feed.key.is_paced => {}
+                        Policy::Latest => self.stats.slow_latest.add(1),
+                        _ => self.stats.slow_merged.add(1),
+                    }
+                } else if feed.policy == Policy::Skip {
+                    self.stats.slow_skipped.add(1);
+                    let skipped = feed.log.messages_since(oldest) - feed.log.messages_since(resume);
+                    connection.catch_up.get_or_insert_default().skipped += skipped;
+                } else {
+                    self.stats.slow_disconnected.add(1);
+                    too_slow.push(key);
+                }
             }
             feed.merges.remove_empty();
+            if let Readers::Paced(paces) = &mut feed.readers {
+                for pace in paces {
+                    let positions = pace.readers.iter().map(|&key| self.connections[key as usize].position);
+                    pace.position = positions.min().unwrap_or(head);
+                }
+            }
             feed.log.release(feed.slowest(&self.connections).max(oldest + 1));
         }
         while let Some(group) = feed.merges.excess() {
-            for &key in &feed.blocked {
+            for key in feed.behind() {
                 if self.connections[key as usize].merge_group() == Some(group) {
                     self.stats.slow_disconnected.add(1);
                     too_slow.push(key);

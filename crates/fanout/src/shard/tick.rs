@@ -29,7 +29,9 @@ impl Shard {
             } else if connection.blocked.is_none() && connection.is_ping_overdue(now, self.config.pong_timeout) {
                 self.stats.unanswered.add(1);
                 closed.push((key, CloseReason::PingTimeout));
-            } else if now.duration_since(feed.last_batch) >= silence && connection.is_silent(now, silence) {
+            } else if (feed.key.is_paced || now.duration_since(feed.last_batch) >= silence)
+                && connection.is_silent(now, silence)
+            {
                 silent.push(key);
             }
         }

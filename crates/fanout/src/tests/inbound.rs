@@ -51,8 +51,14 @@ impl Inbound for LineHandler {
 
 /// A client of `topics`, with room for `room` bytes between it and the engine.
 async fn connect(handle: &Handle, topics: &str, room: usize) -> DuplexStream {
+    connect_with(handle, topics, room, None).await
+}
+
+/// As [`connect`], with a rate.
+pub(super) async fn connect_with(handle: &Handle, topics: &str, room: usize, rate: Option<Rate>) -> DuplexStream {
     let (ours, theirs) = tokio::io::duplex(room);
     let mut subscriber = Subscriber::new(info(topics), lines(), Sink::Stream(Box::new(theirs)));
+    subscriber.max_rate = rate;
     subscriber.inbound = Some(Box::<LineHandler>::default());
     handle.subscribe(subscriber).await.unwrap();
     ours

@@ -2,6 +2,7 @@
 
 mod control;
 mod inbound;
+mod rates;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -88,9 +89,14 @@ async fn subscribe(handle: &Handle, namespace: &str) -> BodyReceiver {
 
 /// Subscribes to topics that are separated by commas.
 async fn subscribe_with(handle: &Handle, topics: &str, snapshot: bool) -> BodyReceiver {
+    subscribe_at(handle, topics, snapshot, None).await
+}
+
+/// As [`subscribe_with`], with a rate.
+async fn subscribe_at(handle: &Handle, topics: &str, snapshot: bool, rate: Option<Rate>) -> BodyReceiver {
     let (sender, receiver) = body();
-    let info = info(topics);
-    let mut subscriber = Subscriber::new(info, lines(), Sink::Body(sender));
+    let mut subscriber = Subscriber::new(info(topics), lines(), Sink::Body(sender));
+    subscriber.max_rate = rate;
     subscriber.snapshot = snapshot;
     handle.subscribe(subscriber).await.unwrap();
     receiver
@@ -401,7 +407,9 @@ proptest! {
     fn snapshot_plus_changes_equals_the_totals(
         steps in proptest::collection::vec(0..14_u8, 1..60),
         corrections: bool,
-        slow_policy in prop_oneof![Just(None), Just(Some(Policy::Merge)), Just(Some(Policy::Skip))],
+        slow_policy in prop_oneof![
+            Just(None), Just(Some(Policy::Merge)), Just(Some(Policy::Skip)), Just(Some(Policy::Latest)),
+        ],
     ) {
         const MAX_KEYS: usize = 4;
         let mut config = Config { max_totals: MAX_KEYS, corrections, ..with_totals() };
@@ -425,7 +433,11 @@ proptest! {
                 let change = counts(&[(["k0", "k1", "k2"][number % 3], 1)]);
                 match step {
                     // Dropped by the engine while the totals are unavailable.
-                    0 if is_known().await => readers.push(tokio::spawn(rest(subscribe_with(&handle, "/eps", true).await))),
+                    0 if is_known().await => {
+                        let rate = ["", "1000/s", "300/s", "1/h"][number % 4].parse().ok();
+                        let reader = subscribe_at(&handle, "/eps", true, rate).await;
+                        readers.push(tokio::spawn(rest(reader)));
+                    }
                     1 if is_known().await && slow_policy.is_some() => slow_readers.push(subscribe_with(&handle, "/eps", true).await),
                     // Counted, but lost on the way.
                     2 => truth.merge(&change),
