@@ -9,6 +9,9 @@ use crate::budget::Budget;
 use crate::framing::{Framing, Interned};
 use crate::totals::Audience;
 
+/// The memory of a message from which on only one shard frames it.
+const SHORT_BYTES: usize = 16 * 1024;
+
 /// Messages in their order.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
@@ -42,7 +45,7 @@ impl Outgoing {
     /// The message as a part of a batch that is still to be [finished](Framing::finish).
     pub(crate) fn part(&self, Interned { framing, slot }: &Interned) -> Bytes {
         let frame = || framed(&**framing, &self.message).into();
-        self.frames.get(*slot).map_or_else(frame, |cached| get_or_set(&cached.part, frame))
+        self.frames.get(*slot).map_or_else(frame, |cached| self.once(&cached.part, frame))
     }
 
     /// The message as a batch of its own, ready for the wire and charged to `budget`.
@@ -53,7 +56,18 @@ impl Outgoing {
             let part = part.map_or_else(|| framed(&**framing, &self.message), |part| part.to_vec());
             budget.charge_bytes(framing.finish(part))
         };
-        cached.map_or_else(frame, |cached| get_or_set(&cached.whole, frame))
+        cached.map_or_else(frame, |cached| self.once(&cached.whole, frame))
+    }
+
+    /// Frames the message, unless another shard has. When two shards come to it at the same moment, both frame a short message,
+    /// because that takes less time than to wait; one of them frames a long one.
+    fn once(&self, cached: &OnceLock<Bytes>, frame: impl FnOnce() -> Bytes) -> Bytes {
+        if cached.get().is_none() && self.message.weight() < SHORT_BYTES {
+            // The other shard may have been faster.
+            let _ = cached.set(frame());
+            return cached.get().cloned().unwrap_or_default();
+        }
+        cached.get_or_init(frame).clone()
     }
 }
 
@@ -61,16 +75,4 @@ fn framed(framing: &dyn Framing, message: &Message) -> Vec<u8> {
     let mut frame = Vec::new();
     framing.message(message, &mut frame);
     frame
-}
-
-/// As [`OnceLock::get_or_init`], but never waits: shards that come to a message at the same moment both frame it.
-fn get_or_set(cached: &OnceLock<Bytes>, frame: impl FnOnce() -> Bytes) -> Bytes {
-    match cached.get() {
-        Some(bytes) => bytes.clone(),
-        None => {
-            // Another shard may have been faster.
-            let _ = cached.set(frame());
-            cached.get().cloned().unwrap_or_default()
-        }
-    }
 }
