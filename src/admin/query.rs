@@ -90,7 +90,6 @@ impl StatusQuery {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
-    use std::sync::Arc;
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
@@ -99,13 +98,13 @@ mod tests {
     #[test]
     fn query_filters_orders_and_pages_connections() {
         let report = |seconds: u64, namespace: &str| ConnectionReport {
-            info: Arc::new(ConnectionInfo {
+            info: ConnectionInfo {
                 request_path: format!("{seconds}").into(),
                 topics: namespace.parse::<Namespace>().unwrap().into(),
                 created_at: UNIX_EPOCH + Duration::from_secs(seconds),
                 client_ip: Ipv4Addr::LOCALHOST.into(),
                 user_agent: "".into(),
-            }),
+            },
             id: "0-0-1".parse().unwrap(),
             subject: None,
             messages_sent: 0,

@@ -16,9 +16,10 @@ use crate::framing::Framing;
 use crate::inbound::{ClientAction, Decision};
 use crate::log::Log;
 use crate::merges::{GroupId, Merges, Summary};
+use crate::origin::Origin;
 use crate::shard::FeedId;
 use crate::sink::Sink;
-use crate::{ConnectionInfo, Grant, Inbound, Message, Rate, Subscriber, Topics};
+use crate::{Grant, Inbound, Message, Rate, Subscriber, Topics};
 
 /// The most slices in one vectored write.
 const MAX_SLICES: usize = 64;
@@ -112,7 +113,7 @@ pub(crate) struct Connection {
     pub(crate) change_pending: bool,
     grant: Option<Arc<Grant>>,
     pub(crate) messages_sent: u64,
-    pub(crate) info: Arc<ConnectionInfo>,
+    pub(crate) origin: Origin,
     guard: Option<Box<dyn Any + Send>>,
 }
 
@@ -166,7 +167,7 @@ impl Connection {
             change_pending: false,
             grant: subscriber.grant,
             messages_sent: 0,
-            info: Arc::new(subscriber.info),
+            origin: Origin::new(&subscriber.info),
             guard: subscriber.guard,
         }
     }
@@ -232,8 +233,8 @@ impl Connection {
         true
     }
 
-    /// Reads what the client sends. Without an inbound handler that only shows when the client has gone.
-    pub(crate) fn read_inbound(&mut self, scratch: &mut [u8]) -> ReadOutcome {
+    /// Reads what the client sends, who reads `topics`. Without an inbound handler that only shows when the client has gone.
+    pub(crate) fn read_inbound(&mut self, topics: &Topics, scratch: &mut [u8]) -> ReadOutcome {
         let mut context = Context::from_waker(&self.waker);
         let mut read = 0;
         for round in 0.. {
@@ -247,7 +248,7 @@ impl Connection {
                     return ReadOutcome::Replies;
                 }
                 // Bytes that came with the request, or that the handler kept, come first.
-                match conversation.inbound.receive(&scratch[..read], &self.info.topics, &mut conversation.replies) {
+                match conversation.inbound.receive(&scratch[..read], topics, &mut conversation.replies) {
                     ClientAction::None if conversation.replies.is_empty() => {}
                     ClientAction::None => return ReadOutcome::Replies,
                     ClientAction::Subscribe(topics) => return ReadOutcome::Subscribe(topics),
@@ -308,9 +309,13 @@ impl Connection {
         self.grant.as_ref()?.subject.clone()
     }
 
-    /// Keeps everything that the reader has not got of its feed, and makes `topics` those that it reads; the caller moves it
-    /// to their feed. Returns `false`, with nothing changed, if that would be too many bytes to take along.
-    pub(crate) fn change_topics(&mut self, topics: Topics, from: &mut FeedView<'_>, grant: Option<Arc<Grant>>) -> bool {
+    /// Keeps everything that the reader has not got of its feed, before the caller moves it to the feed of `topics`. Returns `false`, with nothing changed, if that would be too many bytes to take along.
+    pub(crate) fn change_topics(
+        &mut self,
+        topics: &Topics,
+        from: &mut FeedView<'_>,
+        grant: Option<Arc<Grant>>,
+    ) -> bool {
         if !self.carry_unread(from, 0) {
             return false;
         }
@@ -320,13 +325,12 @@ impl Connection {
         }
         if let Some(conversation) = &mut self.conversation {
             let mut replies = std::mem::take(&mut conversation.replies);
-            conversation.inbound.subscribed(&topics, &mut replies);
+            conversation.inbound.subscribed(topics, &mut replies);
             if !replies.is_empty() {
                 let bytes = from.budget.charge_bytes(replies.into());
                 self.catch_up.get_or_insert_default().push(Chunk { bytes, messages: 0, kind: ChunkKind::Replies });
             }
         }
-        Arc::make_mut(&mut self.info).topics = topics;
         true
     }
 

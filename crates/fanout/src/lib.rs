@@ -44,6 +44,7 @@ mod log;
 mod merges;
 mod message;
 mod namespace;
+mod origin;
 mod policy;
 mod publisher;
 mod rate;

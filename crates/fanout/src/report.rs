@@ -21,7 +21,7 @@ pub struct ConnectionReport {
     /// Identifies it to [`Handle::close`](crate::Handle::close) and its siblings.
     pub id: ConnectionId,
     /// What its transport knows of it.
-    pub info: Arc<ConnectionInfo>,
+    pub info: ConnectionInfo,
     /// The [`Grant::subject`](crate::Grant::subject) of its client.
     pub subject: Option<Arc<str>>,
     /// Messages written to it.

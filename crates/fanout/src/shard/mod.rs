@@ -295,13 +295,16 @@ impl Shard {
     }
 
     fn report_connections(&self) -> Vec<ConnectionReport> {
-        let report = |(key, connection): (usize, &Connection)| ConnectionReport {
-            id: self.connection_id(key, connection.generation),
-            info: Arc::clone(&connection.info),
-            subject: connection.subject(),
-            messages_sent: connection.messages_sent,
+        let report = |(key, connection): (usize, &Connection)| {
+            let topics = self.feeds.get(connection.feed)?.key.topics.clone();
+            Some(ConnectionReport {
+                id: self.connection_id(key, connection.generation),
+                info: connection.origin.info(topics),
+                subject: connection.subject(),
+                messages_sent: connection.messages_sent,
+            })
         };
-        self.connections.iter().map(report).collect()
+        self.connections.iter().filter_map(report).collect()
     }
 
     fn report_feeds(&self) -> Vec<FeedReport> {

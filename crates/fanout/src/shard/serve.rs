@@ -9,7 +9,7 @@ use super::{Decided, FeedId, Shard, WRITES_PER_YIELD};
 use crate::connection::{Connection, FlushOutcome, ReadOutcome};
 use crate::hub::Attach;
 use crate::inbound::Decision;
-use crate::{CloseReason, Message, Namespace, Rate, Subscription};
+use crate::{CloseReason, Message, Namespace, Rate, Subscription, Topics};
 
 /// Room for bytes that clients send.
 const SCRATCH_BYTES: usize = 4096;
@@ -19,7 +19,7 @@ const MAX_REPLIES: usize = 16;
 const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Shard {
-    pub(super) fn attach(&mut self, Attach { mut subscriber, framing, totals, snapshot }: Attach) {
+    pub(super) fn attach(&mut self, Attach { subscriber, framing, totals, snapshot }: Attach) {
         let (topics, is_paced) = (subscriber.info.topics.clone(), subscriber.max_rate.is_some());
         let feed_id = self.feeds.join(FeedKey { topics, framing, totals, is_paced });
         let Some(feed) = self.feeds.get_mut(feed_id) else { return };
@@ -27,16 +27,14 @@ impl Shard {
         let key = entry.key();
         self.generation += 1;
         let waker = self.ready.waker(key);
-        // All readers of a feed share its topics.
-        subscriber.info.topics = feed.key.topics.clone();
         let mut connection = Connection::new(subscriber, snapshot, feed_id, feed.log.head(), self.generation, waker);
         feed.add_reader(place(key), &mut connection);
         entry.insert(connection);
         self.stats.connections.add(1);
         self.stats.connected.add(1);
-        let connection = &self.connections[key];
-        let (id, info) = (self.connection_id(key, connection.generation), &connection.info);
-        tracing::debug!(connection = %id, client = %info.client_ip, topics = %info.topics, "stream opened");
+        let id = self.connection_id(key, self.generation);
+        let (client, topics) = (self.connections[key].origin.client_ip, self.topics(feed_id));
+        tracing::debug!(connection = %id, %client, %topics, "stream opened");
         self.serve(key);
     }
 
@@ -49,7 +47,7 @@ impl Shard {
         let contains = |namespace: &&Namespace| topics.iter().any(|topic| topic.contains(namespace));
         let totals = feed.key.totals.as_ref().filter(contains).cloned();
         let new = FeedKey { topics: topics.clone(), totals, ..feed.key.clone() };
-        if !connection.change_topics(topics, &mut feed.view(&self.config, &self.budgets), grant) {
+        if !connection.change_topics(&topics, &mut feed.view(&self.config, &self.budgets), grant) {
             self.stats.slow_disconnected.add(1);
             self.close_connection(key, Some(&CloseReason::SlowReader));
             return false;
@@ -133,7 +131,8 @@ impl Shard {
         let mut scratch = [0; SCRATCH_BYTES];
         for _ in 0..MAX_REPLIES {
             let Some(connection) = self.connections.get_mut(key) else { return };
-            let outcome = connection.read_inbound(&mut scratch);
+            let Some(feed) = self.feeds.get(connection.feed) else { return };
+            let outcome = connection.read_inbound(&feed.key.topics, &mut scratch);
             match outcome {
                 ReadOutcome::Disconnected => return self.remove(key),
                 ReadOutcome::Close => return self.close_connection(key, None),
@@ -235,8 +234,8 @@ impl Shard {
         let Some(connection) = self.connections.get(key) else { return };
         if let Some(reason) = reason {
             let id = self.connection_id(key, connection.generation);
-            let info = &connection.info;
-            tracing::debug!(connection = %id, client = %info.client_ip, topics = %info.topics, %reason, "closing stream");
+            let (client, topics) = (connection.origin.client_ip, self.topics(connection.feed));
+            tracing::debug!(connection = %id, %client, %topics, %reason, "closing stream");
         }
         let framing = self.feeds.get(connection.feed).map(|feed| &feed.key.framing.framing);
         let closing = framing.zip(reason).map(|(framing, reason)| framing.closing(reason)).unwrap_or_default();
@@ -256,6 +255,11 @@ impl Shard {
         }
     }
 
+    /// The topics of a feed, for the log.
+    fn topics(&self, id: FeedId) -> Topics {
+        self.feeds.get(id).map_or_else(Topics::none, |feed| feed.key.topics.clone())
+    }
+
     pub(super) fn remove(&mut self, key: usize) {
         drop(self.take(key));
     }
@@ -264,14 +268,9 @@ impl Shard {
     fn take(&mut self, key: usize) -> Option<Connection> {
         let connection = self.connections.try_remove(key)?;
         let id = self.connection_id(key, connection.generation);
-        let info = &connection.info;
-        tracing::debug!(
-            connection = %id,
-            client = %info.client_ip,
-            topics = %info.topics,
-            messages_sent = connection.messages_sent,
-            "stream ended"
-        );
+        let (client, topics) = (connection.origin.client_ip, self.topics(connection.feed));
+        let messages_sent = connection.messages_sent;
+        tracing::debug!(connection = %id, %client, %topics, messages_sent, "stream ended");
         self.stats.connections.subtract(1);
         if let Some(group) = connection.merge_group()
             && let Some(feed) = self.feeds.get_mut(connection.feed)

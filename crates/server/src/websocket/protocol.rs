@@ -22,6 +22,14 @@ const BYTES_PER_FRAME: usize = 64;
 /// valid UTF-8 (§8.1), and ends a connection that violates the protocol with the right code (§7.4.1).
 #[derive(Debug)]
 pub struct Protocol {
+    max_message: usize,
+    /// `None` between messages: most clients seldom send, and a silent connection should hold no memory.
+    receiving: Option<Box<Receiving>>,
+}
+
+/// The parser of a connection, and what it has not parsed.
+#[derive(Debug)]
+struct Receiving {
     context: WebSocketContext,
     /// Received and not yet parsed.
     unread: BytesMut,
@@ -58,6 +66,31 @@ impl Protocol {
     /// A connection whose client may send messages of up to `max_message` bytes, in one frame or several: at most one for each 64
     /// bytes of `max_message`, or 64.
     pub fn new(max_message: usize) -> Self {
+        Self { max_message, receiving: None }
+    }
+
+    /// Adds bytes from the client, for [`next`](Self::next) to parse. All but an incomplete frame is parsed once `next` has
+    /// returned `None`, so a caller that waits for this holds no more than one message and what it has just added.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            let receiving = self.receiving.get_or_insert_with(|| Box::new(Receiving::new(self.max_message)));
+            receiving.unread.extend_from_slice(bytes);
+        }
+    }
+
+    /// The next thing received from the client; `None` if that is not complete yet. Appends the replies to `replies`, ready for
+    /// the wire. Nothing follows [`Received::Close`].
+    pub fn next(&mut self, replies: &mut Vec<u8>) -> Option<Received> {
+        let received = self.receiving.as_mut()?.next(replies);
+        if received.is_none() {
+            self.receiving.take_if(|receiving| receiving.is_between_messages());
+        }
+        received
+    }
+}
+
+impl Receiving {
+    fn new(max_message: usize) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
@@ -72,15 +105,12 @@ impl Protocol {
         }
     }
 
-    /// Adds bytes from the client, for [`next`](Self::next) to parse. All but an incomplete frame is parsed once `next` has
-    /// returned `None`, so a caller that waits for this holds no more than one message and what it has just added.
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.unread.extend_from_slice(bytes);
+    /// Whether the next byte is the first of a message.
+    fn is_between_messages(&self) -> bool {
+        self.unread.is_empty() && self.frame_left == 0 && self.frames == 0
     }
 
-    /// The next thing received from the client; `None` if that is not complete yet. Appends the replies to `replies`, ready for
-    /// the wire. Nothing follows [`Received::Close`].
-    pub fn next(&mut self, replies: &mut Vec<u8>) -> Option<Received> {
+    fn next(&mut self, replies: &mut Vec<u8>) -> Option<Received> {
         loop {
             // One frame at a time, because the library does not report the frames of an incomplete message.
             if self.frame_left == 0 {
@@ -96,10 +126,6 @@ impl Protocol {
             let read = wire.read;
             self.unread.advance(read);
             self.frame_left -= read as u64;
-            if self.unread.is_empty() {
-                // A silent connection should hold no memory.
-                self.unread = BytesMut::new();
-            }
             let received = match received {
                 Ok(Message::Text(text)) => Received::Text(text.as_str().to_owned()),
                 Ok(Message::Binary(bytes)) => Received::Binary(bytes),
@@ -396,6 +422,6 @@ mod tests {
         protocol.push(&message(MIN_FRAMES + 1));
         assert_eq!(protocol.next(&mut replies), Some(Received::Close(CloseCause::Violation)));
         assert_eq!(replies, b"\x88\x21\x03\xf0the message has too many frames");
-        assert_eq!(Protocol::new(128 * BYTES_PER_FRAME).max_frames, 128);
+        assert_eq!(Receiving::new(128 * BYTES_PER_FRAME).max_frames, 128);
     }
 }
