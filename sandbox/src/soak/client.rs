@@ -15,7 +15,7 @@ use super::{
     counters::Counters,
     endpoint::{Connection, Endpoint, Protocol},
 };
-use crate::streams::{EventParser, Parser, Subprotocol, Transport, UnexpectedStatus};
+use crate::streams::{ClosedByServer, EventParser, Parser, Subprotocol, Transport, UnexpectedStatus};
 
 /// The time limit for connecting and receiving the response headers.
 const OPEN_LIMIT: Duration = Duration::from_secs(30);
@@ -26,8 +26,13 @@ const CHANGE_PERIOD: Duration = Duration::from_secs(1);
 /// The mean time that an HTTP/2 client keeps a stream before it resets it and opens another.
 const STREAM_LIFETIME: Duration = Duration::from_secs(5);
 
-/// The pause after a 503.
+/// The pause after a 503, or after a close with [`TRY_AGAIN_LATER`] because of totals.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The close code of a WebSocket `raw` whose totals became unavailable (RFC 6455, §7.4.2), and the start of the reason. Readers
+/// that fell behind are closed with the same code and another reason.
+const TRY_AGAIN_LATER: u16 = 1013;
+const TOTALS_UNAVAILABLE: &str = "the totals are unavailable";
 
 /// Buffer size of one read in bytes.
 const READ_BYTES: usize = 16 * 1024;
@@ -50,7 +55,8 @@ const CLOSE: u8 = 0x88;
 /// Runs a client until it leaves. `opening` bounds the number of clients that connect at the same time.
 ///
 /// # Errors
-/// If the server fails it: no connection, another response than a stream or 503, an invalid or an ended stream.
+/// If the server fails it: no connection, another response than a stream or 503, an invalid stream, or one that ends while its
+/// totals are available.
 pub(super) async fn run(
     endpoint: Arc<Endpoint>,
     behavior: Behavior,
@@ -74,9 +80,13 @@ pub(super) async fn run(
     }
 }
 
-/// Whether the server answered 503, as it may while the broker is down.
+/// Whether the server answered 503, or closed a WebSocket because of its totals, as it may while the broker is down.
 fn is_unavailable(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<UnexpectedStatus>().is_some_and(|response| response.status == 503)
+    let is_refused = error.downcast_ref::<UnexpectedStatus>().is_some_and(|response| response.status == 503);
+    let is_closed = error.downcast_ref::<ClosedByServer>().is_some_and(|close| {
+        close.code == Some(TRY_AGAIN_LATER) && close.reason.starts_with(TOTALS_UNAVAILABLE)
+    });
+    is_refused || is_closed
 }
 
 /// One stream on one connection, whose topics change if `changes_topics`.
@@ -305,6 +315,23 @@ mod tests {
         assert_eq!(frame(CLOSE, &1000_u16.to_be_bytes()), [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]);
         let long = frame(TEXT, &[b'x'; 300]);
         assert_eq!((&long[..8], long.len()), (&[0x81, 0xfe, 0x01, 0x2c, 0, 0, 0, 0][..], 308));
+    }
+
+    #[test]
+    fn unavailable_totals_are_no_failure() {
+        let closed = |code, reason: &str| ClosedByServer { code: Some(code), reason: reason.to_owned() };
+        let status = |status| UnexpectedStatus { status, reason: String::new() };
+        let unavailable = "the totals are unavailable; connect again to start afresh";
+        for (error, expected) in [
+            (status(503).into(), true),
+            (status(500).into(), false),
+            (anyhow::Error::from(closed(1013, unavailable)).context("/subscribe/raw"), true),
+            (closed(1013, "too slow").into(), false),
+            (closed(1008, unavailable).into(), false),
+            (anyhow::anyhow!(unavailable), false),
+        ] {
+            assert_eq!(is_unavailable(&error), expected, "{error:?}");
+        }
     }
 
     #[test]

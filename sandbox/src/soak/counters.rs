@@ -18,7 +18,7 @@ pub(super) struct Counters {
     pub(super) opened: Counter,
     /// Events received.
     pub(super) events: Counter,
-    /// Requests answered with 503.
+    /// Requests answered with 503, and streams that ended because their totals became unavailable.
     pub(super) unavailable: Counter,
     /// Clients that the server failed.
     pub(super) failed: Counter,

@@ -27,6 +27,7 @@ use tokio::runtime::Runtime;
 
 use self::{
     checks::QuietPoint,
+    counters::Counters,
     server::{Kind, Sample, Server},
 };
 use crate::{
@@ -368,8 +369,15 @@ impl Soak<'_> {
                 failures.push(format!("{name}: {failed} clients failed; the first: {first}"));
             }
         }
-        let clients: u64 = self.servers.iter().map(|watched| watched.server.clients().opened.get()).sum();
-        let summary = format!("\n{clients} clients came and went; the broker was killed {} times", self.kills);
+        let sum = |counter: fn(&Counters) -> u64| -> u64 {
+            self.servers.iter().map(|watched| counter(watched.server.clients())).sum()
+        };
+        let clients = sum(|clients| clients.opened.get());
+        let unavailable = sum(|clients| clients.unavailable.get());
+        let summary = format!(
+            "\n{clients} clients came and went; the broker was killed {} times; {unavailable} streams were unavailable meanwhile",
+            self.kills
+        );
         self.output.print(&summary)?;
         for failure in &failures {
             self.output.print(&format!("FAILED {failure}"))?;

@@ -12,6 +12,15 @@ const MAX_FRAME_BYTES: u64 = 1024 * 1024;
 /// A pong with a zero mask and no payload.
 const PONG: &[u8] = &[0x8a, 0x80, 0, 0, 0, 0];
 
+/// The server closed the connection with a close frame.
+#[derive(Debug, thiserror::Error)]
+#[error("the server closed the WebSocket: {reason}")]
+pub(crate) struct ClosedByServer {
+    /// The code (RFC 6455, §7.4). `None` if the frame has none.
+    pub(crate) code: Option<u16>,
+    pub(crate) reason: String,
+}
+
 /// The parser of one connection.
 #[derive(Debug)]
 pub(crate) struct FrameParser {
@@ -61,10 +70,13 @@ impl FrameParser {
             match first {
                 0x81 => sink(self.event(payload)),
                 0x89 => self.pong_pending = true,
-                0x88 => bail!(
-                    "the server closed the WebSocket: {}",
-                    String::from_utf8_lossy(payload.get(2..).unwrap_or_default())
-                ),
+                0x88 => {
+                    let (code, reason) = match payload.split_first_chunk() {
+                        Some((code, reason)) => (Some(u16::from_be_bytes(*code)), reason),
+                        None => (None, payload),
+                    };
+                    bail!(ClosedByServer { code, reason: String::from_utf8_lossy(reason).into_owned() });
+                }
                 other => bail!("unsupported frame: first byte {other:#04x}"),
             }
             bytes = rest;
