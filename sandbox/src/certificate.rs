@@ -21,12 +21,17 @@ pub(crate) struct Certificate {
 }
 
 impl Certificate {
+    /// The certificate that was created in `directory`.
+    pub(crate) fn in_directory(directory: &Path) -> Self {
+        Self { certificate: directory.join("cert.pem"), key: directory.join("key.pem") }
+    }
+
     /// Creates a certificate for 127.0.0.1 in `directory` with the program openssl.
     ///
     /// # Errors
     /// If openssl is missing or fails.
     pub(crate) fn create(directory: &Path) -> Result<Self> {
-        let paths = Self { certificate: directory.join("cert.pem"), key: directory.join("key.pem") };
+        let paths = Self::in_directory(directory);
         let created = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
             .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"])

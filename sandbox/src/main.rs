@@ -19,7 +19,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::feed::{FeedArgs, FeedError};
-use self::load::{LoadArgs, WriteLoopArgs};
+use self::load::{LoadArgs, LoadClientArgs, WriteLoopArgs};
 use self::soak::SoakArgs;
 use self::target::{TargetError, redact_credentials};
 
@@ -44,6 +44,8 @@ enum Command {
     Load(Box<LoadArgs>),
     Soak(SoakArgs),
     #[command(hide = true)]
+    LoadClient(Box<LoadClientArgs>),
+    #[command(hide = true)]
     WriteLoop(WriteLoopArgs),
 }
 
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Feed(args) => feed::run(&args),
         Command::Load(args) => load::run(*args),
         Command::Soak(args) => soak::run(&args),
+        Command::LoadClient(args) => load::run_client(&args),
         Command::WriteLoop(args) => load::run_write_loop(args),
     };
     match outcome {

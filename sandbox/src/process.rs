@@ -112,6 +112,16 @@ impl Process {
         files
     }
 
+    /// The number of files that the process may open; `None` without a limit.
+    ///
+    /// # Errors
+    /// If the process has exited.
+    pub(crate) fn open_files_limit(&mut self) -> Result<Option<u64>> {
+        let limit = resource_usage::open_files_limit(&format!("/proc/{}/limits", self.child.id()));
+        self.ensure_running()?;
+        limit
+    }
+
     /// Current memory use.
     ///
     /// # Errors

@@ -1,18 +1,27 @@
 //! CPU time and memory of processes from `/proc`, and the limit of open files.
 
-use std::{fs, io, ops::Sub, str::FromStr, time::Duration};
+use std::{
+    fs, io,
+    ops::{Add, Sub},
+    str::FromStr,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    time::{ClockId, clock_gettime},
+};
+use serde::{Deserialize, Serialize};
 
 /// The path for the CPU time of the calling thread, for [`cpu_time`].
 pub(crate) const THIS_THREAD: &str = "/proc/thread-self/stat";
 
 /// A generous number of files that a process opens besides its connections.
-const OTHER_FILES: u64 = 100;
+pub(crate) const OTHER_FILES: u64 = 100;
 
 /// CPU time, with a resolution of a clock tick (10 ms).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CpuTime {
     pub(crate) user: Duration,
     pub(crate) system: Duration,
@@ -21,6 +30,14 @@ pub(crate) struct CpuTime {
 impl CpuTime {
     pub(crate) fn total(self) -> Duration {
         self.user + self.system
+    }
+}
+
+impl Add for CpuTime {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { user: self.user + other.user, system: self.system + other.system }
     }
 }
 
@@ -93,30 +110,62 @@ pub(crate) fn ephemeral_ports() -> Result<(u16, u16)> {
     }
 }
 
-/// Raises the soft limit of open files to the hard limit, which child processes inherit.
+/// The TCP segments with data that this machine has sent, without repetitions.
+pub(crate) fn segments_sent() -> Result<u64> {
+    const PATH: &str = "/proc/net/netstat";
+    let text = fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?;
+    parse_netstat(&text, "TCPOrigDataSent").with_context(|| format!("unexpected format of {PATH}"))
+}
+
+/// The time of the monotonic clock, which is the same in all processes.
+pub(crate) fn monotonic_time() -> Duration {
+    let time = clock_gettime(ClockId::Monotonic);
+    Duration::new(time.tv_sec.try_into().unwrap_or_default(), time.tv_nsec.try_into().unwrap_or_default())
+}
+
+/// The number of files that a process may open, from a `limits` file of `/proc`. `None` without a limit.
+pub(crate) fn open_files_limit(path: &str) -> Result<Option<u64>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    parse_limits(&text).with_context(|| format!("unexpected format of {path}"))
+}
+
+/// Raises the soft limit of open files to the hard limit, which child processes inherit. Returns it; `None` without a limit.
 ///
 /// # Errors
-/// If the limit is too low for `connections`.
-pub(crate) fn allow_open_files(connections: u64) -> Result<()> {
+/// If the system refuses, and there is no limit already.
+pub(crate) fn raise_open_files() -> Result<Option<u64>> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let allowed = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => Ok(limit.maximum),
         Err(error) => {
             let error = io::Error::from(error);
             ensure!(limit.current.is_some(), "cannot raise the limit of open files: {error}");
-            limit.current
+            Ok(limit.current)
         }
-    };
-    let required = connections.saturating_add(OTHER_FILES);
-    if let Some(allowed) = allowed {
-        ensure!(
-            required <= allowed,
-            "cannot open {connections} connections: the limit of open files (`ulimit -Hn`) is {allowed}, which \
-             allows {}",
-            allowed.saturating_sub(OTHER_FILES)
-        );
     }
+}
+
+/// Raises the limit of open files for `connections`.
+///
+/// # Errors
+/// If the limit is too low.
+pub(crate) fn allow_open_files(connections: u64) -> Result<()> {
+    let allowed = raise_open_files()?;
+    check_open_files("this program", connections, allowed)
+}
+
+/// Checks that a process that may open `allowed` files can have `connections`.
+///
+/// # Errors
+/// If it cannot.
+pub(crate) fn check_open_files(process: &str, connections: u64, allowed: Option<u64>) -> Result<()> {
+    let Some(allowed) = allowed else { return Ok(()) };
+    ensure!(
+        connections.saturating_add(OTHER_FILES) <= allowed,
+        "{process} cannot open {connections} connections: its limit of open files (`ulimit -Hn`) is {allowed}, which allows {}",
+        allowed.saturating_sub(OTHER_FILES)
+    );
     Ok(())
 }
 
@@ -149,6 +198,22 @@ fn parse_sockstat(text: &str) -> Option<u64> {
     line.split_once(" mem ")?.1.split_whitespace().next()?.parse().ok()
 }
 
+/// A value of the lines `TcpExt`: first the names, then the values.
+fn parse_netstat(text: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
+    let place = lines.next()?.split_whitespace().position(|found| found == name)?;
+    lines.next()?.split_whitespace().nth(place)?.parse().ok()
+}
+
+/// The soft limit of open files. `Some(None)` if there is none.
+fn parse_limits(text: &str) -> Option<Option<u64>> {
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(None),
+        limit => Some(Some(limit.parse().ok()?)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,7 +243,29 @@ mod tests {
     }
 
     #[test]
+    fn netstat_is_parsed() {
+        let text = "TcpExt: SyncookiesSent TCPOrigDataSent X\nTcpExt: 0 812 3\nIpExt: A\nIpExt: 1\n";
+        assert_eq!(parse_netstat(text, "TCPOrigDataSent"), Some(812));
+        assert_eq!(parse_netstat(text, "A"), None);
+    }
+
+    #[test]
+    fn limits_are_parsed_and_named() {
+        let text = "Limit          Soft Limit  Hard Limit  Units\nMax open files 1024        20000       files\n";
+        assert_eq!(parse_limits(text), Some(Some(1024)));
+        assert_eq!(parse_limits("Max open files unlimited unlimited files\n"), Some(None));
+        assert_eq!(parse_limits(""), None);
+        assert!(check_open_files("tallycast", 924, Some(1024)).is_ok() && check_open_files("x", 1 << 40, None).is_ok());
+        let error = check_open_files("tallycast", 925, Some(1024)).map_err(|error| error.to_string());
+        let expected =
+            "tallycast cannot open 925 connections: its limit of open files (`ulimit -Hn`) is 1024, which allows 924";
+        assert_eq!(error, Err(expected.to_owned()));
+    }
+
+    #[test]
     fn own_process_is_readable() -> Result<()> {
+        assert!(segments_sent()? < u64::MAX && open_files_limit("/proc/self/limits").is_ok());
+        assert!(monotonic_time() > Duration::ZERO);
         assert!(kernel_memory()?.objects > 0);
         cpu_time(THIS_THREAD)?;
         assert!(open_files("/proc/self/fd")? > 2);

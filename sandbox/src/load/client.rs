@@ -7,7 +7,6 @@
 use std::{
     io::{ErrorKind, Read},
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,17 +14,20 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use hdrhistogram::Histogram;
 use mio::{Events, Interest, Poll, Token, event::Event as Readiness, net::TcpStream};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
-use tokio_rustls::rustls::ClientConfig;
 
 use super::{
-    delivery::{DeliveryStats, MAX_LATENCY_US},
+    delivery::{DeliveryStats, histogram, latencies, record},
     link::Link,
-    workload::{Progress, Workload},
+    publisher::Published,
+    readers::ReaderSetup,
+    topic_changes::{Changed, TopicChanges},
+    workload::{Newest, Progress, Workload},
 };
 use crate::{
     resource_usage, signals,
-    streams::{Parser, Transport},
+    streams::{Parser, text_frame},
 };
 
 /// Connections that wait for their response headers at a time: fewer than the usual listen backlog of 4,096.
@@ -56,11 +58,7 @@ const SLOW_DRAIN_LIMIT: Duration = Duration::from_secs(3);
 /// The readers.
 #[derive(Debug)]
 pub(super) struct Client {
-    server: SocketAddr,
-    workload: Arc<Workload>,
-    transport: Transport,
-    tls: Option<Arc<ClientConfig>>,
-    epoch: Instant,
+    setup: ReaderSetup,
     poll: Poll,
     events: Events,
     buffer: Box<[u8]>,
@@ -70,6 +68,7 @@ pub(super) struct Client {
     ready: usize,
     received: Received,
     churn: Churn,
+    topic_changes: Option<TopicChanges>,
     lost: usize,
     first_error: Option<String>,
 }
@@ -78,6 +77,7 @@ pub(super) struct Client {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Roles {
     pub(super) readers: usize,
+    pub(super) discarding: usize,
     pub(super) slow: usize,
     pub(super) churning: usize,
 }
@@ -87,6 +87,8 @@ pub(super) struct Roles {
 enum Role {
     /// Reads from the start to the end.
     Reader,
+    /// Reads, and looks at nothing after the response headers.
+    Discarding,
     /// Never reads after the response headers.
     Slow,
     /// Reads, and is closed and opened again from time to time.
@@ -112,7 +114,7 @@ enum State {
 }
 
 /// What was read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Received {
     /// The deliveries to the readers.
     pub(super) readers: DeliveryStats,
@@ -127,6 +129,7 @@ pub(super) struct Received {
 /// The state of the connections that leave and come back.
 #[derive(Clone, Debug)]
 struct Churn {
+    /// The first of them, counted in this process. They are the last connections.
     first: usize,
     next: usize,
     started: Option<Instant>,
@@ -140,13 +143,14 @@ struct ReadContext<'a> {
     buffer: &'a mut [u8],
     epoch: Instant,
     workload: &'a Workload,
+    topic_changes: Option<&'a mut TopicChanges>,
     deliveries: &'a mut DeliveryStats,
     bytes: &'a mut u64,
     reads: &'a mut u64,
 }
 
 /// The result of the connections that did not read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct SlowReaders {
     pub(super) count: usize,
     /// Connections that the server closed.
@@ -156,9 +160,10 @@ pub(super) struct SlowReaders {
 }
 
 /// The result of the connections that left and came back.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Churned {
     pub(super) returned: u64,
+    #[serde(with = "histogram")]
     pub(super) latency: Histogram<u64>,
     pub(super) received: DeliveryStats,
 }
@@ -170,22 +175,64 @@ impl Received {
         Ok(Self { readers: stats.clone(), churning: stats, bytes: 0, reads: 0 })
     }
 
+    /// Adds what other connections read.
+    ///
+    /// # Errors
+    /// If latencies cannot be added.
+    pub(super) fn add(&mut self, other: &Self) -> Result<()> {
+        self.readers.add(&other.readers)?;
+        self.churning.add(&other.churning)?;
+        self.bytes += other.bytes;
+        self.reads += other.reads;
+        Ok(())
+    }
+
     /// All delivered messages.
     pub(super) fn deliveries(&self) -> u64 {
         self.readers.delivered + self.churning.delivered
     }
 }
 
+impl SlowReaders {
+    /// Adds the result of other connections.
+    ///
+    /// # Errors
+    /// If latencies cannot be added.
+    pub(super) fn add(&mut self, other: &Self) -> Result<()> {
+        self.count += other.count;
+        self.closed += other.closed;
+        self.received.add(&other.received)
+    }
+}
+
+impl Churned {
+    /// Adds the result of other connections.
+    ///
+    /// # Errors
+    /// If latencies cannot be added.
+    pub(super) fn add(&mut self, other: &Self) -> Result<()> {
+        self.returned += other.returned;
+        self.latency.add(&other.latency)?;
+        self.received.add(&other.received)
+    }
+}
+
 impl Roles {
     /// All connections.
     pub(super) fn total(self) -> usize {
-        self.readers + self.slow + self.churning
+        self.first_churning() + self.churning
+    }
+
+    fn first_churning(self) -> usize {
+        self.readers + self.discarding + self.slow
     }
 
     fn role(self, index: usize) -> Role {
         if index < self.readers {
             Role::Reader
-        } else if index < self.readers + self.slow {
+        } else if index < self.readers + self.discarding {
+            Role::Discarding
+        } else if index < self.first_churning() {
             Role::Slow
         } else {
             Role::Churning
@@ -194,22 +241,15 @@ impl Roles {
 }
 
 impl Client {
-    /// A client without connections. With `tls` they are encrypted. Stamps in messages count from `epoch`.
-    pub(super) fn new(
-        server: SocketAddr,
-        workload: Arc<Workload>,
-        transport: Transport,
-        tls: Option<Arc<ClientConfig>>,
-        epoch: Instant,
-        payload_bytes: usize,
-    ) -> Result<Self> {
+    /// A client without connections.
+    ///
+    /// # Errors
+    /// If the system does not say its ports, or there are no topics to change to.
+    pub(super) fn new(setup: ReaderSetup) -> Result<Self> {
         let (first, last) = resource_usage::ephemeral_ports()?;
+        let first_churning = setup.roles.first_churning().clamp(setup.range.start, setup.range.end);
+        let changes = |rate| TopicChanges::new(rate, setup.range.len(), &setup.workload);
         Ok(Self {
-            server,
-            workload,
-            transport,
-            tls,
-            epoch,
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_PER_POLL),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
@@ -217,16 +257,18 @@ impl Client {
             per_address: (usize::from(last - first) * 3 / 4).max(1),
             connections: Vec::new(),
             ready: 0,
-            received: Received::new(payload_bytes)?,
+            received: Received::new(setup.payload_bytes)?,
             churn: Churn {
-                first: 0,
+                first: first_churning - setup.range.start,
                 next: 0,
                 started: None,
                 returned: 0,
-                latency: Histogram::new_with_max(MAX_LATENCY_US, 3)?,
+                latency: latencies()?,
             },
+            topic_changes: setup.topic_changes.map(changes).transpose()?,
             lost: 0,
             first_error: None,
+            setup,
         })
     }
 
@@ -235,20 +277,14 @@ impl Client {
     ///
     /// # Errors
     /// If a connection fails, is closed or receives another response than a stream, or if the time limit expires.
-    pub(super) fn connect(
-        &mut self,
-        roles: Roles,
-        mut on_progress: impl FnMut(usize) -> Result<()>,
-    ) -> Result<Duration> {
-        let total = roles.total();
+    pub(super) fn connect(&mut self, mut on_progress: impl FnMut(usize) -> Result<()>) -> Result<Duration> {
+        let total = self.setup.range.len();
         let started = Instant::now();
-        self.churn.first = roles.readers + roles.slow;
         while self.ready < total {
-            while self.connections.len() < total && self.connections.len() - self.ready < CONNECT_WINDOW {
-                let index = self.connections.len();
-                let connection = self
-                    .open(index, roles.role(index), false)
-                    .with_context(|| format!("cannot open connection {}", index + 1))?;
+            while self.connections.len() < total && self.connections.len() - self.ready < self.setup.connect_window {
+                let place = self.connections.len();
+                let connection =
+                    self.open(place, false).with_context(|| format!("cannot open connection {}", place + 1))?;
                 self.connections.push(connection);
             }
             self.poll_once(MAX_POLL_WAIT)?;
@@ -285,15 +321,16 @@ impl Client {
             let Received { readers, churning, bytes, reads } = &mut self.received;
             let mut context = ReadContext {
                 buffer: &mut self.buffer,
-                epoch: self.epoch,
-                workload: &self.workload,
+                epoch: self.setup.epoch,
+                workload: &self.setup.workload,
+                topic_changes: self.topic_changes.as_mut(),
                 deliveries: if connection.role == Role::Churning { churning } else { readers },
                 bytes,
                 reads,
             };
             let request = || {
-                let path = self.workload.path(connection.index);
-                self.transport.request(&path, &self.server.to_string())
+                let path = self.setup.path(connection.index);
+                self.setup.stack.transport.request(&path, &self.setup.server.to_string())
             };
             let request = if connection.state == State::Connecting { request() } else { String::new() };
             let result = connection.handle_readiness(readiness, &request, &mut context);
@@ -301,8 +338,7 @@ impl Client {
                 self.ready += 1;
                 if self.churn.started.is_some() {
                     self.churn.returned += 1;
-                    let latency = u64::try_from(connection.opened_at.elapsed().as_micros()).unwrap_or(u64::MAX);
-                    self.churn.latency.saturating_record(latency);
+                    record(&mut self.churn.latency, connection.opened_at.elapsed());
                 }
             }
             if let Err(error) = result {
@@ -316,25 +352,39 @@ impl Client {
         Ok(())
     }
 
-    /// Closes and reopens as many churning connections as are due at `rate` per second since the first call. A connection that
+    /// Sends the changes of topics that are due since the first call.
+    ///
+    /// # Errors
+    /// If a connection is unusable.
+    pub(super) fn change_topics(&mut self) -> Result<()> {
+        let Some(changes) = &mut self.topic_changes else { return Ok(()) };
+        while let Some((index, command)) = changes.next(&self.setup.workload, self.setup.epoch.elapsed()) {
+            let connection = &mut self.connections[index];
+            if connection.state == State::Open {
+                connection.link.send(&text_frame(&command)).context("cannot change topics")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes and reopens as many churning connections as are due since the first call: each once a second. A connection that
     /// has not received its response headers yet is left alone.
     ///
     /// # Errors
     /// If a socket cannot be opened.
-    pub(super) fn churn(&mut self, rate: usize) -> Result<()> {
+    pub(super) fn churn(&mut self) -> Result<()> {
         let count = self.connections.len() - self.churn.first;
         if count == 0 {
             return Ok(());
         }
         let elapsed = self.churn.started.get_or_insert_with(Instant::now).elapsed();
-        let due = (elapsed.as_secs_f64() * rate as f64) as usize;
+        let due = (elapsed.as_secs_f64() * count as f64) as usize;
         while self.churn.next < due {
-            let index = self.churn.first + self.churn.next % count;
+            let place = self.churn.first + self.churn.next % count;
             self.churn.next += 1;
-            if self.connections[index].parser.has_headers() {
+            if self.connections[place].parser.has_headers() {
                 // Dropping the old connection closes and deregisters its socket.
-                self.connections[index] =
-                    self.open(index, Role::Churning, true).context("cannot reopen a connection")?;
+                self.connections[place] = self.open(place, true).context("cannot reopen a connection")?;
                 self.ready -= 1;
             }
         }
@@ -344,6 +394,29 @@ impl Client {
     /// What was read so far.
     pub(super) fn received(&self) -> &Received {
         &self.received
+    }
+
+    /// Forgets the bytes that were read so far.
+    pub(super) fn reset_bytes(&mut self) {
+        self.received.bytes = 0;
+    }
+
+    /// Which of the newest messages the readers have, once all of `published` are.
+    pub(super) fn newest(&self, published: &Published) -> Newest {
+        let workload = &self.setup.workload;
+        if let Some(changes) = &self.topic_changes {
+            return changes.newest(workload, &published.times);
+        }
+        let counts = workload.counts(published.messages);
+        let readers = self.connections.iter().filter(|connection| connection.role == Role::Reader);
+        let mut newest = Newest::default();
+        readers.for_each(|reader| newest += workload.newest(reader.index, &reader.progress, &counts));
+        newest
+    }
+
+    /// What came of the changes of topics, if there were some.
+    pub(super) fn changed(&mut self, published: &Published) -> Option<Changed> {
+        Some(self.topic_changes.as_mut()?.finish(&self.setup.workload, &published.times))
     }
 
     /// The result of the churning connections, if there are some.
@@ -359,8 +432,8 @@ impl Client {
     }
 
     /// Drains the sockets of the slow readers until each is closed or the time limit expires.
-    pub(super) fn drain_slow_readers(&mut self, payload_bytes: usize) -> Result<SlowReaders> {
-        let mut received = DeliveryStats::new(payload_bytes)?;
+    pub(super) fn drain_slow_readers(&mut self) -> Result<SlowReaders> {
+        let mut received = DeliveryStats::new(self.setup.payload_bytes)?;
         let is_slow = |connection: &&mut Connection| connection.role == Role::Slow;
         let mut slow: Vec<&mut Connection> = self.connections.iter_mut().filter(is_slow).collect();
         let count = slow.len();
@@ -370,8 +443,9 @@ impl Client {
             slow.retain_mut(|connection| {
                 let mut context = ReadContext {
                     buffer: &mut self.buffer,
-                    epoch: self.epoch,
-                    workload: &self.workload,
+                    epoch: self.setup.epoch,
+                    workload: &self.setup.workload,
+                    topic_changes: None,
                     deliveries: &mut received,
                     bytes: &mut self.received.bytes,
                     reads: &mut self.received.reads,
@@ -383,8 +457,10 @@ impl Client {
         Ok(SlowReaders { count, closed: count - slow.len(), received })
     }
 
-    /// Starts to connect. With `late`, the connection may miss the first messages.
-    fn open(&self, index: usize, role: Role, late: bool) -> Result<Connection> {
+    /// Starts to connect what is connection `place` in this process. With `late`, it may miss the first messages.
+    fn open(&self, place: usize, late: bool) -> Result<Connection> {
+        let index = self.setup.range.start + place;
+        let role = self.setup.roles.role(index);
         let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), None)?;
         if role == Role::Slow {
             socket.set_recv_buffer_size(SLOW_RECEIVE_BUFFER)?;
@@ -395,19 +471,19 @@ impl Client {
             let source = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + address);
             socket.bind(&SocketAddr::from((source, 0)).into())?;
         }
-        match socket.connect(&self.server.into()) {
+        match socket.connect(&self.setup.server.into()) {
             Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error.into()),
             _ => {}
         }
-        let mut link = Link::new(TcpStream::from_std(socket.into()), self.tls.as_ref(), self.server.ip())?;
-        self.poll.registry().register(link.socket(), Token(index), Interest::READABLE | Interest::WRITABLE)?;
+        let mut link = Link::new(TcpStream::from_std(socket.into()), self.setup.tls.as_ref(), self.setup.server.ip())?;
+        self.poll.registry().register(link.socket(), Token(place), Interest::READABLE | Interest::WRITABLE)?;
         Ok(Connection {
             index,
             link,
             state: State::Connecting,
             role,
-            parser: self.transport.parser(),
-            progress: self.workload.start(late),
+            parser: self.setup.stack.transport.parser(),
+            progress: self.setup.workload.start(late),
             opened_at: Instant::now(),
         })
     }
@@ -436,8 +512,8 @@ impl Connection {
 
     /// Reads until a read has emptied the socket; with `until_blocked`, until `WouldBlock` or the end of the stream.
     fn read(&mut self, until_blocked: bool, context: &mut ReadContext<'_>) -> Result<()> {
-        let ReadContext { buffer, epoch, workload, deliveries, bytes, reads } = context;
-        let Self { index, link, parser, progress, .. } = self;
+        let ReadContext { buffer, epoch, workload, topic_changes, deliveries, bytes, reads } = context;
+        let Self { index, link, parser, progress, role, .. } = self;
         let before = link.bytes_read();
         let result = loop {
             let length = match link.read(buffer) {
@@ -447,13 +523,25 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => break Err(error.into()),
             };
+            if *role == Role::Discarding && parser.has_headers() {
+                if !until_blocked && link.is_emptied_by(length, buffer.len()) {
+                    break Ok(());
+                }
+                continue;
+            }
             let now = epoch.elapsed();
             let mut has_event = false;
             parser.feed(&buffer[..length], &mut |event| {
                 has_event = true;
-                deliveries.count(event, workload, *index, progress, now);
+                deliveries.count(event, now, |sequence| match topic_changes {
+                    Some(changes) => changes.receive(*index, sequence, workload),
+                    None => workload.receive(*index, progress, sequence),
+                });
             })?;
             **reads += u64::from(has_event);
+            if let Some(changes) = topic_changes {
+                parser.take_answers().into_iter().try_for_each(|answer| changes.answer(*index, answer, now))?;
+            }
             if let Some(reply) = parser.take_reply() {
                 link.send(reply).context("cannot answer a ping")?;
             }

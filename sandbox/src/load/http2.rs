@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::Ipv4Addr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -19,14 +19,12 @@ use tokio::{
     task::{LocalSet, spawn_local},
     time::sleep,
 };
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{ClientConfig, pki_types::ServerName},
-};
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 use super::{
-    client::{CONNECT_LIMIT, CONNECT_WINDOW, MAX_POLL_WAIT, Received},
-    workload::Workload,
+    client::{CONNECT_LIMIT, MAX_POLL_WAIT, Received},
+    readers::ReaderSetup,
+    workload::{Newest, Progress},
 };
 use crate::{resource_usage, signals, streams::EventParser};
 
@@ -35,10 +33,7 @@ const WINDOW: u32 = 4 * 1024 * 1024;
 
 /// The readers. Each stream counts as a connection, so that figures per connection can be compared.
 pub(super) struct Http2Client {
-    server: SocketAddr,
-    tls: Option<Arc<ClientConfig>>,
-    workload: Arc<Workload>,
-    epoch: Instant,
+    setup: ReaderSetup,
     streams_per_connection: usize,
     runtime: Runtime,
     tasks: LocalSet,
@@ -48,6 +43,8 @@ pub(super) struct Http2Client {
 /// What the tasks of all streams have in common.
 struct State {
     received: Received,
+    /// What each stream has received.
+    progress: Vec<Progress>,
     ready: usize,
     lost: usize,
     first_error: Option<String>,
@@ -55,11 +52,8 @@ struct State {
 
 /// What opens one connection.
 struct Opening {
-    server: SocketAddr,
+    setup: ReaderSetup,
     source: Ipv4Addr,
-    tls: Option<Arc<ClientConfig>>,
-    workload: Arc<Workload>,
-    epoch: Instant,
     state: Rc<RefCell<State>>,
 }
 
@@ -75,38 +69,29 @@ trait Connection: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection for T {}
 
 impl Http2Client {
-    /// A client without connections. With `tls` they are encrypted. Stamps in messages count from `epoch`.
-    pub(super) fn new(
-        server: SocketAddr,
-        workload: Arc<Workload>,
-        streams_per_connection: usize,
-        tls: Option<Arc<ClientConfig>>,
-        epoch: Instant,
-        payload_bytes: usize,
-    ) -> Result<Self> {
-        let received = Received::new(payload_bytes)?;
+    /// A client without connections.
+    ///
+    /// # Errors
+    /// If no runtime can be started.
+    pub(super) fn new(setup: ReaderSetup, streams_per_connection: usize) -> Result<Self> {
+        let received = Received::new(setup.payload_bytes)?;
+        let progress = vec![setup.workload.start(false); setup.range.len()];
         Ok(Self {
-            server,
-            tls,
-            workload,
-            epoch,
+            setup,
             streams_per_connection,
             runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
             tasks: LocalSet::new(),
-            state: Rc::new(RefCell::new(State { received, ready: 0, lost: 0, first_error: None })),
+            state: Rc::new(RefCell::new(State { received, progress, ready: 0, lost: 0, first_error: None })),
         })
     }
 
-    /// Opens `streams` streams and returns the time until all have received their response headers. `on_progress` is called
+    /// Opens the streams and returns the time until all have received their response headers. `on_progress` is called
     /// from time to time with the number of these.
     ///
     /// # Errors
     /// If a stream fails or receives another response, or if the time limit expires.
-    pub(super) fn connect(
-        &mut self,
-        streams: usize,
-        mut on_progress: impl FnMut(usize) -> Result<()>,
-    ) -> Result<Duration> {
+    pub(super) fn connect(&mut self, mut on_progress: impl FnMut(usize) -> Result<()>) -> Result<Duration> {
+        let streams = self.setup.range.len();
         let (first, last) = resource_usage::ephemeral_ports()?;
         // Leaves a quarter of the ports to other processes.
         let per_address = (usize::from(last - first) * 3 / 4).max(1);
@@ -114,18 +99,16 @@ impl Http2Client {
         let mut opened = 0;
         loop {
             let ready = self.state.borrow().ready;
-            while opened < streams && opened - ready < CONNECT_WINDOW {
-                let indexes = opened..streams.min(opened + self.streams_per_connection);
-                let address = u32::try_from(opened / self.streams_per_connection / per_address)?;
+            while opened < streams && opened - ready < self.setup.connect_window {
+                let first = self.setup.range.start + opened;
+                opened = streams.min(opened + self.streams_per_connection);
+                let indexes = first..self.setup.range.start + opened;
+                let address = u32::try_from(first / self.streams_per_connection / per_address)?;
                 let opening = Opening {
-                    server: self.server,
+                    setup: self.setup.clone(),
                     source: Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + address),
-                    tls: self.tls.clone(),
-                    workload: Arc::clone(&self.workload),
-                    epoch: self.epoch,
                     state: Rc::clone(&self.state),
                 };
-                opened = indexes.end;
                 self.tasks.spawn_local(async move {
                     let state = Rc::clone(&opening.state);
                     if let Err(error) = opening.run(indexes).await {
@@ -167,6 +150,22 @@ impl Http2Client {
         read(&self.state.borrow().received)
     }
 
+    /// Forgets the bytes that were read so far.
+    pub(super) fn reset_bytes(&mut self) {
+        self.state.borrow_mut().received.bytes = 0;
+    }
+
+    /// Which of the newest of `messages` messages the streams have.
+    pub(super) fn newest(&self, messages: u64) -> Newest {
+        let ReaderSetup { workload, range, .. } = &self.setup;
+        let counts = workload.counts(messages);
+        let mut newest = Newest::default();
+        for (index, progress) in range.clone().zip(&self.state.borrow().progress) {
+            newest += workload.newest(index, progress, &counts);
+        }
+        newest
+    }
+
     /// The number of streams that ended early, and the error of the first.
     pub(super) fn lost(&self) -> (usize, Option<String>) {
         let state = self.state.borrow();
@@ -188,14 +187,14 @@ impl Opening {
         if self.source != Ipv4Addr::LOCALHOST {
             socket.bind((self.source, 0).into())?;
         }
-        let socket = socket.connect(self.server).await.context("cannot connect")?;
+        let socket = socket.connect(self.setup.server).await.context("cannot connect")?;
         socket.set_nodelay(true)?;
         let socket = CountingSocket { socket, state: Rc::clone(&self.state) };
-        let connection: Box<dyn Connection> = match &self.tls {
+        let connection: Box<dyn Connection> = match &self.setup.tls {
             None => Box::new(socket),
             Some(config) => {
                 let connector = TlsConnector::from(Arc::clone(config));
-                let name = ServerName::IpAddress(self.server.ip().into());
+                let name = ServerName::IpAddress(self.setup.server.ip().into());
                 Box::new(connector.connect(name, socket).await.context("the TLS handshake failed")?)
             }
         };
@@ -220,8 +219,9 @@ impl Opening {
 
     /// Opens and reads one stream, which ends only with an error.
     async fn stream(&self, index: usize, requests: h2::client::SendRequest<&'static [u8]>) -> Result<()> {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let uri = format!("{scheme}://{}{}", self.server, self.workload.path(index));
+        let ReaderSetup { server, workload, tls, epoch, range, .. } = &self.setup;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let uri = format!("{scheme}://{server}{}", self.setup.path(index));
         let request = http::Request::get(uri).header("accept", "text/event-stream").body(())?;
         let (response, _) = requests.ready().await?.send_request(request, true)?;
         let response = response.await?;
@@ -230,16 +230,16 @@ impl Opening {
 
         let mut body = response.into_body();
         let mut parser = EventParser::default();
-        let mut progress = self.workload.start(false);
         while let Some(data) = body.data().await {
             let data = data?;
             body.flow_control().release_capacity(data.len())?;
-            let now = self.epoch.elapsed();
-            let received = &mut self.state.borrow_mut().received;
+            let now = epoch.elapsed();
+            let State { received, progress, .. } = &mut *self.state.borrow_mut();
+            let progress = &mut progress[index - range.start];
             let mut has_event = false;
             parser.feed(&data, &mut |event| {
                 has_event = true;
-                received.readers.count(event, &self.workload, index, &mut progress, now);
+                received.readers.count(event, now, |sequence| workload.receive(index, progress, sequence));
             })?;
             received.reads += u64::from(has_event);
         }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::{
-    client::{Churned, Received, SlowReaders},
+    client::{Churned, Received, Roles, SlowReaders},
     publisher::Published,
     subject::Subject,
+    topic_changes::Changed,
+    workload::Newest,
 };
 use crate::resource_usage::{CpuTime, KernelMemory, Memory};
 
@@ -23,6 +25,7 @@ pub(super) struct Measurement {
     pub(super) peak_memory: u64,
     pub(super) slow: Option<SlowReaders>,
     pub(super) churned: Option<Churned>,
+    pub(super) changed: Option<Changed>,
 }
 
 /// Measurements before the first message.
@@ -45,18 +48,36 @@ pub(super) struct IdleMeasurement {
 #[derive(Clone, Debug)]
 pub(super) struct LoadMeasurement {
     pub(super) published: Published,
-    /// Deliveries that are due to the readers.
+    /// Deliveries that are due to the readers: all messages of their topics.
     pub(super) expected: u64,
     pub(super) received: Received,
+    /// Which of the newest messages the readers have, if older ones may be left out.
+    pub(super) conflated: Option<Newest>,
+    pub(super) roles: Roles,
+    /// Processes that read.
+    pub(super) client_processes: usize,
     /// The time until the last delivery.
     pub(super) delivery_time: Duration,
     /// The period of the CPU times.
     pub(super) elapsed: Duration,
     pub(super) server_cpu: CpuTime,
-    /// The CPU time of the thread that reads.
+    /// The CPU time of the threads that read.
     pub(super) client_cpu: CpuTime,
     /// The most kernel memory of TCP buffers in bytes, of all programs on this machine.
     pub(super) peak_tcp_buffers: u64,
+    /// TCP segments with data that all programs on this machine sent.
+    pub(super) segments: u64,
+}
+
+impl Measurement {
+    /// Computes the CPU time of topic changes from the run `before`, which had none.
+    pub(super) fn compare_changes(&mut self, before: Option<&Self>) {
+        if let (Some(changed), Some(load), Some(before)) =
+            (&mut self.changed, &self.load, before.and_then(|before| before.load.as_ref()))
+        {
+            changed.set_cpu(load.server_cpu.total(), before.server_cpu.total());
+        }
+    }
 }
 
 impl IdleMeasurement {
@@ -79,19 +100,42 @@ impl IdleMeasurement {
 }
 
 impl LoadMeasurement {
-    /// The delivered share of the expected deliveries, at most 1.
+    /// The delivered share of the expected deliveries, at most 1. If older messages may be left out: the share of the newest.
     pub(super) fn delivered_fraction(&self) -> f64 {
-        self.received.readers.delivered as f64 / self.expected as f64
+        match self.conflated {
+            Some(newest) => newest.received as f64 / newest.due as f64,
+            None => self.received.readers.delivered as f64 / self.expected as f64,
+        }
+    }
+
+    /// All deliveries. Connections that look at nothing are taken to receive as much as those that do.
+    fn deliveries(&self) -> f64 {
+        let readers = self.received.readers.delivered as f64;
+        let discarding = readers / self.roles.readers as f64 * self.roles.discarding as f64;
+        readers + discarding + self.received.churning.delivered as f64
     }
 
     /// Deliveries per second.
     pub(super) fn delivery_rate(&self) -> f64 {
-        self.received.readers.delivered as f64 / self.delivery_time.as_secs_f64()
+        let share = (self.roles.readers + self.roles.discarding) as f64 / self.roles.readers as f64;
+        self.received.readers.delivered as f64 * share / self.delivery_time.as_secs_f64()
+    }
+
+    /// Batches per second and reader: reads of a socket that completed an event. The first comes at once, so that the time is
+    /// that of the others.
+    pub(super) fn batch_rate(&self) -> f64 {
+        (self.received.reads as f64 / self.roles.readers as f64 - 1.0) / self.delivery_time.as_secs_f64()
     }
 
     /// Bytes read per delivery.
     pub(super) fn bytes_per_delivery(&self) -> f64 {
-        self.received.bytes as f64 / self.received.deliveries() as f64
+        self.received.bytes as f64 / self.deliveries()
+    }
+
+    /// Deliveries per TCP segment with data. On the loopback interface a write is a segment, unless it is larger than 64 KB or
+    /// waits for an earlier one.
+    pub(super) fn deliveries_per_segment(&self) -> f64 {
+        self.deliveries() / self.segments as f64
     }
 
     /// Deliveries per read of a socket. The server has written at least as often, unless it wrote while the readers were busy.
@@ -111,7 +155,7 @@ impl LoadMeasurement {
 
     /// CPU time per delivery in microseconds.
     pub(super) fn us_per_delivery(&self, time: Duration) -> f64 {
-        time.as_secs_f64() * 1e6 / self.received.deliveries() as f64
+        time.as_secs_f64() * 1e6 / self.deliveries()
     }
 
     /// CPU time as the mean number of cores used.

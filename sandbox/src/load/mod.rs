@@ -5,14 +5,17 @@
 //! ratios matter, because absolute figures depend on the machine.
 
 mod client;
+mod client_process;
 mod delivery;
 mod http2;
 mod link;
 mod measurement;
 mod publisher;
 mod readers;
+mod record;
 mod report;
 mod subject;
+mod topic_changes;
 mod workload;
 mod write_loop;
 
@@ -27,16 +30,19 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 
+pub(crate) use self::client_process::{LoadClientArgs, run_client};
 pub(crate) use self::write_loop::{WriteLoopArgs, run_write_loop};
 use self::{
     client::Roles,
+    measurement::Measurement,
     subject::{Setup, Stack, Subject},
     workload::Workload,
 };
 use crate::{
     certificate::Certificate,
     process::{Redis, Scratch},
-    resource_usage, signals,
+    resource_usage::{self, OTHER_FILES},
+    signals,
     streams::{
         Coding, Subprotocol, Transport,
         stamp::{MAX_MESSAGES, STAMP_BYTES},
@@ -54,13 +60,20 @@ const REDIS_LIMIT: Duration = Duration::from_secs(5);
 /// Starts a private Redis and then measures each subject in turn: starts it, opens the connections, lets them idle,
 /// publishes at an even rate, and reads every event on every connection. Prints connect time, memory per idle
 /// connection, deliveries, latency from publish to read, server CPU time per delivery, and the ratio of each figure to
-/// the baseline. --ws, --compression, --tls and --http2 add a subject, which is also compared with plain event streams. All
-/// traffic stays on the loopback interface. Kernel memory is that of the whole machine.
+/// the baseline. --ws, --compression, --tls, --http2 and --max-rate add a subject, which is also compared with plain event
+/// streams. All traffic stays on the loopback interface, from as many addresses of 127.0.0.0/8 as the ports require. Kernel
+/// memory and TCP segments are those of the whole machine.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LoadArgs {
     /// Number of connections that read
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     connections: usize,
+
+    /// Number of additional connections that read and look at nothing, to spare the client's CPU. They are taken to receive what
+    /// the others do
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=1_000_000))]
+    #[arg(conflicts_with_all = ["ws", "http2", "watch_lists"])]
+    discarding: usize,
 
     /// Number of additional connections that never read (tallycast only: they would block the write loop)
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=1_000_000))]
@@ -105,6 +118,28 @@ pub(crate) struct LoadArgs {
     #[arg(requires = "watch_lists")]
     of: usize,
 
+    /// Give each connection another topic, too, that only it reads and on which nothing is published, so that no two connections
+    /// have the same topics
+    #[arg(long, conflicts_with = "watch_lists")]
+    distinct_topics: bool,
+
+    /// Measure readers with a maximum rate of batches too, such as 2/s. Older messages may be left out; delivered is the
+    /// share of the readers and topics whose newest message arrived
+    #[arg(long, value_name = "RATE", value_parser = max_rate)]
+    max_rate: Option<String>,
+
+    /// Measure watch-lists that change too: each connection replaces one of its symbols this many times per second. CPU per
+    /// change is what the run takes more than the one before, which is the same without changes
+    #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(requires = "watch_lists", requires = "ws")]
+    #[arg(conflicts_with_all = ["http2", "max_rate", "idle", "slow_readers", "churn"])]
+    topic_changes: Option<u32>,
+
+    /// Number of processes that read [default: as few as the limit of open files allows]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
+    #[arg(conflicts_with = "topic_changes")]
+    client_processes: Option<usize>,
+
     /// Number of additional connections that leave and come back once a second, one after another, while messages are
     /// published
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=100_000))]
@@ -144,6 +179,14 @@ pub(crate) struct LoadArgs {
     #[arg(long)]
     json: bool,
 
+    /// Append the figures to this file, as a line of JSON
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+
+    /// Name of the workload in the record
+    #[arg(long, value_name = "NAME", requires = "record")]
+    workload: Option<String>,
+
     /// Additional arguments for tallycast
     #[arg(last = true, value_name = "TALLYCAST ARGUMENT")]
     server_args: Vec<String>,
@@ -158,6 +201,8 @@ enum Subjects {
     WriteLoop,
     /// tallycast only
     Tallycast,
+    /// tallycast only, with the given protocols and rates, and not also with plain event streams
+    Variant,
 }
 
 impl LoadArgs {
@@ -168,29 +213,38 @@ impl LoadArgs {
             (None, Some(coding)) => Transport::Compressed(coding),
             (None, None) => Transport::EventStream,
         };
-        let stack = Stack { transport, tls: self.tls, http2: self.http2 };
-        let mut tallycast = vec![Subject::Tallycast(Stack::PLAIN)];
-        if stack != Stack::PLAIN {
-            tallycast.push(Subject::Tallycast(stack));
-        }
+        let max_rate = self.max_rate.is_some();
+        let stack = Stack { transport, tls: self.tls, http2: self.http2, max_rate, topic_changes: false };
+        let tallycast = match self.topic_changes {
+            Some(_) => vec![stack, Stack { topic_changes: true, ..stack }],
+            None if stack == Stack::PLAIN => vec![stack],
+            None => vec![Stack::PLAIN, stack],
+        };
+        let tallycast: Vec<Subject> = tallycast.into_iter().map(Subject::Tallycast).collect();
         match self.subject {
             Subjects::All => [vec![Subject::WriteLoop], tallycast].concat(),
             Subjects::WriteLoop => vec![Subject::WriteLoop],
             Subjects::Tallycast => tallycast,
+            // Changes of topics are compared with the same without changes.
+            Subjects::Variant if self.topic_changes.is_some() => tallycast,
+            Subjects::Variant => tallycast.into_iter().next_back().into_iter().collect(),
         }
     }
 
     /// The numbers of connections.
     fn roles(&self) -> Roles {
-        Roles { readers: self.connections, slow: self.slow_readers, churning: self.churn }
+        Roles { readers: self.connections, discarding: self.discarding, slow: self.slow_readers, churning: self.churn }
     }
 
     /// What is published, and who reads it.
-    fn workload(&self) -> Workload {
+    fn published_and_read(&self) -> Workload {
         match self.watch_lists {
             Some(length) => {
                 let messages = if self.idle { 0 } else { u64::from(self.rate) * u64::from(self.seconds) };
                 Workload::watch_lists(length, self.of, self.roles().total(), self.connections, messages)
+            }
+            None if self.distinct_topics => {
+                Workload::one_channel(self.channel.clone(), self.path.clone()).with_distinct_topics()
             }
             None => Workload::one_channel(self.channel.clone(), self.path.clone()),
         }
@@ -200,8 +254,30 @@ impl LoadArgs {
     fn target(&self) -> String {
         match self.watch_lists {
             Some(length) => format!("watch-lists of {length} of {} symbols", self.of),
+            None if self.distinct_topics => format!("{} and a topic of its own each", self.path),
             None => self.path.clone(),
         }
+    }
+
+    /// The number of client processes, each of which may open `allowed` files.
+    ///
+    /// # Errors
+    /// If the given number of processes is too small.
+    fn client_processes(&self, allowed: Option<u64>) -> Result<usize> {
+        let sockets = self.roles().total().div_ceil(self.http2.unwrap_or(1));
+        let room = allowed
+            .map_or(usize::MAX, |allowed| usize::try_from(allowed.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX));
+        let required = sockets.div_ceil(room.max(1));
+        ensure!(
+            required == 1 || self.topic_changes.is_none(),
+            "--topic-changes uses one process, which may open {room} connections (`ulimit -Hn`)"
+        );
+        let processes = self.client_processes.unwrap_or(required);
+        ensure!(
+            processes >= required,
+            "{sockets} connections require --client-processes {required}: each may open {room} (`ulimit -Hn`)"
+        );
+        Ok(processes)
     }
 }
 
@@ -220,7 +296,11 @@ pub(crate) fn run(args: LoadArgs) -> Result<()> {
         "--watch-lists must not exceed --of, which is {}",
         args.of
     );
-    resource_usage::allow_open_files(args.roles().total() as u64)?;
+    ensure!(
+        args.topic_changes.is_none() || args.ws != Some(Subprotocol::Raw),
+        "--topic-changes requires --ws=json: without it changes are not answered"
+    );
+    let client_processes = args.client_processes(resource_usage::raise_open_files()?)?;
     for subject in args.subjects() {
         subject.check(&args)?;
     }
@@ -237,15 +317,34 @@ pub(crate) fn run(args: LoadArgs) -> Result<()> {
         }
     };
     let certificate = if args.tls { Some(Certificate::create(scratch.path())?) } else { None };
-    let setup = Setup { args: &args, redis: &url, scratch: &scratch, workload: Arc::new(args.workload()), certificate };
-    let figures = args
-        .subjects()
-        .iter()
-        .map(|subject| subject.measure(&setup).with_context(|| format!("measuring {}", subject.name())))
-        .collect::<Result<Vec<_>>>()?;
+    let workload = Arc::new(args.published_and_read());
+    let setup = Setup { args: &args, redis: &url, scratch: &scratch, workload, certificate, client_processes };
+    let mut figures: Vec<Measurement> = Vec::new();
+    for (place, subject) in args.subjects().iter().enumerate() {
+        let mut measured = subject.measure(&setup, place).with_context(|| format!("measuring {}", subject.name()))?;
+        measured.compare_changes(figures.last());
+        figures.push(measured);
+    }
 
-    let text = if args.json { report::json(&args, &figures)? } else { report::table(&args, &figures) };
+    if let Some(file) = &args.record {
+        record::append(file, &report::json(&args, &figures))?;
+    }
+    let text = if args.json {
+        format!("{}\n", serde_json::to_string_pretty(&report::json(&args, &figures))?)
+    } else {
+        report::table(&args, &figures)
+    };
     io::stdout().write_all(text.as_bytes()).context("cannot print the figures")
+}
+
+/// Validates a maximum rate, which is sent unchanged: servers know which rates they allow.
+fn max_rate(rate: &str) -> Result<String, String> {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'/');
+    if rate.starts_with(|first: char| first.is_ascii_digit()) && rate.bytes().all(is_part) {
+        Ok(rate.to_owned())
+    } else {
+        Err("expected a number of batches and a period, such as 2/s".to_owned())
+    }
 }
 
 /// Validates a request path.
@@ -278,7 +377,7 @@ fn loopback_redis(url: &str) -> Result<String, String> {
 mod tests {
     use std::{net::Ipv4Addr, thread, time::Instant};
 
-    use super::{client::Client, publisher::Plan, *};
+    use super::{client::Client, publisher::Plan, readers::ReaderSetup, *};
     use crate::process;
 
     /// All parts of a run in one process: a real Redis, the write loop, the readers and the publisher.
@@ -298,14 +397,28 @@ mod tests {
             thread::sleep(Duration::from_millis(10));
         }
 
-        let mut client = Client::new(address, Arc::clone(&workload), Transport::EventStream, None, epoch, 64)?;
-        client.connect(Roles { readers, ..Roles::default() }, |_| Ok(()))?;
+        let roles = Roles { readers, ..Roles::default() };
+        let mut client = Client::new(ReaderSetup {
+            server: address,
+            workload: Arc::clone(&workload),
+            stack: Stack::PLAIN,
+            tls: None,
+            epoch,
+            payload_bytes: 64,
+            parameter: None,
+            topic_changes: None,
+            roles,
+            range: 0..readers,
+            connect_window: readers,
+        })?;
+        client.connect(|_| Ok(()))?;
         let plan = Plan {
             redis: url,
             workload: Arc::clone(&workload),
             rate,
             duration: Duration::from_secs(1),
             payload_bytes: 64,
+            keep_times: false,
         };
         let expected = workload.due(plan.messages(), readers);
         let publisher = publisher::start(plan, epoch)?;
@@ -333,6 +446,75 @@ mod tests {
     #[test]
     fn write_loop_delivers_every_message_of_a_watch_list_once() -> Result<()> {
         run_write_loop_with(40, Workload::watch_lists(4, 20, 40, 40, 500), 500)
+    }
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        load: LoadArgs,
+    }
+
+    fn arguments(arguments: &[&str]) -> LoadArgs {
+        <Cli as clap::Parser>::parse_from([&["load"], arguments].concat()).load
+    }
+
+    #[test]
+    fn client_processes_follow_the_limit_of_open_files() -> Result<()> {
+        let processes = |given: &[&str], allowed| arguments(given).client_processes(allowed);
+        assert_eq!(processes(&["--connections", "924"], Some(1_024))?, 1);
+        assert_eq!(processes(&["--connections", "925"], Some(1_024))?, 2);
+        assert_eq!(processes(&["--connections", "1000000"], None)?, 1);
+        assert_eq!(processes(&["--connections", "9240", "--http2=10"], Some(1_024))?, 1);
+        assert_eq!(processes(&["--connections", "10", "--client-processes", "3"], None)?, 3);
+        let few = processes(&["--connections", "2000", "--client-processes", "2"], Some(1_024));
+        let expected = "2000 connections require --client-processes 3: each may open 924 (`ulimit -Hn`)";
+        assert_eq!(few.map_err(|error| error.to_string()), Err(expected.to_owned()));
+        Ok(())
+    }
+
+    #[test]
+    fn subjects_follow_the_options() {
+        let names =
+            |given: &[&str]| -> Vec<String> { arguments(given).subjects().into_iter().map(Subject::name).collect() };
+        assert_eq!(names(&[]), ["write loop", "tallycast"]);
+        assert_eq!(names(&["--max-rate", "2/s", "--tls"]), ["write loop", "tallycast", "tallycast TLS max-rate"]);
+        assert_eq!(
+            names(&["--watch-lists", "64", "--ws", "--topic-changes", "10"]),
+            ["write loop", "tallycast WebSocket", "tallycast WebSocket topic changes"]
+        );
+        assert_eq!(names(&["--tls", "--subject", "variant"]), ["tallycast TLS"]);
+        assert_eq!(names(&["--subject", "variant"]), ["tallycast"]);
+    }
+
+    #[test]
+    fn maximum_rate_is_a_parameter_of_every_path() -> Result<()> {
+        for (path, expected) in
+            [("/subscribe/raw", "/subscribe/raw?max-rate=2/s"), ("/s?topic=/raw", "/s?topic=/raw&max-rate=2/s")]
+        {
+            let args = arguments(&["--path", path, "--max-rate", "2/s"]);
+            let paths: Vec<String> = args
+                .subjects()
+                .into_iter()
+                .map(|subject| {
+                    let address = (Ipv4Addr::LOCALHOST, 1).into();
+                    let workload = Arc::new(args.published_and_read());
+                    Ok(subject.reader_setup(&args, address, workload, None, Instant::now())?.path(0))
+                })
+                .collect::<Result<_>>()?;
+            // Neither the write loop nor the plain stream has a rate.
+            assert_eq!(paths, [path, path, expected]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn rates_are_sent_as_they_are() {
+        for rate in ["2/s", "0.5/s", "30/min", "1/100ms"] {
+            assert_eq!(max_rate(rate).as_deref(), Ok(rate));
+        }
+        for rate in ["", "fast", "2/s&topic=/x", "2 /s"] {
+            assert!(max_rate(rate).is_err(), "{rate:?}");
+        }
     }
 
     #[test]

@@ -29,14 +29,18 @@ pub(super) struct Plan {
     pub(super) rate: u32,
     pub(super) duration: Duration,
     pub(super) payload_bytes: usize,
+    /// Keep the time of each message.
+    pub(super) keep_times: bool,
 }
 
 /// The published messages.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Published {
     pub(super) messages: u64,
     /// From the first message to the last response of Redis.
     pub(super) elapsed: Duration,
+    /// The time of each message since the epoch, if these are kept.
+    pub(super) times: Vec<Duration>,
 }
 
 impl Plan {
@@ -74,6 +78,7 @@ fn publish(plan: &Plan, epoch: Instant) -> Result<Published> {
 
     let started = Instant::now();
     let mut sent = 0;
+    let mut times = Vec::new();
     let mut payload = Vec::with_capacity(plan.payload_bytes);
     while sent < plan.messages() && started.elapsed() < plan.duration + OVERRUN_LIMIT {
         let batch_started = Instant::now();
@@ -83,6 +88,9 @@ fn publish(plan: &Plan, epoch: Instant) -> Result<Published> {
             payload.clear();
             let stamp = Stamp { sequence, published: epoch.elapsed() };
             stamp.write_payload(plan.payload_bytes, &mut payload)?;
+            if plan.keep_times {
+                times.push(stamp.published);
+            }
             batch.publish(&*plan.workload.channel(sequence), payload.as_slice());
         }
         let receivers: Vec<u64> = batch.query(&mut connection).context("cannot publish")?;
@@ -90,7 +98,7 @@ fn publish(plan: &Plan, epoch: Instant) -> Result<Published> {
         sent = due;
         signals::sleep_until((started + plan.due(sent)).max(batch_started + BATCH_PERIOD))?;
     }
-    Ok(Published { messages: sent, elapsed: started.elapsed() })
+    Ok(Published { messages: sent, elapsed: started.elapsed(), times })
 }
 
 #[cfg(test)]
@@ -108,6 +116,7 @@ mod tests {
                 rate,
                 duration: Duration::from_secs(seconds),
                 payload_bytes: 0,
+                keep_times: false,
             };
             let number = ((plan.messages() - 1) as f64 * part) as u64;
             let due = plan.due(number);

@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use anyhow::Result;
 use indicatif::HumanCount;
 use serde_json::{Map, Value, json};
 
 use super::{
     LoadArgs,
     measurement::{LoadMeasurement, Measurement},
+    topic_changes::Changed,
 };
 
 /// Above this many cores the reading thread may have limited the result.
@@ -57,7 +57,9 @@ const METRICS: &[Metric] = &[
     Metric { title: "published per second", key: "published_per_second", unit: Unit::Count, has_ratio: false, value: |f| load(f, LoadMeasurement::publish_rate) },
     Metric { title: "deliveries per second", key: "deliveries_per_second", unit: Unit::Count, has_ratio: true, value: |f| load(f, LoadMeasurement::delivery_rate) },
     Metric { title: "delivered", key: "delivered_percent", unit: Unit::Percent, has_ratio: false, value: |f| load(f, |l| l.delivered_fraction() * 100.0) },
-    Metric { title: "missing (sequence gaps)", key: "missing_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.readers.missing as f64) },
+    Metric { title: "missing (sequence gaps)", key: "missing_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| if l.conflated.is_some() { f64::NAN } else { l.received.readers.missing as f64 }) },
+    Metric { title: "left out for newer ones", key: "conflated_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| if l.conflated.is_some() { l.received.readers.missing as f64 } else { f64::NAN }) },
+    Metric { title: "batches per second and reader", key: "batches_per_second", unit: Unit::Decimal, has_ratio: false, value: |f| load(f, |l| if l.conflated.is_some() { l.batch_rate() } else { f64::NAN }) },
     Metric { title: "duplicates", key: "duplicate_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.readers.duplicates as f64) },
     Metric { title: "out of order", key: "out_of_order_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.readers.out_of_order as f64) },
     Metric { title: "unexpected events", key: "unexpected_count", unit: Unit::Count, has_ratio: false, value: |f| load(f, |l| l.received.readers.unexpected as f64) },
@@ -71,8 +73,18 @@ const METRICS: &[Metric] = &[
     Metric { title: "  system", key: "cpu_per_delivery_system_us", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, |l| l.us_per_delivery(l.server_cpu.system)) },
     Metric { title: "bytes on the wire per delivery", key: "wire_bytes_per_delivery", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, LoadMeasurement::bytes_per_delivery) },
     Metric { title: "deliveries per read(2)", key: "deliveries_per_read", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, LoadMeasurement::deliveries_per_read) },
+    Metric { title: "deliveries per TCP segment (a write)", key: "deliveries_per_segment", unit: Unit::Decimal, has_ratio: true, value: |f| load(f, LoadMeasurement::deliveries_per_segment) },
     Metric { title: "peak kernel memory of TCP buffers", key: "peak_tcp_buffer_bytes", unit: Unit::Bytes, has_ratio: true, value: |f| load(f, |l| l.peak_tcp_buffers as f64) },
     Metric { title: "client cores used", key: "client_cores", unit: Unit::Decimal, has_ratio: false, value: |f| load(f, |l| l.cores(l.client_cpu)) },
+    Metric { title: "topic changes answered per second", key: "changes_per_second", unit: Unit::Count, has_ratio: false, value: |f| f.changed.as_ref().map(Changed::answers_per_second) },
+    Metric { title: "  time to answer p50", key: "change_p50_us", unit: Unit::Microseconds, has_ratio: false, value: |f| f.changed.as_ref().map(|c| c.latency.value_at_quantile(0.5) as f64) },
+    Metric { title: "  time to answer p99", key: "change_p99_us", unit: Unit::Microseconds, has_ratio: false, value: |f| f.changed.as_ref().map(|c| c.latency.value_at_quantile(0.99) as f64) },
+    Metric { title: "  time to answer max", key: "change_max_us", unit: Unit::Microseconds, has_ratio: false, value: |f| f.changed.as_ref().map(|c| c.latency.max() as f64) },
+    Metric { title: "  server CPU per change (us)", key: "cpu_per_change_us", unit: Unit::Decimal, has_ratio: false, value: |f| f.changed.as_ref().and_then(|c| c.cpu).map(|cpu| cpu.as_secs_f64() * 1e6) },
+    Metric { title: "  answered", key: "changes_answered", unit: Unit::Count, has_ratio: false, value: |f| f.changed.as_ref().map(|c| c.answered as f64) },
+    Metric { title: "  refused", key: "changes_refused", unit: Unit::Count, has_ratio: false, value: |f| f.changed.as_ref().map(|c| c.refused as f64) },
+    Metric { title: "  postponed, since one was not answered", key: "changes_postponed", unit: Unit::Count, has_ratio: false, value: |f| f.changed.as_ref().map(|c| c.postponed as f64) },
+    Metric { title: "  messages lost around changes", key: "changes_lost_count", unit: Unit::Count, has_ratio: false, value: |f| f.changed.as_ref().map(|c| c.lost as f64) },
     Metric { title: "reconnections", key: "reconnections", unit: Unit::Count, has_ratio: false, value: |f| f.churned.as_ref().map(|c| c.returned as f64) },
     Metric { title: "  time to response headers p50", key: "reconnect_p50_us", unit: Unit::Microseconds, has_ratio: true, value: |f| f.churned.as_ref().map(|c| c.latency.value_at_quantile(0.5) as f64) },
     Metric { title: "  time to response headers p99", key: "reconnect_p99_us", unit: Unit::Microseconds, has_ratio: true, value: |f| f.churned.as_ref().map(|c| c.latency.value_at_quantile(0.99) as f64) },
@@ -113,11 +125,11 @@ pub(super) fn table(args: &LoadArgs, figures: &[Measurement]) -> String {
 }
 
 /// The figures as a JSON object.
-pub(super) fn json(args: &LoadArgs, figures: &[Measurement]) -> Result<String> {
+pub(super) fn json(args: &LoadArgs, figures: &[Measurement]) -> Value {
     let mut subjects = Map::new();
     for figures in figures {
         let members =
-            METRICS.iter().filter_map(|metric| Some((metric.key.to_owned(), Value::from((metric.value)(figures)?))));
+            METRICS.iter().filter_map(|metric| Some((metric.key.to_owned(), number((metric.value)(figures)?))));
         subjects.insert(figures.subject.name().replace(' ', "_"), Value::Object(members.collect()));
     }
     let key = |place: usize| figures[place].subject.name().replace(' ', "_");
@@ -126,28 +138,43 @@ pub(super) fn json(args: &LoadArgs, figures: &[Measurement]) -> Result<String> {
         .map(|comparison @ (subject, baseline)| {
             let members = METRICS.iter().filter_map(|metric| {
                 let values: Vec<_> = figures.iter().map(metric.value).collect();
-                Some((metric.key.to_owned(), Value::from(ratio(metric, &values, comparison)?)))
+                Some((metric.key.to_owned(), number(ratio(metric, &values, comparison)?)))
             });
             (format!("{}:{}", key(*subject), key(*baseline)), Value::Object(members.collect()))
         })
         .collect();
-    let report = json!({
+    json!({
+        "workload": args.workload,
         "connections": args.connections,
+        "discarding": args.discarding,
         "slow_readers": args.slow_readers,
         "rate": if args.idle { None } else { Some(args.rate) },
         "seconds": args.seconds,
         "payload_bytes": args.payload_bytes,
         "path": args.target(),
+        "watch_lists": args.watch_lists,
+        "of": args.watch_lists.map(|_| args.of),
         "churn": args.churn,
+        "max_rate": args.max_rate,
+        "topic_changes": args.topic_changes,
+        "server_args": args.server_args,
         "subjects": subjects,
         "ratios": ratios,
         "notes": figures.iter().flat_map(|figures| notes(args, figures)).collect::<Vec<_>>(),
-    });
-    Ok(format!("{}\n", serde_json::to_string_pretty(&report)?))
+    })
+}
+
+/// A figure with as many digits as mean something.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 || value.abs() >= 1e5 {
+        // Larger figures are counts, bytes and microseconds.
+        return Value::from(value.round() as i64);
+    }
+    Value::from((value * 1e4).round() / 1e4)
 }
 
 fn title(args: &LoadArgs) -> String {
-    let mut connections = HumanCount(args.connections as u64).to_string();
+    let mut connections = HumanCount((args.connections + args.discarding) as u64).to_string();
     connections.push_str(if args.idle { " idle connections" } else { " connections" });
     if let Some(streams) = args.http2 {
         let _ = write!(connections, " (HTTP/2: streams, {streams} per connection)");
@@ -213,12 +240,18 @@ fn notes(args: &LoadArgs, figures: &Measurement) -> Vec<String> {
         if load.publish_rate() < f64::from(args.rate) * MIN_RATE_SHARE {
             notes.push(format!("{name}: the publisher did not reach the requested rate"));
         }
-        let (client, server) = (load.cores(load.client_cpu), load.cores(load.server_cpu));
+        let client = load.cores(load.client_cpu) / load.client_processes as f64;
+        let server = load.cores(load.server_cpu);
         if client > BUSY_CLIENT_CORES && client > server {
             notes
                 .push(format!("{name}: the reading thread was busier than the server and may have limited the result"));
         }
-        if load.received.readers.delivered < load.expected {
+        if let Some(newest) = load.conflated {
+            notes.push(format!(
+                "{name}: delivered is the share of the {} newest messages of readers and topics; older ones may be left out",
+                HumanCount(newest.due)
+            ));
+        } else if load.received.readers.delivered < load.expected {
             notes.push(format!(
                 "{name}: some messages were not delivered in time; latencies include delivered messages only"
             ));

@@ -4,6 +4,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     process::Command,
     sync::Arc,
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -12,16 +13,16 @@ use indicatif::{HumanCount, ProgressBar};
 
 use super::{
     LoadArgs,
-    client::Roles,
+    client_process::{ClientProcesses, connect_window},
     measurement::{IdleMeasurement, LoadMeasurement, Measurement},
-    publisher::{self, Plan},
-    readers::Readers,
-    workload::{SYMBOL_ROUTE, Workload},
+    publisher::{self, Plan, Published},
+    readers::{LocalReaders, ReaderResult, ReaderSetup, Readers},
+    workload::{Newest, SYMBOL_ROUTE, Workload},
 };
 use crate::{
     certificate::Certificate,
     process::{self, Process, Scratch},
-    resource_usage::{self, KernelMemory},
+    resource_usage::{self, CpuTime, KernelMemory},
     signals,
     streams::Transport,
 };
@@ -34,6 +35,15 @@ const MONITOR_PERIOD: Duration = Duration::from_millis(100);
 
 /// The bytes of topics that tallycast allows, so that readers on one address have room for their watch-lists.
 const TOPIC_BYTES: &str = "4GiB";
+
+/// The number of topics that tallycast allows a reader by default.
+const DEFAULT_TOPICS: usize = 64;
+
+/// Fewer connections than tallycast allows by default.
+const DEFAULT_CONNECTIONS: usize = 40_000;
+
+/// How many changes of topics per second tallycast allows each client, for each that it makes: several may come at once.
+const MESSAGE_RATE_PER_CHANGE: u32 = 10;
 
 /// A measured program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +59,10 @@ pub(super) struct Stack {
     pub(super) tls: bool,
     /// The number of streams per connection, with HTTP/2.
     pub(super) http2: Option<usize>,
+    /// The readers have a maximum rate.
+    pub(super) max_rate: bool,
+    /// The readers change their topics.
+    pub(super) topic_changes: bool,
 }
 
 /// What all subjects of a run have in common.
@@ -58,21 +72,39 @@ pub(super) struct Setup<'a> {
     pub(super) scratch: &'a Scratch,
     pub(super) workload: Arc<Workload>,
     pub(super) certificate: Option<Certificate>,
+    /// Processes that read.
+    pub(super) client_processes: usize,
+}
+
+/// What was measured while messages were published.
+struct Run {
+    published: Published,
+    /// Since the epoch.
+    started: Duration,
+    elapsed: Duration,
+    server_cpu: CpuTime,
+    segments: u64,
 }
 
 impl Stack {
     /// Event streams without compression over HTTP/1.1, without TLS.
-    pub(super) const PLAIN: Self = Self { transport: Transport::EventStream, tls: false, http2: None };
+    pub(super) const PLAIN: Self =
+        Self { transport: Transport::EventStream, tls: false, http2: None, max_rate: false, topic_changes: false };
 }
 
 impl Subject {
     pub(super) fn name(self) -> String {
         match self {
             Self::WriteLoop => "write loop".to_owned(),
-            Self::Tallycast(Stack { transport, tls, http2 }) => {
-                let http2 = if http2.is_some() { " HTTP/2" } else { "" };
-                let tls = if tls { " TLS" } else { "" };
-                format!("{}{http2}{tls}", transport.name())
+            Self::Tallycast(Stack { transport, tls, http2, max_rate, topic_changes }) => {
+                let parts = [
+                    (http2.is_some(), " HTTP/2"),
+                    (tls, " TLS"),
+                    (max_rate, " max-rate"),
+                    (topic_changes, " topic changes"),
+                ];
+                let parts = parts.iter().filter(|(is_used, _)| *is_used).map(|(_, name)| *name);
+                [transport.name()].into_iter().chain(parts).collect()
             }
         }
     }
@@ -95,31 +127,64 @@ impl Subject {
         }
     }
 
-    /// Starts the program and measures it.
+    /// The readers of this subject at `server`, all in this process. Stamps in messages count from `epoch`.
     ///
     /// # Errors
-    /// If the program does not start, exits or refuses connections, if publishing fails, or if interrupted.
-    pub(super) fn measure(self, setup: &Setup<'_>) -> Result<Measurement> {
-        let args = setup.args;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, process::free_port()?));
-        let mut server = self.start(setup, address)?;
-        let mut monitor = Monitor::new(self.name());
-        signals::sleep_until(Instant::now() + SETTLE)?;
-        let memory_before = (server.memory()?, resource_usage::kernel_memory()?);
-
+    /// If the certificate cannot be read.
+    pub(super) fn reader_setup(
+        self,
+        args: &LoadArgs,
+        server: SocketAddr,
+        workload: Arc<Workload>,
+        certificate: Option<&Certificate>,
+        epoch: Instant,
+    ) -> Result<ReaderSetup> {
         let stack = self.stack();
         let protocol: &[u8] = if stack.http2.is_some() { b"h2" } else { b"http/1.1" };
-        let certificate = setup.certificate.as_ref().filter(|_| stack.tls);
-        let tls = certificate.map(|certificate| certificate.client(protocol)).transpose()?;
+        let certificate = certificate.filter(|_| stack.tls);
         let mut roles = args.roles();
         if self == Self::WriteLoop {
             roles.slow = 0;
         }
+        let max_rate = args.max_rate.as_ref().filter(|_| stack.max_rate);
+        Ok(ReaderSetup {
+            server,
+            workload,
+            stack,
+            tls: certificate.map(|certificate| certificate.client(protocol)).transpose()?,
+            epoch,
+            payload_bytes: args.payload_bytes,
+            parameter: max_rate.map(|rate| format!("max-rate={rate}")),
+            topic_changes: args.topic_changes.filter(|_| stack.topic_changes),
+            roles,
+            range: 0..roles.total(),
+            connect_window: connect_window(1),
+        })
+    }
+
+    /// Starts the program and measures it. It is subject `place` of the run.
+    ///
+    /// # Errors
+    /// If the program does not start, exits or refuses connections, if publishing fails, or if interrupted.
+    pub(super) fn measure(self, setup: &Setup<'_>, place: usize) -> Result<Measurement> {
+        let args = setup.args;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, process::free_port()?));
+        let mut server = self.start(setup, address)?;
         let epoch = Instant::now();
-        let workload = Arc::clone(&setup.workload);
-        let mut readers = Readers::new(address, workload, stack, tls, epoch, args.payload_bytes)?;
+        let readers = self.reader_setup(args, address, setup.workload.clone(), setup.certificate.as_ref(), epoch)?;
+        let roles = readers.roles;
         let connections = roles.total();
-        let connect_time = readers.connect(roles, |open| {
+        let sockets = connections.div_ceil(readers.stack.http2.unwrap_or(1));
+        resource_usage::check_open_files(&self.name(), sockets as u64, server.open_files_limit()?)?;
+
+        let mut monitor = Monitor::new(self.name());
+        signals::sleep_until(Instant::now() + SETTLE)?;
+        let memory_before = (server.memory()?, resource_usage::kernel_memory()?);
+        let mut readers = match setup.client_processes {
+            1 => Readers::Local(LocalReaders::new(readers)?),
+            processes => Readers::Processes(ClientProcesses::start(processes, &readers, place, setup.scratch)?),
+        };
+        let connect_time = readers.connect(|open| {
             monitor.update(&mut server, || {
                 format!("{} of {} connections", HumanCount(open as u64), HumanCount(connections as u64))
             })
@@ -128,29 +193,111 @@ impl Subject {
         let idle_period = if args.idle { Duration::from_secs(args.seconds.into()) } else { SETTLE };
         let idle_since = Instant::now();
         while idle_since.elapsed() < idle_period {
-            readers.poll(idle_period.saturating_sub(idle_since.elapsed()), 0)?;
+            readers.poll(MONITOR_PERIOD.min(idle_period.saturating_sub(idle_since.elapsed())))?;
             monitor.update(&mut server, || format!("{} idle connections", HumanCount(connections as u64)))?;
         }
-        let memory_idle = (server.memory()?, resource_usage::kernel_memory()?);
+        let idle = IdleMeasurement::new(
+            connections,
+            connect_time,
+            memory_before,
+            (server.memory()?, resource_usage::kernel_memory()?),
+        );
 
-        let load =
-            if args.idle { None } else { Some(publish(setup, epoch, roles, &mut readers, &mut server, &mut monitor)?) };
-        let (lost, first_error) = readers.lost();
-        Ok(Measurement {
-            subject: self,
-            idle: IdleMeasurement::new(connections, connect_time, memory_before, memory_idle),
-            load,
-            lost,
-            first_error,
-            peak_memory: server.memory()?.peak,
-            churned: readers.churned(),
-            slow: readers.drain_slow_readers(args.payload_bytes)?,
-        })
+        let run =
+            if args.idle { None } else { Some(self.publish(setup, epoch, &mut readers, &mut server, &mut monitor)?) };
+        let peak_memory = server.memory()?.peak;
+        let ReaderResult { received, newest, cpu, lost, first_error, slow, churned, changed } =
+            readers.finish(run.as_ref().map(|run| &run.published))?;
+        let load = run.map(|run| LoadMeasurement {
+            expected: match &changed {
+                // What is due depends on when topics change.
+                Some(changed) => received.readers.delivered + received.readers.missing + changed.lost,
+                None => setup.workload.due(run.published.messages, roles.readers),
+            },
+            delivery_time: received.readers.last.saturating_sub(run.started),
+            conflated: self.stack().max_rate.then_some(newest),
+            received,
+            roles,
+            client_processes: setup.client_processes,
+            published: run.published,
+            elapsed: run.elapsed,
+            server_cpu: run.server_cpu,
+            client_cpu: cpu,
+            peak_tcp_buffers: monitor.peak_tcp_buffers,
+            segments: run.segments,
+        });
+        Ok(Measurement { subject: self, idle, load, lost, first_error, peak_memory, slow, churned, changed })
+    }
+
+    /// Publishes, and reads until all messages are delivered or the time to drain is over.
+    fn publish(
+        self,
+        setup: &Setup<'_>,
+        epoch: Instant,
+        readers: &mut Readers,
+        server: &mut Process,
+        monitor: &mut Monitor,
+    ) -> Result<Run> {
+        let Setup { args, redis, workload, .. } = setup;
+        let stack = self.stack();
+        let plan = Plan {
+            redis: (*redis).to_owned(),
+            workload: Arc::clone(workload),
+            rate: args.rate,
+            duration: Duration::from_secs(args.seconds.into()),
+            payload_bytes: args.payload_bytes,
+            keep_times: stack.topic_changes,
+        };
+        // Otherwise the readers are done when they have the newest messages.
+        let counts_deliveries = !stack.max_rate && !stack.topic_changes;
+        let mut expected = workload.due(plan.messages(), args.roles().readers);
+        let server_before = server.cpu_time()?;
+        let segments_before = resource_usage::segments_sent()?;
+        readers.begin()?;
+        let started = epoch.elapsed();
+
+        let mut publisher = Some(publisher::start(plan, epoch)?);
+        let mut published = None;
+        let mut drain_until = None;
+        let mut is_complete = false;
+        let mut next_check = Instant::now();
+        while !is_complete && drain_until.is_none_or(|limit| Instant::now() < limit) {
+            readers.poll(MONITOR_PERIOD)?;
+            if let Some(finished) = publisher.take_if(|publisher| publisher.is_finished()) {
+                let result = join(finished)?;
+                readers.published(&result)?;
+                expected = workload.due(result.messages, args.roles().readers);
+                published = Some(result);
+                drain_until = Some(Instant::now() + Duration::from_secs(args.drain_seconds.into()));
+            }
+            let delivered = readers.delivered();
+            is_complete = if counts_deliveries {
+                delivered >= expected
+            } else if Instant::now() < next_check {
+                false
+            } else {
+                next_check = Instant::now() + MONITOR_PERIOD;
+                let newest = published.as_ref().map(|published| readers.newest(published));
+                newest.is_some_and(|Newest { received, due }| due > 0 && received == due)
+            };
+            monitor.update(server, || format!("{} of {} deliveries", HumanCount(delivered), HumanCount(expected)))?;
+        }
+        let server_cpu = server.cpu_time()? - server_before;
+        let elapsed = epoch.elapsed() - started;
+        let segments = resource_usage::segments_sent()? - segments_before;
+        // The last delivery can precede the last response to the publisher.
+        if let Some(publisher) = publisher {
+            let result = join(publisher)?;
+            readers.published(&result)?;
+            published = Some(result);
+        }
+        let published = published.context("no message was published")?;
+        Ok(Run { published, started, elapsed, server_cpu, segments })
     }
 
     /// Starts the program and waits until it is ready.
     fn start(self, setup: &Setup<'_>, address: SocketAddr) -> Result<Process> {
-        let Setup { args, redis, scratch, workload, certificate } = setup;
+        let Setup { args, redis, scratch, workload, certificate, .. } = setup;
         match self {
             Self::WriteLoop => {
                 let mut command = Command::new(process::this_program()?);
@@ -169,10 +316,21 @@ impl Subject {
                     .env("PORT", address.port().to_string())
                     .env("REDIS_URL", redis);
                 if workload.has_watch_lists() {
+                    command.env("TALLYCAST_ROUTES", SYMBOL_ROUTE);
+                }
+                if let Some(length) = args.watch_lists.filter(|length| *length > DEFAULT_TOPICS) {
+                    command.env("TALLYCAST_MAX_TOPICS", length.to_string());
+                }
+                if workload.has_watch_lists() || args.distinct_topics {
                     command
-                        .env("TALLYCAST_ROUTES", SYMBOL_ROUTE)
                         .env("TALLYCAST_MAX_TOPIC_BYTES", TOPIC_BYTES)
                         .env("TALLYCAST_MAX_TOPIC_BYTES_PER_ADDRESS", TOPIC_BYTES);
+                }
+                if let Some(rate) = args.topic_changes {
+                    command.env("TALLYCAST_MESSAGE_RATE", (rate * MESSAGE_RATE_PER_CHANGE).to_string());
+                }
+                if args.roles().total() > DEFAULT_CONNECTIONS {
+                    command.env("TALLYCAST_MAX_CONNECTIONS", (args.roles().total() + DEFAULT_CONNECTIONS).to_string());
                 }
                 if let Some(certificate) = certificate.as_ref().filter(|_| stack.tls) {
                     command
@@ -192,63 +350,8 @@ impl Subject {
     }
 }
 
-/// Publishes, and reads until all messages are delivered or the time to drain is over.
-fn publish(
-    setup: &Setup<'_>,
-    epoch: Instant,
-    roles: Roles,
-    readers: &mut Readers,
-    server: &mut Process,
-    monitor: &mut Monitor,
-) -> Result<LoadMeasurement> {
-    let Setup { args, redis, workload, .. } = setup;
-    let plan = Plan {
-        redis: (*redis).to_owned(),
-        workload: Arc::clone(workload),
-        rate: args.rate,
-        duration: Duration::from_secs(args.seconds.into()),
-        payload_bytes: args.payload_bytes,
-    };
-    let mut expected = workload.due(plan.messages(), roles.readers);
-    let server_before = server.cpu_time()?;
-    let bytes_before = readers.with_received(|received| received.bytes);
-    let client_before = resource_usage::cpu_time(resource_usage::THIS_THREAD)?;
-    let started = epoch.elapsed();
-
-    let mut publisher = Some(publisher::start(plan, epoch)?);
-    let mut published = None;
-    let mut drain_until = None;
-    let delivered = |readers: &Readers| readers.with_received(|received| received.readers.delivered);
-    while delivered(readers) < expected && drain_until.is_none_or(|limit| Instant::now() < limit) {
-        readers.poll(MONITOR_PERIOD, args.churn)?;
-        if let Some(finished) = publisher.take_if(|publisher| publisher.is_finished()) {
-            let result = finished.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))??;
-            expected = workload.due(result.messages, roles.readers);
-            published = Some(result);
-            drain_until = Some(Instant::now() + Duration::from_secs(args.drain_seconds.into()));
-        }
-        monitor
-            .update(server, || format!("{} of {} deliveries", HumanCount(delivered(readers)), HumanCount(expected)))?;
-    }
-    let server_cpu = server.cpu_time()? - server_before;
-    let client_cpu = resource_usage::cpu_time(resource_usage::THIS_THREAD)? - client_before;
-    let elapsed = epoch.elapsed() - started;
-    // The last delivery can precede the last response to the publisher.
-    if let Some(publisher) = publisher {
-        published = Some(publisher.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))??);
-    }
-    let mut received = readers.with_received(Clone::clone);
-    received.bytes -= bytes_before;
-    Ok(LoadMeasurement {
-        published: published.context("no message was published")?,
-        expected,
-        delivery_time: received.readers.last.saturating_sub(started),
-        received,
-        elapsed,
-        server_cpu,
-        client_cpu,
-        peak_tcp_buffers: monitor.peak_tcp_buffers,
-    })
+fn join(publisher: JoinHandle<Result<Published>>) -> Result<Published> {
+    publisher.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))?
 }
 
 /// Checks that the process is alive and shows progress on a terminal, at most every [`MONITOR_PERIOD`].

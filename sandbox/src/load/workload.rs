@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use rand::{RngExt, SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 /// The start of the channels of symbols.
 pub(super) const SYMBOL_CHANNELS: &str = "quotes.";
@@ -11,7 +12,10 @@ pub(super) const SYMBOL_CHANNELS: &str = "quotes.";
 /// The start of the paths of watch-lists. Symbols follow, separated by commas.
 pub(super) const SYMBOL_PATHS: &str = "/subscribe/quotes/";
 
-/// The route of tallycast that connects the two.
+/// The start of the topics of symbols.
+pub(super) const SYMBOL_TOPICS: &str = "/quotes/";
+
+/// The route of tallycast that connects channels and topics.
 pub(super) const SYMBOL_ROUTE: &str = "quotes.*=/quotes/*";
 
 /// The seed of watch-lists and messages, so that all subjects and runs have the same.
@@ -22,6 +26,8 @@ const SEED: u64 = 11;
 pub(super) struct Workload {
     channel: String,
     path: String,
+    /// Whether each connection has a topic of its own, too.
+    distinct_topics: bool,
     watch_lists: Option<WatchLists>,
 }
 
@@ -39,10 +45,19 @@ struct WatchLists {
 
 /// A message of a symbol.
 #[derive(Clone, Copy, Debug)]
-struct SymbolMessage {
-    symbol: u32,
+pub(super) struct SymbolMessage {
+    pub(super) symbol: u32,
     /// The number of earlier messages of the symbol.
-    ordinal: u32,
+    pub(super) ordinal: u32,
+}
+
+/// What readers have at the end, counted for each reader and each of its symbols that had messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Newest {
+    /// How often the newest message was received.
+    pub(super) received: u64,
+    /// How often it was due.
+    pub(super) due: u64,
 }
 
 /// What a connection has received.
@@ -70,7 +85,12 @@ pub(super) enum Arrival {
 impl Workload {
     /// One channel, all messages of which every connection reads at `path`.
     pub(super) fn one_channel(channel: String, path: String) -> Self {
-        Self { channel, path, watch_lists: None }
+        Self { channel, path, distinct_topics: false, watch_lists: None }
+    }
+
+    /// The same, where each connection also subscribes to a topic of its own, on which nothing is published.
+    pub(super) fn with_distinct_topics(self) -> Self {
+        Self { distinct_topics: true, ..self }
     }
 
     /// `messages` messages of random symbols of `symbols`, and lists of `length` random symbols for `connections`. The first
@@ -103,6 +123,7 @@ impl Workload {
         Self {
             channel: format!("{SYMBOL_CHANNELS}*"),
             path: format!("{SYMBOL_PATHS}..."),
+            distinct_topics: false,
             watch_lists: Some(WatchLists { length, symbols: lists, messages, readers: symbol_readers }),
         }
     }
@@ -132,8 +153,59 @@ impl Workload {
                 let names: Vec<String> = lists.list(index).iter().map(|symbol| symbol_name(*symbol)).collect();
                 Cow::Owned(format!("{SYMBOL_PATHS}{}", names.join(",")))
             }
+            None if self.distinct_topics && self.path.contains('?') => {
+                Cow::Owned(format!("{}&topic=/own{index}", self.path))
+            }
+            None if self.distinct_topics => Cow::Owned(format!("{},own{index}", self.path)),
             None => Cow::Borrowed(&self.path),
         }
+    }
+
+    /// The symbols that connection `index` watches at first; none without watch-lists.
+    pub(super) fn list(&self, index: usize) -> &[u32] {
+        self.watch_lists.as_ref().map_or(&[], |lists| lists.list(index))
+    }
+
+    /// The number of symbols; 0 without watch-lists.
+    pub(super) fn symbols(&self) -> usize {
+        self.watch_lists.as_ref().map_or(0, |lists| lists.readers.len())
+    }
+
+    /// The symbol of message `sequence`, and the number of its earlier messages.
+    pub(super) fn symbol_message(&self, sequence: u64) -> Option<SymbolMessage> {
+        self.watch_lists.as_ref()?.message(sequence)
+    }
+
+    /// The numbers of messages of each symbol among the first `messages`. Without watch-lists, only their number.
+    pub(super) fn counts(&self, messages: u64) -> Vec<u32> {
+        match &self.watch_lists {
+            Some(lists) => {
+                let mut counts = vec![0; lists.readers.len()];
+                let messages = lists.messages.iter().take(usize::try_from(messages).unwrap_or(usize::MAX));
+                messages.for_each(|message| counts[message.symbol as usize] += 1);
+                counts
+            }
+            None => vec![u32::try_from(messages).unwrap_or(u32::MAX)],
+        }
+    }
+
+    /// How many symbols of connection `index` had messages, of which it has the newest, and how many had messages. `counts`
+    /// are those of all published messages. Without watch-lists the channel is the only symbol.
+    pub(super) fn newest(&self, index: usize, progress: &Progress, counts: &[u32]) -> Newest {
+        let Some(lists) = &self.watch_lists else {
+            let published = counts.first().copied().unwrap_or_default();
+            let is_newest = progress.next_sequence == Some(u64::from(published));
+            return Newest { received: u64::from(published > 0 && is_newest), due: u64::from(published > 0) };
+        };
+        let mut newest = Newest::default();
+        for (symbol, next) in lists.list(index).iter().zip(&progress.next_ordinals) {
+            let count = counts[*symbol as usize];
+            if count > 0 {
+                newest.due += 1;
+                newest.received += u64::from(*next == Some(count));
+            }
+        }
+        newest
     }
 
     /// The deliveries that are due when the first `messages` messages were published to `readers`.
@@ -184,6 +256,13 @@ impl Workload {
     }
 }
 
+impl std::ops::AddAssign for Newest {
+    fn add_assign(&mut self, other: Self) {
+        self.received += other.received;
+        self.due += other.due;
+    }
+}
+
 impl WatchLists {
     fn list(&self, index: usize) -> &[u32] {
         &self.symbols[index * self.length..][..self.length]
@@ -194,7 +273,8 @@ impl WatchLists {
     }
 }
 
-fn symbol_name(symbol: u32) -> String {
+/// The last segment of the channel and of the topic of `symbol`.
+pub(super) fn symbol_name(symbol: u32) -> String {
     format!("S{symbol:04}")
 }
 
@@ -270,6 +350,28 @@ mod tests {
                 prop_assert_eq!(missing, u64::from(due.iter().any(|sequence| comes_later(&sequence))));
             }
         }
+    }
+
+    #[test]
+    fn newest_messages_are_found_whatever_was_skipped() {
+        let workload = Workload::watch_lists(2, 3, 1, 1, 100);
+        let counts = workload.counts(100);
+        let mut progress = workload.start(false);
+        let newest = |progress: &Progress| workload.newest(0, progress, &counts);
+        assert_eq!(newest(&progress), Newest { received: 0, due: 2 });
+        let last = due_by_name(&workload, 0, 100).pop().unwrap_or_default();
+        workload.receive(0, &mut progress, last);
+        assert_eq!(newest(&progress), Newest { received: 1, due: 2 });
+
+        let workload = Workload::one_channel("c".to_owned(), "/p".to_owned()).with_distinct_topics();
+        let mut progress = workload.start(false);
+        workload.receive(0, &mut progress, 8);
+        assert_eq!(workload.newest(0, &progress, &workload.counts(10)), Newest { received: 0, due: 1 });
+        workload.receive(0, &mut progress, 9);
+        assert_eq!(workload.newest(0, &progress, &workload.counts(10)), Newest { received: 1, due: 1 });
+        assert_eq!((workload.path(0), workload.path(1)), ("/p,own0".into(), "/p,own1".into()));
+        let workload = Workload::one_channel("c".to_owned(), "/p?topic=/q".to_owned()).with_distinct_topics();
+        assert_eq!(workload.path(7), "/p?topic=/q&topic=/own7");
     }
 
     #[test]

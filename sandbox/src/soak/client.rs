@@ -15,7 +15,9 @@ use super::{
     counters::Counters,
     endpoint::{Connection, Endpoint, Protocol},
 };
-use crate::streams::{ClosedByServer, EventParser, Parser, Subprotocol, Transport, UnexpectedStatus};
+use crate::streams::{
+    ClosedByServer, EventParser, Parser, Subprotocol, Transport, UnexpectedStatus, client_frame, text_frame,
+};
 
 /// The time limit for connecting and receiving the response headers.
 const OPEN_LIMIT: Duration = Duration::from_secs(30);
@@ -48,8 +50,7 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// closes the connection at about a hundred of them, which arrive at once when this program was descheduled.
 const SMALL_FRAMES_BUDGET: usize = 16 * 1024 * 1024;
 
-/// First bytes of masked client frames (RFC 6455, §5.2).
-const TEXT: u8 = 0x81;
+/// The first byte of a close frame (RFC 6455, §5.2).
 const CLOSE: u8 = 0x88;
 
 /// Runs a client until it leaves. `opening` bounds the number of clients that connect at the same time.
@@ -83,9 +84,9 @@ pub(super) async fn run(
 /// Whether the server answered 503, or closed a WebSocket because of its totals, as it may while the broker is down.
 fn is_unavailable(error: &anyhow::Error) -> bool {
     let is_refused = error.downcast_ref::<UnexpectedStatus>().is_some_and(|response| response.status == 503);
-    let is_closed = error.downcast_ref::<ClosedByServer>().is_some_and(|close| {
-        close.code == Some(TRY_AGAIN_LATER) && close.reason.starts_with(TOTALS_UNAVAILABLE)
-    });
+    let is_closed = error
+        .downcast_ref::<ClosedByServer>()
+        .is_some_and(|close| close.code == Some(TRY_AGAIN_LATER) && close.reason.starts_with(TOTALS_UNAVAILABLE));
     is_refused || is_closed
 }
 
@@ -118,7 +119,7 @@ async fn http1(
             () = &mut leave => break,
             _ = changes.tick(), if changes_topics && !behavior.is_stalled => {
                 let command = change(&mut subscribed, &mut behavior.topics);
-                connection.write_all(&frame(TEXT, command.as_bytes())).await.context("cannot change the topics")?;
+                connection.write_all(&text_frame(&command)).await.context("cannot change the topics")?;
             }
             read = connection.read(&mut buffer), if !behavior.is_stalled => {
                 let length = read.context("the connection broke")?;
@@ -129,7 +130,7 @@ async fn http1(
     }
     if matches!(transport, Transport::WebSocket(_)) && !behavior.is_stalled {
         // 1000: a normal closure. The server may have closed the connection in the same moment.
-        let _ = connection.write_all(&frame(CLOSE, &1000_u16.to_be_bytes())).await;
+        let _ = connection.write_all(&client_frame(CLOSE, &1000_u16.to_be_bytes())).await;
     }
     Ok(())
 }
@@ -180,22 +181,6 @@ fn change(subscribed: &mut Option<String>, topics: &mut TopicChooser) -> String 
             command
         }
     }
-}
-
-/// A client frame of up to 65,535 bytes under a mask of zeros.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    const MASKED: u8 = 0x80;
-    let mut frame = vec![first];
-    match u8::try_from(payload.len()) {
-        Ok(length @ ..126) => frame.push(MASKED | length),
-        _ => {
-            frame.push(MASKED | 126);
-            frame.extend_from_slice(&u16::try_from(payload.len()).unwrap_or(u16::MAX).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(&[0; 4]);
-    frame.extend_from_slice(payload);
-    frame
 }
 
 /// Several streams on one connection, each of which is reset and replaced from time to time.
@@ -309,13 +294,6 @@ async fn read_http2_stream(mut body: h2::RecvStream, counters: &Counters) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn frames_are_masked_with_zeros() {
-        assert_eq!(frame(CLOSE, &1000_u16.to_be_bytes()), [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]);
-        let long = frame(TEXT, &[b'x'; 300]);
-        assert_eq!((&long[..8], long.len()), (&[0x81, 0xfe, 0x01, 0x2c, 0, 0, 0, 0][..], 308));
-    }
 
     #[test]
     fn unavailable_totals_are_no_failure() {

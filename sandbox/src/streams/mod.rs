@@ -10,4 +10,4 @@ mod websocket;
 pub(crate) use self::response_header::{ResponseHeaderReader, UnexpectedStatus};
 pub(crate) use self::sse::{Event, EventParser};
 pub(crate) use self::transport::{Coding, Parser, Subprotocol, Transport};
-pub(crate) use self::websocket::ClosedByServer;
+pub(crate) use self::websocket::{Answer, ClosedByServer, client_frame, text_frame};

@@ -5,7 +5,7 @@ use clap::ValueEnum;
 
 use super::{
     sse::{Event, StreamParser},
-    websocket::FrameParser,
+    websocket::{Answer, FrameParser},
 };
 
 /// A transport of streams.
@@ -104,6 +104,14 @@ impl Parser {
         match self {
             Self::EventStream(_) => None,
             Self::WebSocket(parser) => parser.take_reply(),
+        }
+    }
+
+    /// The answers to commands with an ID since the last call.
+    pub(crate) fn take_answers(&mut self) -> Vec<Answer> {
+        match self {
+            Self::EventStream(_) => Vec::new(),
+            Self::WebSocket(parser) => parser.take_answers(),
         }
     }
 }

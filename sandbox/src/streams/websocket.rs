@@ -21,6 +21,13 @@ pub(crate) struct ClosedByServer {
     pub(crate) reason: String,
 }
 
+/// An answer to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) id: u64,
+    pub(crate) is_refused: bool,
+}
+
 /// The parser of one connection.
 #[derive(Debug)]
 pub(crate) struct FrameParser {
@@ -30,11 +37,18 @@ pub(crate) struct FrameParser {
     /// The start of an incomplete frame.
     partial: Vec<u8>,
     pong_pending: bool,
+    answers: Vec<Answer>,
 }
 
 impl FrameParser {
     pub(crate) fn new(subprotocol: Subprotocol) -> Self {
-        Self { subprotocol, headers: Some(ResponseHeaderReader::default()), partial: Vec::new(), pong_pending: false }
+        Self {
+            subprotocol,
+            headers: Some(ResponseHeaderReader::default()),
+            partial: Vec::new(),
+            pong_pending: false,
+            answers: Vec::new(),
+        }
     }
 
     pub(crate) fn has_headers(&self) -> bool {
@@ -43,6 +57,11 @@ impl FrameParser {
 
     pub(crate) fn take_reply(&mut self) -> Option<&'static [u8]> {
         std::mem::take(&mut self.pong_pending).then_some(PONG)
+    }
+
+    /// The answers to commands with an ID since the last call.
+    pub(crate) fn take_answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
     }
 
     pub(crate) fn feed(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(Event)) -> Result<()> {
@@ -68,7 +87,10 @@ impl FrameParser {
     fn frames<'b>(&mut self, mut bytes: &'b [u8], sink: &mut impl FnMut(Event)) -> Result<&'b [u8]> {
         while let Some((first, payload, rest)) = split(bytes)? {
             match first {
-                0x81 => sink(self.event(payload)),
+                0x81 => match self.answer(payload) {
+                    Some(answer) => self.answers.push(answer),
+                    None => sink(self.event(payload)),
+                },
                 0x89 => self.pong_pending = true,
                 0x88 => {
                     let (code, reason) = match payload.split_first_chunk() {
@@ -84,6 +106,10 @@ impl FrameParser {
         Ok(bytes)
     }
 
+    fn answer(&self, payload: &[u8]) -> Option<Answer> {
+        (self.subprotocol == Subprotocol::Json).then(|| Answer::parse(payload)).flatten()
+    }
+
     fn event(&self, payload: &[u8]) -> Event {
         const DATA: &[u8] = b"\"data\":\"";
         const END: &[u8] = b"\"}";
@@ -97,6 +123,41 @@ impl FrameParser {
         let data = data.unwrap_or_default();
         Event { stamp: Stamp::parse(data), data_bytes: data.len() }
     }
+}
+
+impl Answer {
+    /// The answer in a WebSocket message of tallycast; `None` if the message is an event.
+    pub(crate) fn parse(message: &[u8]) -> Option<Self> {
+        const ID: &[u8] = b"\"id\":";
+        let is_refused = message.starts_with(b"{\"error\":");
+        if !is_refused && !message.starts_with(b"{\"subscribed\":") {
+            return None;
+        }
+        let at = memchr::memmem::rfind(message, ID)? + ID.len();
+        let id = std::str::from_utf8(message[at..].strip_suffix(b"}")?).ok()?.parse().ok()?;
+        Some(Self { id, is_refused })
+    }
+}
+
+/// A masked text frame of a client with `text` of up to 65,535 bytes, under a mask of zeros.
+pub(crate) fn text_frame(text: &str) -> Vec<u8> {
+    client_frame(0x81, text.as_bytes())
+}
+
+/// A masked client frame with `payload` of up to 65,535 bytes, under a mask of zeros.
+pub(crate) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    const MASKED: u8 = 0x80;
+    let mut frame = vec![first];
+    match u8::try_from(payload.len()) {
+        Ok(length @ ..126) => frame.push(MASKED | length),
+        _ => {
+            frame.push(MASKED | 126);
+            frame.extend_from_slice(&u16::try_from(payload.len()).unwrap_or(u16::MAX).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(payload);
+    frame
 }
 
 /// First byte and payload of a frame, and the bytes that follow.
@@ -170,6 +231,21 @@ mod tests {
             prop_assert_eq!(parser.take_reply().is_some(), !expected.is_empty());
             prop_assert_eq!(events, expected);
         }
+    }
+
+    #[test]
+    fn client_frames_are_masked_with_zeros() {
+        assert_eq!(client_frame(0x88, &1000_u16.to_be_bytes()), [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]);
+        let long = text_frame(&"x".repeat(300));
+        assert_eq!((&long[..8], long.len()), (&[0x81, 0xfe, 0x01, 0x2c, 0, 0, 0, 0][..], 308));
+    }
+
+    #[test]
+    fn answers_are_told_from_events() {
+        let answer = |text: &str| Answer::parse(text.as_bytes());
+        assert_eq!(answer(r#"{"subscribed":["/a","/b"],"id":17}"#), Some(Answer { id: 17, is_refused: false }));
+        assert_eq!(answer(r#"{"error":"no \"id\":3","id":4}"#), Some(Answer { id: 4, is_refused: true }));
+        assert_eq!(answer(r#"{"namespace":"/a","event":null,"data":"x"}"#), None);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! `sandbox load`: short runs with few connections, in which every reader receives exactly what it is due.
 
+use std::fs;
+use std::process::Command;
+
 use serde_json::Value;
 
 use crate::sandbox;
@@ -48,4 +51,77 @@ fn watch_lists_are_delivered_while_connections_come_and_go() {
 fn streams_share_http2_connections() {
     let figures = load(&["--watch-lists", "3", "--of", "12", "--http2=4", "--tls", "--subject", "tallycast"]);
     assert_delivered(&figures, &["tallycast", "tallycast_HTTP/2_TLS"]);
+}
+
+#[test]
+fn newest_messages_arrive_at_a_maximum_rate() {
+    let figures = load(&["--max-rate", "4/s", "--subject", "tallycast"]);
+    let measured = &figures["subjects"]["tallycast_max-rate"];
+    let figure = |key: &str| measured[key].as_f64().unwrap();
+    assert_eq!(figure("delivered_percent"), 100.0, "{figures}");
+    // Of 300 messages for each of 30 readers.
+    assert!(figure("conflated_count") > 0.0 && figure("conflated_count") < 9_000.0, "{figures}");
+    assert!(figure("batches_per_second") > 0.0, "{figures}");
+    for wrong in ["duplicate_count", "out_of_order_count", "unexpected_count", "connections_lost"] {
+        assert_eq!(figure(wrong), 0.0, "{wrong}: {figures}");
+    }
+    assert_eq!(measured["missing_count"], Value::Null, "{figures}");
+}
+
+#[test]
+fn changes_of_topics_are_answered_and_lose_nothing() {
+    let figures = load(&["--watch-lists", "4", "--of", "20", "--ws", "--topic-changes", "5", "--subject", "tallycast"]);
+    assert_delivered(&figures, &["tallycast_WebSocket", "tallycast_WebSocket_topic_changes"]);
+    let measured = &figures["subjects"]["tallycast_WebSocket_topic_changes"];
+    let figure = |key: &str| measured[key].as_f64().unwrap();
+    // As many as are due, except those that wait for an answer.
+    assert!(figure("changes_answered") > 0.0 && figure("changes_answered") <= 150.0, "{figures}");
+    assert_eq!((figure("changes_refused"), figure("changes_lost_count")), (0.0, 0.0), "{figures}");
+    assert!(figure("change_p50_us") > 0.0 && figure("cpu_per_change_us") >= 0.0, "{figures}");
+}
+
+#[test]
+fn client_processes_share_the_connections() {
+    let arguments = ["--client-processes", "3", "--churn", "10", "--discarding", "20", "--distinct-topics", "--tls"];
+    let figures = load(&arguments);
+    assert_delivered(&figures, &["write_loop", "tallycast", "tallycast_TLS"]);
+    for measured in figures["subjects"].as_object().unwrap().values() {
+        let figure = |key: &str| measured[key].as_f64().unwrap();
+        assert!(figure("reconnections") > 0.0 && figure("churning_delivered") > 0.0, "{figures}");
+        assert_eq!((figure("churning_missing"), figure("churning_wrong_count")), (0.0, 0.0), "{figures}");
+    }
+    let figures = load(&["--client-processes", "2", "--http2=4", "--watch-lists", "3", "--subject", "tallycast"]);
+    assert_delivered(&figures, &["tallycast", "tallycast_HTTP/2"]);
+}
+
+#[test]
+fn runs_are_recorded_one_per_line() {
+    let file = std::env::temp_dir().join(format!("sandbox-record-{}.jsonl", std::process::id()));
+    for name in ["first", "second"] {
+        let path = file.to_str().unwrap();
+        load(&["--idle", "--subject", "write-loop", "--record", path, "--workload", name]);
+    }
+    let text = fs::read_to_string(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<&str> = records.iter().map(|record| record["workload"].as_str().unwrap()).collect();
+    assert_eq!(names, ["first", "second"]);
+    assert!(records[0]["subjects"]["write_loop"]["connect_us"].as_f64().unwrap() > 0.0, "{text}");
+    assert!(records[0]["cores"].as_u64().unwrap() > 0 && records[0]["time"].as_u64().unwrap() > 0, "{text}");
+}
+
+#[test]
+fn too_few_descriptors_for_the_server_are_named() {
+    let program = sandbox();
+    // Enough for two client processes, but not for one server.
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 150 && exec \"$0\" load --connections 90 --idle --seconds 1"])
+        .arg(program.get_program())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let expected =
+        "write loop cannot open 90 connections: its limit of open files (`ulimit -Hn`) is 150, which allows 50";
+    assert!(stderr.contains(expected), "{stderr}");
+    assert_eq!(output.status.code(), Some(1));
 }
