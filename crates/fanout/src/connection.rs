@@ -4,7 +4,7 @@ use std::any::Any;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, Bytes};
 
@@ -16,6 +16,7 @@ use crate::framing::Framing;
 use crate::inbound::{ClientAction, Decision};
 use crate::log::Log;
 use crate::merges::{GroupId, Merges, Summary};
+use crate::moment::Moment;
 use crate::origin::Origin;
 use crate::shard::FeedId;
 use crate::sink::Sink;
@@ -24,7 +25,7 @@ use crate::{Grant, Inbound, Message, Rate, Subscriber, Topics};
 /// The most slices in one vectored write.
 const MAX_SLICES: usize = 64;
 /// Bytes that a client without an inbound handler may send. They are discarded.
-const MAX_DISCARDED: u32 = 64 * 1024;
+const MAX_DISCARDED: u16 = u16::MAX;
 /// Reads from one client before others get a turn.
 const MAX_READS: usize = 16;
 
@@ -84,7 +85,7 @@ struct Conversation {
     /// To be written between batches.
     replies: Vec<u8>,
     /// When the keep-alive was sent that has not been answered.
-    ping_sent_at: Option<Instant>,
+    ping_sent_at: Option<Moment>,
 }
 
 #[derive(Debug)]
@@ -104,8 +105,8 @@ pub(crate) struct Connection {
     pub(crate) catch_up: Option<Box<CatchUp>>,
     waker: Waker,
     /// When everything was last written; if it is blocked, when something was.
-    pub(crate) last_progress: Instant,
-    discarded: u32,
+    pub(crate) last_progress: Moment,
+    discarded: u16,
     conversation: Option<Box<Conversation>>,
     /// Distinguishes it from other connections in the same slot.
     pub(crate) generation: u64,
@@ -160,7 +161,7 @@ impl Connection {
             is_overdue: false,
             catch_up: Some(Box::new(catch_up)),
             waker,
-            last_progress: Instant::now(),
+            last_progress: Moment::now(),
             discarded: 0,
             conversation,
             generation,
@@ -213,7 +214,7 @@ impl Connection {
     pub(crate) fn put_keep_alive(&mut self, bytes: Bytes) {
         debug_assert!(self.begun().is_empty(), "a keep-alive must not cut a batch in two");
         self.catch_up.get_or_insert_default().begun = bytes;
-        self.last_progress = Instant::now();
+        self.last_progress = Moment::now();
         if let Some(conversation) = &mut self.conversation {
             conversation.ping_sent_at.get_or_insert(self.last_progress);
         }
@@ -270,8 +271,8 @@ impl Connection {
             match &mut self.conversation {
                 Some(conversation) => conversation.ping_sent_at = None,
                 None => {
-                    self.discarded = self.discarded.saturating_add(u32::try_from(read).unwrap_or(u32::MAX));
-                    if self.discarded > MAX_DISCARDED {
+                    self.discarded = self.discarded.saturating_add(u16::try_from(read).unwrap_or(u16::MAX));
+                    if self.discarded == MAX_DISCARDED {
                         return ReadOutcome::Disconnected;
                     }
                 }
@@ -294,9 +295,9 @@ impl Connection {
     }
 
     /// Whether the client left a keep-alive unanswered for `timeout`.
-    pub(crate) fn is_ping_overdue(&self, now: Instant, timeout: Duration) -> bool {
+    pub(crate) fn is_ping_overdue(&self, now: Moment, timeout: Duration) -> bool {
         let sent_at = self.conversation.as_ref().and_then(|conversation| conversation.ping_sent_at);
-        sent_at.is_some_and(|sent_at| now.duration_since(sent_at) >= timeout)
+        sent_at.is_some_and(|sent_at| now.since(sent_at) >= timeout)
     }
 
     /// Whether the client's grant has expired.
@@ -420,8 +421,8 @@ impl Connection {
     }
 
     /// Whether nothing was written for `silence`, and nothing waits to be.
-    pub(crate) fn is_silent(&self, now: Instant, silence: Duration) -> bool {
-        self.blocked.is_none() && now.duration_since(self.last_progress) >= silence
+    pub(crate) fn is_silent(&self, now: Moment, silence: Duration) -> bool {
+        self.blocked.is_none() && now.since(self.last_progress) >= silence
     }
 
     /// As [`Sink::discard_unsent`].

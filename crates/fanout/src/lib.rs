@@ -43,6 +43,7 @@ pub mod inbox;
 mod log;
 mod merges;
 mod message;
+mod moment;
 mod namespace;
 mod origin;
 mod policy;

@@ -146,19 +146,20 @@ impl<K: Hash + Eq> Drop for KeyedPermit<K> {
 
 /// The permits of a connection or stream, released when dropped. Allocates nothing while empty.
 #[derive(Debug, Default)]
-pub(crate) struct Permits(Vec<Box<dyn Any + Send + Sync>>);
+#[expect(clippy::box_collection, reason = "every connection has one, and few have any permits")]
+pub(crate) struct Permits(Option<Box<Vec<Box<dyn Any + Send + Sync>>>>);
 
 impl Permits {
     pub(crate) fn add(&mut self, permit: impl Any + Send + Sync) {
-        // They are few, and every connection has them.
-        self.0.reserve_exact(1);
-        self.0.push(Box::new(permit));
+        self.0.get_or_insert_default().push(Box::new(permit));
     }
 
     /// Adds all of `other`.
-    pub(crate) fn join(&mut self, mut other: Self) {
-        self.0.reserve_exact(other.0.len());
-        self.0.append(&mut other.0);
+    pub(crate) fn join(&mut self, other: Self) {
+        match &mut self.0 {
+            Some(permits) => permits.extend(other.0.into_iter().flat_map(|permits| *permits)),
+            None => self.0 = other.0,
+        }
     }
 }
 

@@ -206,7 +206,7 @@ impl Feed {
     /// Adds a connection to those that take no more for now.
     pub(super) fn add_blocked(&mut self, key: u32, connection: &mut Connection, since: Instant) {
         connection.blocked = Some(place(self.blocked.len()));
-        connection.last_progress = since;
+        connection.last_progress = since.into();
         self.blocked.push(key);
     }
 

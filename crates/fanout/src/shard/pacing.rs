@@ -84,7 +84,7 @@ impl Shard {
             self.stats.conflated.add(summary.skipped);
             connection.put_summary(summary, &mut view);
             match connection.flush(&mut view, &mut self.sent) {
-                FlushOutcome::Current => connection.last_progress = now,
+                FlushOutcome::Current => connection.last_progress = now.into(),
                 FlushOutcome::Blocked => feed.add_blocked(key, connection, now),
                 FlushOutcome::Disconnected => disconnected.push(key),
             }

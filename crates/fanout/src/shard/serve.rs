@@ -93,7 +93,7 @@ impl Shard {
                     continue;
                 }
                 match connection.flush(&mut feed.view(&self.config, &self.budgets), &mut self.sent) {
-                    FlushOutcome::Current => connection.last_progress = now,
+                    FlushOutcome::Current => connection.last_progress = now.into(),
                     FlushOutcome::Blocked => feed.add_blocked(key, connection, now),
                     FlushOutcome::Disconnected => disconnected.push(key),
                 }
@@ -167,7 +167,7 @@ impl Shard {
         match outcome {
             FlushOutcome::Disconnected => self.remove(key),
             FlushOutcome::Current => {
-                connection.last_progress = now;
+                connection.last_progress = now.into();
                 if let Some(slot) = connection.blocked.take() {
                     let id = connection.feed;
                     let overdue = connection.max_rate.filter(|_| connection.is_overdue);
@@ -181,7 +181,7 @@ impl Shard {
             }
             FlushOutcome::Blocked if connection.blocked.is_none() => feed.add_blocked(place(key), connection, now),
             // Progress, however slow, is not a stall.
-            FlushOutcome::Blocked if self.sent.bytes > before => connection.last_progress = now,
+            FlushOutcome::Blocked if self.sent.bytes > before => connection.last_progress = now.into(),
             FlushOutcome::Blocked => {}
         }
         outcome

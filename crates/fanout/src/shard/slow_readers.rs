@@ -1,11 +1,12 @@
 //! Slow readers: what happens when a log's bounds overtake the readers that are behind, and when too many bytes wait for
 //! readers.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use super::feed::Readers;
 use super::{FeedId, Shard};
 use crate::log::Log;
+use crate::moment::Moment;
 use crate::{CloseReason, Policy};
 
 impl Shard {
@@ -85,9 +86,10 @@ impl Shard {
             return;
         }
         let blocked = self.connections.iter().filter(|(_, connection)| connection.blocked.is_some());
-        let mut behind: Vec<(Instant, usize)> =
-            blocked.map(|(key, connection)| (connection.last_progress, key)).collect();
-        behind.sort_unstable();
+        let now = Moment::now();
+        let mut behind: Vec<(Duration, usize)> =
+            blocked.map(|(key, connection)| (now.since(connection.last_progress), key)).collect();
+        behind.sort_unstable_by(|earlier, later| later.cmp(earlier));
         for (_, key) in behind {
             if !self.budgets.waiting.is_exceeded() {
                 return;

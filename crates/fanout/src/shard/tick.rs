@@ -4,10 +4,12 @@ use std::time::{Instant, SystemTime};
 
 use super::{Shard, WRITES_PER_YIELD};
 use crate::CloseReason;
+use crate::moment::Moment;
 
 impl Shard {
     pub(super) async fn tick(&mut self) {
         let (now, wall_clock) = (Instant::now(), SystemTime::now());
+        let moment = Moment::from(now);
         let silence = self.config.keep_alive;
         let mut removed = Vec::new();
         let mut closed = Vec::new();
@@ -15,8 +17,8 @@ impl Shard {
         while self.closing_sinks.try_join_next().is_some() {}
         for (key, connection) in &self.connections {
             let Some(feed) = self.feeds.get(connection.feed) else { continue };
-            let stalled = connection.blocked.is_some()
-                && now.duration_since(connection.last_progress) >= self.config.stall_timeout;
+            let stalled =
+                connection.blocked.is_some() && moment.since(connection.last_progress) >= self.config.stall_timeout;
             if stalled {
                 self.stats.stalled.add(1);
                 connection.discard_unsent();
@@ -26,11 +28,11 @@ impl Shard {
             } else if connection.is_expired(wall_clock) {
                 self.stats.expired.add(1);
                 closed.push((key, CloseReason::GrantExpired));
-            } else if connection.blocked.is_none() && connection.is_ping_overdue(now, self.config.pong_timeout) {
+            } else if connection.blocked.is_none() && connection.is_ping_overdue(moment, self.config.pong_timeout) {
                 self.stats.unanswered.add(1);
                 closed.push((key, CloseReason::PingTimeout));
             } else if (feed.key.is_paced || now.duration_since(feed.last_batch) >= silence)
-                && connection.is_silent(now, silence)
+                && connection.is_silent(moment, silence)
             {
                 silent.push(key);
             }

@@ -22,7 +22,7 @@ const BYTES_PER_FRAME: usize = 64;
 /// valid UTF-8 (§8.1), and ends a connection that violates the protocol with the right code (§7.4.1).
 #[derive(Debug)]
 pub struct Protocol {
-    max_message: usize,
+    max_message: u32,
     /// `None` between messages: most clients seldom send, and a silent connection should hold no memory.
     receiving: Option<Box<Receiving>>,
 }
@@ -66,14 +66,14 @@ impl Protocol {
     /// A connection whose client may send messages of up to `max_message` bytes, in one frame or several: at most one for each 64
     /// bytes of `max_message`, or 64.
     pub fn new(max_message: usize) -> Self {
-        Self { max_message, receiving: None }
+        Self { max_message: u32::try_from(max_message).unwrap_or(u32::MAX), receiving: None }
     }
 
     /// Adds bytes from the client, for [`next`](Self::next) to parse. All but an incomplete frame is parsed once `next` has
     /// returned `None`, so a caller that waits for this holds no more than one message and what it has just added.
     pub fn push(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
-            let receiving = self.receiving.get_or_insert_with(|| Box::new(Receiving::new(self.max_message)));
+            let receiving = self.receiving.get_or_insert_with(|| Box::new(Receiving::new(self.max_message as usize)));
             receiving.unread.extend_from_slice(bytes);
         }
     }

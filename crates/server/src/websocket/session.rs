@@ -53,7 +53,7 @@ pub struct Stats {
 pub struct Session {
     protocol: Protocol,
     subprotocol: Subprotocol,
-    max_topics: usize,
+    max_topics: u32,
     rate: DefaultDirectRateLimiter,
     policy: Box<dyn TopicPolicy>,
     /// Of the command whose change of topics is under way.
@@ -104,7 +104,7 @@ impl Session {
         Self {
             protocol: Protocol::new(config.max_message),
             subprotocol,
-            max_topics,
+            max_topics: u32::try_from(max_topics).unwrap_or(u32::MAX),
             rate,
             policy,
             pending_id: None,
@@ -147,7 +147,7 @@ impl Session {
     }
 
     fn follow(&mut self, text: &str, topics: &Topics, replies: &mut Vec<u8>) -> ClientAction {
-        let Request { id, topics: requested } = match apply_command(text, topics, self.max_topics) {
+        let Request { id, topics: requested } = match apply_command(text, topics, self.max_topics as usize) {
             Ok(request) => request,
             Err(error) => {
                 let id = RequestId::of_refused(text);
