@@ -30,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tallycast_fanout::{
-    CloseReason, ConnectionInfo, Fanout, Framing, Handle, Message, Sink, Subscriber, Topic, Topics,
+    CloseReason, ConnectionInfo, Fanout, Framing, Handle, Message, Sink, Stream, Subscriber, Topic, Topics,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
@@ -156,6 +156,8 @@ impl fmt::Debug for Discard {
         formatter.write_str("Discard")
     }
 }
+
+impl Stream for Discard {}
 
 impl AsyncRead for Discard {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

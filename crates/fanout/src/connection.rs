@@ -76,6 +76,8 @@ pub(crate) enum FlushOutcome {
 pub(crate) struct Sent {
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
+    /// Bytes of [`Stream::unsent`](crate::Stream::unsent) that peers have taken. They are progress, but not counted again.
+    pub(crate) drained: u64,
 }
 
 /// The state of a client with an inbound handler.
@@ -175,6 +177,13 @@ impl Connection {
 
     /// Writes everything that the reader has not got yet, as far as the sink accepts it.
     pub(crate) fn flush(&mut self, feed: &mut FeedView<'_>, sent: &mut Sent) -> FlushOutcome {
+        let unsent = self.sink.unsent();
+        let outcome = self.write_all(feed, sent);
+        sent.drained += unsent.saturating_sub(self.sink.unsent()) as u64;
+        outcome
+    }
+
+    fn write_all(&mut self, feed: &mut FeedView<'_>, sent: &mut Sent) -> FlushOutcome {
         static NOTHING: Log = Log::new();
         let log = if feed.is_paced { &NOTHING } else { feed.log };
         loop {
@@ -190,8 +199,7 @@ impl Connection {
                 };
             }
             let written = match &mut self.sink {
-                Sink::Socket(_) => self.write_socket(log),
-                Sink::Stream(_) => self.write_stream(log),
+                Sink::Socket(_) | Sink::Stream(_) => self.write_slices(log),
                 Sink::Body(_) => self.write_body(log),
             };
             sent.messages += self.messages_sent - before;
@@ -403,7 +411,7 @@ impl Connection {
         discard: bool,
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
         let conversation = self.conversation.take();
-        if conversation.is_none() && closing.is_empty() {
+        if conversation.is_none() && closing.is_empty() && !self.sink.has_closing_bytes() {
             if discard {
                 self.sink.discard_unsent();
             }
@@ -489,14 +497,16 @@ impl Connection {
         if self.catch_up.as_ref().is_some_and(|catch_up| !catch_up.is_empty()) { log.head() } else { self.position }
     }
 
-    fn write_socket(&mut self, log: &Log) -> io::Result<usize> {
-        let Sink::Socket(socket) = &self.sink else { return Ok(0) };
+    /// Writes what was begun and the batches after it, as much as goes out together.
+    fn write_slices(&mut self, log: &Log) -> io::Result<usize> {
         let mut batches = log.since(self.readable_from(log)).map(|batch| &batch.bytes);
-        let begun = self.begun();
+        let context = &mut Context::from_waker(&self.waker);
+        // Not `begun`, which borrows the sink, too.
+        let begun = self.catch_up.as_ref().map_or(&[][..], |catch_up| &catch_up.begun);
         let written = match (begun.is_empty(), batches.len()) {
             // By far the most frequent: filling in slices for one batch would cost a tenth of the write.
-            (true, 1) => socket.try_write(batches.next().map_or(&[], |batch| batch))?,
-            (false, 0) => socket.try_write(begun)?,
+            (true, 1) => self.sink.write(context, &[IoSlice::new(batches.next().map_or(&[], |batch| batch))])?,
+            (false, 0) => self.sink.write(context, &[IoSlice::new(begun)])?,
             _ => {
                 let mut slices = [IoSlice::new(&[]); MAX_SLICES];
                 let mut filled = 0;
@@ -505,19 +515,9 @@ impl Connection {
                     *slice = IoSlice::new(bytes);
                     filled += 1;
                 }
-                socket.try_write_vectored(&slices[..filled])?
+                self.sink.write(context, &slices[..filled])?
             }
         };
-        self.advance(log, written);
-        Ok(written)
-    }
-
-    fn write_stream(&mut self, log: &Log) -> io::Result<usize> {
-        // Not `begun`, which borrows the sink, too.
-        let begun = self.catch_up.as_ref().map_or(&[][..], |catch_up| &catch_up.begun);
-        let next = || log.since(self.position).next().map_or(&[][..], |batch| &batch.bytes);
-        let bytes = if begun.is_empty() { next() } else { begun };
-        let written = self.sink.write_stream(&mut Context::from_waker(&self.waker), bytes)?;
         self.advance(log, written);
         Ok(written)
     }

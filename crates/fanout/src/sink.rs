@@ -1,11 +1,12 @@
 //! Where a connection's bytes go: a socket, another stream, or a body that another layer writes.
 
-use std::io;
+use std::fmt::Debug;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::body::{BodySender, Closed};
@@ -24,20 +25,60 @@ pub enum Sink {
     Body(BodySender),
 }
 
-/// Both directions of a connection.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
+/// Both directions of a connection. The engine calls it from one task only, and writes with
+/// [`poll_write_vectored`](AsyncWrite::poll_write_vectored).
+///
+/// A stream may accept bytes before its socket does, such as those of an encrypted record. It keeps them, reports them as
+/// [`unsent`](Self::unsent), and accepts no more until they are gone: otherwise the bounds for slow readers do not apply to them.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + Debug {
+    /// Makes the coming close reset the connection, so that the kernel does not keep bytes that the peer does not read. The
+    /// default does nothing.
+    fn discard_unsent(&self) {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Stream for S {}
+    /// The number of bytes that were accepted and wait for the peer. While it falls, the peer does not count as stalled. The
+    /// default is none.
+    fn unsent(&self) -> usize {
+        0
+    }
+}
+
+impl Stream for TcpStream {
+    fn discard_unsent(&self) {
+        // A socket that refuses the option is about to be closed anyway.
+        let _ = self.set_zero_linger();
+    }
+}
+
+/// In memory, without a peer elsewhere.
+impl Stream for DuplexStream {}
+
+impl From<TcpStream> for Sink {
+    fn from(socket: TcpStream) -> Self {
+        Self::Socket(socket)
+    }
+}
 
 impl Sink {
     /// Makes the coming close reset the connection, so that nobody keeps bytes that the peer does not read.
     pub(crate) fn discard_unsent(&self) {
         match self {
-            // A socket that refuses the option is about to be closed anyway.
-            Self::Socket(socket) => drop(socket.set_zero_linger()),
+            Self::Socket(socket) => Stream::discard_unsent(socket),
             Self::Body(sender) => sender.cut_off(),
-            Self::Stream(_) => {}
+            Self::Stream(stream) => stream.discard_unsent(),
         }
+    }
+
+    /// As [`Stream::unsent`].
+    pub(crate) fn unsent(&self) -> usize {
+        match self {
+            Self::Stream(stream) => stream.unsent(),
+            Self::Socket(_) | Self::Body(_) => 0,
+        }
+    }
+
+    /// Whether its end has bytes of its own, beside those of the framing.
+    pub(crate) fn has_closing_bytes(&self) -> bool {
+        matches!(self, Self::Stream(_))
     }
 
     /// Whether the peer may still be there. A socket reports that through its waker; a body's channel must be asked.
@@ -86,13 +127,19 @@ impl Sink {
         }
     }
 
-    /// Writes to a stream. Zero bytes written is an error.
-    pub(crate) fn write_stream(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
-        let Self::Stream(stream) = self else { return Ok(0) };
-        match Pin::new(stream).poll_write(context, bytes) {
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-            Poll::Ready(Ok(0)) if !bytes.is_empty() => Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(written) => written,
+    /// Writes to a socket or stream. Zero bytes written to a stream is an error.
+    pub(crate) fn write(&mut self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match (self, slices) {
+            (Self::Socket(socket), [bytes]) => socket.try_write(bytes),
+            (Self::Socket(socket), slices) => socket.try_write_vectored(slices),
+            (Self::Stream(stream), slices) => match Pin::new(stream).poll_write_vectored(context, slices) {
+                Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+                Poll::Ready(Ok(0)) if slices.iter().any(|slice| !slice.is_empty()) => {
+                    Err(io::ErrorKind::WriteZero.into())
+                }
+                Poll::Ready(written) => written,
+            },
+            (Self::Body(_), _) => Ok(0),
         }
     }
 

@@ -11,12 +11,16 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::client::ClientAddress;
+#[cfg(feature = "tls")]
+use crate::io::Http1Io;
 use crate::io::{IoState, Socket};
 use crate::limits::{LimitError, Permits};
 use crate::proxies::{ProxyHeader, client, is_trusted, read_proxy_header};
 use crate::request_timer::RequestTimer;
 use crate::server::Shared;
 use crate::slots::Slot;
+#[cfg(feature = "tls")]
+use crate::tls::{HandshakeError, TlsStream};
 use crate::{Config, http1, hyper_connection};
 
 /// Connections over the limit that are open at the same time for the paths that are always answered.
@@ -161,21 +165,19 @@ async fn serve_until(
 #[cfg(feature = "tls")]
 async fn encrypted(socket: Socket, tls: crate::Tls, deadline: Instant, connection: Connection) {
     let stats = connection.shared.stats();
-    let stream = match tokio::time::timeout_at(deadline, tokio_rustls::TlsAcceptor::from(tls.0).accept(socket)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
+    match tokio::time::timeout_at(deadline, TlsStream::accept(socket, tls.0)).await {
+        Ok(Ok(stream)) => match stream.protocol() {
+            Some(crate::tls::HTTP2) => hyper_connection::serve_http2(stream, connection).await,
+            _ => http1::serve(stream, connection).await,
+        },
+        Ok(Err(HandshakeError { io, answer, error })) => {
             stats.tls_failures.add(1);
             tracing::debug!(client = %connection.peer.address, %error, "TLS handshake failed");
-            return;
+            if !answer.is_empty() {
+                http1::answer_and_close(io.into_stream(), answer).await;
+            }
         }
-        Err(_) => {
-            stats.head_timeouts.add(1);
-            return;
-        }
-    };
-    match stream.get_ref().1.alpn_protocol() {
-        Some(crate::tls::HTTP2) => hyper_connection::serve_http2(stream, connection).await,
-        _ => hyper_connection::serve_http1(stream, connection).await,
+        Err(_) => stats.head_timeouts.add(1),
     }
 }
 

@@ -1,5 +1,5 @@
-//! HTTP/1 without TLS: hyper reads and answers requests until one is for a stream. Then the engine takes the socket over, and
-//! everything that hyper held for the connection is freed.
+//! HTTP/1, with and without TLS: hyper reads and answers requests until one is for a stream. Then the engine takes the connection
+//! over, and everything that hyper held for it is freed.
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
@@ -18,12 +18,11 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tallycast_fanout::{Sink, Subscriber, close_gracefully};
-use tokio::net::TcpStream;
 
 use crate::coding::Coding;
 use crate::connection::{Connection, ConnectionGuard, Peer};
 use crate::event_stream::EventStream;
-use crate::io::{OpenRequest, Socket};
+use crate::io::{Http1Io, OpenRequest};
 use crate::limits::{LimitError, retry_after};
 use crate::request_timer::Expired;
 use crate::response::{BoxError, ResponseBody, boxed};
@@ -68,7 +67,7 @@ enum HyperEnd {
 }
 
 /// Serves one connection.
-pub(crate) async fn serve(socket: Socket, Connection { peer, state, mut timer, guard, shared }: Connection) {
+pub(crate) async fn serve(io: impl Http1Io, Connection { peer, state, mut timer, guard, shared }: Connection) {
     let takeover = Arc::new(Mutex::new(None::<PendingTakeover>));
     let service = service_fn({
         let (takeover, state, shared) = (Arc::clone(&takeover), Arc::clone(&state), Arc::clone(&shared));
@@ -102,7 +101,7 @@ pub(crate) async fn serve(socket: Socket, Connection { peer, state, mut timer, g
         .header_read_timeout(None)
         .keep_alive(!peer.is_over_limit)
         .max_buf_size(max_head_bytes)
-        .serve_connection(TokioIo::new(socket), service);
+        .serve_connection(TokioIo::new(io), service);
     let end = {
         let mut shutdown = pin!(shared.shutdown.cancelled());
         let mut closing = false;
@@ -130,30 +129,29 @@ pub(crate) async fn serve(socket: Socket, Connection { peer, state, mut timer, g
         .await
     };
     let http1::Parts { io, read_buf, .. } = connection.into_parts();
-    let socket = io.into_inner();
     if state.is_stalled() {
         // It is reset.
         return;
     }
-    let socket = socket.into_stream();
+    let stream = io.into_inner().into_stream();
     match end {
-        HyperEnd::Takeover(takeover) => take_over(takeover, socket, &read_buf, guard, &shared).await,
-        HyperEnd::Expired(Expired::Head) => head_timeout(socket, peer, guard, &shared).await,
+        HyperEnd::Takeover(takeover) => take_over(takeover, stream.into(), &read_buf, guard, &shared).await,
+        HyperEnd::Expired(Expired::Head) => head_timeout(stream, peer, guard, &shared).await,
         HyperEnd::Closed if peer.is_over_limit => {
             drop(guard);
             if let Some(_slot) = shared.refusal_slot() {
-                answer_and_close(socket, b"").await;
+                answer_and_close(stream, b"").await;
             }
         }
-        HyperEnd::Expired(Expired::Idle) | HyperEnd::Closed => answer_and_close(socket, b"").await,
+        HyperEnd::Expired(Expired::Idle) | HyperEnd::Closed => answer_and_close(stream, b"").await,
     }
 }
 
-/// Hands the socket of a stream to the engine. `read_ahead` is what hyper read after the request.
+/// Hands the connection of a stream to the engine. `read_ahead` is what hyper read after the request.
 #[cfg_attr(not(feature = "websocket"), expect(unused_variables, reason = "event streams ignore what clients send"))]
 async fn take_over(
     PendingTakeover { stream, request }: PendingTakeover,
-    socket: TcpStream,
+    sink: Sink,
     read_ahead: &[u8],
     mut guard: ConnectionGuard,
     shared: &Shared,
@@ -164,14 +162,14 @@ async fn take_over(
         Transport::EventStream(format, coding) => {
             let framing = EventStream::shared(format, coding, request.version != Version::HTTP_10);
             let preamble = event_stream_preamble(&request, coding, &framing, shared);
-            let mut subscriber = Subscriber::new(info, framing, Sink::Socket(socket));
+            let mut subscriber = Subscriber::new(info, framing, sink);
             subscriber.preamble = preamble;
             subscriber
         }
         #[cfg(feature = "websocket")]
         Transport::WebSocket(handshake, framing, mut session) => {
             session.read_ahead(read_ahead);
-            let mut subscriber = Subscriber::new(info, framing, Sink::Socket(socket));
+            let mut subscriber = Subscriber::new(info, framing, sink);
             subscriber.preamble = head("101 Switching Protocols", &handshake.headers()).into();
             subscriber.inbound = Some(session);
             subscriber
@@ -186,7 +184,12 @@ async fn take_over(
 }
 
 /// Answers a connection whose request headers did not arrive in time.
-pub(crate) async fn head_timeout(stream: TcpStream, peer: Peer, guard: ConnectionGuard, shared: &Shared) {
+pub(crate) async fn head_timeout(
+    stream: impl tallycast_fanout::Stream,
+    peer: Peer,
+    guard: ConnectionGuard,
+    shared: &Shared,
+) {
     if peer.is_over_limit {
         shared.stats().refused.add(1);
         // While it is answered, another connection may take its slot.
@@ -202,7 +205,7 @@ pub(crate) async fn head_timeout(stream: TcpStream, peer: Peer, guard: Connectio
 }
 
 /// Answers a connection over a limit before its request is there.
-pub(crate) async fn refuse(stream: TcpStream, error: &LimitError) {
+pub(crate) async fn refuse(stream: impl tallycast_fanout::Stream, error: &LimitError) {
     answer_and_close(stream, refusal(error.status(), &error.to_string())).await;
 }
 
@@ -236,10 +239,10 @@ impl Body for EndMarked {
 }
 
 /// Writes a last response, and gives the client a moment to read it.
-pub(crate) async fn answer_and_close(mut stream: TcpStream, answer: impl AsRef<[u8]>) {
+pub(crate) async fn answer_and_close(mut stream: impl tallycast_fanout::Stream, answer: impl AsRef<[u8]>) {
     if !close_gracefully(&mut stream, answer, LINGER_BYTES).await {
-        // The kernel would go on sending what the client does not read. A socket that refuses the option is closed already.
-        let _ = stream.set_zero_linger();
+        // The kernel would go on sending what the client does not read.
+        stream.discard_unsent();
     }
 }
 

@@ -1,4 +1,4 @@
-//! The socket as hyper and rustls see it. Bytes that were read ahead come first, a write that makes no progress fails, and what
+//! The socket as hyper and TLS see it. Bytes that were read ahead come first, a write that makes no progress fails, and what
 //! happened is recorded: so the socket can be taken over once hyper has written everything, and it is known what a connection
 //! waits for. A connection that is dropped, not shut down, is reset, so that the kernel does not keep what its peer does not read.
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
-use tallycast_fanout::CutOffSignal;
+use tallycast_fanout::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
@@ -47,9 +47,22 @@ pub(crate) struct IoState {
     complete: AtomicUsize,
     /// Of the connection, for the end of a response: responses over HTTP/2 have tasks of their own.
     waker: Mutex<Option<Waker>>,
-    /// Of the engine's stream that is the response over HTTP/1, if it is one.
-    cut_off: Mutex<Option<CutOffSignal>>,
 }
+
+/// What HTTP/1 is served on until the engine takes it over.
+pub(crate) trait Http1Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// The same connection without the limits of requests.
+    type Stream: Stream + Into<Sink>;
+
+    /// Lifts the limits. The connection then closes as any other.
+    fn into_stream(self) -> Self::Stream;
+}
+
+/// The socket below a stream of the engine. Unlike the methods of [`TcpStream`], which share the CPU between the sockets of many tasks,
+/// its own use up nothing of the time of their task: the engine's shards have thousands of sockets, and yield by themselves.
+#[cfg(feature = "tls")]
+#[derive(Debug)]
+pub(crate) struct EngineSocket(pub(crate) TcpStream);
 
 /// A request whose response is not complete; it is when this is dropped.
 #[derive(Debug)]
@@ -84,19 +97,6 @@ impl IoState {
         self.read.load(Ordering::Acquire)
     }
 
-    /// Has the connection closed at this signal, although its peer takes nothing, so that hyper does not ask for more and would not
-    /// learn of it. Without TLS, the engine owns the socket of such a response.
-    #[cfg(feature = "tls")]
-    pub(crate) fn close_at(&self, signal: CutOffSignal) {
-        *self.cut_off.lock().unwrap_or_else(PoisonError::into_inner) = Some(signal);
-    }
-
-    /// Waits until the engine cuts the response off.
-    pub(crate) fn poll_cut_off(&self, context: &Context<'_>) -> Poll<()> {
-        let signal = self.cut_off.lock().unwrap_or_else(PoisonError::into_inner);
-        signal.as_ref().map_or(Poll::Pending, |signal| signal.poll(context))
-    }
-
     /// Whether the peer accepted no data for too long, so that the connection failed.
     pub(crate) fn is_stalled(&self) -> bool {
         self.stalled.load(Ordering::Acquire)
@@ -127,12 +127,6 @@ impl Socket {
         Self { stream, read_ahead, write_timeout, stall: None, state, stats }
     }
 
-    /// The socket alone, which closes as any other.
-    pub(crate) fn into_stream(self) -> TcpStream {
-        self.deliver_unsent();
-        self.stream
-    }
-
     /// Has the kernel go on with what is not sent when the socket is closed.
     fn deliver_unsent(&self) {
         let _ = SockRef::from(&self.stream).set_linger(None);
@@ -154,6 +148,15 @@ impl Socket {
             self.stats.stalled.add(1);
         }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Http1Io for Socket {
+    type Stream = TcpStream;
+
+    fn into_stream(self) -> TcpStream {
+        self.deliver_unsent();
+        self.stream
     }
 }
 
@@ -207,5 +210,39 @@ impl AsyncWrite for Socket {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.deliver_unsent();
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(feature = "tls")]
+impl AsyncRead for EngineSocket {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match self.0.try_read(buffer.initialize_unfilled()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.0.poll_read_ready(context))?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return Poll::Ready(read.map(|count| buffer.advance(count))),
+            }
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl AsyncWrite for EngineSocket {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            match self.0.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.0.poll_write_ready(context))?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
     }
 }

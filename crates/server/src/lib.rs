@@ -93,6 +93,8 @@ mod tls;
 mod topic_budget;
 mod topics;
 #[cfg(feature = "websocket")]
+mod upgraded;
+#[cfg(feature = "websocket")]
 pub mod websocket;
 
 pub use authorizer::{AccessRequest, Action, Authorizer, Denied};

@@ -95,8 +95,8 @@ impl Server {
     ///
     /// It receives the request's body, and the client's address as the extension [`ClientAddress`].
     ///
-    /// A fallback that upgrades connections itself, such as for its own WebSockets, can do so over TLS only: on plain
-    /// connections its upgrades fail. Mount a [`StreamService`](crate::StreamService) in its own server instead.
+    /// A fallback cannot upgrade connections itself, such as for WebSockets of its own: mount a
+    /// [`StreamService`](crate::StreamService) in another server instead.
     #[must_use]
     pub fn fallback<S, B>(mut self, service: S) -> Self
     where

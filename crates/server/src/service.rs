@@ -129,7 +129,7 @@ impl StreamService {
             (None, Ok(topics)) => self.streams.open(&request, topics, client, host).await,
         };
         match opened {
-            Ok(stream) => self.streams.respond(stream, &mut request, None, None).await,
+            Ok(stream) => self.streams.respond(stream, request, None).await,
             Err(mut response) => {
                 let config = self.streams.config.borrow();
                 restrict(response.headers_mut(), request.headers.get(ORIGIN), &config.allowed_origins);

@@ -29,6 +29,8 @@ use crate::query::{ENVELOPE, SNAPSHOT, flag, max_rate};
 use crate::response::{StreamBody, WholeResponse, text_response};
 use crate::topic_budget::TopicPermit;
 #[cfg(feature = "websocket")]
+use crate::upgraded::UpgradedStream;
+#[cfg(feature = "websocket")]
 use crate::websocket::{Handshake, handshake, is_upgrade, session};
 use crate::{Compression, Config, Stats};
 
@@ -160,20 +162,17 @@ impl Streams {
         })
     }
 
-    /// The response that carries `stream`: in its body, or after an upgrade to WebSocket. `guard` is dropped when an
-    /// upgraded connection ends, `snapshot_guard` when nothing holds the bytes of the snapshot any more.
+    /// The response to `request` that carries `stream`: in its body, or after an upgrade to WebSocket. `snapshot_guard` is dropped
+    /// when nothing holds the bytes of the snapshot any more.
     pub(crate) async fn respond(
         &self,
         stream: Stream,
-        request: &mut Parts,
-        guard: Option<Box<dyn Any + Send>>,
+        request: Parts,
         snapshot_guard: Option<Box<dyn Any + Send + Sync>>,
     ) -> Response<StreamBody> {
         let Stream { info, snapshot, max_rate, grant, transport, permits, topic_permit } = stream;
         match transport {
             Transport::EventStream(format, coding) => {
-                // The connection has a guard of its own.
-                drop(guard);
                 let (sender, body) = tallycast_fanout::body();
                 let framing = EventStream::shared(format, coding, false);
                 let preamble = framing.preamble(&self.config.borrow());
@@ -189,12 +188,12 @@ impl Streams {
                     return response.map(StreamBody::whole);
                 }
                 let mut response = Response::new(StreamBody::stream(body, permits));
-                *response.headers_mut() = stream_headers(request, coding, &self.config.borrow().allowed_origins);
+                *response.headers_mut() = stream_headers(&request, coding, &self.config.borrow().allowed_origins);
                 response
             }
             #[cfg(feature = "websocket")]
             Transport::WebSocket(handshake, framing, session) => {
-                let upgrade = request.extensions.remove::<hyper::upgrade::OnUpgrade>();
+                let upgrade = { request }.extensions.remove::<hyper::upgrade::OnUpgrade>();
                 let (handle, limit) = (self.handle.clone(), self.config.borrow().head_timeout);
                 tokio::spawn(async move {
                     let Some(upgrade) = upgrade else {
@@ -202,13 +201,13 @@ impl Streams {
                         return;
                     };
                     let Ok(Ok(upgraded)) = tokio::time::timeout(limit, upgrade).await else { return };
-                    let sink = Sink::Stream(Box::new(hyper_util::rt::TokioIo::new(upgraded)));
+                    let sink = Sink::Stream(Box::new(UpgradedStream::from(upgraded)));
                     let mut subscriber = Subscriber::new(info, framing, sink);
                     subscriber.snapshot = snapshot;
                     subscriber.max_rate = max_rate;
                     subscriber.grant = grant;
                     subscriber.inbound = Some(session);
-                    subscriber.guard = Some(Box::new((guard, permits)));
+                    subscriber.guard = Some(Box::new(permits));
                     // An engine that has ended drops the connection.
                     let _ = handle.subscribe(subscriber).await;
                 });

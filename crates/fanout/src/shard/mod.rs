@@ -320,7 +320,7 @@ impl Shard {
     }
 
     fn publish_sent(&mut self) {
-        let Sent { messages, bytes } = std::mem::take(&mut self.sent);
+        let Sent { messages, bytes, .. } = std::mem::take(&mut self.sent);
         self.stats.delivered.add(messages);
         self.stats.bytes.add(bytes);
     }

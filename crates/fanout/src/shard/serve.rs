@@ -162,7 +162,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(key) else { return FlushOutcome::Disconnected };
         let Some(feed) = self.feeds.get_mut(connection.feed) else { return FlushOutcome::Disconnected };
         let now = Instant::now();
-        let before = self.sent.bytes;
+        let before = (self.sent.bytes, self.sent.drained);
         let outcome = connection.flush(&mut feed.view(&self.config, &self.budgets), &mut self.sent);
         match outcome {
             FlushOutcome::Disconnected => self.remove(key),
@@ -181,7 +181,9 @@ impl Shard {
             }
             FlushOutcome::Blocked if connection.blocked.is_none() => feed.add_blocked(place(key), connection, now),
             // Progress, however slow, is not a stall.
-            FlushOutcome::Blocked if self.sent.bytes > before => connection.last_progress = now.into(),
+            FlushOutcome::Blocked if (self.sent.bytes, self.sent.drained) != before => {
+                connection.last_progress = now.into()
+            }
             FlushOutcome::Blocked => {}
         }
         outcome

@@ -1,10 +1,11 @@
-//! TLS (RFC 8446, RFC 5246) by rustls; the client chooses HTTP/2 or HTTP/1.1 by ALPN (RFC 7301).
+//! Certificate, key and what else all TLS connections of a server share.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::crypto::ring;
+use rustls::crypto::ring::Ticketer;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -67,6 +68,11 @@ impl Tls {
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
             .map_err(refused)?;
         config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+        // Sessions are resumed from what their clients keep (RFC 8446, §2.2; RFC 5077), so they cost no memory here. The keys
+        // change every six hours. Those of another `Tls` differ, so that sessions do not outlive a certificate.
+        config.ticketer = Ticketer::new().map_err(refused)?;
+        // A client that comes back gets a new one.
+        config.send_tls13_tickets = 1;
         Ok(Self(Arc::new(config)))
     }
 }
