@@ -34,6 +34,7 @@ mod status;
 mod subscriptions;
 mod support;
 mod tls;
+mod tls_streams;
 mod topics;
 mod totals;
 mod websocket;

@@ -30,8 +30,17 @@ impl Browser {
         Self::start_with(1280, false)
     }
 
+    /// As [`Browser::start`], but over TLS it uses HTTP/1.1 as well.
+    pub(crate) fn start_without_http2() -> Self {
+        Self::launch(1280, false, &["--disable-http2"])
+    }
+
     /// Opens a window of `width` pixels with the dark or the light theme. Below 500 pixels it emulates a phone.
     pub(crate) fn start_with(width: u32, dark: bool) -> Self {
+        Self::launch(width, dark, &[])
+    }
+
+    fn launch(width: u32, dark: bool, flags: &[&str]) -> Self {
         let profile = TempDir::new();
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
@@ -62,6 +71,7 @@ impl Browser {
         ]
         .map(str::to_owned)
         .to_vec();
+        arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
         arguments.push(format!("--blink-settings=preferredColorScheme={scheme}"));
         arguments.push(format!("--window-size={width},800"));
         arguments.push(format!("--user-data-dir={}", profile.path().display()));

@@ -8,6 +8,7 @@ mod http2;
 mod raw;
 mod redis;
 mod tallycast;
+mod tls;
 mod websocket;
 
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ pub(crate) use http2::Http2;
 pub(crate) use raw::Raw;
 pub(crate) use redis::{Certificate, RedisServer, TempDir};
 pub(crate) use tallycast::{Tallycast, command, example, run};
+pub(crate) use tls::{OpenSsl, TlsClient};
 pub(crate) use websocket::{WebSocket, upgrade};
 
 /// The time limit of every wait, generous because test machines are busy.

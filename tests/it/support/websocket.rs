@@ -1,7 +1,6 @@
 //! A third-party WebSocket client that shares no code with the server: `tokio-websockets`.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
 use hyper::header::{HeaderName, HeaderValue};
@@ -11,9 +10,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_websockets::{ClientBuilder, Error, Message, WebSocketStream, upgrade};
 
 use super::{Certificate, LIMIT, Tallycast};
@@ -57,10 +54,7 @@ impl WebSocket {
 
     /// Opens `path` over TLS.
     pub(crate) fn open_tls(tallycast: &Tallycast, path: &str, certificate: &Certificate) -> Result<Self, Error> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(certificate.certificate()).unwrap()).unwrap();
-        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        Self::connect(tallycast.address, path, &[], Some(TlsConnector::from(Arc::new(config))))
+        Self::connect(tallycast.address, path, &[], Some(TlsConnector::from(certificate.client())))
     }
 
     fn connect(

@@ -3,6 +3,7 @@
 mod control;
 mod inbound;
 mod rates;
+mod streams;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
