@@ -226,7 +226,7 @@ const DELIVERY: &[Metric] = &[
             readers_by_transport,
         ),
         help: "Open streams.",
-        watch: "`sse+chunked`: HTTP/1.1 without TLS; `sse`: HTTP/1.0, HTTP/2, TLS; with `+gzip` or `+zstd`: compressed; \
+        watch: "`sse+chunked`: HTTP/1.1; `sse`: HTTP/1.0, HTTP/2; with `+gzip` or `+zstd`: compressed; \
                 `websocket`, `websocket+raw`. A sudden drop: a proxy restarted, or a deploy.",
     },
     Metric {
