@@ -53,3 +53,43 @@ pub fn client_address(header: ClientAddressHeader, value: &HeaderValue, proxies:
     };
     proxies::client(&HeaderMap::from_iter([(name, value.clone())]), header, proxies, peer)
 }
+
+/// The server's end of a TLS connection.
+#[cfg(feature = "tls")]
+pub struct TlsSession(crate::tls::Session);
+
+#[cfg(feature = "tls")]
+impl TlsSession {
+    /// Bytes that it may keep: what it received and what it sends.
+    pub const MAX_KEPT: usize = 2 * crate::tls::MAX_RECORDS;
+
+    /// A server before the handshake.
+    ///
+    /// # Errors
+    /// The certificate cannot be used.
+    pub fn new(tls: &crate::Tls) -> Result<Self, String> {
+        crate::tls::Session::new(std::sync::Arc::clone(&tls.0)).map(Self).map_err(|error| error.to_string())
+    }
+
+    /// Takes bytes of a client.
+    ///
+    /// # Errors
+    /// Why the handshake has failed.
+    pub fn receive(&mut self, mut bytes: &[u8]) -> Result<(), String> {
+        let mut buffer = vec![0; crate::tls::MAX_RECORDS];
+        while !bytes.is_empty() {
+            let room = self.0.room().map_err(|error| error.to_string())?;
+            let (taken, rest) = bytes.split_at(bytes.len().min(room.len()));
+            let end = room.start + taken.len();
+            buffer[room.start..end].copy_from_slice(taken);
+            self.0.receive(&mut buffer[..end]).map_err(|error| error.to_string())?;
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Bytes that it keeps.
+    pub fn kept_bytes(&self) -> usize {
+        self.0.kept_bytes()
+    }
+}

@@ -12,5 +12,5 @@ mod tests;
 pub(crate) use config::HTTP2;
 pub use config::{Tls, TlsError};
 #[cfg(fuzzing)]
-pub(crate) use session::Session;
+pub(crate) use session::{MAX_RECORDS, Session};
 pub(crate) use stream::{HandshakeError, TlsStream};

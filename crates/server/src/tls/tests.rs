@@ -304,6 +304,32 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn altered_client_hello_is_answered_or_fails_within_bounds(
+        tls12: bool,
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        appended in vec(any::<u8>(), 0..300),
+    ) {
+        let mut client = Client::new(&client_config(tls12));
+        let mut hello = Vec::new();
+        client.session.write_tls(&mut hello).unwrap();
+        for (index, byte) in changes {
+            let index = index.index(hello.len());
+            hello[index] = byte;
+        }
+        hello.extend(appended);
+        let mut session = Session::new(Arc::clone(&SERVER)).unwrap();
+        let mut buffer = vec![0; MAX_RECORDS];
+        buffer[..hello.len()].copy_from_slice(&hello);
+        let received = session.receive(&mut buffer[..hello.len()]);
+        prop_assert!(session.is_handshaking() && session.kept_bytes() < MAX_RECORDS);
+        if received.is_err() {
+            prop_assert!(session.receive(&mut []).is_err());
+        }
+    }
+}
+
 /// What the socket takes is 0 from now on.
 fn block(socket: &TestSocket) {
     socket.wire().sizes = vec![0];
