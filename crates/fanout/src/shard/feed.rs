@@ -52,7 +52,7 @@ pub(super) struct Feed {
     pub(super) last_batch: Instant,
     /// Whether it waits to be written to its readers.
     pub(super) is_touched: bool,
-    /// Its first and last match in the turn that is being matched, or [`NONE`](super::feeds::NONE).
+    /// Its first and last match in the turns that are being matched, or [`NONE`](super::feeds::NONE).
     pub(super) matches: [u32; 2],
 }
 

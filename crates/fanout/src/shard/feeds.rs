@@ -21,7 +21,7 @@ pub(crate) type FeedId = u32;
 
 /// No match.
 pub(super) const NONE: u32 = u32::MAX;
-/// Readers from which on the messages of a turn are joined before they are finished: fewer bytes for each reader, and better
+/// Readers from which on the messages of a feed are joined before they are finished: fewer bytes for each reader, and better
 /// compressed, but work that no other feed shares.
 const SHARED_BATCH_READERS: usize = 8;
 /// Bytes from which on a message is a batch of its own that refers to the frame, instead of a copy among others.
@@ -36,7 +36,7 @@ pub(super) struct Feeds {
     policies: Arc<[NamespacePolicy]>,
     budgets: Budgets,
     stats: Arc<Stats>,
-    /// For the turn that is being matched: the messages of each feed as linked lists, and the feeds that have some. Empty in
+    /// For the turns that are being matched: the messages of each feed as linked lists, and the feeds that have some. Empty in
     /// between.
     matches: Vec<Match>,
     matched: Vec<FeedId>,
@@ -46,7 +46,7 @@ pub(super) struct Feeds {
     closing: Vec<FeedId>,
 }
 
-/// A message of the current turn that a feed contains.
+/// A message of the current turns that a feed contains.
 #[derive(Debug, Clone, Copy)]
 struct Match {
     message: u32,
@@ -121,9 +121,10 @@ impl Feeds {
         }
     }
 
-    /// Appends the messages of a turn to the logs of the feeds that contain them. Returns whether there are any.
-    pub(super) fn append(&mut self, turn: &Turn) -> bool {
-        for (number, message) in turn.messages.iter().enumerate() {
+    /// Appends the messages of turns to the logs of the feeds that contain them. Returns whether there are any.
+    pub(super) fn append(&mut self, turns: &[Arc<Turn>]) -> bool {
+        let all: Vec<&Outgoing> = turns.iter().flat_map(|turn| &turn.messages).collect();
+        for (number, message) in all.iter().enumerate() {
             self.find(place(number), message);
         }
         let found = !self.matched.is_empty();
@@ -133,8 +134,8 @@ impl Feeds {
             let [first, _] = std::mem::replace(&mut feed.matches, [NONE; 2]);
             let matches = &self.matches;
             let next = |at: &u32| Some(matches[*at as usize].next).filter(|next| *next != NONE);
-            let messages = std::iter::successors(Some(first), next)
-                .map(|at| &turn.messages[matches[at as usize].message as usize]);
+            let messages =
+                std::iter::successors(Some(first), next).map(|at| all[matches[at as usize].message as usize]);
             match &mut feed.readers {
                 Readers::All(_) => append(feed, messages, &self.budgets),
                 Readers::Paced(paces) => {
@@ -153,7 +154,7 @@ impl Feeds {
         found
     }
 
-    /// Adds message `number` of the turn to the matches of each feed that contains it and belongs to its audience.
+    /// Adds message `number` of the turns to the matches of each feed that contains it and belongs to its audience.
     fn find(&mut self, number: u32, Outgoing { message, audience, .. }: &Outgoing) {
         let Self { trie, feeds, matches, matched, closing, .. } = self;
         trie.visit(&message.namespace, |id| {

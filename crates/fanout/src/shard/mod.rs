@@ -30,7 +30,7 @@ use feeds::Feeds;
 use pacing::{Schedule, next_due};
 
 /// Connections that are served before other tasks get a turn.
-const WRITES_PER_YIELD: usize = 256;
+const WRITES_PER_YIELD: usize = 32;
 /// How often silent, stalled and expired connections are looked for.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -172,21 +172,21 @@ impl Shard {
     async fn take_inputs(&mut self, inputs: &mut Vec<Input>) -> Option<tokio::time::Instant> {
         let mut received = Vec::new();
         let mut shutdown = None;
+        let mut turns = Vec::new();
         for input in inputs.drain(..) {
-            match input {
+            let input = match input {
                 Input::Turn(turn) => {
-                    if self.feeds.append(&turn) {
-                        received.extend(turn.messages.iter().map(|message| message.message.received_at).min());
-                    }
-                    for feed in self.feeds.take_closing() {
-                        // Everything sent before it comes before it.
-                        self.write_feeds().await;
-                        self.close_feed(feed, &CloseReason::TotalsUnavailable);
-                    }
+                    turns.push(turn);
+                    continue;
                 }
+                input => input,
+            };
+            self.take_turns(&mut turns, &mut received).await;
+            match input {
+                Input::Turn(_) => {}
                 Input::Attach(attach) => self.attach(*attach),
                 Input::Command(command) => {
-                    // As above.
+                    // Everything sent before it comes before it.
                     self.write_feeds().await;
                     self.obey(*command);
                 }
@@ -201,6 +201,7 @@ impl Shard {
                 Input::Shutdown(deadline) => shutdown = Some(deadline),
             }
         }
+        self.take_turns(&mut turns, &mut received).await;
         self.write_feeds().await;
         self.shed();
         let now = Instant::now();
@@ -208,6 +209,20 @@ impl Shard {
             self.stats.lag.observe(now.duration_since(received_at).as_secs_f64());
         }
         shutdown
+    }
+
+    /// Appends the messages of turns that follow each other to the logs of their feeds. Adds when the oldest came in.
+    async fn take_turns(&mut self, turns: &mut Vec<Arc<Turn>>, received: &mut Vec<Instant>) {
+        if self.feeds.append(turns) {
+            let messages = turns.iter().flat_map(|turn| &turn.messages);
+            received.extend(messages.map(|message| message.message.received_at).min());
+        }
+        turns.clear();
+        for feed in self.feeds.take_closing() {
+            // As for commands.
+            self.write_feeds().await;
+            self.close_feed(feed, &CloseReason::TotalsUnavailable);
+        }
     }
 
     /// Carries out a command for one connection.
