@@ -76,8 +76,6 @@ pub(crate) enum FlushOutcome {
 pub(crate) struct Sent {
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
-    /// Bytes of [`Stream::unsent`](crate::Stream::unsent) that peers have taken. They are progress, but not counted again.
-    pub(crate) drained: u64,
 }
 
 /// The state of a client with an inbound handler.
@@ -177,13 +175,6 @@ impl Connection {
 
     /// Writes everything that the reader has not got yet, as far as the sink accepts it.
     pub(crate) fn flush(&mut self, feed: &mut FeedView<'_>, sent: &mut Sent) -> FlushOutcome {
-        let unsent = self.sink.unsent();
-        let outcome = self.write_all(feed, sent);
-        sent.drained += unsent.saturating_sub(self.sink.unsent()) as u64;
-        outcome
-    }
-
-    fn write_all(&mut self, feed: &mut FeedView<'_>, sent: &mut Sent) -> FlushOutcome {
         static NOTHING: Log = Log::new();
         let log = if feed.is_paced { &NOTHING } else { feed.log };
         loop {
@@ -431,6 +422,11 @@ impl Connection {
     /// Whether nothing was written for `silence`, and nothing waits to be.
     pub(crate) fn is_silent(&self, now: Moment, silence: Duration) -> bool {
         self.blocked.is_none() && now.since(self.last_progress) >= silence
+    }
+
+    /// As [`Sink::unsent`].
+    pub(crate) fn unsent(&self) -> usize {
+        self.sink.unsent()
     }
 
     /// As [`Sink::discard_unsent`].

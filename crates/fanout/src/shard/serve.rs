@@ -162,7 +162,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(key) else { return FlushOutcome::Disconnected };
         let Some(feed) = self.feeds.get_mut(connection.feed) else { return FlushOutcome::Disconnected };
         let now = Instant::now();
-        let before = (self.sent.bytes, self.sent.drained);
+        let (sent, unsent) = (self.sent.bytes, connection.unsent());
         let outcome = connection.flush(&mut feed.view(&self.config, &self.budgets), &mut self.sent);
         match outcome {
             FlushOutcome::Disconnected => self.remove(key),
@@ -181,7 +181,7 @@ impl Shard {
             }
             FlushOutcome::Blocked if connection.blocked.is_none() => feed.add_blocked(place(key), connection, now),
             // Progress, however slow, is not a stall.
-            FlushOutcome::Blocked if (self.sent.bytes, self.sent.drained) != before => {
+            FlushOutcome::Blocked if self.sent.bytes > sent || connection.unsent() < unsent => {
                 connection.last_progress = now.into()
             }
             FlushOutcome::Blocked => {}
