@@ -37,7 +37,7 @@ fuzz_target!(|target: &str| {
     assert!((1..=MAX_TOPICS).contains(&topics.len()));
     let texts: Vec<String> = topics.iter().map(|topic| topic.to_string()).collect();
     for (topic, text) in topics.iter().zip(&texts) {
-        assert_eq!(text.parse().as_ref(), Ok(topic));
+        assert_eq!(text.parse().as_ref(), Ok(&topic));
         assert!(!text.contains(char::is_control));
         let prefix = topic.literal_prefix();
         assert!(prefix.as_str().len() <= MAX_NAMESPACE_BYTES && prefix.segments().count() <= MAX_NAMESPACE_DEPTH);

@@ -196,7 +196,7 @@ const DELIVERY: &[Metric] = &[
     Metric {
         name: "hub_feeds",
         values: Values::Gauge(Reading::new("hub", "feeds", |status| status.handle.stats().feeds.get())),
-        help: "Feeds with readers.",
+        help: "Feeds with readers. A feed with readers in several shards counts in each of them.",
         watch: "Memory grows with the logs of the feeds.",
     },
     Metric {
