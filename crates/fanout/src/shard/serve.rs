@@ -233,6 +233,10 @@ impl Shard {
     /// Closes a connection for `reason`, or without one because its client asked for it or has got its closing bytes. The
     /// client gets its last bytes if there are any; otherwise the connection ends at once.
     pub(super) fn close_connection(&mut self, key: usize, reason: Option<&CloseReason>) {
+        if reason.is_some_and(|reason| *reason != CloseReason::SlowReader) {
+            self.put_unread(key);
+            self.write(key);
+        }
         let Some(connection) = self.connections.get(key) else { return };
         if let Some(reason) = reason {
             let id = self.connection_id(key, connection.generation);
@@ -251,8 +255,6 @@ impl Shard {
     pub(super) fn close_feed(&mut self, id: FeedId, reason: &CloseReason) {
         let readers = self.feeds.get(id).map(|feed| feed.readers.to_vec()).unwrap_or_default();
         for key in readers {
-            self.put_unread(key as usize);
-            self.write(key as usize);
             self.close_connection(key as usize, Some(reason));
         }
     }

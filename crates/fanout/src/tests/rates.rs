@@ -75,6 +75,21 @@ async fn reader_with_a_rate_takes_along_what_it_has_not_got() {
     ended.await.unwrap();
 }
 
+#[tokio::test]
+async fn stream_with_a_rate_that_is_closed_ends_with_what_it_has_not_got() {
+    let fanout = start(Config { shards: 1, ..Config::default() });
+    let (messages, handle) = (fanout.publisher(), fanout.handle());
+    let mut reader = at(&handle, "/a", "1/h").await;
+    messages.send(text("/a", "1")).await.unwrap();
+    assert_eq!(batch(&mut reader).await, "/a 1\n");
+    messages.send(text("/a", "2")).await.unwrap();
+    messages.send(text("/a", "3")).await.unwrap();
+    settle().await;
+    let id = handle.connections().await.unwrap()[0].id;
+    handle.close(id, CloseReason::Requested("enough".into())).await.unwrap();
+    assert_eq!(rest(reader).await, "/a 3\nRequested(\"enough\")\n");
+}
+
 const NAMESPACES: [&str; 3] = ["/a", "/b", "/c"];
 const TOPICS: [&str; 3] = ["/a", "/a,/b", "/a,/b,/c"];
 
