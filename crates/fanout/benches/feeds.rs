@@ -6,42 +6,19 @@
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and ends with a panic")]
 
+mod support;
+
 use std::net::Ipv4Addr;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
-use tallycast_fanout::{
-    BodyReceiver, CloseReason, ConnectionInfo, Fanout, Framing, Message, Namespace, Sink, Subscriber, body,
-};
+use tallycast_fanout::{BodyReceiver, ConnectionInfo, Fanout, Message, Namespace, Sink, Subscriber, body};
+
+use support::PLAIN;
 
 const FEEDS: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
 const MESSAGES: u32 = 50_000;
 const ROUNDS: usize = 5;
-
-static PLAIN: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Plain));
-
-#[derive(Debug)]
-struct Plain;
-
-impl Framing for Plain {
-    fn name(&self) -> &'static str {
-        "plain"
-    }
-    fn message(&self, message: &Message, batch: &mut Vec<u8>) {
-        batch.extend_from_slice(message.payload().as_bytes());
-    }
-    fn skipped(&self, _: u64, _: &mut Vec<u8>) {}
-    fn finish(&self, batch: Vec<u8>) -> Bytes {
-        batch.into()
-    }
-    fn keep_alive(&self) -> Bytes {
-        Bytes::from_static(b".")
-    }
-    fn closing(&self, _: &CloseReason) -> Bytes {
-        Bytes::new()
-    }
-}
 
 fn subscriber(topic: &str) -> (Subscriber, BodyReceiver) {
     let (sender, receiver) = body();

@@ -17,6 +17,8 @@
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and ends with a panic")]
 
+mod support;
+
 use std::fmt;
 use std::fs;
 use std::io;
@@ -24,16 +26,15 @@ use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
-use tallycast_fanout::{
-    CloseReason, ConnectionInfo, Fanout, Framing, Handle, Message, Sink, Stream, Subscriber, Topic, Topics,
-};
+use tallycast_fanout::{ConnectionInfo, Fanout, Handle, Message, Sink, Stream, Subscriber, Topic, Topics};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
+
+use support::PLAIN;
 
 const SIZES: [usize; 3] = [10_000, 100_000, 1_000_000];
 const CASES: [Case; 3] = [Case::OneFeed, Case::ManyFeeds, Case::WatchLists];
@@ -58,7 +59,6 @@ static WAKERS: Mutex<Vec<Waker>> = Mutex::new(Vec::new());
 static OUTSTANDING: AtomicU64 = AtomicU64::new(0);
 /// Notified of the last delivery.
 static DELIVERED: Notify = Notify::const_new();
-static PLAIN: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Plain));
 
 /// What the readers read.
 #[derive(Clone, Copy)]
@@ -124,28 +124,6 @@ fn watch_list(number: usize) -> impl Iterator<Item = usize> {
     let (start, round) = (number % SYMBOLS, number / SYMBOLS);
     let step = [1, 3, 7, 9][round % 4] + round / 4 * 10;
     (0..WATCHED).map(move |place| (start + place * step) % SYMBOLS)
-}
-
-#[derive(Debug)]
-struct Plain;
-
-impl Framing for Plain {
-    fn name(&self) -> &'static str {
-        "plain"
-    }
-    fn message(&self, message: &Message, batch: &mut Vec<u8>) {
-        batch.extend_from_slice(message.payload().as_bytes());
-    }
-    fn skipped(&self, _: u64, _: &mut Vec<u8>) {}
-    fn finish(&self, batch: Vec<u8>) -> Bytes {
-        batch.into()
-    }
-    fn keep_alive(&self) -> Bytes {
-        Bytes::from_static(b".")
-    }
-    fn closing(&self, _: &CloseReason) -> Bytes {
-        Bytes::new()
-    }
 }
 
 /// A peer that takes everything. Has no size, so that a box of it is no allocation.
