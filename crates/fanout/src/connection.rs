@@ -228,8 +228,7 @@ impl Connection {
         if !self.carry_unread(feed, bytes.len()) {
             return false;
         }
-        let bytes = feed.budget.charge_bytes(bytes);
-        self.catch_up.get_or_insert_default().push(Chunk { bytes, messages: 1, kind: ChunkKind::Messages });
+        self.put_bytes(feed.budget.charge_bytes(bytes), 1);
         true
     }
 
@@ -309,7 +308,8 @@ impl Connection {
         self.grant.as_ref()?.subject.clone()
     }
 
-    /// Keeps everything that the reader has not got of its feed, before the caller moves it to the feed of `topics`. Returns `false`, with nothing changed, if that would be too many bytes to take along.
+    /// Keeps everything that the reader has not got of its feed, before the caller moves it to the feed of `topics`. Returns
+    /// `false`, with nothing changed, if that would be too many bytes to take along.
     pub(crate) fn change_topics(
         &mut self,
         topics: &Topics,
@@ -354,8 +354,7 @@ impl Connection {
             self.catch_up.get_or_insert_default().push(summary);
         }
         for batch in feed.log.since(self.position).filter(|batch| !batch.bytes.is_empty()) {
-            let (bytes, messages) = (batch.bytes.clone(), batch.messages.into());
-            self.catch_up.get_or_insert_default().push(Chunk { bytes, messages, kind: ChunkKind::Messages });
+            self.put_bytes(batch.bytes.clone(), batch.messages.into());
         }
         self.position = feed.log.head();
         true
@@ -379,7 +378,7 @@ impl Connection {
         let Summary { bytes, messages, .. } = summary;
         self.position = feed.log.head();
         self.is_overdue = false;
-        if let Some(group) = self.catch_up.as_mut().and_then(|catch_up| catch_up.merged.take()) {
+        if let Some(group) = self.leave_merge_group() {
             feed.merges.leave(group);
         }
         if !bytes.is_empty() {
@@ -437,6 +436,11 @@ impl Connection {
     /// The group whose sum the reader gets before it reads on.
     pub(crate) fn merge_group(&self) -> Option<GroupId> {
         self.catch_up.as_ref()?.merged
+    }
+
+    /// Forgets that group, and returns it.
+    pub(crate) fn leave_merge_group(&mut self) -> Option<GroupId> {
+        self.catch_up.as_mut()?.merged.take()
     }
 
     /// What is left of bytes that were begun.

@@ -116,7 +116,7 @@ impl Merges {
         self.budget.is_exceeded().then(largest).flatten().map(|group| group.id)
     }
 
-    /// Removes a group whose readers are disconnected.
+    /// Removes a group whose readers have left it and are disconnected.
     pub(crate) fn remove(&mut self, id: GroupId) {
         self.retain(|group| group.id != id);
     }

@@ -42,7 +42,7 @@ impl Shard {
                         catch_up.merged = Some(group);
                     }
                     match feed.policy {
-                        // That it gets messages conflated is its own wish.
+                        // Its client asked for conflation.
                         _ if feed.key.is_paced => {}
                         Policy::Latest => self.stats.slow_latest.add(1),
                         _ => self.stats.slow_merged.add(1),
@@ -67,7 +67,10 @@ impl Shard {
         }
         while let Some(group) = feed.merges.excess() {
             for key in feed.behind() {
-                if self.connections[key as usize].merge_group() == Some(group) {
+                let connection = &mut self.connections[key as usize];
+                if connection.merge_group() == Some(group) {
+                    // Its number may be used again before the connection is closed.
+                    connection.leave_merge_group();
                     self.stats.slow_disconnected.add(1);
                     too_slow.push(key);
                 }
