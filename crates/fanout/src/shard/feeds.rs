@@ -185,13 +185,13 @@ impl Feeds {
     }
 
     /// Takes the feeds that wait to be written to their readers.
-    pub(super) fn take_touched(&mut self, touched: &mut Vec<FeedId>) {
-        std::mem::swap(&mut self.touched, touched);
-        for id in touched.iter() {
+    pub(super) fn take_touched(&mut self) -> Vec<FeedId> {
+        for id in &self.touched {
             if let Some(feed) = self.feeds.get_mut(*id as usize) {
                 feed.is_touched = false;
             }
         }
+        std::mem::take(&mut self.touched)
     }
 
     /// Takes the feeds whose readers need to start over, once everything before has been written.

@@ -174,16 +174,11 @@ impl Shard {
         let mut shutdown = None;
         let mut turns = Vec::new();
         for input in inputs.drain(..) {
-            let input = match input {
-                Input::Turn(turn) => {
-                    turns.push(turn);
-                    continue;
-                }
-                input => input,
-            };
-            self.take_turns(&mut turns, &mut received).await;
+            if !matches!(input, Input::Turn(_)) {
+                self.take_turns(&mut turns, &mut received).await;
+            }
             match input {
-                Input::Turn(_) => {}
+                Input::Turn(turn) => turns.push(turn),
                 Input::Attach(attach) => self.attach(*attach),
                 Input::Command(command) => {
                     // Everything sent before it comes before it.

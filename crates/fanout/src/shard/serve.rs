@@ -66,10 +66,8 @@ impl Shard {
 
     /// Writes to every reader of each feed that got messages.
     pub(super) async fn write_feeds(&mut self) {
-        let mut touched = Vec::new();
-        self.feeds.take_touched(&mut touched);
         let mut served = 0;
-        for id in touched.drain(..) {
+        for id in self.feeds.take_touched() {
             self.write_feed(id, &mut served).await;
         }
     }
