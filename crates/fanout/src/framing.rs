@@ -104,7 +104,7 @@ impl Framings {
     }
 }
 
-/// Whether only the table holds it, which alone gives it out: so nobody will ever use its slot.
+/// Whether only the table holds it. The table alone hands framings out, so the slot is free.
 fn is_unused(interned: &Arc<Interned>) -> bool {
     Arc::strong_count(interned) == 1
 }

@@ -102,8 +102,8 @@ enum Step {
     Wait,
 }
 
-/// What one reader received, by namespace: the texts as numbers, and the sum of the tallies; and how many it was told that it
-/// missed.
+/// What one reader received, by namespace: the texts as numbers, and the sum of the tallies; and the number in its notes about
+/// skipped messages.
 #[derive(Debug, Default)]
 struct Received {
     texts: HashMap<String, Vec<usize>>,
@@ -222,7 +222,7 @@ proptest! {
             if rate.is_some() || policy == Policy::Merge {
                 prop_assert_eq!(received.sums.get("/a").copied().unwrap_or_default(), sum);
             }
-            prop_assert!(rate.is_none() || received.skipped == 0, "readers with a rate are not told what they asked for");
+            prop_assert!(rate.is_none() || received.skipped == 0, "readers with a rate get no note");
             for texts in received.texts.values() {
                 prop_assert!(texts.is_sorted_by(|earlier, later| earlier < later), "{:?}", texts);
             }
