@@ -16,6 +16,9 @@ use super::{LIMIT, Tallycast, block_on, eventually};
 /// The JSON key of an element reference (§12, "web element identifier").
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
+/// How often a chromedriver is started that exits before it serves.
+const DRIVER_ATTEMPTS: usize = 5;
+
 /// A browser window, closed on drop.
 pub(crate) struct Browser {
     /// The session URL.
@@ -42,18 +45,7 @@ impl Browser {
 
     fn launch(width: u32, dark: bool, flags: &[&str]) -> Self {
         let profile = TempDir::new();
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver must be installed");
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let port = lines
-            .find_map(|line| line.rsplit_once("started successfully on port ").map(|(_, port)| port.to_owned()))
-            .expect("chromedriver prints its port");
-        // Keep reading, so that a full pipe never blocks the driver.
-        std::thread::spawn(move || lines.for_each(drop));
+        let (driver, port) = start_driver();
         let scheme = u8::from(!dark);
         let mut arguments: Vec<String> = [
             "--headless",
@@ -80,7 +72,7 @@ impl Browser {
             options["mobileEmulation"] = json!({"deviceMetrics": {"width": width, "height": 740, "pixelRatio": 2.0}});
         }
         let capabilities = json!({"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}});
-        let sessions = format!("http://127.0.0.1:{}/session", port.trim_end_matches('.'));
+        let sessions = format!("http://127.0.0.1:{port}/session");
         let answer = call(Method::POST, &sessions, &json!({"capabilities": {"alwaysMatch": capabilities}}));
         let session = format!("{sessions}/{}", answer["sessionId"].as_str().unwrap());
         Self { session, driver, _profile: profile }
@@ -155,6 +147,31 @@ impl Drop for Browser {
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
+}
+
+/// Starts a chromedriver on a free port, and returns the port. A driver chooses a port before it binds it, so another process
+/// may take it first; the driver then exits, and the next attempt gets another port.
+fn start_driver() -> (Child, String) {
+    for _ in 0..DRIVER_ATTEMPTS {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromedriver must be installed");
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let port = lines.by_ref().inspect(|line| eprintln!("chromedriver: {line}")).find_map(|line| {
+            let (_, port) = line.rsplit_once("started successfully on port ")?;
+            Some(port.trim_end_matches('.').to_owned())
+        });
+        if let Some(port) = port {
+            // Keep reading, so that a full pipe never blocks the driver.
+            std::thread::spawn(move || lines.for_each(drop));
+            return (driver, port);
+        }
+        driver.wait().unwrap();
+    }
+    panic!("chromedriver exited {DRIVER_ATTEMPTS} times before it served");
 }
 
 /// Sends a WebDriver command and returns its value.
