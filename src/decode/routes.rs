@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tallycast_fanout::{Data, Message, NamespaceError};
+use tallycast_fanout::{Message, NamespaceError};
 
 use super::route::{EventName, Route};
 use super::{MAX_PAYLOAD_BYTES, MAX_ROUTES};
@@ -109,7 +109,7 @@ impl Routes {
         let received_at = event.received_at;
         let key =
             route.tally.as_ref().map(|namespace| Key { namespace: namespace.clone(), key: text.clone(), received_at });
-        let message = Message { namespace, event: name, data: Data::Text(text), received_at };
+        let message = Message { event: name, received_at, ..Message::text(namespace, text) };
         Ok(Decoded { message, key, route: index })
     }
 }

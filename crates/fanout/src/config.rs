@@ -16,7 +16,7 @@ use crate::inbox;
 use crate::publisher::Publisher;
 use crate::shard::{Budgets, Shard};
 use crate::totals::Totals;
-use crate::{Namespace, NamespacePolicy, Stats};
+use crate::{Namespace, NamespacePolicy, Retention, Stats};
 
 /// New subscribers that may wait for the hub.
 const SUBSCRIBER_INBOX: usize = 1024;
@@ -56,6 +56,13 @@ pub struct Config {
     pub max_totals_bytes: usize,
     /// Whether readers receive the difference when a source reports other totals than they were sent. Default: `true`.
     pub corrections: bool,
+    /// How long messages are kept, by [name](Retention::name); see [`Message::kept`](crate::Message::kept). All of an engine's
+    /// nodes need the same, so that they name positions alike.
+    pub retentions: Vec<Arc<Retention>>,
+    /// Bytes of the messages that are kept, all together. Beyond it, the oldest go, whatever their retention. Default: 256 MiB.
+    pub history_bytes: usize,
+    /// Bytes that are being sent to readers that catch up from the history, all together; further readers wait. Default: 64 MiB.
+    pub replay_bytes: usize,
     /// Silence on a connection before a keep-alive is sent. Default: 15 s.
     pub keep_alive: Duration,
     /// Time for a client with an [`Inbound`](crate::Inbound) handler to answer a keep-alive. Default: 15 s.
@@ -82,6 +89,9 @@ impl Default for Config {
             max_totals: 100_000,
             max_totals_bytes: 8 * 1024 * 1024,
             corrections: true,
+            retentions: Vec::new(),
+            history_bytes: 256 * 1024 * 1024,
+            replay_bytes: 64 * 1024 * 1024,
             keep_alive: Duration::from_secs(15),
             pong_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(60),
@@ -128,6 +138,9 @@ setters! {
     max_totals: usize,
     max_totals_bytes: usize,
     corrections: bool,
+    retentions: Vec<Arc<Retention>>,
+    history_bytes: usize,
+    replay_bytes: usize,
     keep_alive: Duration,
     pong_timeout: Duration,
     stall_timeout: Duration,

@@ -118,9 +118,14 @@ impl Hub {
             for subscriber in subscribers.drain(..) {
                 self.attach(subscriber).await;
             }
-            for Envelope { message, acknowledgement } in messages.drain(..) {
-                self.publish(message);
-                self.acknowledgements.extend(acknowledgement);
+            for envelope in messages.drain(..) {
+                match envelope {
+                    Envelope::Message(message, acknowledgement) => {
+                        self.publish(message);
+                        self.acknowledgements.extend(acknowledgement);
+                    }
+                    Envelope::Sequence(_) => {}
+                }
                 if self.turn_bytes >= TURN_BYTES {
                     self.send_turn().await;
                 }

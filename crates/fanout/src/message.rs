@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::Namespace;
+use crate::{Kept, Namespace};
 
 /// The memory that a key of a tally takes beside its text: its place in the table, the allocation, and a third of both for
 /// room in the table.
@@ -25,6 +25,8 @@ pub struct Message {
     pub data: Data,
     /// When the event came in; for a tally, the oldest of those it counts. From here to the write is the lag.
     pub received_at: Instant,
+    /// Set if the message is kept for readers that come later. It then has an id on the wire.
+    pub kept: Option<Box<Kept>>,
 }
 
 /// The payload of a [`Message`].
@@ -93,7 +95,12 @@ impl Message {
     }
 
     fn new(namespace: Namespace, data: Data) -> Self {
-        Self { namespace, event: None, data, received_at: Instant::now() }
+        Self { namespace, event: None, data, received_at: Instant::now(), kept: None }
+    }
+
+    /// The id of the message on the wire, if it is kept for readers that come later.
+    pub fn id(&self) -> Option<&str> {
+        self.kept.as_ref().map(|kept| &*kept.id).filter(|id| !id.is_empty())
     }
 
     /// The payload as text: the text itself, or JSON.

@@ -5,19 +5,24 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use crate::Message;
 use crate::inbox::{self, Weight};
+use crate::{Message, SequenceEvent};
 
-/// A message on its way to the hub.
+/// What is on its way to the hub.
 #[derive(Debug)]
-pub(crate) struct Envelope {
-    pub(crate) message: Message,
-    pub(crate) acknowledgement: Option<Acknowledgement>,
+pub(crate) enum Envelope {
+    /// A message.
+    Message(Message, Option<Acknowledgement>),
+    /// What a source knows of a sequence.
+    Sequence(SequenceEvent),
 }
 
 impl Weight for Envelope {
     fn weight(&self) -> usize {
-        self.message.weight()
+        match self {
+            Self::Message(message, _) => message.weight(),
+            Self::Sequence(_) => size_of::<Self>(),
+        }
     }
 }
 
@@ -53,23 +58,32 @@ pub enum TrySendError {
 pub struct Messages(inbox::Receiver<Envelope>);
 
 impl Messages {
-    /// The next message, which is acknowledged; `None` when every publisher has been dropped.
+    /// The next message, which is acknowledged; `None` when every publisher has been dropped. Events of sequences are left out.
     pub async fn recv(&mut self) -> Option<Message> {
-        self.0.recv().await.map(Envelope::open)
+        loop {
+            if let Some(message) = self.0.recv().await?.open() {
+                return Some(message);
+            }
+        }
     }
 
-    /// A message that has been sent already, if there is one.
+    /// A message that has been sent already, if there is one. Events of sequences are left out.
     pub fn try_recv(&mut self) -> Option<Message> {
-        self.0.try_recv().map(Envelope::open)
+        std::iter::from_fn(|| self.0.try_recv()).find_map(Envelope::open)
     }
 }
 
 impl Envelope {
-    fn open(self) -> Message {
-        if let Some(acknowledgement) = self.acknowledgement {
-            acknowledgement.acknowledge();
+    fn open(self) -> Option<Message> {
+        match self {
+            Self::Message(message, acknowledgement) => {
+                if let Some(acknowledgement) = acknowledgement {
+                    acknowledgement.acknowledge();
+                }
+                Some(message)
+            }
+            Self::Sequence(_) => None,
         }
-        self.message
     }
 }
 
@@ -90,7 +104,15 @@ impl Publisher {
     /// # Errors
     /// When the engine is shutting down.
     pub async fn send(&self, message: Message) -> Result<(), Closed> {
-        self.inbox.send(Envelope { message, acknowledgement: None }).await.map_err(|_| Closed)
+        self.inbox.send(Envelope::Message(message, None)).await.map_err(|_| Closed)
+    }
+
+    /// Sends what a source knows of a sequence, in order with its messages; waits while the engine's inbox is full.
+    ///
+    /// # Errors
+    /// When the engine is shutting down.
+    pub async fn send_sequence_event(&self, event: SequenceEvent) -> Result<(), Closed> {
+        self.inbox.send(Envelope::Sequence(event)).await.map_err(|_| Closed)
     }
 
     /// Like [`send`](Self::send); `acknowledgement` is given once the hub has handed the message to every shard. A message
@@ -99,8 +121,7 @@ impl Publisher {
     /// # Errors
     /// When the engine is shutting down.
     pub async fn send_acknowledged(&self, message: Message, acknowledgement: Acknowledgement) -> Result<(), Closed> {
-        let acknowledgement = Some(acknowledgement);
-        self.inbox.send(Envelope { message, acknowledgement }).await.map_err(|_| Closed)
+        self.inbox.send(Envelope::Message(message, Some(acknowledgement))).await.map_err(|_| Closed)
     }
 
     /// Sends a message if there is room.
@@ -108,7 +129,7 @@ impl Publisher {
     /// # Errors
     /// When there is no room, or the engine is shutting down.
     pub fn try_send(&self, message: Message) -> Result<(), TrySendError> {
-        self.inbox.try_send(Envelope { message, acknowledgement: None }).map_err(|error| match error {
+        self.inbox.try_send(Envelope::Message(message, None)).map_err(|error| match error {
             inbox::TrySendError::Full(_) => TrySendError::Full,
             inbox::TrySendError::Closed(_) => TrySendError::Closed,
         })

@@ -1,0 +1,46 @@
+//! Retentions: which messages are kept for readers that come later, how many, and how long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{Namespace, Position};
+
+/// How long the messages of a source's route are kept. All bounds apply; the oldest messages go first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retention {
+    /// Distinguishes it from others, such as the pattern of a route. A retention that replaces another one has its name.
+    pub name: Arc<str>,
+    /// Contains the namespaces of all its messages.
+    pub namespace: Namespace,
+    /// The sequence in which its messages have positions; `None` if their source has none, so that the engine numbers them,
+    /// and a position is valid for this engine only.
+    pub sequence: Option<Arc<str>>,
+    /// The number of messages.
+    pub max_messages: Option<usize>,
+    /// The memory of messages.
+    pub max_bytes: Option<usize>,
+    /// The age of messages.
+    pub max_age: Option<Duration>,
+    /// Whether the newest message of each namespace is kept, whatever the other bounds. Without other bounds, nothing else is.
+    pub last_values: bool,
+}
+
+/// What makes a message part of the history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// How long it is kept.
+    pub retention: Arc<Retention>,
+    /// Its place in the [sequence](Retention::sequence) of its retention.
+    pub position: Option<Position>,
+    /// It was published before the source started: it is kept, and not sent to readers.
+    pub is_backlog: bool,
+    /// Its id on the wire, which the hub sets.
+    pub(crate) id: Box<str>,
+}
+
+impl Kept {
+    /// A message that is kept as long as `retention` says.
+    pub fn new(retention: Arc<Retention>, position: Option<Position>) -> Self {
+        Self { retention, position, is_backlog: false, id: "".into() }
+    }
+}
