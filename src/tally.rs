@@ -346,7 +346,7 @@ mod tests {
                             assert_eq!(totals, sent.map(|((_, key), count): (&(Namespace, String), &i64)| (key.clone(), *count)).collect());
                             continue;
                         }
-                        Data::Text(_) | Data::TotalsState(_) => panic!("neither tally nor totals: {message:?}"),
+                        Data::Text(_) | Data::TotalsState(_) | Data::Reset(_) => panic!("neither tally nor totals: {message:?}"),
                     };
                     assert!(!tally.is_empty());
                     for (key, count) in tally.iter() {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
 use libfuzzer_sys::fuzz_target;
 use tallycast_fanout::{Framing, Message, Namespace};
-use tallycast_server::{Coding, EventFormat, EventStream};
+use tallycast_server::{Coding, EventFormat, EventStream, Notices};
 
 /// The content of a chunked body that is not complete yet.
 fn without_chunks(mut body: &[u8]) -> Vec<u8> {
@@ -56,7 +56,7 @@ fuzz_target!(|input: &[u8]| {
     let is_chunked = mode % 2 == 1;
     let Ok(events) = std::str::from_utf8(events) else { return };
 
-    let framing = EventStream::shared(EventFormat::Fields, coding, is_chunked);
+    let framing = EventStream::shared(EventFormat::Fields, Notices::Comments, coding, is_chunked);
     let mut wire = framing.opening("tallycast").to_vec();
     let mut expected = Vec::new();
     for event in events.split('\u{1e}') {
@@ -66,7 +66,7 @@ fuzz_target!(|input: &[u8]| {
         let mut batch = Vec::new();
         framing.message(&message, &mut batch);
         wire.extend_from_slice(&framing.finish(batch));
-        wire.extend_from_slice(&framing.keep_alive());
+        wire.extend_from_slice(&framing.keep_alive(None));
         let name = Some(name.replace(['\r', '\n'], " ")).filter(|name| !name.is_empty());
         // The standard joins the lines with LF, whatever ended them.
         expected.push((name, payload.replace("\r\n", "\n").replace('\r', "\n")));

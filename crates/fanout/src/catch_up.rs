@@ -1,11 +1,12 @@
 //! What one reader gets before it reads on in its feed's log: the rest of what was begun, bytes in order, such as a snapshot or
-//! the rest of another feed, then a summary of what it missed.
+//! the rest of another feed, then a part of the history, then a summary of what it missed.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
 use crate::merges::GroupId;
+use crate::replay::Replay;
 
 /// Bytes that a chunk is charged for beside its own.
 const CHUNK_OVERHEAD: usize = 64;
@@ -18,6 +19,8 @@ pub(crate) struct CatchUp {
     chunks: VecDeque<Chunk>,
     /// The size of all chunks but snapshots.
     carried: usize,
+    /// What it gets from the history after the chunks.
+    pub(crate) replay: Option<Box<Replay>>,
     /// Messages that the log dropped before the reader had them.
     pub(crate) skipped: u64,
     /// The group with whose sum the reader goes on.
@@ -79,7 +82,7 @@ impl CatchUp {
 
     /// Whether nothing is left after what was begun.
     pub(crate) fn is_empty(&self) -> bool {
-        self.chunks.is_empty() && self.skipped == 0 && self.merged.is_none()
+        self.chunks.is_empty() && self.replay.is_none() && self.skipped == 0 && self.merged.is_none()
     }
 }
 

@@ -34,6 +34,8 @@ pub enum CloseReason {
     PingTimeout,
     /// The totals that the reader started with are no longer known, and its framing cannot say so.
     TotalsUnavailable,
+    /// Messages were lost that are kept otherwise, and the reader's framing cannot say so.
+    MessagesLost,
     /// The client's [`Grant`](crate::Grant) has expired.
     GrantExpired,
     /// [`Handle::close`](crate::Handle::close) was called, with this reason for the client.
@@ -47,6 +49,7 @@ impl fmt::Display for CloseReason {
             Self::SlowReader => "too slow; connect again to start afresh",
             Self::PingTimeout => "no pong came in time",
             Self::TotalsUnavailable => "the totals are unavailable; connect again to start afresh",
+            Self::MessagesLost => "messages were lost; connect again to start afresh",
             Self::GrantExpired => "the authorization has expired",
             Self::Requested(reason) => reason,
         })

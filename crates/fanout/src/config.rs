@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::budget::Budget;
 use crate::fanout::Fanout;
 use crate::handle::{Handle, Links};
+use crate::history::SharedHistory;
 use crate::hub::{Hub, HubInboxes};
 use crate::inbox;
 use crate::publisher::Publisher;
@@ -169,14 +170,26 @@ impl Builder {
         let tasks = TaskTracker::new();
         let (inbox, messages) = inbox::channel(config.inbox, config.inbox_bytes);
         let (subscribers, subscriber_inbox) = mpsc::channel(SUBSCRIBER_INBOX);
-        let budgets =
-            Budgets { waiting: Budget::new(config.total_log_bytes), merged: Budget::new(config.merged_bytes) };
+        let budgets = Budgets {
+            waiting: Budget::new(config.total_log_bytes),
+            merged: Budget::new(config.merged_bytes),
+            replayed: Budget::new(config.replay_bytes),
+        };
+        let history = SharedHistory::new(config.history_bytes);
         let shards: Vec<_> = (0..config.shards)
             .map(|number| {
                 let (shard, inbox) = mpsc::channel(config.shard_inbox);
                 // A shard yields by itself. With tokio's own budget, sockets would look unready after 128 of them.
                 tasks.spawn(unconstrained(
-                    Shard::new(Arc::clone(&config), Arc::clone(&stats), budgets.clone(), number, inbox).run(),
+                    Shard::new(
+                        Arc::clone(&config),
+                        Arc::clone(&stats),
+                        budgets.clone(),
+                        Arc::clone(&history),
+                        number,
+                        inbox,
+                    )
+                    .run(),
                 ));
                 shard
             })
@@ -187,12 +200,13 @@ impl Builder {
             inbox: inbox.downgrade(),
             shards: shards.clone(),
             totals_states,
+            history: Arc::clone(&history),
             stats: Arc::clone(&stats),
             shutdown: shutdown.clone(),
             tasks: tasks.clone(),
         });
         let inboxes = HubInboxes { messages, subscribers: subscriber_inbox };
-        tasks.spawn(Hub::new(config, stats, shards, totals).run(inboxes, shutdown));
+        tasks.spawn(Hub::new(config, stats, shards, totals, history).run(inboxes, shutdown));
         tasks.close();
         Fanout::new(Publisher::new(inbox), handle)
     }

@@ -44,6 +44,7 @@ enum Slot {
     Tally(Namespace, Option<Arc<str>>),
     Totals(Namespace),
     State(Namespace),
+    Reset(Namespace),
 }
 
 impl Conflation {
@@ -90,7 +91,7 @@ impl Conflation {
             Data::Text(_) | Data::Tally(_) => self.skipped += 1,
             Data::Totals(_) => {
                 let same = |slot: &Slot| match slot {
-                    Slot::Newest(_) => false,
+                    Slot::Newest(_) | Slot::Reset(_) => false,
                     Slot::Tally(of, _) | Slot::Totals(of) | Slot::State(of) => *of == message.namespace,
                 };
                 let replaced: Vec<Slot> = self.places.keys().filter(|slot| same(slot)).cloned().collect();
@@ -98,6 +99,7 @@ impl Conflation {
                 self.put(Slot::Totals(namespace()), message);
             }
             Data::TotalsState(_) => self.put(Slot::State(namespace()), message),
+            Data::Reset(_) => self.put(Slot::Reset(namespace()), message),
         }
     }
 

@@ -18,9 +18,10 @@ use crate::log::Log;
 use crate::merges::{GroupId, Merges, Summary};
 use crate::moment::Moment;
 use crate::origin::Origin;
+use crate::replay::{Replay, ReplaySource};
 use crate::shard::FeedId;
 use crate::sink::Sink;
-use crate::{Grant, Inbound, Message, Rate, Subscriber, Topics};
+use crate::{Grant, Inbound, Message, Rate, Stats, Subscriber, Topics};
 
 /// The most slices in one vectored write.
 const MAX_SLICES: usize = 64;
@@ -40,8 +41,11 @@ pub(crate) struct FeedView<'a> {
     pub(crate) rules: Option<Rules>,
     /// What is made for one reader is charged to it.
     pub(crate) budget: &'a Arc<Budget>,
+    pub(crate) stats: &'a Stats,
     /// Bytes that may be kept for one reader although the log has dropped them. A reader that needs more is too slow.
     pub(crate) max_carried: usize,
+    /// Where the next piece of a replay comes from, if it may have one now.
+    pub(crate) replay: Option<ReplaySource<'a>>,
 }
 
 /// How reading from a client ended.
@@ -67,6 +71,8 @@ pub(crate) enum FlushOutcome {
     Current,
     /// The sink accepts no more for now; it will wake the connection.
     Blocked,
+    /// The sink accepts more, but the next piece of the history is not made yet.
+    Replaying,
     /// The peer has gone.
     Disconnected,
 }
@@ -133,6 +139,7 @@ impl AsRef<[u8]> for GuardedBytes {
 impl Connection {
     pub(crate) fn new(
         subscriber: Subscriber,
+        beginning: Option<(Chunk, Option<Replay>)>,
         snapshot: Option<Bytes>,
         feed: FeedId,
         position: u64,
@@ -144,6 +151,10 @@ impl Connection {
             .map(|inbound| Box::new(Conversation { inbound, replies: Vec::new(), ping_sent_at: None }));
         let mut catch_up = CatchUp::default();
         catch_up.begun = subscriber.preamble;
+        if let Some((chunk, replay)) = beginning {
+            catch_up.push(chunk);
+            catch_up.replay = replay.map(Box::new);
+        }
         if let Some(bytes) = snapshot {
             let bytes = match subscriber.snapshot_guard {
                 Some(guard) => Bytes::from_owner(GuardedBytes { bytes, _guard: guard }),
@@ -181,6 +192,9 @@ impl Connection {
             let before = self.messages_sent;
             if self.catch_up.is_some() || self.conversation.is_some() {
                 self.begin_next(feed);
+            }
+            if self.begun().is_empty() && self.is_replaying() {
+                return FlushOutcome::Replaying;
             }
             if self.begun().is_empty() && (feed.is_paced || self.position == log.head()) {
                 return match self.sink.poll_flush(&mut Context::from_waker(&self.waker)) {
@@ -308,13 +322,51 @@ impl Connection {
         self.grant.as_ref()?.subject.clone()
     }
 
-    /// Keeps everything that the reader has not got of its feed, before the caller moves it to the feed of `topics`. Returns
+    /// Appends what a reader gets first that starts in the past.
+    fn put_beginning(&mut self, chunk: Chunk, replay: Option<Replay>) {
+        let catch_up = self.catch_up.get_or_insert_default();
+        if !chunk.bytes.is_empty() {
+            catch_up.push(chunk);
+        }
+        catch_up.replay = replay.map(Box::new);
+    }
+
+    /// Whether it has something to get from the history before it reads on in the log. Nothing may be put before the log then.
+    pub(crate) fn is_replaying(&self) -> bool {
+        self.catch_up.as_ref().is_some_and(|catch_up| catch_up.replay.is_some())
+    }
+
+    /// Whether it waits for its shard to make the next piece.
+    pub(crate) fn is_waiting_for_piece(&self) -> bool {
+        let replay = self.catch_up.as_ref().and_then(|catch_up| catch_up.replay.as_ref());
+        replay.is_some_and(|replay| replay.is_queued)
+    }
+
+    /// What it has still to get from the history.
+    pub(crate) fn replay(&mut self) -> Option<&mut Replay> {
+        self.catch_up.as_mut()?.replay.as_deref_mut()
+    }
+
+    /// Sends it messages that the log drops from the history instead: number `next` and all others up to `end`.
+    pub(crate) fn replay_instead(&mut self, topics: &Topics, next: u64, end: u64) {
+        match self.replay() {
+            Some(replay) => replay.extend(end),
+            None => {
+                let replay = Replay::between(topics.clone(), next, end);
+                self.catch_up.get_or_insert_default().replay = Some(Box::new(replay));
+            }
+        }
+    }
+
+    /// Keeps everything that the reader has not got of its feed, before the caller moves it to the feed of `topics`, and puts
+    /// `beginning` after it. Only for a reader that is not replaying. Returns
     /// `false`, with nothing changed, if that would be too many bytes to take along.
     pub(crate) fn change_topics(
         &mut self,
         topics: &Topics,
         from: &mut FeedView<'_>,
         grant: Option<Arc<Grant>>,
+        beginning: Option<(Chunk, Option<Replay>)>,
     ) -> bool {
         if !self.carry_unread(from, 0) {
             return false;
@@ -331,12 +383,18 @@ impl Connection {
                 self.catch_up.get_or_insert_default().push(Chunk { bytes, messages: 0, kind: ChunkKind::Replies });
             }
         }
+        if let Some((chunk, replay)) = beginning {
+            self.put_beginning(chunk, replay);
+        }
         true
     }
 
     /// Keeps everything that the reader has not got yet, in order, and moves it to the log's head. Batches are shared, not
     /// copied. Returns `false`, with nothing changed, if that and `more` would be too many bytes.
     fn carry_unread(&mut self, feed: &mut FeedView<'_>, more: usize) -> bool {
+        if self.is_replaying() {
+            return false;
+        }
         let carried = self.catch_up.as_ref().map_or(0, |catch_up| catch_up.carried());
         if feed.is_paced {
             let summary = self.unread(feed);
@@ -460,6 +518,13 @@ impl Connection {
                 let bytes = std::mem::take(&mut conversation.replies).into();
                 next = Some(Chunk { bytes, messages: 0, kind: ChunkKind::Replies });
             }
+            if next.is_none() && self.is_replaying() {
+                let Some(source) = feed.replay.take() else { return };
+                next = self.next_piece(source, feed.stats);
+                if next.is_none() {
+                    continue;
+                }
+            }
             if next.is_none() && !feed.is_paced {
                 next = self.next_summary(feed);
             }
@@ -470,6 +535,20 @@ impl Connection {
             self.messages_sent += messages;
             self.catch_up.get_or_insert_default().begun = bytes;
         }
+    }
+
+    /// The next piece of what it gets from the history, if it is not empty.
+    fn next_piece(&mut self, source: ReplaySource<'_>, stats: &Stats) -> Option<Chunk> {
+        let replay = self.replay()?;
+        let (chunk, is_reset) = replay.next_piece(source);
+        stats.resets.add(u64::from(is_reset));
+        stats.replayed.add(chunk.as_ref().map_or(0, |chunk| chunk.messages));
+        if replay.is_done()
+            && let Some(catch_up) = &mut self.catch_up
+        {
+            catch_up.replay = None;
+        }
+        chunk
     }
 
     /// Takes the summary of what the reader missed, if it missed anything. The sum of merged tallies includes what it could

@@ -19,8 +19,9 @@ pub trait Framing: Send + Sync + std::fmt::Debug {
     /// Appends one message to `batch`.
     fn message(&self, message: &Message, batch: &mut Vec<u8>);
 
-    /// Whether readers see the event names of messages. Otherwise they cannot tell new totals from changes, so readers that
-    /// started with totals are disconnected when these become unavailable.
+    /// Whether readers see the event names of messages. Otherwise they cannot tell new totals from changes, nor a reset from a
+    /// message, so readers that started with totals are disconnected when these become unavailable, and all when messages are
+    /// lost.
     fn names_events(&self) -> bool {
         true
     }
@@ -28,12 +29,17 @@ pub trait Framing: Send + Sync + std::fmt::Debug {
     /// Appends a note that `count` messages were left out for a reader that fell behind.
     fn skipped(&self, count: u64, batch: &mut Vec<u8>);
 
+    /// Appends an event without data that has the id of the last message before it, so that a client that loses its stream before
+    /// the next message comes back to this place. Framings without ids append nothing.
+    fn position(&self, _id: &str, _batch: &mut Vec<u8>) {}
+
     /// Makes a batch ready for the wire, for example as one HTTP chunk. Never called with an empty batch. Finished batches
     /// can follow each other in any order and selection: none depends on what a reader was sent before.
     fn finish(&self, batch: Vec<u8>) -> Bytes;
 
-    /// Bytes to send after a silence, ready for the wire.
-    fn keep_alive(&self) -> Bytes;
+    /// Bytes to send after a silence, ready for the wire; with the id of the last message before them, if some of the reader's
+    /// messages are kept.
+    fn keep_alive(&self, position: Option<&str>) -> Bytes;
 
     /// The last bytes of a stream that ends for `reason`, ready for the wire. Empty where closing the connection says
     /// enough: the connection is then closed at once.

@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::history::{Filter, NotYet, SharedHistory};
 use crate::inbox::{self, Depth};
 use crate::publisher::Envelope;
 use crate::report::{ConnectionReport, FeedReport, Report, merge_feeds};
 use crate::shard::{Command, Input};
 use crate::totals::StateNow;
-use crate::{CloseReason, Message, Namespace, Stats, Subscriber, Topics, TotalsState};
+use crate::{CloseReason, Message, Namespace, Resume, Retention, Start, Stats, Subscriber, Topics, TotalsState};
 
 /// Time for all shards to answer a request.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,6 +34,7 @@ pub(crate) struct Links {
     pub(crate) inbox: inbox::WeakSender<Envelope>,
     pub(crate) shards: Vec<mpsc::Sender<Input>>,
     pub(crate) totals_states: HashMap<Namespace, StateNow>,
+    pub(crate) history: Arc<SharedHistory>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -65,6 +67,11 @@ pub enum SnapshotError {
     #[error("the totals of {0} are unavailable: {1}")]
     Unavailable(Namespace, Arc<str>),
 }
+
+/// The source of some topics has not reported everything yet that is kept of them: it is starting, or its broker is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the source is not connected yet")]
+pub struct NotCurrent;
 
 /// The engine has ended, or did not answer within two seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -123,6 +130,62 @@ impl Handle {
         };
         self.stats().without_totals.add(1);
         Err(error)
+    }
+
+    /// Whether the totals of `namespace` are kept, known or not.
+    pub fn keeps_totals(&self, namespace: &Namespace) -> bool {
+        self.links.totals_states.contains_key(namespace)
+    }
+
+    /// Whether some messages of `topics` are kept, so that they have ids.
+    pub fn has_history(&self, topics: &Topics) -> bool {
+        self.links.history.read().has(topics)
+    }
+
+    /// Whether the newest message of each namespace is kept for some of `topics`.
+    pub fn has_last_values(&self, topics: &Topics) -> bool {
+        self.links.history.read().has_last_values(topics)
+    }
+
+    /// Finds where a reader of `topics` starts, but for those topics that `known` contains, which it reads already. Waits until the
+    /// sources have reported everything there was when they started, and for a position that only other nodes know yet. `None`
+    /// if none of its messages are kept.
+    ///
+    /// # Errors
+    /// When the sources have not reported everything within `limit`. A position that nobody knows by then is a reset instead.
+    pub async fn resume(
+        &self,
+        topics: &Topics,
+        known: Option<&Topics>,
+        start: &Start,
+        limit: Duration,
+    ) -> Result<Option<Resume>, NotCurrent> {
+        let filter = Filter::new(topics, known);
+        let mut version = self.links.history.version();
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            version.borrow_and_update();
+            let found = self.links.history.read().resume(&filter, start, Instant::now());
+            let not_yet = match found {
+                Ok(resume) => return Ok(resume),
+                Err(not_yet) => not_yet,
+            };
+            // Ends when the time is over; the engine does not end before this handle's links.
+            match (tokio::time::timeout_at(deadline, version.changed()).await, not_yet) {
+                (Ok(Ok(())), _) => {}
+                (_, NotYet::NotCurrent) => return Err(NotCurrent),
+                (_, NotYet::Ahead) => return Ok(Some(self.links.history.read().unknown())),
+            }
+        }
+    }
+
+    /// Keeps messages by `retentions` from now on, in order with messages.
+    ///
+    /// # Errors
+    /// When the engine has ended.
+    pub async fn set_retentions(&self, retentions: Vec<Arc<Retention>>) -> Result<(), Unavailable> {
+        let inbox = self.links.inbox.upgrade().ok_or(Unavailable)?;
+        inbox.send(Envelope::Retentions(retentions)).await.map_err(|_| Unavailable)
     }
 
     /// All connections and feeds.

@@ -1,24 +1,29 @@
 //! The hub: puts messages and new readers into one order, keeps the totals, and hands all shards the same turns.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::framing::{Framings, Interned};
+use crate::history::{Beginning, SharedHistory};
 use crate::inbox;
 use crate::publisher::{Acknowledgement, Envelope};
+use crate::recorder::Recorder;
 use crate::shard::Input;
 use crate::totals::{Audience, Totals};
 use crate::turn::{Outgoing, Turn};
-use crate::{Config, Data, Message, Namespace, Stats, Subscriber};
+use crate::{Config, Data, Message, Namespace, SequenceEvent, Stats, Subscriber};
 
 /// The most messages that one turn takes from the inbox.
 const TURN_MESSAGES: usize = 1024;
 /// The memory of messages after which a turn is sent although more wait.
 const TURN_BYTES: usize = 1024 * 1024;
+/// How often the history is looked through for messages that are too old.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Everything that the hub receives.
 pub(crate) struct HubInboxes {
@@ -35,12 +40,15 @@ pub(crate) struct Attach {
     pub(crate) totals: Option<Namespace>,
     /// These totals, ready for the wire.
     pub(crate) snapshot: Option<Bytes>,
+    /// What it gets before that, if some of its messages are kept.
+    pub(crate) beginning: Option<Beginning>,
 }
 
 /// Why the hub's loop woke.
 enum LoopEvent {
     Messages(usize),
     Subscribers(usize),
+    Tick,
     Shutdown,
 }
 
@@ -51,7 +59,10 @@ pub(crate) struct Hub {
     next_shard: usize,
     framings: Framings,
     totals: Totals,
+    recorder: Recorder,
     turn: Turn,
+    /// As the shards know it.
+    history_end: u64,
     /// The memory of the turn's messages.
     turn_bytes: usize,
     /// To be acknowledged when the current turn has been sent.
@@ -64,7 +75,9 @@ impl Hub {
         stats: Arc<Stats>,
         shards: Vec<mpsc::Sender<Input>>,
         totals: Totals,
+        history: Arc<SharedHistory>,
     ) -> Self {
+        let recorder = Recorder::new(history, &config.retentions);
         Self {
             config,
             stats,
@@ -72,7 +85,9 @@ impl Hub {
             next_shard: 0,
             framings: Framings::default(),
             totals,
+            recorder,
             turn: Turn::default(),
+            history_end: 0,
             turn_bytes: 0,
             acknowledgements: Vec::new(),
         }
@@ -85,11 +100,14 @@ impl Hub {
         let mut messages = Vec::with_capacity(TURN_MESSAGES);
         let mut subscribers = Vec::new();
         let (mut handles_open, mut shutting_down) = (true, false);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let event = tokio::select! {
                 biased;
                 count = joining.recv_many(&mut subscribers, TURN_MESSAGES), if handles_open => LoopEvent::Subscribers(count),
                 () = shutdown.cancelled(), if !shutting_down => LoopEvent::Shutdown,
+                _ = tick.tick(), if self.recorder.keeps_messages() => LoopEvent::Tick,
                 count = inbox.recv_many(&mut messages, TURN_MESSAGES) => LoopEvent::Messages(count),
             };
             match event {
@@ -108,6 +126,7 @@ impl Hub {
                     // Messages that were sent are still received.
                     inbox.close();
                 }
+                LoopEvent::Tick => self.recorder.trim(&self.stats),
                 LoopEvent::Messages(_) => {}
             }
             // A subscriber that came before one of these messages was sent receives it, so look for subscribers again
@@ -124,7 +143,11 @@ impl Hub {
                         self.publish(message);
                         self.acknowledgements.extend(acknowledgement);
                     }
-                    Envelope::Sequence(_) => {}
+                    Envelope::Sequence(event) => self.sequence_event(event).await,
+                    Envelope::Retentions(retentions) => {
+                        self.send_turn().await;
+                        self.recorder.declare(retentions);
+                    }
                 }
                 if self.turn_bytes >= TURN_BYTES {
                     self.send_turn().await;
@@ -141,9 +164,13 @@ impl Hub {
     }
 
     /// Updates the totals with a message, and appends what readers get for it to the turn.
-    fn publish(&mut self, message: Message) {
+    fn publish(&mut self, mut message: Message) {
+        let Self { totals, framings, turn, turn_bytes, stats, recorder, .. } = self;
+        if !recorder.place(&mut message) {
+            stats.repeated.add(1);
+            return;
+        }
         let is_report = matches!(message.data, Data::Totals(_));
-        let Self { totals, framings, turn, turn_bytes, stats, .. } = self;
         let slots = framings.slots();
         totals.update(message, |message, audience| {
             if audience == Audience::Everyone {
@@ -154,16 +181,34 @@ impl Hub {
                 }
             }
             *turn_bytes += message.weight();
-            turn.messages.push(Outgoing::new(message, audience, slots));
+            let message = Arc::new(message);
+            let number = recorder.record(&message);
+            if !message.kept.as_ref().is_some_and(|kept| kept.is_backlog) {
+                turn.messages.push(Outgoing::new(message, audience, number, slots));
+            }
         });
+    }
+
+    /// Follows what a source knows of a sequence. Readers of a sequence that has a gap get a reset at its place.
+    async fn sequence_event(&mut self, event: SequenceEvent) {
+        // What was sent before belongs to what is kept before.
+        self.send_turn().await;
+        for reset in self.recorder.sequence_event(event) {
+            self.stats.resets.add(1);
+            let slots = self.framings.slots();
+            self.turn.messages.push(Outgoing::new(Arc::new(reset), Audience::Overlapping, None, slots));
+        }
     }
 
     /// Hands the turn to every shard, and waits for shards that are behind: their inboxes are short, so that under load the
     /// messages gather here and the next turn is larger.
     async fn send_turn(&mut self) {
         self.turn_bytes = 0;
-        let turn = std::mem::take(&mut self.turn);
-        if !turn.messages.is_empty() {
+        let mut turn = std::mem::take(&mut self.turn);
+        // Before any shard can come to it.
+        (turn.history_end, turn.position) = self.recorder.commit(&self.stats);
+        if !turn.messages.is_empty() || turn.history_end != self.history_end || turn.position.is_some() {
+            self.history_end = turn.history_end;
             let turn = Arc::new(turn);
             for shard in &self.shards {
                 // A shard ends only with the hub; otherwise its readers are gone and need nothing.
@@ -174,7 +219,7 @@ impl Hub {
     }
 
     /// Hands a subscriber to the next shard, with the totals that it starts with.
-    async fn attach(&mut self, subscriber: Subscriber) {
+    async fn attach(&mut self, mut subscriber: Subscriber) {
         let (mut totals, mut snapshot) = (None, None);
         if subscriber.snapshot {
             totals = subscriber.info.topics.as_namespace();
@@ -185,9 +230,15 @@ impl Hub {
                 return;
             }
         }
+        let beginning = self.recorder.begin(&subscriber.info.topics, subscriber.resume.take(), &self.stats);
+        if snapshot.is_none() && beginning.as_ref().is_some_and(|beginning| beginning.reset.is_some()) {
+            totals = subscriber.info.topics.as_namespace();
+            snapshot = totals.as_ref().and_then(|namespace| self.totals.snapshot(namespace, &subscriber.framing));
+            totals = totals.filter(|_| snapshot.is_some());
+        }
         let framing = self.framings.intern(&subscriber.framing);
         self.next_shard = (self.next_shard + 1) % self.shards.len();
-        let attach = Attach { subscriber, framing, totals, snapshot };
+        let attach = Attach { subscriber, framing, totals, snapshot, beginning };
         // As above.
         let _ = self.shards[self.next_shard].send(Input::Attach(Box::new(attach))).await;
     }

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::{Grant, Topics};
+use crate::{Grant, Resume, Topics};
 
 /// What a client's bytes ask of the engine.
 pub enum ClientAction {
@@ -28,6 +28,8 @@ pub struct Subscription {
     pub topics: Topics,
     /// Replaces the connection's grant, if there is one.
     pub grant: Option<Arc<Grant>>,
+    /// Where it starts in the history of the topics that it did not read before; `None` for now.
+    pub resume: Option<Resume>,
 }
 
 impl std::fmt::Debug for ClientAction {

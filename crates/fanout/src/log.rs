@@ -1,6 +1,7 @@
 //! A feed's log: the newest batches, kept only as long as a reader still needs them.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +16,10 @@ pub(crate) struct Batch {
     pub(crate) bytes: Bytes,
     /// How many messages `bytes` holds.
     pub(crate) messages: u32,
+    /// How many of them are not kept in the history.
+    pub(crate) not_kept: u32,
+    /// The number of the first one that is, if there is one.
+    pub(crate) first_kept: Option<NonZeroU64>,
     /// The same messages, for feeds that may conflate them.
     pub(crate) sources: Option<Vec<Arc<Message>>>,
     /// The memory of `bytes` and `sources`.
@@ -29,9 +34,13 @@ impl Batch {
         Self { sources: conflatable.then(Vec::new), ..Self::default() }
     }
 
-    /// Counts a message, and keeps it if it may be conflated.
-    pub(crate) fn add(&mut self, message: &Arc<Message>) {
+    /// Counts a message, and keeps it if it may be conflated. `number` is its number in the history.
+    pub(crate) fn add(&mut self, message: &Arc<Message>, number: Option<u64>) {
         self.messages += 1;
+        match number {
+            Some(number) => self.first_kept = self.first_kept.or(NonZeroU64::new(number)),
+            None => self.not_kept += 1,
+        }
         if let Some(sources) = &mut self.sources {
             sources.push(Arc::clone(message));
         }
@@ -115,6 +124,16 @@ impl Log {
     /// The number of messages in the batches from number `position` on.
     pub(crate) fn messages_since(&self, position: u64) -> u64 {
         self.since(position).map(|batch| u64::from(batch.messages)).sum()
+    }
+
+    /// The number in the history of the first message in the batches from number `position` on that is kept.
+    pub(crate) fn first_kept(&self, position: u64) -> Option<u64> {
+        self.since(position).find_map(|batch| batch.first_kept).map(NonZeroU64::get)
+    }
+
+    /// The number of messages in the batches from number `position` on that are not kept in the history.
+    pub(crate) fn not_kept_since(&self, position: u64) -> u64 {
+        self.since(position).map(|batch| u64::from(batch.not_kept)).sum()
     }
 
     /// Drops all batches before number `position`.

@@ -175,7 +175,7 @@ mod tests {
     fn batch(keys: usize) -> Batch {
         let tally: Tally = (0..keys).map(|key| (format!("k{key}"), 1)).collect();
         let mut batch = Batch::new(true);
-        batch.add(&Arc::new(Message::tally("/eps".parse().unwrap(), tally)));
+        batch.add(&Arc::new(Message::tally("/eps".parse().unwrap(), tally)), None);
         Batch { bytes: Bytes::from_static(b"x"), weight: 1, ..batch }
     }
 

@@ -8,11 +8,14 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::{Kept, Namespace};
+use crate::{Kept, Namespace, Reset};
 
 /// The memory that a key of a tally takes beside its text: its place in the table, the allocation, and a third of both for
 /// room in the table.
 const KEY_OVERHEAD: usize = 64;
+
+/// The event name of a [`Reset`].
+const RESET: &str = "reset";
 
 /// A message to broadcast. Two messages are equal if they have the same bytes on the wire, whenever they came in.
 #[derive(Debug, Clone)]
@@ -43,6 +46,9 @@ pub enum Data {
     /// Whether the namespace's totals are known from this place among the messages on. Sent as one JSON object, to the
     /// readers that started with the totals and to no others.
     TotalsState(TotalsState),
+    /// Messages were lost at this place, or cannot be sent. Sent as one JSON object to readers of topics that overlap the
+    /// namespace.
+    Reset(Reset),
 }
 
 /// Whether the totals of a namespace are known.
@@ -89,9 +95,14 @@ impl Message {
         let data = match &self.data {
             Data::Text(text) => text.capacity(),
             Data::Tally(tally) | Data::Totals(tally) => tally.weight(),
-            Data::TotalsState(_) => 0,
+            Data::TotalsState(_) | Data::Reset(_) => 0,
         };
         size_of::<Self>() + self.namespace.as_str().len() + self.event.as_ref().map_or(0, |event| event.len()) + data
+    }
+
+    /// A reset of readers of topics that overlap `namespace`.
+    pub(crate) fn reset(namespace: Namespace, reset: Reset) -> Self {
+        Self { event: Some(RESET.into()), ..Self::new(namespace, Data::Reset(reset)) }
     }
 
     fn new(namespace: Namespace, data: Data) -> Self {
@@ -100,7 +111,11 @@ impl Message {
 
     /// The id of the message on the wire, if it is kept for readers that come later.
     pub fn id(&self) -> Option<&str> {
-        self.kept.as_ref().map(|kept| &*kept.id).filter(|id| !id.is_empty())
+        match &self.data {
+            Data::Reset(reset) => Some(&*reset.position),
+            _ => self.kept.as_ref().map(|kept| &*kept.id),
+        }
+        .filter(|id| !id.is_empty())
     }
 
     /// The payload as text: the text itself, or JSON.
@@ -109,7 +124,14 @@ impl Message {
             Data::Text(text) => Cow::Borrowed(text),
             Data::Tally(tally) | Data::Totals(tally) => Cow::Owned(tally.to_json()),
             Data::TotalsState(state) => Cow::Owned(state.to_json()),
+            Data::Reset(reset) => Cow::Owned(reset.to_json()),
         }
+    }
+}
+
+impl Reset {
+    fn to_json(&self) -> String {
+        serde_json::json!({"reason": self.reason.as_str(), "earliest": &*self.earliest}).to_string()
     }
 }
 

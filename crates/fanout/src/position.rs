@@ -47,6 +47,9 @@ pub enum SequenceEventKind {
     },
     /// The source has sent everything that was there when it started. Until then readers who want to start in the past wait.
     Current,
+    /// The source has lost its broker: there may be entries that it has not sent. Readers who want to start in the past wait until
+    /// the next `Current`.
+    Interrupted,
     /// Entries were lost between the last message and what follows. What was kept of the sequence is dropped, and its readers
     /// receive a reset.
     Gap {
@@ -55,6 +58,18 @@ pub enum SequenceEventKind {
         /// Why.
         reason: ResetReason,
     },
+}
+
+/// A reader cannot continue where it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reset {
+    /// Why.
+    pub reason: ResetReason,
+    /// The id of the oldest message that is kept.
+    pub earliest: Box<str>,
+    /// The id of the newest message: the reader continues after it. Empty if it is sent the last values of its topics first, which
+    /// have ids.
+    pub position: Box<str>,
 }
 
 /// Why a reader cannot continue where it was.
@@ -94,6 +109,15 @@ impl FromStr for EntryId {
 impl fmt::Display for EntryId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}-{}", self.major, self.minor)
+    }
+}
+
+impl Reset {
+    /// Has the reader continue after the message with the id `position`, which its shard has come to.
+    pub(crate) fn move_back(&mut self, position: Option<&str>) {
+        if let Some(position) = position.filter(|_| !self.position.is_empty()) {
+            self.position = position.into();
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! The way in: messages from any number of publishers, and the acknowledgement of those that must not be lost.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
 use crate::inbox::{self, Weight};
-use crate::{Message, SequenceEvent};
+use crate::{Message, Retention, SequenceEvent};
 
 /// What is on its way to the hub.
 #[derive(Debug)]
@@ -15,13 +16,15 @@ pub(crate) enum Envelope {
     Message(Message, Option<Acknowledgement>),
     /// What a source knows of a sequence.
     Sequence(SequenceEvent),
+    /// How messages are kept from now on.
+    Retentions(Vec<Arc<Retention>>),
 }
 
 impl Weight for Envelope {
     fn weight(&self) -> usize {
         match self {
             Self::Message(message, _) => message.weight(),
-            Self::Sequence(_) => size_of::<Self>(),
+            Self::Sequence(_) | Self::Retentions(_) => size_of::<Self>(),
         }
     }
 }
@@ -82,7 +85,7 @@ impl Envelope {
                 }
                 Some(message)
             }
-            Self::Sequence(_) => None,
+            Self::Sequence(_) | Self::Retentions(_) => None,
         }
     }
 }

@@ -68,6 +68,20 @@ pub struct Stats {
     pub corrections: Counter,
     /// Readers turned away because the totals that they asked for were not known.
     pub without_totals: Counter,
+    /// Readers that started in the past, with everything that they wanted.
+    pub resumed: Counter,
+    /// Readers that could not continue where they were, or fell behind what is kept.
+    pub resets: Counter,
+    /// Times a reader that fell behind went on from the history instead of its feed's log.
+    pub slow_replayed: Counter,
+    /// Messages sent from the history.
+    pub replayed: Counter,
+    /// Messages that are kept now.
+    pub history_messages: Counter,
+    /// The memory of the messages that are kept now, in bytes.
+    pub history_bytes: Counter,
+    /// Messages dropped because the same entry of their sequence had been sent before.
+    pub repeated: Counter,
     /// Seconds from the receipt of a message until it was written to all readers of a shard that could take it; observed once
     /// per shard and turn of the hub, for its oldest message.
     pub lag: Histogram,

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::{Framing, Grant, Inbound, Rate, Sink, Topics};
+use crate::{Framing, Grant, Inbound, Rate, Resume, Sink, Topics};
 
 /// What a transport knows of a connection.
 #[derive(Debug, Clone)]
@@ -40,6 +40,8 @@ pub struct Subscriber {
     /// that has exactly the sum of all tallies that it is not sent. Where the totals are not known, the subscriber is
     /// dropped; wait for [`Handle::totals_known`](crate::Handle::totals_known) first.
     pub snapshot: bool,
+    /// Where it starts in the history of its topics; `None` for now. See [`Handle::resume`](crate::Handle::resume).
+    pub resume: Option<Resume>,
     /// The most batches that it wants in a time. What comes in between is conflated: tallies are summed up, and of all other
     /// messages it gets the newest of each namespace. Such a reader never falls too far behind: its policy does not apply.
     pub max_rate: Option<Rate>,
@@ -55,7 +57,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// A subscriber without preamble, snapshot, rate, inbound handler, grant and guard.
+    /// A subscriber without preamble, snapshot, past, rate, inbound handler, grant and guard.
     pub fn new(info: ConnectionInfo, framing: Arc<dyn Framing>, sink: Sink) -> Self {
         Self {
             info,
@@ -63,6 +65,7 @@ impl Subscriber {
             sink,
             preamble: Bytes::new(),
             snapshot: false,
+            resume: None,
             max_rate: None,
             snapshot_guard: None,
             inbound: None,

@@ -51,6 +51,8 @@ pub(crate) enum Audience {
     Everyone,
     /// Those that started with the totals of the namespace.
     WithTotals,
+    /// Those whose topics overlap the namespace, too.
+    Overlapping,
 }
 
 impl Totals {
@@ -71,7 +73,7 @@ impl Totals {
     /// source reports become the difference from what was sent before.
     pub(crate) fn update(&mut self, message: Message, mut send: impl FnMut(Message, Audience)) {
         match &message.data {
-            Data::Text(_) => send(message, Audience::Everyone),
+            Data::Text(_) | Data::Reset(_) => send(message, Audience::Everyone),
             Data::Tally(tally) => {
                 let mut entry = self.entries.get_mut(&message.namespace);
                 if let Some(entry) = &mut entry {

@@ -16,6 +16,10 @@ const SHORT_BYTES: usize = 16 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     pub(crate) messages: Vec<Outgoing>,
+    /// The number after the last message that is kept of this turn and those before it.
+    pub(crate) history_end: u64,
+    /// The id that readers have reached who have got all of this turn, if that is a new one.
+    pub(crate) position: Option<Arc<str>>,
 }
 
 /// A message on its way to its readers.
@@ -23,6 +27,8 @@ pub(crate) struct Turn {
 pub(crate) struct Outgoing {
     pub(crate) message: Arc<Message>,
     pub(crate) audience: Audience,
+    /// Its number in the history, if it is kept.
+    pub(crate) number: Option<u64>,
     /// Its frames, by the slot of the framing.
     frames: Box<[Frame]>,
 }
@@ -38,8 +44,8 @@ struct Frame {
 
 impl Outgoing {
     /// A message that can be framed in `slots` framings.
-    pub(crate) fn new(message: Message, audience: Audience, slots: usize) -> Self {
-        Self { message: Arc::new(message), audience, frames: vec![Frame::default(); slots].into() }
+    pub(crate) fn new(message: Arc<Message>, audience: Audience, number: Option<u64>, slots: usize) -> Self {
+        Self { message, audience, number, frames: vec![Frame::default(); slots].into() }
     }
 
     /// The message as a part of a batch that is still to be [finished](Framing::finish).

@@ -105,6 +105,9 @@ pub struct Config {
     pub max_target_bytes: usize,
     /// Time that a request for a snapshot waits until the totals are known; then it is answered with 503.
     pub snapshot_limit: Duration,
+    /// Time that a request for a stream that starts in the past waits until the source has reported what is kept, or for a position
+    /// that only another node knows yet.
+    pub resume_limit: Duration,
     /// Time for the [`Authorizer`](crate::Authorizer) to decide; then the request is answered with 503.
     pub authorize_timeout: Duration,
     /// Open streams on one HTTP/2 connection.
@@ -143,6 +146,7 @@ impl Default for Config {
             max_head_bytes: 16 * 1024,
             max_target_bytes: 4096,
             snapshot_limit: Duration::from_secs(5),
+            resume_limit: Duration::from_secs(5),
             authorize_timeout: Duration::from_secs(5),
             max_http2_streams: 128,
             close_limit: Duration::from_secs(10),

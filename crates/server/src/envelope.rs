@@ -2,6 +2,7 @@
 //! event streams and WebSocket.
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -18,18 +19,36 @@ pub(crate) struct Skipped {
     pub(crate) skipped: u64,
 }
 
+/// The sign that a stream is alive.
+#[derive(Debug, Serialize)]
+pub(crate) struct Heartbeat {
+    /// The server's time, in milliseconds since 1970.
+    time: u64,
+}
+
+impl Heartbeat {
+    pub(crate) fn now() -> Self {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { time: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) }
+    }
+}
+
 /// Appends the envelope of `message`. A payload that is JSON is copied, whatever its spaces and line breaks; any other is a
 /// JSON string.
 pub(crate) fn write_envelope(message: &Message, json: &mut Vec<u8>) {
     json.extend_from_slice(b"{\"namespace\":");
     write_json(&message.namespace.as_str(), json);
+    if let Some(id) = message.id() {
+        json.extend_from_slice(b",\"id\":");
+        write_json(&id, json);
+    }
     json.extend_from_slice(b",\"event\":");
     write_json(&message.event.as_deref(), json);
     json.extend_from_slice(b",\"data\":");
     let payload = message.payload();
     let is_json = match &message.data {
         Data::Text(text) => is_json(text),
-        Data::Tally(_) | Data::Totals(_) | Data::TotalsState(_) => true,
+        Data::Tally(_) | Data::Totals(_) | Data::TotalsState(_) | Data::Reset(_) => true,
     };
     if is_json {
         json.extend_from_slice(payload.as_bytes());

@@ -7,11 +7,13 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tallycast_fanout::{CloseReason, Framing, Message};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tallycast_fanout::{CloseReason, Data, Framing, Message};
 
 use crate::Config;
 use crate::coding::Coding;
-use crate::envelope::{Skipped, write_envelope, write_json};
+use crate::envelope::{Heartbeat, Skipped, write_envelope, write_json};
 
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 /// RFC 9112, §7.1: the chunk of length zero that ends a chunked body, without trailers.
@@ -30,33 +32,72 @@ pub enum EventFormat {
     Envelope,
 }
 
+/// How a stream says what is not a message: that it is alive, and that messages were left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Notices {
+    /// As comments, which a browser's EventSource hides.
+    #[default]
+    Comments,
+    /// As events, whose names are `heartbeat` and `skipped`.
+    Events,
+}
+
 /// The framing of event streams, in a format, in a content coding, and with or without HTTP/1.1's chunked coding. Get it from
 /// [`shared`](Self::shared): subscribers with the same framing share what is framed.
+///
+/// A message with an id has the field `id`. A reset is an event whose name is `reset`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct EventStream {
     format: EventFormat,
+    notices: Notices,
     coding: Coding,
     chunked: bool,
+    name: &'static str,
+}
+
+/// In the place of a message, in an envelope.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Notice<'a> {
+    Reset(&'a RawValue),
+    Heartbeat(Heartbeat),
 }
 
 /// All framings.
 static FRAMINGS: LazyLock<Vec<Arc<EventStream>>> = LazyLock::new(|| {
     let mut framings = Vec::new();
     for format in [EventFormat::Fields, EventFormat::Envelope] {
-        for coding in std::iter::once(Coding::Identity).chain(Coding::FOR_STREAMS) {
-            framings.extend([false, true].map(|chunked| Arc::new(EventStream { format, coding, chunked })));
+        for notices in [Notices::Comments, Notices::Events] {
+            for coding in std::iter::once(Coding::Identity).chain(Coding::FOR_STREAMS) {
+                let framing = |chunked| Arc::new(EventStream::new(format, notices, coding, chunked));
+                framings.extend([false, true].map(framing));
+            }
         }
     }
     framings
 });
 
 impl EventStream {
-    /// The one framing of `format` and `coding`. `chunked` is for HTTP/1.1, where the engine writes to the socket: each batch is
+    /// Only for the table of all framings: each has a name that is never freed.
+    fn new(format: EventFormat, notices: Notices, coding: Coding, chunked: bool) -> Self {
+        let envelope = if format == EventFormat::Envelope { "+envelope" } else { "" };
+        let notices_name = if notices == Notices::Events { "+notices" } else { "" };
+        let coding_name = coding.name().map(|name| format!("+{name}")).unwrap_or_default();
+        let chunked_name = if chunked { "+chunked" } else { "" };
+        let name = format!("sse{envelope}{notices_name}{coding_name}{chunked_name}");
+        Self { format, notices, coding, chunked, name: name.leak() }
+    }
+
+    /// The one framing of `format`, `notices` and `coding`. `chunked` is for HTTP/1.1, where the engine writes to the socket: each batch is
     /// a chunk. It is not for HTTP/1.0, and not for bodies that another layer frames.
-    pub fn shared(format: EventFormat, coding: Coding, chunked: bool) -> Arc<Self> {
-        let wanted = Self { format, coding, chunked };
-        let framing = FRAMINGS.iter().find(|framing| ***framing == wanted).map(Arc::clone);
-        framing.unwrap_or_else(|| Arc::new(wanted))
+    pub fn shared(format: EventFormat, notices: Notices, coding: Coding, chunked: bool) -> Arc<Self> {
+        let wanted = (format, notices, coding, chunked);
+        let is_wanted =
+            |framing: &&Arc<Self>| (framing.format, framing.notices, framing.coding, framing.chunked) == wanted;
+        FRAMINGS
+            .iter()
+            .find(is_wanted)
+            .map_or_else(|| Arc::new(Self::new(format, notices, coding, chunked)), Arc::clone)
     }
 
     /// The first bytes after the response headers: a comment with `greeting`, so that clients see the response before the
@@ -101,50 +142,72 @@ impl EventStream {
 
 impl Framing for EventStream {
     fn name(&self) -> &'static str {
-        let [fields, envelope] = match (self.coding, self.chunked) {
-            (Coding::Identity, true) => ["sse+chunked", "sse+envelope+chunked"],
-            (Coding::Identity, false) => ["sse", "sse+envelope"],
-            #[cfg(feature = "compression")]
-            (Coding::Gzip, true) => ["sse+gzip+chunked", "sse+envelope+gzip+chunked"],
-            #[cfg(feature = "compression")]
-            (Coding::Gzip, false) => ["sse+gzip", "sse+envelope+gzip"],
-            #[cfg(feature = "compression")]
-            (Coding::Zstd, true) => ["sse+zstd+chunked", "sse+envelope+zstd+chunked"],
-            #[cfg(feature = "compression")]
-            (Coding::Zstd, false) => ["sse+zstd", "sse+envelope+zstd"],
-        };
-        match self.format {
-            EventFormat::Fields => fields,
-            EventFormat::Envelope => envelope,
-        }
+        self.name
     }
 
     fn message(&self, message: &Message, batch: &mut Vec<u8>) {
+        if let Data::Reset(_) = message.data
+            && self.format == EventFormat::Envelope
+        {
+            write_id(message.id(), batch);
+            let reset = RawValue::from_string(message.payload().into_owned());
+            // It is JSON.
+            return reset.iter().for_each(|reset| write_object(|json| write_json(&Notice::Reset(reset), json), batch));
+        }
         match self.format {
             EventFormat::Fields => {
                 if let Some(event) = message.event.as_deref().filter(|event| !event.is_empty()) {
                     batch.extend_from_slice(b"event:");
                     write_value(&event.replace(['\r', '\n'], " "), batch);
                 }
+                write_id(message.id(), batch);
                 write_data(&message.payload(), batch);
             }
-            EventFormat::Envelope => write_object(|json| write_envelope(message, json), batch),
+            EventFormat::Envelope => {
+                write_id(message.id(), batch);
+                write_object(|json| write_envelope(message, json), batch);
+            }
         }
     }
 
     fn skipped(&self, skipped: u64, batch: &mut Vec<u8>) {
-        match self.format {
-            EventFormat::Fields => batch.extend_from_slice(format!(": skipped {skipped}\n\n").as_bytes()),
-            EventFormat::Envelope => write_object(|json| write_json(&Skipped { skipped }, json), batch),
+        match (self.format, self.notices) {
+            (EventFormat::Fields, Notices::Comments) => {
+                batch.extend_from_slice(format!(": skipped {skipped}\n\n").as_bytes());
+            }
+            (EventFormat::Fields, Notices::Events) => {
+                batch.extend_from_slice(b"event:skipped\n");
+                write_object(|json| write_json(&Skipped { skipped }, json), batch);
+            }
+            (EventFormat::Envelope, _) => write_object(|json| write_json(&Skipped { skipped }, json), batch),
         }
+    }
+
+    fn position(&self, id: &str, batch: &mut Vec<u8>) {
+        write_id(Some(id), batch);
+        batch.push(b'\n');
     }
 
     fn finish(&self, batch: Vec<u8>) -> Bytes {
         self.chunk(self.coding.block(batch))
     }
 
-    fn keep_alive(&self) -> Bytes {
-        self.finish(KEEP_ALIVE.to_vec())
+    fn keep_alive(&self, position: Option<&str>) -> Bytes {
+        let mut batch = Vec::new();
+        if let Some(id) = position {
+            self.position(id, &mut batch);
+        }
+        match (self.notices, self.format) {
+            (Notices::Comments, _) => batch.extend_from_slice(KEEP_ALIVE),
+            (Notices::Events, EventFormat::Fields) => {
+                batch.extend_from_slice(b"event:heartbeat\n");
+                write_object(|json| write_json(&Heartbeat::now(), json), &mut batch);
+            }
+            (Notices::Events, EventFormat::Envelope) => {
+                write_object(|json| write_json(&Notice::Heartbeat(Heartbeat::now()), json), &mut batch);
+            }
+        }
+        self.finish(batch)
     }
 
     fn closing(&self, reason: &CloseReason) -> Bytes {
@@ -168,6 +231,14 @@ fn write_object(write: impl FnOnce(&mut Vec<u8>), batch: &mut Vec<u8>) {
     write(&mut json);
     // All that writes it writes UTF-8. Line breaks in it are spaces between tokens, so they may become others.
     write_data(&String::from_utf8_lossy(&json), batch);
+}
+
+/// The field `id`, if there is one. An id never has line breaks.
+fn write_id(id: Option<&str>, batch: &mut Vec<u8>) {
+    if let Some(id) = id {
+        batch.extend_from_slice(b"id:");
+        write_value(id, batch);
+    }
 }
 
 /// The fields `data` of an event, and its end.
@@ -212,15 +283,15 @@ mod tests {
     use tallycast_fanout::{Namespace, Tally};
 
     fn plain() -> Arc<EventStream> {
-        EventStream::shared(EventFormat::Fields, Coding::Identity, false)
+        EventStream::shared(EventFormat::Fields, Notices::Comments, Coding::Identity, false)
     }
 
     fn chunked() -> Arc<EventStream> {
-        EventStream::shared(EventFormat::Fields, Coding::Identity, true)
+        EventStream::shared(EventFormat::Fields, Notices::Comments, Coding::Identity, true)
     }
 
     fn envelope() -> Arc<EventStream> {
-        EventStream::shared(EventFormat::Envelope, Coding::Identity, false)
+        EventStream::shared(EventFormat::Envelope, Notices::Comments, Coding::Identity, false)
     }
 
     #[test]
@@ -228,8 +299,8 @@ mod tests {
         let names: std::collections::HashSet<_> = FRAMINGS.iter().map(|framing| framing.name()).collect();
         assert_eq!(names.len(), FRAMINGS.len());
         for framing in FRAMINGS.iter() {
-            let EventStream { format, coding, chunked } = **framing;
-            assert!(Arc::ptr_eq(framing, &EventStream::shared(format, coding, chunked)));
+            let EventStream { format, notices, coding, chunked, .. } = **framing;
+            assert!(Arc::ptr_eq(framing, &EventStream::shared(format, notices, coding, chunked)));
         }
     }
 
@@ -266,13 +337,13 @@ mod tests {
         let mut batch = Vec::new();
         envelope().skipped(7, &mut batch);
         assert_eq!(batch, b"data:{\"skipped\":7}\n\n");
-        assert_eq!(envelope().keep_alive(), plain().keep_alive());
+        assert_eq!(envelope().keep_alive(None), plain().keep_alive(None));
     }
 
     #[test]
     fn chunks_have_exact_bytes() {
         assert_eq!(chunked().finish(b"data:1F602\n\n".to_vec()), "c\r\ndata:1F602\n\n\r\n");
-        assert_eq!(chunked().keep_alive(), "e\r\n: keep-alive\n\n\r\n");
+        assert_eq!(chunked().keep_alive(None), "e\r\n: keep-alive\n\n\r\n");
         assert_eq!(chunked().opening("tallycast"), "d\r\n: tallycast\n\n\r\n");
         assert_eq!(chunked().closing(&CloseReason::Shutdown), "0\r\n\r\n");
         assert_eq!(plain().closing(&CloseReason::Shutdown), "");

@@ -17,13 +17,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use tallycast_fanout::{Sink, Subscriber, close_gracefully};
+use tallycast_fanout::{Resume, Sink, Subscriber, close_gracefully};
 
 use crate::coding::Coding;
 use crate::connection::{Connection, ConnectionGuard, Peer};
 use crate::event_stream::EventStream;
 use crate::io::{Http1Io, OpenRequest};
 use crate::limits::{LimitError, retry_after};
+use crate::position::insert_position;
 use crate::request_timer::Expired;
 use crate::response::{BoxError, ResponseBody, boxed};
 use crate::routes::{Answer, answer, fallback};
@@ -156,12 +157,13 @@ async fn take_over(
     mut guard: ConnectionGuard,
     shared: &Shared,
 ) {
-    let Stream { info, snapshot, max_rate, grant, transport, permits, topic_permit } = *stream;
+    let Stream { info, snapshot, resume, max_rate, grant, transport, permits, topic_permit } = *stream;
     guard.permits.join(permits);
     let mut subscriber = match transport {
-        Transport::EventStream(format, coding) => {
-            let framing = EventStream::shared(format, coding, request.version != Version::HTTP_10);
-            let preamble = event_stream_preamble(&request, coding, &framing, shared);
+        Transport::EventStream(format, notices, coding) => {
+            let framing = EventStream::shared(format, notices, coding, request.version != Version::HTTP_10);
+            let position = resume.as_ref().map(Resume::position);
+            let preamble = event_stream_preamble(&request, coding, position, &framing, shared);
             let mut subscriber = Subscriber::new(info, framing, sink);
             subscriber.preamble = preamble;
             subscriber
@@ -176,6 +178,7 @@ async fn take_over(
         }
     };
     subscriber.snapshot = snapshot;
+    subscriber.resume = resume;
     subscriber.max_rate = max_rate;
     subscriber.grant = grant;
     subscriber.guard = Some(Box::new((guard, topic_permit)));
@@ -247,11 +250,20 @@ pub(crate) async fn answer_and_close(mut stream: impl tallycast_fanout::Stream, 
 }
 
 /// The response headers and the stream's first comment.
-fn event_stream_preamble(request: &Parts, coding: Coding, framing: &EventStream, shared: &Shared) -> Bytes {
+fn event_stream_preamble(
+    request: &Parts,
+    coding: Coding,
+    position: Option<&str>,
+    framing: &EventStream,
+    shared: &Shared,
+) -> Bytes {
     let config = shared.streams.config.borrow();
     let mut headers = stream_headers(request, coding, &config.allowed_origins);
     if request.version != Version::HTTP_10 {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if let Some(position) = position {
+        insert_position(&mut headers, position);
     }
     let mut preamble = head("200 OK", &headers);
     preamble.extend_from_slice(&framing.preamble(&config));

@@ -33,6 +33,8 @@
 //! | `GET /subscribe?topic=<topic>&topic=<topic>` | the same |
 //! | `GET /subscribe/<namespace>?snapshot=1` | the stream of a namespace, starting with its totals |
 //! | `GET /subscribe/<namespace>?envelope=1` | the stream with each message as a JSON object that names its namespace |
+//! | the header `last-event-id`, or `?lastEventID=<id>` | the stream from after the message with this id |
+//! | `GET /subscribe/<namespace>?last=20`, `?since=5m` | the stream, starting with messages that are kept |
 //! | `GET /ws/...`, or any of these with `upgrade: websocket` | the same over WebSocket |
 //!
 //! # Authorization
@@ -77,6 +79,7 @@ mod io;
 mod limits;
 mod listener;
 mod origins;
+mod position;
 mod proxies;
 mod query;
 mod request_timer;
@@ -101,7 +104,7 @@ pub use authorizer::{AccessRequest, Action, Authorizer, Denied};
 pub use client::ClientAddress;
 pub use coding::Coding;
 pub use config::{Compression, Config, PREFIX, WEBSOCKET_PREFIX};
-pub use event_stream::{EventFormat, EventStream};
+pub use event_stream::{EventFormat, EventStream, Notices};
 pub use limits::{NamespaceLimit, NamespaceLimitError};
 pub use listener::listen;
 pub use origins::{AllowedOrigin, OriginError};

@@ -10,6 +10,8 @@ pub(crate) const TOPIC: &str = "topic";
 pub(crate) const SNAPSHOT: &str = "snapshot";
 /// Asks for each message in an envelope: `1` or `0`.
 pub(crate) const ENVELOPE: &str = "envelope";
+/// Asks for heartbeats and notes of skipped messages as events: `1` or `0`.
+pub(crate) const NOTICES: &str = "notices";
 /// Asks for at most so many batches in a time, such as `2/s`.
 pub(crate) const MAX_RATE: &str = "max-rate";
 
@@ -24,7 +26,9 @@ pub(crate) struct NearMiss {
 /// Looks for near misses. Other unknown parameters are allowed: proxies and caches add theirs.
 pub(crate) fn check_names(query: &str) -> Result<(), NearMiss> {
     for (name, _) in form_urlencoded::parse(query.as_bytes()) {
-        if let Some(known) = [TOPIC, SNAPSHOT, ENVELOPE, MAX_RATE].into_iter().find(|known| is_near(&name, known)) {
+        if let Some(known) =
+            [TOPIC, SNAPSHOT, ENVELOPE, NOTICES, MAX_RATE].into_iter().find(|known| is_near(&name, known))
+        {
             return Err(NearMiss { found: name.into_owned(), known });
         }
     }
@@ -48,7 +52,7 @@ pub(crate) fn max_rate(query: &str) -> Result<Option<Rate>, String> {
 }
 
 /// The first value of a parameter, decoded.
-fn value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
+pub(crate) fn value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     form_urlencoded::parse(query.as_bytes()).find(|(found, _)| found == name).map(|(_, value)| value)
 }
 
@@ -118,6 +122,7 @@ mod tests {
             ("Envelope", ENVELOPE),
             ("envelop", ENVELOPE),
             ("envelopes", ENVELOPE),
+            ("notice", NOTICES),
             ("max_rate", MAX_RATE),
             ("maxrate", MAX_RATE),
             ("MAX-RATE", MAX_RATE),

@@ -15,23 +15,24 @@ use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode, Version};
 #[cfg(feature = "websocket")]
 use tallycast_fanout::Framing;
-use tallycast_fanout::{ConnectionInfo, Grant, Handle, Rate, Sink, SnapshotError, Subscriber, Topics};
+use tallycast_fanout::{ConnectionInfo, Grant, Handle, Rate, Resume, Sink, SnapshotError, Start, Subscriber, Topics};
 use tokio::sync::watch;
 
 use crate::access::{HostAccess, StreamAccess};
 use crate::authorizer::{AuthorizeError, DynAuthorizer};
 use crate::client::ClientAddress;
 use crate::coding::{Coding, accepted};
-use crate::event_stream::{EventFormat, EventStream};
+use crate::event_stream::{EventFormat, EventStream, Notices};
 use crate::limits::{LimitError, Limits, Permits, SubscriptionPermits, retry_after};
 use crate::origins::{AllowedOrigin, restrict};
-use crate::query::{ENVELOPE, SNAPSHOT, flag, max_rate};
+use crate::position::{insert_position, requested};
+use crate::query::{ENVELOPE, NOTICES, SNAPSHOT, flag, max_rate};
 use crate::response::{StreamBody, WholeResponse, text_response};
 use crate::topic_budget::TopicPermit;
 #[cfg(feature = "websocket")]
 use crate::upgraded::UpgradedStream;
 #[cfg(feature = "websocket")]
-use crate::websocket::{Handshake, handshake, is_upgrade, session};
+use crate::websocket::{Handshake, Subprotocol, handshake, is_upgrade, session};
 use crate::{Compression, Config, Stats};
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -52,6 +53,8 @@ pub(crate) struct Stream {
     pub(crate) info: ConnectionInfo,
     /// Whether it starts with the totals.
     pub(crate) snapshot: bool,
+    /// Where it starts in the history.
+    pub(crate) resume: Option<Resume>,
     pub(crate) max_rate: Option<Rate>,
     pub(crate) grant: Option<Arc<Grant>>,
     pub(crate) transport: Transport,
@@ -64,7 +67,7 @@ pub(crate) struct Stream {
 /// How a stream is sent.
 pub(crate) enum Transport {
     /// As Server-Sent Events.
-    EventStream(EventFormat, Coding),
+    EventStream(EventFormat, Notices, Coding),
     #[cfg(feature = "websocket")]
     WebSocket(Handshake, Arc<dyn Framing>, Box<session::Session>),
 }
@@ -95,16 +98,37 @@ impl Streams {
         let snapshot = flag(query, SNAPSHOT).map_err(bad_request)?;
         let envelope = flag(query, ENVELOPE).map_err(bad_request)?;
         let max_rate = max_rate(query).map_err(bad_request)?;
+        let start = requested(request).map_err(bad_request)?;
+        let notices = flag(query, NOTICES).map_err(bad_request)? || self.handle.has_history(&topics);
+        let notices = if notices { Notices::Events } else { Notices::Comments };
+        #[cfg(feature = "websocket")]
+        let is_upgrade = is_upgrade(request);
+        #[cfg(not(feature = "websocket"))]
+        let is_upgrade = false;
         let access = StreamAccess::decide(request, &topics, client.ip, host, self).await;
         let access = access.map_err(|error| not_authorized(&error))?;
-        if snapshot && request.method == Method::GET {
-            self.totals_known(&topics).await?;
+        let keeps_totals = || topics.as_namespace().is_some_and(|namespace| self.handle.keeps_totals(&namespace));
+        let last_values = snapshot && !keeps_totals() && self.handle.has_last_values(&topics);
+        let snapshot = snapshot && !last_values;
+        let mut resume = None;
+        if request.method == Method::GET {
+            if snapshot {
+                self.totals_known(&topics).await?;
+            }
+            let start = start.or(last_values.then_some(Start::LastValues));
+            resume = self.resume(request, &topics, start, is_upgrade).await?;
         }
         #[cfg(feature = "websocket")]
-        let handshake = match is_upgrade(request) {
-            true => Some(handshake::accept(request, envelope, self)?),
+        let handshake = match is_upgrade {
+            true => Some(handshake::accept(request, envelope, notices, self)?),
             false => None,
         };
+        #[cfg(feature = "websocket")]
+        if resume.is_some()
+            && handshake.as_ref().is_some_and(|(handshake, _)| handshake.subprotocol == Subprotocol::Raw)
+        {
+            return Err(bad_request("the subprotocol raw has no positions; use json\n".to_owned()));
+        }
         let mut subscription = SubscriptionPermits::new(
             Arc::clone(&self.limits),
             self.config.clone(),
@@ -137,14 +161,14 @@ impl Streams {
         if let Some((handshake, framing)) = handshake {
             let policy = access.into_policy(request, client.ip, subscription, self);
             let (subprotocol, stats) = (handshake.subprotocol, Arc::clone(&self.stats.websocket));
-            let session = session::Session::with_policy(&config, subprotocol, policy, stats);
+            let session = session::Session::with_policy(&config, subprotocol, policy, self.handle.clone(), stats);
             let transport = Transport::WebSocket(handshake, framing, Box::new(session));
-            return Ok(Stream { info, snapshot, max_rate, grant, transport, permits, topic_permit: None });
+            return Ok(Stream { info, snapshot, resume, max_rate, grant, transport, permits, topic_permit: None });
         }
         let topic_permit = Some(subscription.into_fixed(&mut permits));
         let format = if envelope { EventFormat::Envelope } else { EventFormat::Fields };
-        let transport = Transport::EventStream(format, coding);
-        Ok(Stream { info, snapshot, max_rate, grant, transport, permits, topic_permit })
+        let transport = Transport::EventStream(format, notices, coding);
+        Ok(Stream { info, snapshot, resume, max_rate, grant, transport, permits, topic_permit })
     }
 
     /// Waits until a snapshot of the totals of `topics` is available.
@@ -170,15 +194,17 @@ impl Streams {
         request: Parts,
         snapshot_guard: Option<Box<dyn Any + Send + Sync>>,
     ) -> Response<StreamBody> {
-        let Stream { info, snapshot, max_rate, grant, transport, permits, topic_permit } = stream;
+        let Stream { info, snapshot, resume, max_rate, grant, transport, permits, topic_permit } = stream;
+        let position = resume.as_ref().map(|resume| resume.position().to_owned());
         match transport {
-            Transport::EventStream(format, coding) => {
+            Transport::EventStream(format, notices, coding) => {
                 let (sender, body) = tallycast_fanout::body();
-                let framing = EventStream::shared(format, coding, false);
+                let framing = EventStream::shared(format, notices, coding, false);
                 let preamble = framing.preamble(&self.config.borrow());
                 let mut subscriber = Subscriber::new(info, framing, Sink::Body(sender));
                 subscriber.preamble = preamble;
                 subscriber.snapshot = snapshot;
+                subscriber.resume = resume;
                 subscriber.max_rate = max_rate;
                 subscriber.grant = grant;
                 subscriber.guard = Some(Box::new(topic_permit));
@@ -189,6 +215,9 @@ impl Streams {
                 }
                 let mut response = Response::new(StreamBody::stream(body, permits));
                 *response.headers_mut() = stream_headers(&request, coding, &self.config.borrow().allowed_origins);
+                if let Some(position) = position {
+                    insert_position(response.headers_mut(), &position);
+                }
                 response
             }
             #[cfg(feature = "websocket")]
@@ -204,6 +233,7 @@ impl Streams {
                     let sink = Sink::Stream(Box::new(UpgradedStream::from(upgraded)));
                     let mut subscriber = Subscriber::new(info, framing, sink);
                     subscriber.snapshot = snapshot;
+                    subscriber.resume = resume;
                     subscriber.max_rate = max_rate;
                     subscriber.grant = grant;
                     subscriber.inbound = Some(session);

@@ -22,7 +22,7 @@ impl Framing for Plain {
     fn finish(&self, batch: Vec<u8>) -> Bytes {
         batch.into()
     }
-    fn keep_alive(&self) -> Bytes {
+    fn keep_alive(&self, _: Option<&str>) -> Bytes {
         Bytes::from_static(b".")
     }
     fn closing(&self, _: &CloseReason) -> Bytes {

@@ -11,7 +11,7 @@ use crate::connection::{Connection, FeedView};
 use crate::framing::Interned;
 use crate::log::Log;
 use crate::merges::Merges;
-use crate::{Config, Namespace, Policy, Rate, Topics};
+use crate::{Config, Namespace, Policy, Rate, Stats, Topics};
 
 /// What a feed is. Readers of the same shard that agree in it share a feed.
 #[derive(Debug, Clone)]
@@ -50,6 +50,8 @@ pub(super) struct Feed {
     pub(super) blocked: Vec<u32>,
     /// When the last batch came: without rates, a feed that is not silent has no silent readers.
     pub(super) last_batch: Instant,
+    /// Whether some of its messages are kept.
+    pub(super) has_history: bool,
     /// Whether it waits to be written to its readers.
     pub(super) is_touched: bool,
     /// Its first and last match in the turns that are being matched, or [`NONE`](super::feeds::NONE).
@@ -107,13 +109,14 @@ impl Feed {
             merges: Merges::new(Arc::clone(&budgets.merged)),
             blocked: Vec::new(),
             last_batch: Instant::now(),
+            has_history: false,
             is_touched: false,
             matches: [super::feeds::NONE; 2],
         }
     }
 
     /// What its connections read from.
-    pub(super) fn view<'a>(&'a mut self, config: &Config, budgets: &'a Budgets) -> FeedView<'a> {
+    pub(super) fn view<'a>(&'a mut self, config: &Config, budgets: &'a Budgets, stats: &'a Stats) -> FeedView<'a> {
         let rules = self.rules();
         FeedView {
             log: &self.log,
@@ -122,7 +125,9 @@ impl Feed {
             is_paced: self.key.is_paced,
             rules,
             budget: &budgets.waiting,
+            stats,
             max_carried: config.log_bytes,
+            replay: None,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::policy::policy_of;
 use crate::totals::Audience;
 use crate::trie::Trie;
 use crate::turn::{Outgoing, Turn};
-use crate::{NamespacePolicy, Policy, Stats};
+use crate::{CloseReason, NamespacePolicy, Policy, Stats};
 
 /// A feed's place in its shard's table. Used again after the feed has gone.
 pub(crate) type FeedId = u32;
@@ -42,8 +42,8 @@ pub(super) struct Feeds {
     matched: Vec<FeedId>,
     /// Feeds that wait to be written to their readers.
     touched: Vec<FeedId>,
-    /// Feeds whose readers cannot follow a change of the totals' state, and need to start over.
-    closing: Vec<FeedId>,
+    /// Feeds whose readers cannot follow a change of the totals' state, or a reset, and need to start over.
+    closing: Vec<(FeedId, CloseReason)>,
 }
 
 /// A message of the current turns that a feed contains.
@@ -141,7 +141,7 @@ impl Feeds {
                 Readers::Paced(paces) => {
                     paces.iter_mut().for_each(|pace| pace.has_unread = true);
                     let mut batch = Batch::new(true);
-                    messages.for_each(|message| batch.add(&message.message));
+                    messages.for_each(|message| batch.add(&message.message, message.number));
                     feed.log.push(batch.complete(Bytes::new(), &self.budgets.waiting));
                 }
             }
@@ -157,16 +157,27 @@ impl Feeds {
     /// Adds message `number` of the turns to the matches of each feed that contains it and belongs to its audience.
     fn find(&mut self, number: u32, Outgoing { message, audience, .. }: &Outgoing) {
         let Self { trie, feeds, matches, matched, closing, .. } = self;
-        trie.visit(&message.namespace, |id| {
+        let overlapping: Vec<FeedId> = match audience {
+            Audience::Overlapping => {
+                let overlaps = |feed: &Feed| feed.key.topics.iter().any(|topic| topic.overlaps(&message.namespace));
+                feeds.iter().filter(|(_, feed)| overlaps(feed)).map(|(id, _)| place(id)).collect()
+            }
+            Audience::Everyone | Audience::WithTotals => Vec::new(),
+        };
+        let mut found = |id: FeedId| {
             let feed = &mut feeds[id as usize];
             if *audience == Audience::WithTotals {
                 if feed.key.totals.as_ref() != Some(&message.namespace) {
                     return;
                 }
                 if !feed.key.framing.framing.names_events() {
-                    closing.push(id);
+                    closing.push((id, CloseReason::TotalsUnavailable));
                     return;
                 }
+            }
+            if *audience == Audience::Overlapping && !feed.key.framing.framing.names_events() {
+                closing.push((id, CloseReason::MessagesLost));
+                return;
             }
             let at = place(matches.len());
             let [first, last] = &mut feed.matches;
@@ -181,7 +192,12 @@ impl Feeds {
             }
             *last = at;
             matches.push(Match { message: number, next: NONE });
-        });
+        };
+        if *audience == Audience::Overlapping {
+            overlapping.into_iter().for_each(found);
+        } else {
+            trie.visit(&message.namespace, &mut found);
+        }
     }
 
     /// Takes the feeds that wait to be written to their readers.
@@ -195,7 +211,7 @@ impl Feeds {
     }
 
     /// Takes the feeds whose readers need to start over, once everything before has been written.
-    pub(super) fn take_closing(&mut self) -> Vec<FeedId> {
+    pub(super) fn take_closing(&mut self) -> Vec<(FeedId, CloseReason)> {
         std::mem::take(&mut self.closing)
     }
 }
@@ -211,7 +227,7 @@ fn append<'a>(feed: &mut Feed, messages: impl Iterator<Item = &'a Outgoing>, bud
     let mut messages = messages.peekable();
     while let Some(message) = messages.next() {
         let mut batch = Batch::new(feed.rules().is_some());
-        batch.add(&message.message);
+        batch.add(&message.message, message.number);
         let mut joined = Vec::new();
         if messages.peek().is_some() {
             let frame = |message: &Outgoing| {
@@ -223,7 +239,7 @@ fn append<'a>(feed: &mut Feed, messages: impl Iterator<Item = &'a Outgoing>, bud
                 let Some(message) = messages.peek() else { break };
                 next = frame(message);
                 if next.len() < COPIED_BYTES {
-                    batch.add(&message.message);
+                    batch.add(&message.message, message.number);
                     messages.next();
                 }
             }

@@ -4,6 +4,7 @@ mod drain;
 mod feed;
 mod feeds;
 mod pacing;
+mod replays;
 mod serve;
 mod slow_readers;
 mod tick;
@@ -18,9 +19,11 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::budget::Budget;
 use crate::connection::{Connection, Sent};
+use crate::history::SharedHistory;
 use crate::hub::Attach;
 use crate::log::Batch;
 use crate::ready::ReadyList;
+use crate::replay::PieceCache;
 use crate::report::{ConnectionReport, FeedReport};
 use crate::turn::Turn;
 use crate::{CloseReason, Config, ConnectionId, ControlError, Message, Stats, Subscription, Topics};
@@ -28,6 +31,7 @@ use drain::{Drain, next_step};
 pub(crate) use feeds::FeedId;
 use feeds::Feeds;
 use pacing::{Schedule, next_due};
+use replays::{ReplayQueue, next_piece};
 
 /// Connections that are served before other tasks get a turn.
 const WRITES_PER_YIELD: usize = 32;
@@ -74,6 +78,8 @@ pub(crate) struct Budgets {
     pub(crate) waiting: Arc<Budget>,
     /// Of [`Config::merged_bytes`].
     pub(crate) merged: Arc<Budget>,
+    /// Of [`Config::replay_bytes`].
+    pub(crate) replayed: Arc<Budget>,
 }
 
 /// Why the shard's loop woke.
@@ -83,6 +89,7 @@ enum LoopEvent {
     Decided(Decided),
     DrainStep,
     Due,
+    Replay,
     Tick,
 }
 
@@ -102,6 +109,15 @@ pub(crate) struct Shard {
     closing_sinks: JoinSet<()>,
     feeds: Feeds,
     schedule: Schedule,
+    history: Arc<SharedHistory>,
+    /// The number after the last message of the history that the shard has come to.
+    history_end: u64,
+    /// The id that its readers have reached who have got everything.
+    position: Option<Arc<str>>,
+    replays: ReplayQueue,
+    pieces: PieceCache,
+    /// Changes of topics that have to wait.
+    postponed: Vec<(usize, u64, Subscription)>,
     budgets: Budgets,
     drain: Option<Drain>,
     /// Only closing bytes are still to come, so the bounds of the logs no longer disconnect readers.
@@ -114,9 +130,11 @@ impl Shard {
         config: Arc<Config>,
         stats: Arc<Stats>,
         budgets: Budgets,
+        history: Arc<SharedHistory>,
         number: usize,
         inbox: mpsc::Receiver<Input>,
     ) -> Self {
+        let history_end = history.read().head;
         Self {
             feeds: Feeds::new(config.policies.as_slice().into(), budgets.clone(), Arc::clone(&stats)),
             config,
@@ -129,6 +147,12 @@ impl Shard {
             decisions: JoinSet::new(),
             closing_sinks: JoinSet::new(),
             schedule: Schedule::new(),
+            history,
+            history_end,
+            position: None,
+            replays: ReplayQueue::new(),
+            pieces: PieceCache::default(),
+            postponed: Vec::new(),
             budgets,
             drain: None,
             closing: false,
@@ -149,6 +173,7 @@ impl Shard {
                 Some(Ok(decided)) = self.decisions.join_next() => LoopEvent::Decided(decided),
                 () = next_step(self.drain.as_ref()) => LoopEvent::DrainStep,
                 () = next_due(&self.schedule) => LoopEvent::Due,
+                () = next_piece(&self.replays, &self.budgets.replayed) => LoopEvent::Replay,
                 _ = tick.tick() => LoopEvent::Tick,
             };
             match event {
@@ -162,6 +187,7 @@ impl Shard {
                 LoopEvent::Decided(decided) => self.apply_decision(decided),
                 LoopEvent::DrainStep => self.drain_step().await,
                 LoopEvent::Due => self.serve_due().await,
+                LoopEvent::Replay => self.serve_replays(),
                 LoopEvent::Tick => self.tick().await,
             }
             self.publish_sent();
@@ -198,6 +224,7 @@ impl Shard {
         }
         self.take_turns(&mut turns, &mut received).await;
         self.write_feeds().await;
+        self.retry_postponed();
         self.shed();
         let now = Instant::now();
         for received_at in received {
@@ -208,15 +235,21 @@ impl Shard {
 
     /// Appends the messages of turns that follow each other to the logs of their feeds. Adds when the oldest came in.
     async fn take_turns(&mut self, turns: &mut Vec<Arc<Turn>>, received: &mut Vec<Instant>) {
+        if let Some(newest) = turns.last() {
+            self.history_end = newest.history_end;
+        }
+        if let Some(position) = turns.iter().rev().find_map(|turn| turn.position.as_ref()) {
+            self.position = Some(Arc::clone(position));
+        }
         if self.feeds.append(turns) {
             let messages = turns.iter().flat_map(|turn| &turn.messages);
             received.extend(messages.map(|message| message.message.received_at).min());
         }
         turns.clear();
-        for feed in self.feeds.take_closing() {
+        for (feed, reason) in self.feeds.take_closing() {
             // As for commands.
             self.write_feeds().await;
-            self.close_feed(feed, &CloseReason::TotalsUnavailable);
+            self.close_feed(feed, &reason);
         }
     }
 
@@ -228,9 +261,11 @@ impl Shard {
                 self.close_connection(id.key, Some(&reason));
                 Ok(())
             }
-            (Some(connection), Command::SetTopics(_)) if connection.change_pending => Err(ControlError::Busy(id)),
+            (Some(connection), Command::SetTopics(_)) if connection.change_pending || connection.is_replaying() => {
+                Err(ControlError::Busy(id))
+            }
             (Some(_), Command::SetTopics(topics)) => {
-                if self.change_topics(id.key, Subscription { topics, grant: None }) {
+                if self.change_topics(id.key, Subscription { topics, grant: None, resume: None }) {
                     self.serve(id.key);
                     Ok(())
                 } else {
@@ -282,11 +317,20 @@ impl Shard {
         }
         self.close_current();
         while !self.connections.is_empty() {
-            if tokio::time::timeout_at(deadline, self.ready.ready()).await.is_err() {
-                tracing::warn!(connections = self.connections.len(), "streams cut off at the shutdown time limit");
-                break;
+            let next = async {
+                tokio::select! {
+                    () = self.ready.ready() => LoopEvent::Ready,
+                    () = next_piece(&self.replays, &self.budgets.replayed) => LoopEvent::Replay,
+                }
+            };
+            match tokio::time::timeout_at(deadline, next).await {
+                Ok(LoopEvent::Replay) => self.serve_replays(),
+                Ok(_) => self.serve_ready(ready).await,
+                Err(_) => {
+                    tracing::warn!(connections = self.connections.len(), "streams cut off at the shutdown time limit");
+                    break;
+                }
             }
-            self.serve_ready(ready).await;
             self.close_current();
         }
         while let Ok(Some(_)) = tokio::time::timeout_at(deadline, self.closing_sinks.join_next()).await {}

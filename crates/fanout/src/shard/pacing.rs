@@ -68,7 +68,7 @@ impl Shard {
             self.schedule.remove(&(due, id, rate));
         }
         let mut summaries = self.summaries(id, &readers);
-        let mut disconnected = Vec::new();
+        let (mut disconnected, mut replaying) = (Vec::new(), Vec::new());
         for key in readers {
             let Some(feed) = self.feeds.get_mut(id) else { return };
             let connection = &mut self.connections[key as usize];
@@ -76,7 +76,7 @@ impl Shard {
                 connection.is_overdue = true;
                 continue;
             }
-            let mut view = feed.view(&self.config, &self.budgets);
+            let mut view = feed.view(&self.config, &self.budgets, &self.stats);
             let summary = match (connection.merge_group(), summaries.get(&connection.position)) {
                 (None, Some(summary)) => summary.clone(),
                 _ => connection.unread(&mut view),
@@ -86,6 +86,7 @@ impl Shard {
             match connection.flush(&mut view, &mut self.sent) {
                 FlushOutcome::Current => connection.last_progress = now.into(),
                 FlushOutcome::Blocked => feed.add_blocked(key, connection, now),
+                FlushOutcome::Replaying => replaying.push(key),
                 FlushOutcome::Disconnected => disconnected.push(key),
             }
             *served += 1;
@@ -101,6 +102,9 @@ impl Shard {
         }
         for key in disconnected {
             self.remove(key as usize);
+        }
+        for key in replaying {
+            self.enqueue_replay(key as usize);
         }
     }
 
@@ -132,8 +136,8 @@ impl Shard {
     pub(super) fn put_unread(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Some(feed) = self.feeds.get_mut(connection.feed) else { return };
-        if feed.key.is_paced {
-            let mut view = feed.view(&self.config, &self.budgets);
+        if feed.key.is_paced && !connection.is_replaying() {
+            let mut view = feed.view(&self.config, &self.budgets, &self.stats);
             let summary = connection.unread(&mut view);
             self.stats.conflated.add(summary.skipped);
             connection.put_summary(summary, &mut view);

@@ -1,5 +1,6 @@
 //! Serving connections: attaching, reading, writing, changing feeds, closing.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::task::AbortOnDropHandle;
@@ -7,8 +8,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::feed::{FeedKey, Readers, place};
 use super::{Decided, FeedId, Shard, WRITES_PER_YIELD};
 use crate::connection::{Connection, FlushOutcome, ReadOutcome};
+use crate::history::Span;
 use crate::hub::Attach;
 use crate::inbound::Decision;
+use crate::replay::ReplaySource;
 use crate::{CloseReason, Message, Namespace, Rate, Subscription, Topics};
 
 /// Room for bytes that clients send.
@@ -19,15 +22,18 @@ const MAX_REPLIES: usize = 16;
 const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Shard {
-    pub(super) fn attach(&mut self, Attach { subscriber, framing, totals, snapshot }: Attach) {
+    pub(super) fn attach(&mut self, Attach { subscriber, framing, totals, snapshot, beginning }: Attach) {
         let (topics, is_paced) = (subscriber.info.topics.clone(), subscriber.max_rate.is_some());
+        let beginning = beginning.map(|beginning| self.first_bytes(beginning, &framing, topics.clone(), None));
         let feed_id = self.feeds.join(FeedKey { topics, framing, totals, is_paced });
         let Some(feed) = self.feeds.get_mut(feed_id) else { return };
+        feed.has_history = beginning.is_some();
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         self.generation += 1;
         let waker = self.ready.waker(key);
-        let mut connection = Connection::new(subscriber, snapshot, feed_id, feed.log.head(), self.generation, waker);
+        let mut connection =
+            Connection::new(subscriber, beginning, snapshot, feed_id, feed.log.head(), self.generation, waker);
         feed.add_reader(place(key), &mut connection);
         entry.insert(connection);
         self.stats.connections.add(1);
@@ -40,14 +46,30 @@ impl Shard {
 
     /// Makes a reader one of the feed of other topics, with everything that it has not got of the old one. Returns `false` if
     /// that is too much: the connection is then closed.
-    pub(super) fn change_topics(&mut self, key: usize, Subscription { topics, grant }: Subscription) -> bool {
+    pub(super) fn change_topics(&mut self, key: usize, Subscription { topics, grant, resume }: Subscription) -> bool {
         let Some(connection) = self.connections.get_mut(key) else { return false };
         let old = connection.feed;
         let Some(feed) = self.feeds.get_mut(old) else { return false };
         let contains = |namespace: &&Namespace| topics.iter().any(|topic| topic.contains(namespace));
         let totals = feed.key.totals.as_ref().filter(contains).cloned();
         let new = FeedKey { topics: topics.clone(), totals, ..feed.key.clone() };
-        if !connection.change_topics(&topics, &mut feed.view(&self.config, &self.budgets), grant) {
+        let (known, framing) = (feed.key.topics.clone(), Arc::clone(&feed.key.framing));
+        let has_history = self.history.read().has(&topics);
+        let beginning = resume.map(|resume| {
+            let mut beginning = self.history.read().begin(&topics, Some(resume));
+            let counter = if beginning.reset.is_some() { &self.stats.resets } else { &self.stats.resumed };
+            counter.add(1);
+            // The hub may be ahead.
+            beginning.replay = beginning.replay.map(|span| Span { end: self.history_end, ..span });
+            if let Some(reset) = &mut beginning.reset {
+                reset.move_back(self.position.as_deref());
+            }
+            self.first_bytes(beginning, &framing, topics.clone(), Some(known))
+        });
+        let Some(connection) = self.connections.get_mut(key) else { return false };
+        let Some(feed) = self.feeds.get_mut(old) else { return false };
+        let mut view = feed.view(&self.config, &self.budgets, &self.stats);
+        if !connection.change_topics(&topics, &mut view, grant, beginning) {
             self.stats.slow_disconnected.add(1);
             self.close_connection(key, Some(&CloseReason::SlowReader));
             return false;
@@ -58,6 +80,7 @@ impl Shard {
         if let Some(feed) = self.feeds.get_mut(id) {
             let connection = &mut self.connections[key];
             (connection.feed, connection.position) = (id, feed.log.head());
+            feed.has_history = has_history;
             feed.add_reader(place(key), connection);
         }
         self.leave_feed(old, reader_slot, rate, blocked);
@@ -75,7 +98,7 @@ impl Shard {
     /// Writes a feed's new batches to all its readers. `served` counts them, so that other tasks get a turn.
     pub(super) async fn write_feed(&mut self, id: FeedId, served: &mut usize) {
         let now = Instant::now();
-        let mut disconnected = Vec::new();
+        let (mut disconnected, mut replaying) = (Vec::new(), Vec::new());
         let mut next = 0;
         // The lists change only below, after the loop: this task is the only one that changes them.
         while let Some(feed) = self.feeds.get_mut(id) {
@@ -90,9 +113,10 @@ impl Shard {
                 if connection.blocked.is_some() {
                     continue;
                 }
-                match connection.flush(&mut feed.view(&self.config, &self.budgets), &mut self.sent) {
+                match connection.flush(&mut feed.view(&self.config, &self.budgets, &self.stats), &mut self.sent) {
                     FlushOutcome::Current => connection.last_progress = now.into(),
                     FlushOutcome::Blocked => feed.add_blocked(key, connection, now),
+                    FlushOutcome::Replaying => replaying.push(key),
                     FlushOutcome::Disconnected => disconnected.push(key),
                 }
             }
@@ -108,6 +132,9 @@ impl Shard {
         }
         for key in disconnected {
             self.remove(key as usize);
+        }
+        for key in replaying {
+            self.enqueue_replay(key as usize);
         }
         self.trim(id);
     }
@@ -142,7 +169,8 @@ impl Shard {
                 // The last bytes of its feed are the last that it gets.
                 ReadOutcome::Subscribe(_) if self.closing => return,
                 ReadOutcome::Subscribe(topics) => {
-                    if !self.change_topics(key, Subscription { topics, grant: None }) {
+                    let subscription = Subscription { topics, grant: None, resume: None };
+                    if !self.change_topics_when_ready(key, subscription) {
                         return;
                     }
                 }
@@ -157,12 +185,28 @@ impl Shard {
 
     /// Writes to one connection what it has not got yet.
     pub(super) fn write(&mut self, key: usize) -> FlushOutcome {
+        self.write_with(key, false)
+    }
+
+    /// As [`write`](Self::write); with `next_piece`, also the next piece of what it gets from the history.
+    pub(super) fn write_with(&mut self, key: usize, next_piece: bool) -> FlushOutcome {
         let Some(connection) = self.connections.get_mut(key) else { return FlushOutcome::Disconnected };
         let Some(feed) = self.feeds.get_mut(connection.feed) else { return FlushOutcome::Disconnected };
         let now = Instant::now();
         let (sent, unsent) = (self.sent.bytes, connection.unsent());
-        let outcome = connection.flush(&mut feed.view(&self.config, &self.budgets), &mut self.sent);
+        let framing = Arc::clone(&feed.key.framing);
+        let mut view = feed.view(&self.config, &self.budgets, &self.stats);
+        view.replay = next_piece.then_some(ReplaySource {
+            history: &self.history,
+            position: self.position.as_deref(),
+            cache: &mut self.pieces,
+            framing: &*framing.framing,
+            slot: framing.slot,
+            budget: &self.budgets.replayed,
+        });
+        let outcome = connection.flush(&mut view, &mut self.sent);
         match outcome {
+            FlushOutcome::Replaying => self.enqueue_replay(key),
             FlushOutcome::Disconnected => self.remove(key),
             FlushOutcome::Current => {
                 connection.last_progress = now.into();
@@ -191,7 +235,7 @@ impl Shard {
     pub(super) fn send_to(&mut self, key: usize, message: &Message) -> bool {
         let Some(connection) = self.connections.get_mut(key) else { return false };
         let Some(feed) = self.feeds.get_mut(connection.feed) else { return false };
-        let accepted = connection.put_message(message, &mut feed.view(&self.config, &self.budgets));
+        let accepted = connection.put_message(message, &mut feed.view(&self.config, &self.budgets, &self.stats));
         if accepted {
             self.write(key);
         }
@@ -219,7 +263,7 @@ impl Shard {
         let Some(connection) = self.connection(key, generation) else { return };
         match outcome {
             Ok(subscription) => {
-                if self.change_topics(key, subscription) {
+                if self.change_topics_when_ready(key, subscription) {
                     self.serve(key);
                 }
             }

@@ -24,7 +24,13 @@ impl Shard {
             let oldest = feed.log.base();
             let head = feed.log.head();
             let new_group = feed.rules().map(|rules| feed.merges.overtake(&feed.log, rules));
+            // What is kept is not lost: readers get it from the history instead, in order.
+            let not_kept = feed.log.not_kept_since(oldest);
+            let can_replay = new_group.is_none() && feed.key.framing.framing.names_events();
+            let first_kept = feed.log.first_kept(oldest).filter(|_| can_replay);
+            let from_history = first_kept.filter(|_| not_kept == 0 || feed.policy == Policy::Skip);
             let resume = match feed.policy {
+                _ if from_history.is_some() => head,
                 // The newest batch can still be read, unless it alone exceeds the bounds.
                 Policy::Skip if new_group.is_none() => (head - 1).max(oldest + 1),
                 _ => head,
@@ -35,7 +41,14 @@ impl Shard {
                     continue;
                 }
                 connection.position = resume;
-                if let Some(group) = new_group {
+                if let Some(next) = from_history {
+                    connection.replay_instead(&feed.key.topics, next, self.history_end);
+                    self.stats.slow_replayed.add(1);
+                    if not_kept > 0 {
+                        self.stats.slow_skipped.add(1);
+                        connection.catch_up.get_or_insert_default().skipped += not_kept;
+                    }
+                } else if let Some(group) = new_group {
                     let catch_up = connection.catch_up.get_or_insert_default();
                     if catch_up.merged.is_none() {
                         feed.merges.join(group);

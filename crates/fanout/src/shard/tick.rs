@@ -17,8 +17,9 @@ impl Shard {
         while self.closing_sinks.try_join_next().is_some() {}
         for (key, connection) in &self.connections {
             let Some(feed) = self.feeds.get(connection.feed) else { continue };
-            let stalled =
-                connection.blocked.is_some() && moment.since(connection.last_progress) >= self.config.stall_timeout;
+            let stalled = connection.blocked.is_some()
+                && !connection.is_waiting_for_piece()
+                && moment.since(connection.last_progress) >= self.config.stall_timeout;
             if stalled {
                 self.stats.stalled.add(1);
                 connection.discard_unsent();
@@ -55,7 +56,10 @@ impl Shard {
     fn send_keep_alive(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Some(feed) = self.feeds.get(connection.feed) else { return };
-        connection.put_keep_alive(feed.key.framing.framing.keep_alive());
+        // A reader with a rate may not have got everything.
+        let is_current = !feed.key.is_paced || connection.position == feed.log.head();
+        let position = self.position.as_deref().filter(|_| feed.has_history && is_current);
+        connection.put_keep_alive(feed.key.framing.framing.keep_alive(position));
         self.write(key);
     }
 }

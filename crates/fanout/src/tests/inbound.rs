@@ -30,7 +30,7 @@ impl Inbound for LineHandler {
             "decide yes" => ClientAction::Authorize(Box::pin(async {
                 tokio::task::yield_now().await;
                 let grant = Some(Arc::new(Grant::default().with_subject("alice")));
-                Ok(Subscription { topics: of("/decided"), grant })
+                Ok(Subscription { topics: of("/decided"), grant, resume: None })
             })),
             "decide no" => ClientAction::Authorize(Box::pin(async { Err("not yours".to_owned()) })),
             "decide fatal" => ClientAction::Authorize(Box::pin(async { Err("fatal".to_owned()) })),

@@ -1,6 +1,7 @@
 //! The engine through its public API, with readers that take batches when the test says so.
 
 mod control;
+mod history;
 mod inbound;
 mod rates;
 mod streams;
@@ -15,7 +16,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A line for each message: `namespace payload`, `namespace#event payload`, or `skipped count`.
+/// A line for each message: `namespace payload`, `namespace#event@id payload`, `position id` or `skipped count`.
 #[derive(Debug)]
 struct Lines {
     /// The last line at shutdown.
@@ -40,7 +41,11 @@ impl Framing for Lines {
     }
     fn message(&self, message: &Message, batch: &mut Vec<u8>) {
         let event = message.event.as_deref().map(|event| format!("#{event}")).unwrap_or_default();
-        batch.extend_from_slice(format!("{}{event} {}\n", message.namespace, message.payload()).as_bytes());
+        let id = message.id().map(|id| format!("@{id}")).unwrap_or_default();
+        batch.extend_from_slice(format!("{}{event}{id} {}\n", message.namespace, message.payload()).as_bytes());
+    }
+    fn position(&self, id: &str, batch: &mut Vec<u8>) {
+        batch.extend_from_slice(format!("position {id}\n").as_bytes());
     }
     fn skipped(&self, count: u64, batch: &mut Vec<u8>) {
         batch.extend_from_slice(format!("skipped {count}\n").as_bytes());
@@ -48,8 +53,8 @@ impl Framing for Lines {
     fn finish(&self, batch: Vec<u8>) -> Bytes {
         batch.into()
     }
-    fn keep_alive(&self) -> Bytes {
-        Bytes::from_static(b"alive\n")
+    fn keep_alive(&self, position: Option<&str>) -> Bytes {
+        position.map_or_else(|| Bytes::from_static(b"alive\n"), |id| format!("alive {id}\n").into())
     }
     fn closing(&self, reason: &CloseReason) -> Bytes {
         match reason {

@@ -44,6 +44,8 @@ pub(crate) struct Request {
     pub(crate) id: Option<RequestId>,
     /// All topics that the client asks for.
     pub(crate) topics: Topics,
+    /// The id after which it wants the messages of topics that it did not read before.
+    pub(crate) after: Option<Box<str>>,
 }
 
 /// Why a message is not understood, or cannot be followed.
@@ -78,7 +80,7 @@ pub(crate) fn apply_command(text: &str, topics: &Topics, max_topics: usize) -> R
     let command = json.deserialize_map(CommandVisitor { max_topics, invalid: &mut invalid });
     let command = command.and_then(|command| json.end().map(|()| command));
     // What stopped the parser is in the words of this program.
-    let Command { id, subscribe, unsubscribe } =
+    let Command { id, subscribe, unsubscribe, after } =
         command.map_err(|error| invalid.unwrap_or(CommandError::Json(error)))?;
     if subscribe.is_none() && unsubscribe.is_none() {
         return Err(CommandError::Nothing);
@@ -91,13 +93,13 @@ pub(crate) fn apply_command(text: &str, topics: &Topics, max_topics: usize) -> R
     }
     wanted.extend(subscribe.unwrap_or_default());
     if wanted.is_empty() {
-        return Ok(Request { id, topics: Topics::none() });
+        return Ok(Request { id, topics: Topics::none(), after: None });
     }
     if wanted.len() > max_topics {
         return Err(CommandError::Count(TopicError::TooManyTopics(max_topics)));
     }
     let topics = Topics::new(wanted.into_iter().collect()).map_err(CommandError::Count)?;
-    Ok(Request { id, topics })
+    Ok(Request { id, topics, after })
 }
 
 /// A message of a client.
@@ -105,6 +107,7 @@ struct Command {
     id: Option<RequestId>,
     subscribe: Option<Vec<Topic>>,
     unsubscribe: Option<Vec<Topic>>,
+    after: Option<Box<str>>,
 }
 
 #[derive(Deserialize)]
@@ -113,6 +116,7 @@ enum Field {
     Id,
     Subscribe,
     Unsubscribe,
+    After,
 }
 
 /// Reads a [`Command`], and stops at an invalid id, at the first invalid topic or at the one that is too many.
@@ -131,7 +135,7 @@ impl<'de> Visitor<'de> for CommandVisitor<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Command, A::Error> {
         let Self { max_topics, invalid } = self;
-        let (mut id, mut subscribe, mut unsubscribe) = (None, None, None);
+        let (mut id, mut subscribe, mut unsubscribe, mut after) = (None, None, None, None);
         while let Some(field) = map.next_key()? {
             let (list, name) = match field {
                 Field::Id if id.is_some() => return Err(A::Error::duplicate_field("id")),
@@ -142,6 +146,11 @@ impl<'de> Visitor<'de> for CommandVisitor<'_> {
                     })?;
                     continue;
                 }
+                Field::After if after.is_some() => return Err(A::Error::duplicate_field("after")),
+                Field::After => {
+                    after = map.next_value()?;
+                    continue;
+                }
                 Field::Subscribe => (&mut subscribe, "subscribe"),
                 Field::Unsubscribe => (&mut unsubscribe, "unsubscribe"),
             };
@@ -150,7 +159,7 @@ impl<'de> Visitor<'de> for CommandVisitor<'_> {
             }
             *list = map.next_value_seed(TopicList { max_topics, invalid: &mut *invalid })?;
         }
-        Ok(Command { id, subscribe, unsubscribe })
+        Ok(Command { id, subscribe, unsubscribe, after })
     }
 }
 
@@ -222,7 +231,7 @@ mod tests {
         assert_eq!(
             of(r#"{"publish": 1}"#, &["/"]),
             format!(
-                "{expected}: unknown field `publish`, expected one of `id`, `subscribe`, `unsubscribe` at line 1 column 10"
+                "{expected}: unknown field `publish`, expected one of `id`, `subscribe`, `unsubscribe`, `after` at line 1 column 10"
             )
         );
         assert_eq!(of(r#"{"subscribe": ["raw"]}"#, &["/"]), "bad topic \"raw\": a namespace must start with '/'");

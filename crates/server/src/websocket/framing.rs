@@ -4,45 +4,70 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use serde::Serialize;
-use tallycast_fanout::{CloseReason, Framing, Message};
+use serde_json::value::RawValue;
+use tallycast_fanout::{CloseReason, Data, Framing, Message};
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::frames::{CloseFrame, write_close, write_ping, write_text};
 use super::handshake::Subprotocol;
-use crate::envelope::{self, Skipped, write_envelope};
+use crate::envelope::{self, Heartbeat, Skipped, write_envelope};
+use crate::event_stream::Notices;
 
-static JSON: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Frames::Json));
-static ENVELOPE: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Frames::Envelope));
+static JSON: LazyLock<[Arc<dyn Framing>; 2]> = LazyLock::new(|| all_notices(Frames::Json));
+static ENVELOPE: LazyLock<[Arc<dyn Framing>; 2]> = LazyLock::new(|| all_notices(Frames::Envelope));
 static RAW: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Frames::Raw));
+
+/// The framings without heartbeats and with them.
+fn all_notices(frames: fn(Notices) -> Frames) -> [Arc<dyn Framing>; 2] {
+    [Notices::Comments, Notices::Events].map(|notices| Arc::new(frames(notices)) as Arc<dyn Framing>)
+}
 
 /// The one framing of a subprotocol: subscribers with the same framing share what is framed.
 pub fn framing(subprotocol: Subprotocol) -> Arc<dyn Framing> {
     match subprotocol {
-        Subprotocol::Json => Arc::clone(&JSON),
+        Subprotocol::Json => json_framing(Notices::Comments),
         Subprotocol::Raw => Arc::clone(&RAW),
     }
 }
 
+/// The one framing of the subprotocol `json`. With [`Notices::Events`], a message with the server's time comes with each ping.
+pub fn json_framing(notices: Notices) -> Arc<dyn Framing> {
+    Arc::clone(&JSON[usize::from(notices == Notices::Events)])
+}
+
 /// The one framing of the subprotocol `json` with `?envelope=1`: payloads that are JSON are JSON in the messages too.
-pub fn envelope_framing() -> Arc<dyn Framing> {
-    Arc::clone(&ENVELOPE)
+pub fn envelope_framing(notices: Notices) -> Arc<dyn Framing> {
+    Arc::clone(&ENVELOPE[usize::from(notices == Notices::Events)])
 }
 
 /// What a message is.
 #[derive(Debug)]
 enum Frames {
     /// A JSON object, with the payload as a string.
-    Json,
+    Json(Notices),
     /// A JSON object, with the payload as JSON where it is JSON.
-    Envelope,
+    Envelope(Notices),
     /// The payload alone.
     Raw,
+}
+
+/// In the place of a message. With an id alone, it is the place among the messages that the reader has come to.
+#[derive(Serialize, Default)]
+struct Notice<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reset: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat: Option<Heartbeat>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
 }
 
 /// A message of the subprotocol `json`.
 #[derive(Serialize)]
 struct JsonMessage<'a> {
     namespace: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
     event: Option<&'a str>,
     data: &'a str,
 }
@@ -50,19 +75,30 @@ struct JsonMessage<'a> {
 impl Framing for Frames {
     fn name(&self) -> &'static str {
         match self {
-            Self::Json => "websocket",
-            Self::Envelope => "websocket+envelope",
+            Self::Json(Notices::Comments) => "websocket",
+            Self::Json(Notices::Events) => "websocket+notices",
+            Self::Envelope(Notices::Comments) => "websocket+envelope",
+            Self::Envelope(Notices::Events) => "websocket+envelope+notices",
             Self::Raw => "websocket+raw",
         }
     }
 
     fn message(&self, message: &Message, batch: &mut Vec<u8>) {
+        let id = message.id();
         match self {
-            Self::Json => {
-                let (namespace, event) = (message.namespace.as_str(), message.event.as_deref());
-                write_json(&JsonMessage { namespace, event, data: &message.payload() }, batch);
+            // Readers are disconnected instead.
+            Self::Raw if matches!(message.data, Data::Reset(_)) => {}
+            Self::Json(_) | Self::Envelope(_) if matches!(message.data, Data::Reset(_)) => {
+                let reset = RawValue::from_string(message.payload().into_owned());
+                // It is JSON.
+                let reset = reset.as_deref().ok();
+                write_json(&Notice { reset, id, ..Notice::default() }, batch);
             }
-            Self::Envelope => {
+            Self::Json(_) => {
+                let (namespace, event) = (message.namespace.as_str(), message.event.as_deref());
+                write_json(&JsonMessage { namespace, id, event, data: &message.payload() }, batch);
+            }
+            Self::Envelope(_) => {
                 let mut json = Vec::new();
                 write_envelope(message, &mut json);
                 write_text(&json, batch);
@@ -73,15 +109,22 @@ impl Framing for Frames {
 
     fn names_events(&self) -> bool {
         match self {
-            Self::Json | Self::Envelope => true,
+            Self::Json(_) | Self::Envelope(_) => true,
             Self::Raw => false,
         }
     }
 
     fn skipped(&self, skipped: u64, batch: &mut Vec<u8>) {
         match self {
-            Self::Json | Self::Envelope => write_json(&Skipped { skipped }, batch),
+            Self::Json(_) | Self::Envelope(_) => write_json(&Skipped { skipped }, batch),
             // It has nothing but payloads.
+            Self::Raw => {}
+        }
+    }
+
+    fn position(&self, id: &str, batch: &mut Vec<u8>) {
+        match self {
+            Self::Json(_) | Self::Envelope(_) => write_json(&Notice { id: Some(id), ..Notice::default() }, batch),
             Self::Raw => {}
         }
     }
@@ -90,17 +133,26 @@ impl Framing for Frames {
         batch.into()
     }
 
-    fn keep_alive(&self) -> Bytes {
-        let mut ping = Vec::new();
-        write_ping(&mut ping);
-        ping.into()
+    fn keep_alive(&self, position: Option<&str>) -> Bytes {
+        let mut frames = Vec::new();
+        write_ping(&mut frames);
+        match self {
+            Self::Json(notices) | Self::Envelope(notices) => {
+                let heartbeat = (*notices == Notices::Events).then(Heartbeat::now);
+                if heartbeat.is_some() || position.is_some() {
+                    write_json(&Notice { heartbeat, id: position, ..Notice::default() }, &mut frames);
+                }
+            }
+            Self::Raw => {}
+        }
+        frames.into()
     }
 
     fn closing(&self, reason: &CloseReason) -> Bytes {
         // §7.4.1, and IANA's registry of close codes.
         let code = match reason {
             CloseReason::Shutdown | CloseReason::Draining { .. } => CloseCode::Away,
-            CloseReason::SlowReader | CloseReason::TotalsUnavailable => CloseCode::Again,
+            CloseReason::SlowReader | CloseReason::TotalsUnavailable | CloseReason::MessagesLost => CloseCode::Again,
             _ => CloseCode::Policy,
         };
         let mut close = Vec::new();

@@ -13,13 +13,13 @@ use hyper::{Method, StatusCode, Version};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use tallycast_fanout::Framing;
 
-use super::framing::{envelope_framing, framing};
-use crate::Config;
+use super::framing::{envelope_framing, framing, json_framing};
 use crate::header_list::items;
 use crate::origins::may_open;
 use crate::response::{WholeResponse, text_response};
 use crate::routes::trim;
 use crate::streams::Streams;
+use crate::{Config, Notices};
 
 /// §1.3: appended to the key of the client.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -114,11 +114,12 @@ impl Handshake {
 }
 
 /// Accepts the handshake of a request for which [`is_upgrade`] holds, and chooses the framing of its messages, in an `envelope` or
-/// not; or returns the response that refuses it.
+/// not, with or without `notices`; or returns the response that refuses it.
 #[expect(clippy::result_large_err, reason = "made once for a request")]
 pub(crate) fn accept(
     request: &Parts,
     envelope: bool,
+    notices: Notices,
     streams: &Streams,
 ) -> Result<(Handshake, Arc<dyn Framing>), WholeResponse> {
     if !may_open(&request.headers, &streams.config.borrow().allowed_origins) {
@@ -137,12 +138,13 @@ pub(crate) fn accept(
         response
     })?;
     let framing = match (handshake.subprotocol, envelope) {
-        (Subprotocol::Json, true) => envelope_framing(),
+        (Subprotocol::Json, true) => envelope_framing(notices),
         (Subprotocol::Raw, true) => {
             let text = "bad query: envelope=1 requires the subprotocol json, or none; found raw\n";
             return Err(text_response(StatusCode::BAD_REQUEST, text));
         }
-        (subprotocol, false) => framing(subprotocol),
+        (Subprotocol::Json, false) => json_framing(notices),
+        (Subprotocol::Raw, false) => framing(Subprotocol::Raw),
     };
     Ok((handshake, framing))
 }

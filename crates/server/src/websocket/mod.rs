@@ -14,7 +14,7 @@ mod protocol;
 pub(crate) mod session;
 
 pub use frames::{write_binary, write_text};
-pub use framing::{envelope_framing, framing};
+pub use framing::{envelope_framing, framing, json_framing};
 pub use handshake::{Handshake, HandshakeError, Subprotocol, VERSION, is_upgrade};
 pub use protocol::{CloseCause, Protocol, Received};
 pub use session::{Config, Session, Stats};

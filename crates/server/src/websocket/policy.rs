@@ -101,7 +101,7 @@ impl TopicPolicy for Authorized {
             let acquired = decided.permits.acquire(&topics).map_err(|error| error.to_string());
             decided.was_full = acquired.is_err();
             acquired?;
-            Ok(Subscription { topics, grant: Some(grant) })
+            Ok(Subscription { topics, grant: Some(grant), resume: None })
         }))
     }
 

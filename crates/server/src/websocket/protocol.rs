@@ -219,6 +219,7 @@ mod tests {
     use tokio_websockets::{ClientBuilder, Config};
 
     use super::*;
+    use crate::Notices;
     use crate::websocket::{Subprotocol, envelope_framing, framing};
     use tallycast_fanout::{CloseReason, Message as Sent, Tally};
 
@@ -316,7 +317,7 @@ mod tests {
                         Subprotocol::Raw => text.clone().into(),
                     });
                 }
-                let bytes = [framing.finish(batch), framing.keep_alive(), framing.closing(&CloseReason::Shutdown)].concat();
+                let bytes = [framing.finish(batch), framing.keep_alive(None), framing.closing(&CloseReason::Shutdown)].concat();
                 let mut read = read(&bytes);
                 let close = read.pop().unwrap();
                 prop_assert_eq!(close.as_close().map(|(code, _)| code.into()), Some(1001_u16));
@@ -339,11 +340,11 @@ mod tests {
             for payload in &payloads {
                 let mut message = Sent::text("/a/b".parse().unwrap(), payload.clone());
                 message.event = event.as_deref().map(Into::into);
-                envelope_framing().message(&message, &mut batch);
+                envelope_framing(Notices::Comments).message(&message, &mut batch);
                 let data = crate::envelope::tests::expected_data(payload);
                 expected.push(serde_json::json!({"namespace": "/a/b", "event": event, "data": data}));
             }
-            let read = read(&envelope_framing().finish(batch));
+            let read = read(&envelope_framing(Notices::Comments).finish(batch));
             let read = read.iter().map(|message| serde_json::from_str(message.as_text().unwrap()).unwrap());
             prop_assert_eq!(read.collect::<Vec<serde_json::Value>>(), expected);
         }
@@ -378,10 +379,10 @@ mod tests {
         let skipped = framed(Subprotocol::Json, &|framing, batch| framing.skipped(7, batch));
         assert_eq!(skipped, b"\x81\x0d{\"skipped\":7}");
         let mut envelope = Vec::new();
-        envelope_framing().message(&message, &mut envelope);
+        envelope_framing(Notices::Comments).message(&message, &mut envelope);
         assert_eq!(envelope, b"\x81\x34{\"namespace\":\"/eps\",\"event\":null,\"data\":{\"1F602\":3}}");
         assert_eq!(framed(Subprotocol::Raw, &|framing, batch| framing.skipped(7, batch)), b"");
-        assert_eq!(framing(Subprotocol::Raw).keep_alive(), &b"\x89\0"[..]);
+        assert_eq!(framing(Subprotocol::Raw).keep_alive(None), &b"\x89\0"[..]);
     }
 
     #[test]

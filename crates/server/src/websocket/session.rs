@@ -2,10 +2,11 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use serde::Serialize;
-use tallycast_fanout::{ClientAction, Counter, Inbound, Topics};
+use tallycast_fanout::{ClientAction, Counter, Decision, Handle, Inbound, Start, Subscription, Topics};
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::commands::{Request, RequestId, apply_command};
@@ -48,6 +49,13 @@ pub struct Stats {
     pub failed: Counter,
 }
 
+/// The engine, as far as positions in its history are looked up, and the time limit for that.
+#[derive(Debug, Clone)]
+struct History {
+    handle: Handle,
+    limit: Duration,
+}
+
 /// The handler of what one client sends.
 #[derive(Debug)]
 pub struct Session {
@@ -56,6 +64,8 @@ pub struct Session {
     max_topics: u32,
     rate: DefaultDirectRateLimiter,
     policy: Box<dyn TopicPolicy>,
+    /// Finds positions.
+    history: Option<History>,
     /// Of the command whose change of topics is under way.
     pending_id: Option<RequestId>,
     stats: Arc<Stats>,
@@ -80,16 +90,18 @@ enum Outcome {
 impl Session {
     /// A client after its handshake, which may read any topics, but not more than 64.
     pub fn new(config: &Config, subprotocol: Subprotocol, stats: Arc<Stats>) -> Self {
-        Self::build(config, DEFAULT_MAX_TOPICS, subprotocol, Box::new(AllowAll), stats)
+        Self::build(config, DEFAULT_MAX_TOPICS, subprotocol, Box::new(AllowAll), None, stats)
     }
 
     pub(crate) fn with_policy(
         config: &crate::Config,
         subprotocol: Subprotocol,
         policy: Box<dyn TopicPolicy>,
+        handle: Handle,
         stats: Arc<Stats>,
     ) -> Self {
-        Self::build(&config.websocket, config.max_topics, subprotocol, policy, stats)
+        let history = Some(History { handle, limit: config.resume_limit });
+        Self::build(&config.websocket, config.max_topics, subprotocol, policy, history, stats)
     }
 
     fn build(
@@ -97,6 +109,7 @@ impl Session {
         max_topics: usize,
         subprotocol: Subprotocol,
         policy: Box<dyn TopicPolicy>,
+        history: Option<History>,
         stats: Arc<Stats>,
     ) -> Self {
         stats.opened.add(1);
@@ -107,6 +120,7 @@ impl Session {
             max_topics: u32::try_from(max_topics).unwrap_or(u32::MAX),
             rate,
             policy,
+            history,
             pending_id: None,
             stats,
         }
@@ -147,7 +161,7 @@ impl Session {
     }
 
     fn follow(&mut self, text: &str, topics: &Topics, replies: &mut Vec<u8>) -> ClientAction {
-        let Request { id, topics: requested } = match apply_command(text, topics, self.max_topics as usize) {
+        let Request { id, topics: requested, after } = match apply_command(text, topics, self.max_topics as usize) {
             Ok(request) => request,
             Err(error) => {
                 let id = RequestId::of_refused(text);
@@ -158,19 +172,40 @@ impl Session {
             self.confirm(topics, id, replies);
             return ClientAction::None;
         }
-        match self.policy.change(&requested) {
-            TopicChange::Allowed => {
+        let (change, history) = (self.policy.change(&requested), self.history.clone());
+        match (change, after.zip(history)) {
+            (TopicChange::Allowed, Some(start)) => {
+                self.pending_id = id;
+                let subscription = Subscription { topics: requested, grant: None, resume: None };
+                let decision = std::future::ready(Ok(subscription));
+                ClientAction::Authorize(resumed(Box::pin(decision), topics.clone(), start))
+            }
+            (TopicChange::Pending(decision), Some(start)) => {
+                self.pending_id = id;
+                ClientAction::Authorize(resumed(decision, topics.clone(), start))
+            }
+            (TopicChange::Allowed, None) => {
                 self.pending_id = id;
                 ClientAction::Subscribe(requested)
             }
-            TopicChange::Pending(decision) => {
+            (TopicChange::Pending(decision), None) => {
                 self.pending_id = id;
                 ClientAction::Authorize(decision)
             }
-            TopicChange::Refused(Refused::Denied(reason)) => self.refuse(CloseCode::Policy, reason, id, replies),
-            TopicChange::Refused(Refused::Full(reason)) => self.refuse(CloseCode::Again, reason, id, replies),
+            (TopicChange::Refused(Refused::Denied(reason)), _) => self.refuse(CloseCode::Policy, reason, id, replies),
+            (TopicChange::Refused(Refused::Full(reason)), _) => self.refuse(CloseCode::Again, reason, id, replies),
         }
     }
+}
+
+/// A decision about a change of topics, with where those that are not among `known` start.
+fn resumed(decision: Decision, known: Topics, (after, history): (Box<str>, History)) -> Decision {
+    Box::pin(async move {
+        let subscription = decision.await?;
+        let start = Start::After(after);
+        let resume = history.handle.resume(&subscription.topics, Some(&known), &start, history.limit).await;
+        Ok(Subscription { resume: resume.map_err(|error| error.to_string())?, ..subscription })
+    })
 }
 
 impl Inbound for Session {
@@ -239,7 +274,7 @@ mod tests {
 
     fn session(subprotocol: Subprotocol) -> (Session, Arc<Stats>) {
         let stats = Arc::<Stats>::default();
-        (Session::with_policy(&crate::Config::default(), subprotocol, Box::new(Full), Arc::clone(&stats)), stats)
+        (Session::build(&Config::default(), 64, subprotocol, Box::new(Full), None, Arc::clone(&stats)), stats)
     }
 
     #[test]
@@ -296,7 +331,7 @@ mod tests {
             (CloseReason::PingTimeout, 1008),
             (CloseReason::GrantExpired, 1008),
             (CloseReason::Shutdown, 1001),
-            (CloseReason::Draining { retry: std::time::Duration::ZERO }, 1001),
+            (CloseReason::Draining { retry: Duration::ZERO }, 1001),
         ] {
             for subprotocol in [Subprotocol::Json, Subprotocol::Raw] {
                 let frame = crate::websocket::framing(subprotocol).closing(&reason);

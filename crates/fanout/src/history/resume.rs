@@ -1,0 +1,199 @@
+//! Where a reader starts in the history.
+
+use std::time::{Duration, Instant};
+
+use super::History;
+use super::filter::Filter;
+use super::selection::Starts;
+use super::store::Store;
+use crate::{Reset, ResetReason, Topics};
+
+/// The id that stands for the beginning of the history.
+pub(crate) const EARLIEST: &str = "earliest";
+
+/// Where a reader wants to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// After the message with this id, as it was on the wire. `earliest` stands for the beginning of the history.
+    After(Box<str>),
+    /// With the newest messages of its topics, as many as this.
+    Newest(usize),
+    /// With the messages of this time.
+    Since(Duration),
+    /// With the newest message of each namespace, of those that are kept by [`Retention::last_values`].
+    ///
+    /// [`Retention::last_values`]: crate::Retention::last_values
+    LastValues,
+}
+
+/// Where a reader starts in the history of one engine; see [`Handle::resume`](crate::Handle::resume).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resume {
+    pub(crate) starts: Starts,
+    pub(crate) next: u64,
+    pub(crate) last_values: bool,
+    /// Whether the reader was promised everything from there on.
+    pub(crate) is_exact: bool,
+    pub(crate) reset: Option<ResetReason>,
+    /// The id of the message before the first one that it gets.
+    pub(crate) position: Box<str>,
+}
+
+impl Resume {
+    /// The id of the message before the first one that the reader gets, or `earliest`. If the reader asked for another one, what
+    /// followed that is not available, and it will be sent a reset.
+    pub fn position(&self) -> &str {
+        &self.position
+    }
+
+    /// Whether it starts later than before number `end`.
+    pub(crate) fn is_after(&self, end: u64) -> bool {
+        self.starts.iter().any(|(_, start)| *start > end)
+    }
+
+    /// Not in the past, because of `reason`.
+    fn reset(history: &History, reason: ResetReason) -> Self {
+        Self {
+            starts: Box::default(),
+            next: history.head,
+            last_values: false,
+            is_exact: false,
+            reset: Some(reason),
+            position: history.sequences.id().into(),
+        }
+    }
+}
+
+/// What a reader gets first.
+#[derive(Debug)]
+pub(crate) struct Beginning {
+    /// The id of the message before the first one that it gets; empty if none is.
+    pub(crate) position: Box<str>,
+    pub(crate) reset: Option<Reset>,
+    pub(crate) replay: Option<Span>,
+}
+
+/// A part of the history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// See [`Query`](super::Query).
+    pub(crate) starts: Starts,
+    pub(crate) next: u64,
+    pub(crate) end: u64,
+    pub(crate) last_values: bool,
+}
+
+/// The history does not reach up to a position yet, or its source has not reported everything yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotYet {
+    /// The source is still starting, or has lost its broker.
+    NotCurrent,
+    /// The position is ahead of every message.
+    Ahead,
+}
+
+impl History {
+    /// Where a reader starts; `None` if none of its messages are kept.
+    pub(crate) fn resume(&self, filter: &Filter, start: &Start, now: Instant) -> Result<Option<Resume>, NotYet> {
+        let stores = || self.stores.iter().filter(|store| filter.overlaps(&store.retention.namespace));
+        if stores().next().is_none() {
+            return Ok(None);
+        }
+        let is_current = |store: &Store| self.sequences.get(store.sequence).is_some_and(|of| of.is_current);
+        if !stores().all(is_current) {
+            return Err(NotYet::NotCurrent);
+        }
+        let number_of = |store: &Store, number: Option<u64>| (store.id, number.unwrap_or(self.head));
+        let all = |number| stores().map(|store| (store.id, number)).collect::<Starts>();
+        let from = |starts: Starts, is_exact, position: Box<str>| {
+            let next = starts.iter().map(|(_, start)| *start).min().unwrap_or(self.head);
+            Resume { starts, next, last_values: false, is_exact, reset: None, position }
+        };
+        Ok(Some(match start {
+            Start::After(id) if **id == *EARLIEST => from(all(0), false, EARLIEST.into()),
+            Start::After(id) => {
+                let entries = self.sequences.parse(id);
+                let mut starts = Vec::new();
+                for store in stores() {
+                    let Some(entry) = entries.get(store.sequence).copied().flatten() else {
+                        return Ok(Some(self.unknown()));
+                    };
+                    let Some(sequence) = self.sequences.get(store.sequence) else { continue };
+                    if entry > sequence.newest {
+                        // Only other nodes can know entries that this one does not know yet.
+                        return match sequence.name {
+                            Some(_) => Err(NotYet::Ahead),
+                            None => Ok(Some(self.unknown())),
+                        };
+                    }
+                    if entry < store.trimmed {
+                        return Ok(Some(Resume::reset(self, ResetReason::Trimmed)));
+                    }
+                    starts.push(number_of(store, store.number_after(entry)));
+                }
+                from(starts.into(), true, self.sequences.id_at(&entries).into())
+            }
+            Start::Newest(count) => {
+                let number = self.newest(filter, *count);
+                from(all(number), false, self.id_before(number))
+            }
+            Start::Since(time) => {
+                // Longer than the process may have run.
+                let at = now.checked_sub(*time);
+                let starts: Starts =
+                    stores().map(|store| number_of(store, at.map_or(Some(0), |at| store.number_at(at)))).collect();
+                let resume = from(starts, false, "".into());
+                Resume { position: self.id_before(resume.next), ..resume }
+            }
+            Start::LastValues => {
+                // Not the newest one: a reader that loses its stream before it has got all values must not go on after them.
+                Resume { last_values: true, ..from(all(0), false, "".into()) }
+            }
+        }))
+    }
+
+    /// Where a reader starts whose position nobody knows.
+    pub(crate) fn unknown(&self) -> Resume {
+        Resume::reset(self, ResetReason::Unknown)
+    }
+
+    /// What a reader of `topics` gets first: from where it starts, or from now on.
+    pub(crate) fn begin(&self, topics: &Topics, resume: Option<Resume>) -> Beginning {
+        let Some(resume) = resume else {
+            return Beginning { position: self.sequences.position().unwrap_or_default(), reset: None, replay: None };
+        };
+        let Resume { mut starts, last_values, is_exact, reset, position, .. } = resume;
+        let trimmed_before =
+            |id: u32| self.stores.iter().find(|store| store.id == id).map(|store| store.trimmed_before);
+        let is_lost = |(id, start): &(u32, u64)| trimmed_before(*id).is_none_or(|trimmed| trimmed > *start);
+        let reset = reset.or((is_exact && starts.iter().any(is_lost)).then_some(ResetReason::Trimmed));
+        if let Some(reason) = reset {
+            return self.reset(topics, reason);
+        }
+        for (id, start) in &mut starts {
+            *start = (*start).max(trimmed_before(*id).unwrap_or_default());
+        }
+        let next = starts.iter().map(|(_, start)| *start).min().unwrap_or(self.head);
+        let replay = (next < self.head).then_some(Span { starts, next, end: self.head, last_values });
+        Beginning { position, reset: None, replay }
+    }
+
+    /// What a reader of `topics` gets first that cannot go on where it was: a reset, then the last values of its topics, if they
+    /// are kept.
+    pub(crate) fn reset(&self, topics: &Topics, reason: ResetReason) -> Beginning {
+        let newest: Box<str> = self.sequences.id().into();
+        let earliest = self.earliest(topics).unwrap_or_else(|| newest.clone());
+        let last_values = Span { starts: Box::default(), next: 0, end: self.head, last_values: true };
+        let replay = self.has_last_values(topics).then_some(last_values);
+        // As for a reader that starts with the last values.
+        let position = if replay.is_some() { "".into() } else { newest };
+        Beginning { position: position.clone(), reset: Some(Reset { reason, earliest, position }), replay }
+    }
+
+    /// The id of the newest message before number `number` that is kept.
+    fn id_before(&self, number: u64) -> Box<str> {
+        let before = |store: &Store| store.before(number).map(|slot| (slot.number, slot.message.id().map(Box::from)));
+        let newest = self.stores.iter().filter_map(before).max_by_key(|(number, _)| *number);
+        newest.and_then(|(_, id)| id).unwrap_or_else(|| EARLIEST.into())
+    }
+}

@@ -1,0 +1,181 @@
+//! Looks up what a reader gets from the history, in pieces: by the namespaces of its topics where there are few, and otherwise
+//! message by message, of which each piece examines a bounded number.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use super::History;
+use super::filter::Filter;
+use super::store::{Numbers, Slot, Store};
+use crate::{Message, Namespace};
+
+/// Namespaces up to which each is looked up by itself.
+const MAX_NAMESPACES: usize = 128;
+/// Messages that one piece examines, at most.
+const MAX_EXAMINED: usize = 2048;
+/// Messages that are examined to find the newest ones of a reader with more namespaces, at most.
+const MAX_EXAMINED_FOR_NEWEST: usize = 100_000;
+
+/// The numbers from which a reader gets the messages of each store; of stores that are not named, those from the query's `next`.
+pub(crate) type Starts = Box<[(u32, u64)]>;
+
+/// Part of what a reader gets.
+#[derive(Debug)]
+pub(crate) struct Query<'a> {
+    pub(crate) filter: &'a Filter,
+    pub(crate) starts: &'a [(u32, u64)],
+    /// The first number.
+    pub(crate) next: u64,
+    /// The number after the last one.
+    pub(crate) end: u64,
+    /// Whether only the newest message of each namespace is wanted, of retentions that keep it.
+    pub(crate) last_values: bool,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Selected {
+    pub(crate) messages: Vec<Arc<Message>>,
+    /// The number to go on with; the query's end if nothing is left.
+    pub(crate) next: u64,
+}
+
+impl Query<'_> {
+    pub(super) fn start(&self, store: &Store) -> u64 {
+        let of_store = self.starts.iter().find(|(id, _)| *id == store.id).map_or(0, |(_, start)| *start);
+        of_store.max(self.next)
+    }
+
+    pub(super) fn is_about(&self, store: &Store) -> bool {
+        (!self.last_values || store.retention.last_values) && self.filter.overlaps(&store.retention.namespace)
+    }
+}
+
+impl History {
+    /// The next messages of a query, in order: at least one if there is one among those examined, and not more than
+    /// `max_bytes` of memory otherwise.
+    pub(crate) fn select(&self, query: &Query<'_>, max_bytes: usize) -> Selected {
+        let stores: Vec<&Store> = self.stores.iter().filter(|store| query.is_about(store)).collect();
+        match namespaces(&stores, query.filter) {
+            Some(namespaces) => by_namespace(&namespaces, query, max_bytes),
+            None => by_number(&stores, query, max_bytes),
+        }
+    }
+
+    /// The number of the first of the newest `count` messages of a reader.
+    pub(crate) fn newest(&self, filter: &Filter, count: usize) -> u64 {
+        let stores: Vec<&Store> =
+            self.stores.iter().filter(|store| filter.overlaps(&store.retention.namespace)).collect();
+        let mut numbers = Vec::new();
+        if let Some(namespaces) = namespaces(&stores, filter) {
+            for (_, _, of_namespace) in namespaces {
+                numbers.extend(of_namespace.since(0).rev().take(count));
+            }
+        } else {
+            let mut all: Vec<_> = stores.iter().map(|store| store.since(0).rev().peekable()).collect();
+            for _ in 0..MAX_EXAMINED_FOR_NEWEST {
+                let newest = all.iter_mut().filter_map(|slots| Some((slots.peek()?.number, slots)));
+                let Some((number, slots)) = newest.max_by_key(|(number, _)| *number) else { break };
+                let is_wanted = slots.next().is_some_and(|slot| filter.contains(&slot.message.namespace));
+                numbers.extend(is_wanted.then_some(number));
+                if numbers.len() == count {
+                    break;
+                }
+            }
+        }
+        numbers.sort_unstable_by_key(|number| Reverse(*number));
+        numbers.truncate(count);
+        numbers.last().copied().unwrap_or(self.head)
+    }
+}
+
+type InStore<'a> = (&'a Store, &'a Namespace, &'a Numbers);
+
+/// The namespaces that a filter contains and that have messages; `None` if there are too many.
+fn namespaces<'a>(stores: &[&'a Store], filter: &Filter) -> Option<Vec<InStore<'a>>> {
+    // Each topic costs a lookup, even one that finds nothing.
+    if filter.topics.len() * stores.len() > MAX_NAMESPACES {
+        return None;
+    }
+    let mut found: Vec<InStore<'a>> = Vec::new();
+    for &store in stores {
+        let first = found.len();
+        for topic in &filter.topics {
+            let mut visited = 0;
+            store.visit_namespaces(topic, |namespace, numbers| {
+                visited += 1;
+                // Topics may overlap.
+                let is_new = !found[first..].iter().any(|(_, known, _)| std::ptr::eq(*known, namespace));
+                if is_new && filter.contains(namespace) {
+                    found.push((store, namespace, numbers));
+                }
+                visited <= MAX_NAMESPACES
+            });
+            if visited > MAX_NAMESPACES || found.len() > MAX_NAMESPACES {
+                return None;
+            }
+        }
+    }
+    Some(found)
+}
+
+fn by_namespace(namespaces: &[InStore<'_>], query: &Query<'_>, max_bytes: usize) -> Selected {
+    let mut cursors: Vec<_> = namespaces
+        .iter()
+        .map(|(store, _, numbers)| {
+            let newest = numbers.newest().filter(|newest| *newest >= query.next);
+            let all = (!query.last_values).then(|| numbers.since(query.start(store)));
+            all.into_iter().flatten().chain(newest.filter(|_| query.last_values))
+        })
+        .collect();
+    let mut heap: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::with_capacity(cursors.len());
+    heap.extend(cursors.iter_mut().enumerate().filter_map(|(place, numbers)| Some(Reverse((numbers.next()?, place)))));
+    let mut selected = Selected { messages: Vec::new(), next: query.end };
+    let mut bytes = 0;
+    while let Some(Reverse((number, place))) = heap.pop()
+        && number < query.end
+    {
+        let Some(slot) = namespaces[place].0.get(number) else { continue };
+        bytes += slot.message.weight();
+        if bytes > max_bytes && !selected.messages.is_empty() {
+            selected.next = number;
+            break;
+        }
+        selected.messages.push(Arc::clone(&slot.message));
+        heap.extend(cursors[place].next().map(|next| Reverse((next, place))));
+    }
+    selected
+}
+
+fn by_number(stores: &[&Store], query: &Query<'_>, max_bytes: usize) -> Selected {
+    let mut cursors: Vec<_> = stores.iter().map(|store| (store, store.since(query.start(store)).peekable())).collect();
+    let mut selected = Selected { messages: Vec::new(), next: query.end };
+    let (mut bytes, mut examined) = (0, 0);
+    loop {
+        let oldest = cursors.iter_mut().filter_map(|(store, slots)| Some((slots.peek()?.number, store, slots)));
+        let Some((number, store, slots)) = oldest.min_by_key(|(number, ..)| *number) else { break };
+        if number >= query.end {
+            break;
+        }
+        if examined == MAX_EXAMINED {
+            selected.next = number;
+            break;
+        }
+        examined += 1;
+        let Some(slot) = slots.next() else { continue };
+        let is_wanted = |slot: &Slot| {
+            query.filter.contains(&slot.message.namespace) && (!query.last_values || store.is_newest(slot))
+        };
+        if !is_wanted(slot) {
+            continue;
+        }
+        bytes += slot.message.weight();
+        if bytes > max_bytes && !selected.messages.is_empty() {
+            selected.next = number;
+            break;
+        }
+        selected.messages.push(Arc::clone(&slot.message));
+    }
+    selected
+}
