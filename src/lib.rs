@@ -24,6 +24,7 @@ mod rate_limited_log;
 pub mod redis_client;
 mod responses;
 pub mod routes;
+mod size;
 pub mod source;
 pub mod tally;
 pub mod totals;

@@ -12,7 +12,7 @@ fuzz_target!(|input: &[u8]| {
     let (Ok(route), Ok(channel)) = (text(), text()) else { return };
     let Ok(route) = route.parse::<Route>() else { return };
     let Ok(routes) = Routes::new(vec![route]) else { return };
-    assert_eq!(routes.selectors().len(), 1);
+    assert_eq!(routes.selectors().len() + routes.streams().len(), 1);
     let payload = lines.next().unwrap_or_default().to_vec();
     if let Ok(decoded) = routes.decode(RawEvent::new(channel.to_owned(), payload)) {
         assert!(!decoded.message.namespace.as_str().contains(char::is_control));

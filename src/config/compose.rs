@@ -10,7 +10,7 @@ use super::effective::EffectiveOption;
 use super::errors::ConfigError;
 use super::flags::{
     AppEnv, BrokerOptions, DEFAULT_SCORES, DemoOptions, LogFormat, PipelineOptions, ReaderOptions, RoutingOptions,
-    ServerOptions,
+    ServerOptions, SourceOption,
 };
 use crate::admin::{self, Token};
 use crate::decode::Routes;
@@ -118,6 +118,7 @@ pub(super) fn compose(
     options: Vec<EffectiveOption>,
 ) -> Result<Config, ConfigError> {
     let PipelineOptions { routing, readers, server, .. } = pipeline;
+    let routes = routes(&source, &routing)?;
     let instance =
         pipeline.instance.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
     let env = pipeline.app_env.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
@@ -139,13 +140,13 @@ pub(super) fn compose(
     Ok(Config {
         broker,
         tally: tally::Config { period: routing.tally_period, max_keys: routing.tally_keys },
-        fanout: fanout(&routing, &readers, (pipeline.inbox, pipeline.inbox_bytes.0), pipeline.shutdown_limit),
+        fanout: fanout(&routing, &routes, &readers, (pipeline.inbox, pipeline.inbox_bytes.0), pipeline.shutdown_limit),
         admin: !server.no_admin,
         admin_token: server.admin_token.clone().map(Token::from),
         drain: Drain { delay: pipeline.drain_delay, over: pipeline.drain, retry: server.retry.unwrap_or(DRAIN_RETRY) },
         // Its connections end with their streams.
         server: http(server, readers.stall_limit, pipeline.drain + pipeline.shutdown_limit)?,
-        routes: Routes::new(routing.routes).map_err(|error| invalid("--route", &error))?,
+        routes,
         address: SocketAddr::new(pipeline.address, pipeline.port),
         // The flag allows no more.
         send_buffer: u32::try_from(readers.send_buffer.0).unwrap_or(u32::MAX),
@@ -162,6 +163,23 @@ pub(super) fn compose(
 /// An error of flags whose values are valid by themselves.
 fn invalid(flags: &str, error: &dyn std::fmt::Display) -> ConfigError {
     ConfigError::Usage(format!("invalid value for {flags}: {error}"))
+}
+
+fn routes(source: &SourceOptions, routing: &RoutingOptions) -> Result<Routes, ConfigError> {
+    let all_streams = matches!(source, SourceOptions::Redis(broker) if broker.source == SourceOption::RedisStreams);
+    let routes = routing.routes.iter().cloned().map(|route| if all_streams { route.into_stream() } else { Ok(route) });
+    let routes =
+        routes.collect::<Result<_, _>>().map_err(|error| invalid("--route with --source redis-streams", &error))?;
+    let routes = Routes::new(routes).map_err(|error| invalid("--route", &error))?;
+    let has_totals = |namespace: &Namespace| routing.totals.iter().any(|totals| totals.namespace == *namespace);
+    let counted = routes.stream_tallies().find(|(_, namespace)| has_totals(namespace));
+    if let Some((pattern, namespace)) = counted {
+        return Err(ConfigError::Usage(format!(
+            "invalid value for --route: {pattern} has tally={namespace}, and --totals has {namespace} too; expected another \
+             namespace, because totals are exact only for channels"
+        )));
+    }
+    Ok(routes)
 }
 
 fn redis(broker: &BrokerOptions, routing: &RoutingOptions) -> Result<source::redis::Config, ConfigError> {
@@ -181,6 +199,7 @@ fn redis(broker: &BrokerOptions, routing: &RoutingOptions) -> Result<source::red
 
 fn fanout(
     routing: &RoutingOptions,
+    routes: &Routes,
     readers: &ReaderOptions,
     (inbox, inbox_bytes): (usize, usize),
     close_limit: Duration,
@@ -200,6 +219,9 @@ fn fanout(
     config.max_totals = routing.max_totals;
     config.max_totals_bytes = routing.max_totals_bytes.0;
     config.corrections = !routing.no_corrections;
+    config.retentions = routes.retentions();
+    config.history_bytes = readers.history_bytes.0;
+    config.replay_bytes = readers.replay_bytes.0;
     config.keep_alive = readers.keep_alive;
     config.pong_timeout = readers.pong_limit;
     config.stall_timeout = readers.stall_limit;
@@ -263,15 +285,51 @@ fn tls(options: &ServerOptions) -> Result<Option<tallycast_server::Tls>, ConfigE
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Command, read};
+    use crate::config::{Command, Config, read};
+
+    fn config(flags: &[&str]) -> Result<Config, String> {
+        let arguments = ["tallycast", "serve"].iter().chain(flags).map(|text| (*text).into());
+        match read(arguments) {
+            Ok(Command::Run(config)) => Ok(*config),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn every_route_of_redis_streams_reads_a_stream() {
+        let streams = |flags: &[&str]| {
+            let config = config(flags).unwrap();
+            let keys: Vec<String> = config.routes.streams().iter().map(|stream| stream.key.to_string()).collect();
+            (keys.join(" "), config.routes.selectors().len(), config.fanout.retentions)
+        };
+        let routes = ["--route", "a=/x/*,history=5", "--route", "stream:b=/y"];
+        let (keys, channels, retentions) = streams(&[&["--source", "redis-streams"], &routes[..]].concat());
+        assert_eq!((&*keys, channels), ("a b", 0));
+        assert_eq!((&*retentions[0].name, retentions[0].max_messages), ("stream:a", Some(5)));
+        assert_eq!(streams(&["--route", "a=/x", "--route", "stream:b=/y"]).1, 1);
+        assert_eq!(streams(&[]).0, "");
+    }
+
+    #[test]
+    fn routes_that_contradict_other_options_are_refused() {
+        let error = |flags: &[&str]| config(flags).unwrap_err();
+        assert_eq!(
+            error(&["--source", "redis-streams"]),
+            "invalid value for --route with --source redis-streams: the stream \"stream.tweet_updates.*\" has a *; expected the \
+             exact key of a Redis stream"
+        );
+        assert_eq!(
+            error(&["--route", "stream:a=/x,tally=/eps"]),
+            "invalid value for --route: stream:a has tally=/eps, and --totals has /eps too; expected another namespace, because \
+             totals are exact only for channels"
+        );
+        assert!(error(&["--route", "a=/x/*"]).starts_with("invalid value for --route: the namespace \"/x/*\" has a *"));
+    }
 
     #[test]
     fn open_admin_routes_are_exposed_except_on_a_loopback_address() {
-        let is_exposed = |flags: &[&str]| {
-            let arguments = ["tallycast", "serve"].iter().chain(flags).map(|text| (*text).into());
-            let Ok(Command::Run(config)) = read(arguments) else { panic!("{flags:?}") };
-            config.is_admin_exposed()
-        };
+        let is_exposed = |flags: &[&str]| config(flags).unwrap().is_admin_exposed();
         for address in ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1"] {
             assert!(is_exposed(&["--address", address]), "{address}");
             assert!(!is_exposed(&["--address", address, "--no-admin"]));

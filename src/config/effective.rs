@@ -7,7 +7,7 @@ use clap::parser::ValueSource;
 
 use super::file::File;
 use super::secret::Secret;
-use super::size::Size;
+use crate::size::Size;
 
 /// The effective value of an option.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,12 +14,12 @@ use tallycast_server::{AllowedOrigin, ClientAddressHeader, Compression, Namespac
 use tracing_subscriber::EnvFilter;
 
 use super::secret::Secret;
-use super::size::{self, Size};
 use super::values::{
     admin_token, count, duration, duration_or_zero, duration_text, ip_address, log_filter, network, port, rate,
     redis_url, seed, topic_count,
 };
 use crate::decode::{Route, Routes};
+use crate::size::{self, Size};
 use crate::source::redis;
 use crate::tally;
 use crate::totals::{self, TotalsKey};
@@ -134,6 +134,10 @@ pub(super) struct BrokerOptions {
         value_parser = redis_url
     )]
     pub(super) redis_url: Secret,
+    /// What the routes read from Redis: channels (pub/sub), or streams. With redis-streams the pattern of each route is the key
+    /// of a stream, with or without stream: in front of it
+    #[arg(long, env = "TALLYCAST_SOURCE", default_value = "redis", value_enum, value_name = "NAME")]
+    pub(super) source: SourceOption,
     /// Exit if Redis cannot be reached at startup. Without it, tallycast keeps trying
     #[arg(long, env = "TALLYCAST_REQUIRE_BROKER")]
     pub(super) require_broker: bool,
@@ -247,10 +251,11 @@ pub(super) struct PipelineOptions {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Routes and tallies")]
 pub(super) struct RoutingOptions {
-    /// Route from Redis channels to a namespace. PATTERN is a channel name, or the start of one followed by *. In
-    /// NAMESPACE, * stands for the rest of the channel name as one segment, and ** for the rest split at ':'. Options
-    /// follow after commas: event=channel or event=NAME names the event, split=CHARS splits the rest at other
-    /// characters, tally=NAMESPACE counts payloads there. Repeatable
+    /// Route from Redis channels to a namespace. PATTERN is a channel name, or the start of one followed by *, or stream: and
+    /// the key of a Redis stream. In NAMESPACE, * stands for the rest of the channel name, or for the field topic of a
+    /// stream's entry, as one segment, and ** for the same text split at ':'. Options follow after commas: event=channel or
+    /// event=NAME names the event, split=CHARS splits the text at other characters, tally=NAMESPACE counts payloads there,
+    /// history=BOUND keeps messages for readers that come later: 10m, 1000 (messages), 64MiB or last. Repeatable
     #[arg(
         long = "route",
         env = "TALLYCAST_ROUTES",
@@ -375,6 +380,25 @@ pub(super) struct ReaderOptions {
         value_parser = size::at_least(1)
     )]
     pub(super) merged_bytes: Size,
+    /// Size of the messages that routes with history= keep, together. Beyond it the oldest are dropped, whatever their
+    /// route says
+    #[arg(
+        long,
+        env = "TALLYCAST_HISTORY_BYTES",
+        default_value_t = Size(engine().history_bytes),
+        value_name = "BYTES",
+        value_parser = size::at_least(1)
+    )]
+    pub(super) history_bytes: Size,
+    /// Size of what is being sent to readers that catch up from the history, together. Further readers wait
+    #[arg(
+        long,
+        env = "TALLYCAST_REPLAY_BYTES",
+        default_value_t = Size(engine().replay_bytes),
+        value_name = "BYTES",
+        value_parser = size::at_least(1)
+    )]
+    pub(super) replay_bytes: Size,
     /// Silence on a connection after which a keep-alive is sent: a comment, or a ping over WebSocket
     #[arg(
         long,
@@ -600,6 +624,15 @@ pub(super) struct ServerOptions {
     /// Do not serve /admin and /metrics
     #[arg(long, env = "TALLYCAST_NO_ADMIN")]
     pub(super) no_admin: bool,
+}
+
+/// What routes read from Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum SourceOption {
+    /// Channels, except for routes that name a stream.
+    Redis,
+    /// Streams.
+    RedisStreams,
 }
 
 /// Which streams are compressed.

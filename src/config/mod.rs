@@ -12,7 +12,6 @@ mod file;
 mod flags;
 mod reload;
 mod secret;
-mod size;
 mod values;
 
 use std::ffi::OsString;

@@ -3,7 +3,8 @@
 use super::effective::EffectiveOption;
 
 /// The options that SIGHUP changes without closing a connection.
-pub(super) const RELOADABLE: [&str; 23] = [
+pub(super) const RELOADABLE: [&str; 24] = [
+    "source",
     "route",
     "log",
     "max-connections",

@@ -3,12 +3,14 @@
 //!
 //! Routes and table are pure; [`run`] is the stage around them.
 
+mod history;
 mod route;
 mod routes;
 mod stage;
 
+pub use history::HistoryError;
 pub use route::{Route, RouteError};
-pub use routes::{DecodeError, Decoded, RouteCountError, Routes};
+pub use routes::{DecodeError, Decoded, Routes, RoutesError};
 pub use stage::{Stats, run};
 
 /// The largest payload, in bytes.

@@ -1,27 +1,45 @@
 //! A route, as configuration writes it: which channels it matches, and what their events become.
 
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use tallycast_fanout::{Namespace, NamespaceError};
+use tallycast_fanout::{Namespace, NamespaceError, Retention};
 
+use super::history::{History, HistoryError};
 use crate::source::Selector;
 
-/// Which events go where. Written `PATTERN=NAMESPACE[,event=channel|NAME][,split=CHARS][,tally=NAMESPACE]`.
+/// What the pattern of a route for a stream starts with.
+const STREAM: &str = "stream:";
+
+/// Which events go where. Written `PATTERN=NAMESPACE[,event=channel|NAME][,split=CHARS][,tally=NAMESPACE][,history=BOUND]`;
+/// the pattern is a channel, a prefix and `*`, or `stream:` and the key of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    pub(super) selector: Selector,
+    pub(super) pattern: Pattern,
     template: Vec<Segment>,
     pub(super) event: EventName,
     /// The characters at which the text that `*` stands for is split into segments; empty for no splitting.
     split: String,
     pub(super) tally: Option<Namespace>,
+    history: History,
+    /// How long its messages are kept, if they are.
+    pub(super) retention: Option<Arc<Retention>>,
+}
+
+/// Where the events of a route come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Pattern {
+    /// Published on channels.
+    Channels(Selector),
+    /// The entries of the stream with this key.
+    Stream(Arc<str>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Segment {
     Literal(String),
-    /// What `*` stands for in the pattern.
+    /// What `*` stands for in the pattern, or the topic of an entry of a stream.
     Rest,
 }
 
@@ -44,6 +62,9 @@ pub enum RouteError {
     /// `*` stands elsewhere than at the end of the pattern.
     #[error("in the pattern {0:?}, * may only stand at the end")]
     InnerWildcard(String),
+    /// A pattern for streams has a `*`.
+    #[error("the stream {0:?} has a *; expected the exact key of a Redis stream")]
+    StreamWildcard(String),
     /// The namespace is invalid.
     #[error("the namespace {0:?}: {1}")]
     Namespace(String, NamespaceError),
@@ -57,8 +78,11 @@ pub enum RouteError {
     #[error("split={0:?} has nothing to split: the namespace {1:?} has no *")]
     NothingToSplit(String, String),
     /// The option is unknown.
-    #[error("unknown option {0:?}; expected event=channel, event=NAME, split=CHARS or tally=NAMESPACE")]
+    #[error("unknown option {0:?}; expected event=channel, event=NAME, split=CHARS, tally=NAMESPACE or history=BOUND")]
     Option(String),
+    /// A bound of the history is invalid.
+    #[error("history={0:?}: {1}")]
+    History(String, HistoryError),
     /// The name of the event contains a control character.
     #[error("the event name {0:?} contains a control character")]
     EventName(String),
@@ -71,12 +95,9 @@ impl FromStr for Route {
         let mut options = text.split(',');
         let route = options.next().unwrap_or_default();
         let (pattern, namespace) = route.split_once('=').ok_or_else(|| RouteError::NoNamespace(text.to_owned()))?;
-        let selector = selector(pattern)?;
+        let pattern = self::pattern(pattern)?;
         let (template, mut split) = template(namespace)?;
-        if template.contains(&Segment::Rest) && matches!(selector, Selector::Exact(_)) {
-            return Err(RouteError::NothingToStandFor(namespace.to_owned()));
-        }
-        let (mut event, mut tally) = (EventName::None, None);
+        let (mut event, mut tally, mut history) = (EventName::None, None, History::default());
         for option in options {
             match option.split_once('=') {
                 Some(("event", "none")) => event = EventName::None,
@@ -93,14 +114,32 @@ impl FromStr for Route {
                     let parsed = namespace.parse();
                     tally = Some(parsed.map_err(|error| RouteError::Namespace(namespace.to_owned(), error))?);
                 }
+                Some(("history", bound)) => {
+                    history.add(bound).map_err(|error| RouteError::History(bound.to_owned(), error))?;
+                }
                 _ => return Err(RouteError::Option(option.to_owned())),
             }
         }
-        Ok(Self { selector, template, event, split, tally })
+        Ok(Self { pattern, template, event, split, tally, history, retention: None }.with_retention())
     }
 }
 
-/// Parses a channel, or a prefix and `*`.
+/// Parses a channel, a prefix and `*`, or the key of a stream.
+fn pattern(pattern: &str) -> Result<Pattern, RouteError> {
+    match pattern.strip_prefix(STREAM) {
+        Some(key) => stream(key),
+        None => selector(pattern).map(Pattern::Channels),
+    }
+}
+
+fn stream(key: &str) -> Result<Pattern, RouteError> {
+    match key {
+        "" => Err(RouteError::EmptyPattern),
+        key if key.contains('*') => Err(RouteError::StreamWildcard(key.to_owned())),
+        key => Ok(Pattern::Stream(key.into())),
+    }
+}
+
 fn selector(pattern: &str) -> Result<Selector, RouteError> {
     if pattern.is_empty() {
         return Err(RouteError::EmptyPattern);
@@ -135,7 +174,75 @@ fn template(text: &str) -> Result<(Vec<Segment>, String), RouteError> {
     Ok((template, split))
 }
 
+impl fmt::Display for Pattern {
+    /// The pattern as routes write it.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Channels(selector) => selector.fmt(formatter),
+            Self::Stream(key) => write!(formatter, "{STREAM}{key}"),
+        }
+    }
+}
+
 impl Route {
+    /// The same route for a stream, whose key is the channel.
+    ///
+    /// # Errors
+    /// The pattern has a `*`.
+    pub fn into_stream(self) -> Result<Self, RouteError> {
+        let pattern = match self.pattern {
+            Pattern::Channels(Selector::Exact(key)) => stream(&key)?,
+            Pattern::Channels(selector @ Selector::Prefix(_)) => {
+                return Err(RouteError::StreamWildcard(selector.to_string()));
+            }
+            pattern @ Pattern::Stream(_) => pattern,
+        };
+        Ok(Self { pattern, ..self }.with_retention())
+    }
+
+    /// Whether the route is for a stream.
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self.pattern, Pattern::Stream(_))
+    }
+
+    /// Whether the namespace depends on the text that `*` stands for.
+    pub(super) fn has_wildcard(&self) -> bool {
+        self.template.contains(&Segment::Rest)
+    }
+
+    /// Checks that there is a text that the `*` of the namespace stands for.
+    pub(super) fn check(&self) -> Result<(), RouteError> {
+        match &self.pattern {
+            Pattern::Channels(Selector::Exact(_)) if self.has_wildcard() => {
+                let segments = self.template.iter().map(|segment| match segment {
+                    Segment::Literal(literal) => format!("/{literal}"),
+                    Segment::Rest => "/*".to_owned(),
+                });
+                Err(RouteError::NothingToStandFor(segments.collect()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn with_retention(self) -> Self {
+        let sequence = match &self.pattern {
+            Pattern::Channels(_) => None,
+            Pattern::Stream(key) => Some(Arc::clone(key)),
+        };
+        let retention = self.history.retention(self.pattern.to_string(), self.literal_prefix(), sequence);
+        Self { retention, ..self }
+    }
+
+    /// The namespace that contains those of all events.
+    fn literal_prefix(&self) -> Namespace {
+        let literals = self.template.iter().map_while(|segment| match segment {
+            Segment::Literal(literal) => Some(literal.as_str()),
+            Segment::Rest => None,
+        });
+        // The segments are those of a valid namespace.
+        Namespace::from_segments(literals).unwrap_or_else(|_| Namespace::root())
+    }
+
     /// The namespace of an event; `rest` is the text that `*` stands for.
     pub(super) fn namespace(&self, rest: &str) -> Result<Namespace, NamespaceError> {
         let mut segments = Vec::new();
@@ -166,17 +273,59 @@ mod tests {
         assert_eq!(error("a=x"), format!("the namespace \"x\": {not_absolute}"));
         assert_eq!(error("a*=/x*"), "in the namespace \"/x*\", * or ** must be one whole segment, once");
         assert_eq!(error("a*=/*/*"), "in the namespace \"/*/*\", * or ** must be one whole segment, once");
-        assert_eq!(error("a=/*"), "the namespace \"/*\" has a *, but the pattern has none that it could stand for");
-        let options = "expected event=channel, event=NAME, split=CHARS or tally=NAMESPACE";
+        let options = "expected event=channel, event=NAME, split=CHARS, tally=NAMESPACE or history=BOUND";
         assert_eq!(error("a=/x,evnt=b"), format!("unknown option \"evnt=b\"; {options}"));
         assert_eq!(error("a*=/x,split=:"), "split=\":\" has nothing to split: the namespace \"/x\" has no *");
         assert_eq!(error("a=/x,tally=eps"), format!("the namespace \"eps\": {not_absolute}"));
+        let bounds =
+            "expected a duration such as 10m, a number of messages such as 1000, a size such as 64MiB, or last";
+        assert_eq!(error("a=/x,history=ten"), format!("history=\"ten\": {bounds}"));
+        let once = "expected at most one duration, one number of messages and one size for each route";
+        assert_eq!(error("a=/x,history=1,history=2"), format!("history=\"2\": {once}"));
+        assert_eq!(error("stream:=/x"), error("=/x"));
+        assert_eq!(error("stream:a*=/x"), "the stream \"a*\" has a *; expected the exact key of a Redis stream");
+    }
+
+    #[test]
+    fn history_is_a_retention_of_the_literal_prefix() {
+        let retention = |text: &str| text.parse::<Route>().unwrap().retention;
+        assert_eq!(retention("a*=/x/*"), None);
+        let kept = retention("a*=/x/*/y,history=10m,history=1000").unwrap();
+        assert_eq!((&*kept.name, kept.namespace.as_str(), &kept.sequence), ("a*", "/x", &None));
+        assert_eq!((kept.max_age, kept.max_messages), (Some(std::time::Duration::from_secs(600)), Some(1000)));
+        let kept = retention("stream:a=/**,history=last").unwrap();
+        assert_eq!((&*kept.name, kept.namespace.as_str(), kept.sequence.as_deref()), ("stream:a", "/", Some("a")));
+        assert_eq!((kept.last_values, kept.max_age, kept.max_messages, kept.max_bytes), (true, None, None, None));
+    }
+
+    #[test]
+    fn route_for_a_channel_becomes_one_for_a_stream() {
+        let into_stream = |text: &str| text.parse::<Route>().unwrap().into_stream();
+        let streams = ["stream:a=/x/*,history=1", "stream:a:b=/x"].map(|text| text.parse::<Route>().unwrap());
+        assert_eq!(into_stream("a=/x/*,history=1").unwrap(), streams[0]);
+        assert_eq!(into_stream("a:b=/x").unwrap(), streams[1]);
+        assert_eq!(into_stream("stream:a:b=/x").unwrap(), streams[1]);
+        assert_eq!(into_stream("a*=/x"), Err(RouteError::StreamWildcard("a*".to_owned())));
     }
 
     proptest! {
         #[test]
-        fn parsing_a_route_never_panics(text in "[a*=/,:.a-z]{0,30}") {
+        fn parsing_a_route_never_panics(text in "(stream:)?[a*=/,:.a-z]{0,30}(,history=[0-9a-zA-Z]{0,6})?") {
             let _ = text.parse::<Route>();
+        }
+
+        /// The namespace of a retention contains those of all messages that it keeps.
+        #[test]
+        fn retention_contains_the_namespaces_of_its_messages(
+            template in "(/[ab]){0,2}(/\\*{1,2})?(/[ab]){0,2}",
+            rest in "[ab:]{1,5}",
+        ) {
+            let template = if template.is_empty() { "/" } else { &template };
+            let route = format!("stream:k={template},history=1").parse::<Route>().unwrap();
+            if let Ok(namespace) = route.namespace(&rest) {
+                let kept = &route.retention.as_ref().unwrap().namespace;
+                prop_assert!(kept.contains(&namespace), "{} {}", kept, namespace);
+            }
         }
     }
 }

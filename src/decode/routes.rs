@@ -2,21 +2,30 @@
 
 use std::sync::Arc;
 
-use tallycast_fanout::{Message, NamespaceError};
+use tallycast_fanout::{Kept, Message, Namespace, NamespaceError, Retention};
 
-use super::route::{EventName, Route};
+use super::route::{EventName, Pattern, Route, RouteError};
 use super::{MAX_PAYLOAD_BYTES, MAX_ROUTES};
-use crate::source::{RawEvent, Selector};
+use crate::source::{Entry, RawEvent, Selector, StreamKey};
 use crate::tally::Key;
 
 /// The table of routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routes(Vec<Route>);
 
-/// There are no routes, or too many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected 1 to {MAX_ROUTES} routes, found {0}")]
-pub struct RouteCountError(usize);
+/// Why there is no table of some routes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RoutesError {
+    /// There are no routes, or too many.
+    #[error("expected 1 to {MAX_ROUTES} routes, found {0}")]
+    Count(usize),
+    /// A route is invalid.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// An entry would have two places in the history, or none.
+    #[error("several routes read the stream {0:?}; expected one route for each stream")]
+    SameStream(Arc<str>),
+}
 
 /// What an event becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +47,21 @@ pub enum DecodeError {
     /// The payload is too large.
     #[error("the payload has more than {MAX_PAYLOAD_BYTES} bytes")]
     TooLarge,
-    /// The payload is not text.
-    #[error("the payload is not UTF-8")]
+    /// An entry of a stream has no payload.
+    #[error("the entry has several fields, and none of them is \"data\"")]
+    NoPayload,
+    /// The payload, event name or topic is not text.
+    #[error("the payload, event name or topic is not UTF-8")]
     NotText,
+    /// The event name of an entry would break lines.
+    #[error("the event name contains a control character")]
+    EventName,
+    /// The namespace of the route needs the topic of an entry.
+    #[error("the entry has no field \"topic\", which the * in the namespace of the route stands for")]
+    NoTopic,
+    /// An entry is for the history alone, and the route has none any more.
+    #[error("the entry is for the history, and the route keeps none")]
+    NoHistory,
     /// The route makes no valid namespace of the channel.
     #[error("the channel maps to an invalid namespace: {0}")]
     Namespace(#[from] NamespaceError),
@@ -55,13 +76,20 @@ impl Routes {
     /// prefix, then the longer pattern, then the first in the list.
     ///
     /// # Errors
-    /// The list is empty, or has more than [`MAX_ROUTES`].
-    pub fn new(mut routes: Vec<Route>) -> Result<Self, RouteCountError> {
+    /// The list is empty, or has more than [`MAX_ROUTES`]; a namespace has a `*` and its pattern has none; two routes are for
+    /// the same stream.
+    pub fn new(mut routes: Vec<Route>) -> Result<Self, RoutesError> {
         if routes.is_empty() || routes.len() > MAX_ROUTES {
-            return Err(RouteCountError(routes.len()));
+            return Err(RoutesError::Count(routes.len()));
         }
-        routes.sort_by_key(|route| std::cmp::Reverse(specificity(&route.selector)));
-        Ok(Self(routes))
+        routes.iter().try_for_each(Route::check)?;
+        routes.sort_by_key(|route| std::cmp::Reverse(specificity(&route.pattern)));
+        let routes = Self(routes);
+        let mut keys = std::collections::HashSet::new();
+        match routes.streams().into_iter().find(|stream| !keys.insert(Arc::clone(&stream.key))) {
+            Some(StreamKey { key, .. }) => Err(RoutesError::SameStream(key)),
+            None => Ok(routes),
+        }
     }
 
     /// The selectors to subscribe to. A selector that another covers is left out, because some brokers send an event once
@@ -70,16 +98,45 @@ impl Routes {
         let mut kept: Vec<&Selector> = Vec::new();
         // The broadest first.
         for route in self.0.iter().rev() {
-            if !kept.iter().any(|selector| selector.covers(&route.selector)) {
-                kept.push(&route.selector);
+            if let Pattern::Channels(selector) = &route.pattern
+                && !kept.iter().any(|kept| kept.covers(selector))
+            {
+                kept.push(selector);
             }
         }
         kept.into_iter().cloned().collect()
     }
 
+    /// The streams to read.
+    pub fn streams(&self) -> Vec<StreamKey> {
+        let stream = |route: &Route| match &route.pattern {
+            Pattern::Stream(key) => Some(StreamKey { key: Arc::clone(key), retention: route.retention.clone() }),
+            Pattern::Channels(_) => None,
+        };
+        self.0.iter().filter_map(stream).collect()
+    }
+
+    /// How long messages are kept: the retentions of all routes that have one.
+    pub fn retentions(&self) -> Vec<Arc<Retention>> {
+        let mut retentions: Vec<Arc<Retention>> = Vec::new();
+        for retention in self.0.iter().filter_map(|route| route.retention.as_ref()) {
+            // Of two routes with the same pattern, the first one decides.
+            if !retentions.iter().any(|known| known.name == retention.name) {
+                retentions.push(Arc::clone(retention));
+            }
+        }
+        retentions
+    }
+
+    /// The streams whose entries are counted, each with the namespace of the tally.
+    pub fn stream_tallies(&self) -> impl Iterator<Item = (String, &Namespace)> {
+        let routes = self.0.iter().filter(|route| route.is_stream());
+        routes.filter_map(|route| Some((route.pattern.to_string(), route.tally.as_ref()?)))
+    }
+
     /// The patterns of all routes as configuration writes them, in the order of [`Decoded::route`].
     pub(super) fn patterns(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(|route| route.selector.to_string())
+        self.0.iter().map(|route| route.pattern.to_string())
     }
 
     /// Decodes an event.
@@ -87,44 +144,105 @@ impl Routes {
     /// # Errors
     /// No route matches, or channel or payload are invalid.
     pub fn decode(&self, event: RawEvent) -> Result<Decoded, DecodeError> {
+        let RawEvent { channel, payload, received_at, entry, .. } = event;
         let (index, route, rest) = self
             .0
             .iter()
             .enumerate()
-            .find_map(|(index, route)| Some((index, route, route.selector.strip(&event.channel)?)))
+            .find_map(|(index, route)| Some((index, route, route.strip(&channel, entry.is_some())?)))
             .ok_or(DecodeError::NoRoute)?;
-        if event.payload.len() > MAX_PAYLOAD_BYTES {
+        if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(DecodeError::TooLarge);
         }
-        let namespace = route.namespace(rest)?;
-        let name: Option<Arc<str>> = match &route.event {
-            EventName::None => None,
-            EventName::Channel if event.channel.contains(char::is_control) => {
+        let Addressed { namespace, kept, event } = match entry {
+            None => {
+                let kept = route.retention.clone().map(|retention| Kept::new(retention, None));
+                Addressed { namespace: route.namespace(rest)?, kept, event: None }
+            }
+            Some(entry) => route.decode_entry(*entry)?,
+        };
+        let name = match (event, &route.event) {
+            (Some(name), _) => Some(name),
+            (None, EventName::None) => None,
+            (None, EventName::Channel) if channel.contains(char::is_control) => {
                 return Err(NamespaceError::Forbidden.into());
             }
-            EventName::Channel => Some(event.channel.into()),
-            EventName::Fixed(name) => Some(Arc::clone(name)),
+            (None, EventName::Channel) => Some(channel.into()),
+            (None, EventName::Fixed(name)) => Some(Arc::clone(name)),
         };
-        let text = String::from_utf8(event.payload).map_err(|_| DecodeError::NotText)?;
-        let received_at = event.received_at;
-        let key =
-            route.tally.as_ref().map(|namespace| Key { namespace: namespace.clone(), key: text.clone(), received_at });
-        let message = Message { event: name, received_at, ..Message::text(namespace, text) };
+        let text = text(payload)?;
+        // What is in the history was counted before.
+        let tally = route.tally.as_ref().filter(|_| !kept.as_ref().is_some_and(|kept| kept.is_backlog));
+        let key = tally.map(|namespace| Key { namespace: namespace.clone(), key: text.clone(), received_at });
+        let kept = kept.map(Box::new);
+        let message = Message { event: name, received_at, kept, ..Message::text(namespace, text) };
         Ok(Decoded { message, key, route: index })
     }
 }
 
-/// Orders selectors: of two that match a channel, the greater one decides.
-fn specificity(selector: &Selector) -> (bool, usize) {
-    match selector {
-        Selector::Exact(name) => (true, name.len()),
-        Selector::Prefix(prefix) => (false, prefix.len()),
+/// What an event says of its message, besides the text.
+struct Addressed {
+    namespace: Namespace,
+    kept: Option<Kept>,
+    /// The event name of an entry.
+    event: Option<Arc<str>>,
+}
+
+impl Route {
+    /// The part of `channel` that a `*` stands for, if the route is for it.
+    fn strip<'a>(&self, channel: &'a str, is_entry: bool) -> Option<&'a str> {
+        match &self.pattern {
+            Pattern::Channels(selector) if !is_entry => selector.strip(channel),
+            Pattern::Stream(key) if is_entry => (**key == *channel).then_some(""),
+            _ => None,
+        }
+    }
+
+    fn decode_entry(&self, entry: Entry) -> Result<Addressed, DecodeError> {
+        let Entry { position, event, topic, has_payload, is_backlog } = entry;
+        if !has_payload {
+            return Err(DecodeError::NoPayload);
+        }
+        let topic = topic.map(text).transpose()?;
+        let topic = match &topic {
+            Some(topic) => topic,
+            None if self.has_wildcard() => return Err(DecodeError::NoTopic),
+            None => "",
+        };
+        let name = event.map(text).transpose()?.filter(|name| !name.is_empty());
+        if name.as_ref().is_some_and(|name| name.contains(char::is_control)) {
+            return Err(DecodeError::EventName);
+        }
+        let kept = match &self.retention {
+            Some(retention) => {
+                let mut kept = Kept::new(Arc::clone(retention), Some(position));
+                kept.is_backlog = is_backlog;
+                Some(kept)
+            }
+            None if is_backlog => return Err(DecodeError::NoHistory),
+            None => None,
+        };
+        Ok(Addressed { namespace: self.namespace(topic)?, kept, event: name.map(Arc::from) })
+    }
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, DecodeError> {
+    String::from_utf8(bytes).map_err(|_| DecodeError::NotText)
+}
+
+/// Orders patterns: of two that match a channel, the greater one decides.
+fn specificity(pattern: &Pattern) -> (bool, usize) {
+    match pattern {
+        Pattern::Channels(Selector::Exact(name)) => (true, name.len()),
+        Pattern::Channels(Selector::Prefix(prefix)) => (false, prefix.len()),
+        Pattern::Stream(key) => (true, key.len()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tallycast_fanout::{EntryId, Position};
 
     use super::*;
 
@@ -181,6 +299,73 @@ mod tests {
     }
 
     #[test]
+    fn contradicting_routes_are_refused() {
+        let error = |texts: &[&str]| {
+            let routes = texts.iter().map(|text| text.parse().unwrap()).collect();
+            Routes::new(routes).unwrap_err().to_string()
+        };
+        assert_eq!(error(&["a=/*"]), "the namespace \"/*\" has a *, but the pattern has none that it could stand for");
+        assert_eq!(
+            error(&["stream:a=/x", "stream:a=/y"]),
+            "several routes read the stream \"a\"; expected one route for each stream"
+        );
+        assert!(Routes::new(vec!["stream:a=/*".parse().unwrap(), "a=/x".parse().unwrap()]).is_ok());
+        assert_eq!(error(&[]), "expected 1 to 256 routes, found 0");
+    }
+
+    fn entry() -> Entry {
+        let position = Position { sequence: "a".into(), entry: EntryId::new(7, 1) };
+        Entry { position, event: None, topic: None, has_payload: true, is_backlog: false }
+    }
+
+    #[test]
+    fn entries_are_decoded_by_the_route_of_their_stream() {
+        let routes =
+            routes(&["a*=/channel", "stream:a=/x/**,event=e,tally=/t,history=10", "stream:b=/b,event=channel"]);
+        assert_eq!(selected(&routes), ["a*"]);
+        let streams = routes.streams();
+        assert_eq!(streams.iter().map(|stream| &*stream.key).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(routes.retentions(), [streams[0].retention.clone().unwrap()]);
+        let topic = Some(b"p:q".to_vec());
+        let decoded = routes.decode(RawEvent::from_entry("1", Entry { topic: topic.clone(), ..entry() })).unwrap();
+        assert_eq!(
+            decoded.message,
+            Message { event: Some("e".into()), ..Message::text("/x/p/q".parse().unwrap(), "1") }
+        );
+        let kept = decoded.message.kept.unwrap();
+        assert_eq!((kept.position, kept.is_backlog), (Some(entry().position), false));
+        assert!(decoded.key.is_some());
+        let backlog = Entry { topic: topic.clone(), event: Some(b"own".to_vec()), is_backlog: true, ..entry() };
+        let decoded = routes.decode(RawEvent::from_entry("1", backlog)).unwrap();
+        assert_eq!((decoded.message.event.as_deref(), decoded.key), (Some("own"), None));
+        assert!(decoded.message.kept.unwrap().is_backlog);
+        let in_b = Entry { position: Position { sequence: "b".into(), ..entry().position }, ..entry() };
+        let decoded = routes.decode(RawEvent::from_entry("1", in_b.clone())).unwrap().message;
+        assert_eq!((decoded.event.as_deref(), decoded.kept), (Some("b"), None));
+        // The same key as a channel.
+        assert_eq!(namespace(&routes, "a").unwrap(), "/channel");
+        let error = |entry: Entry| routes.decode(RawEvent::from_entry("1", entry)).unwrap_err();
+        assert_eq!(error(entry()), DecodeError::NoTopic);
+        assert_eq!(error(Entry { topic: Some(vec![0xff]), ..entry() }), DecodeError::NotText);
+        assert_eq!(error(Entry { topic, event: Some(b"a\nb".to_vec()), ..entry() }), DecodeError::EventName);
+        assert_eq!(error(Entry { has_payload: false, ..entry() }), DecodeError::NoPayload);
+        assert_eq!(error(Entry { is_backlog: true, ..in_b }), DecodeError::NoHistory);
+        let unknown = Position { sequence: "ab".into(), ..entry().position };
+        assert_eq!(error(Entry { position: unknown, ..entry() }), DecodeError::NoRoute);
+    }
+
+    #[test]
+    fn messages_of_a_route_with_history_are_kept() {
+        let routes = routes(&["a*=/x/*,history=10m,tally=/t", "a*=/y,history=1", "b=/b"]);
+        let decoded = routes.decode(event("ab", "1")).unwrap();
+        let retentions = routes.retentions();
+        assert_eq!(retentions.iter().map(|retention| &*retention.name).collect::<Vec<_>>(), ["a*"]);
+        assert_eq!(*decoded.message.kept.unwrap(), Kept::new(Arc::clone(&retentions[0]), None));
+        assert!(decoded.key.is_some());
+        assert_eq!(routes.decode(event("b", "1")).unwrap().message.kept, None);
+    }
+
+    #[test]
     fn invalid_events_are_rejected() {
         let routes = routes(&["a*=/x,event=channel"]);
         let payload = |payload: Vec<u8>| routes.decode(RawEvent::new("a", payload));
@@ -199,6 +384,12 @@ mod tests {
         ) {
             let routes = routes(&["a*=/a/*,split=:.,event=channel", "b*=/b,event=channel,tally=/eps"]);
             if let Ok(decoded) = routes.decode(event(&channel, &payload)) {
+                prop_assert!(!decoded.message.namespace.as_str().contains(char::is_control));
+                prop_assert!(!decoded.message.event.is_some_and(|name| name.contains(char::is_control)));
+            }
+            let table = self::routes(&["stream:a=/a/*,split=:."]);
+            let (topic, event) = (Some(channel.clone().into_bytes()), Some(channel.into_bytes()));
+            if let Ok(decoded) = table.decode(RawEvent::from_entry(payload, Entry { topic, event, ..entry() })) {
                 prop_assert!(!decoded.message.namespace.as_str().contains(char::is_control));
                 prop_assert!(!decoded.message.event.is_some_and(|name| name.contains(char::is_control)));
             }

@@ -74,6 +74,12 @@ pub async fn run(
                 SourceEvent::Published(event) => Err(event),
                 SourceEvent::Totals(snapshot) => Ok(TallyInput::Totals(snapshot)),
                 SourceEvent::TotalsState { namespace, state } => Ok(TallyInput::TotalsState { namespace, state }),
+                SourceEvent::Sequence(event) => {
+                    if hub.send_sequence_event(event).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
             };
             let mut event = match report {
                 Err(event) => event,

@@ -50,11 +50,7 @@ impl Emitter {
     pub fn try_emit(&mut self, event: impl Into<SourceEvent>) -> SendOutcome {
         let event = event.into();
         let stats = &self.broker.stats;
-        match event {
-            SourceEvent::Published(_) => stats.received.add(1),
-            SourceEvent::Totals(_) => stats.cuts.add(1),
-            SourceEvent::TotalsState { .. } => {}
-        }
+        stats.count(&event);
         match self.inbox.try_send(event) {
             Ok(()) => SendOutcome::Sent,
             Err(TrySendError::Closed(_)) => SendOutcome::Closed,
@@ -74,7 +70,18 @@ impl Emitter {
         }
     }
 
-    /// Passes an event on, and waits while the inbox is full.
+    /// Passes an event on, and waits while the inbox is full. For a source that needs no acknowledgement, because it keeps the
+    /// position that it has read to.
+    ///
+    /// # Errors
+    /// The pipeline has ended.
+    pub async fn send(&self, event: impl Into<SourceEvent>) -> Result<(), PipelineClosed> {
+        let event = event.into();
+        self.broker.stats.count(&event);
+        self.inbox.send(event).await.map_err(|_| PipelineClosed)
+    }
+
+    /// Like [`send`](Self::send), with a receipt.
     ///
     /// The receipt resolves to `Ok` once nothing more will become of the event: the hub has taken the message, or decode
     /// has rejected the event. It resolves to an error if the pipeline ended first. A source acknowledges the event to
@@ -83,10 +90,8 @@ impl Emitter {
     /// # Errors
     /// The pipeline has ended.
     pub async fn emit(&self, event: RawEvent) -> Result<Receipt, PipelineClosed> {
-        self.broker.stats.received.add(1);
         let (acknowledgement, receipt) = Acknowledgement::new();
-        let event = RawEvent { acknowledgement: Some(acknowledgement), ..event };
-        self.inbox.send(event.into()).await.map_err(|_| PipelineClosed)?;
+        self.send(RawEvent { acknowledgement: Some(acknowledgement), ..event }).await?;
         Ok(receipt)
     }
 

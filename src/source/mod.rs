@@ -18,13 +18,13 @@ mod tests;
 use std::time::Instant;
 
 use tallycast_fanout::inbox::Weight;
-use tallycast_fanout::{Acknowledgement, Counter, Namespace, TotalsState};
+use tallycast_fanout::{Acknowledgement, Counter, Namespace, Position, SequenceEvent, TotalsState};
 
 use crate::totals::TotalsSnapshot;
 
 pub use broker::BrokerState;
 pub use emitter::{Emitter, PipelineClosed, SendOutcome};
-pub use selector::Selector;
+pub use selector::{Selector, StreamKey};
 pub use supervisor::{SourceError, Supervisor};
 pub use tallycast_fanout::{NotAcknowledged, Receipt};
 
@@ -84,37 +84,83 @@ pub enum SourceEvent {
         /// Whether they are, or why not.
         state: TotalsState,
     },
+    /// What is known of a sequence of positions, at this place among its events.
+    Sequence(SequenceEvent),
 }
 
 /// An event as the broker sent it.
 #[derive(Debug)]
 pub struct RawEvent {
-    /// The channel, subject or topic that it was published on.
+    /// The channel, subject or topic that it was published on, or the key of its stream.
     pub channel: String,
     /// What was published.
     pub payload: Vec<u8>,
     /// When it was received.
     pub received_at: Instant,
+    /// What else the event has as the entry of a stream, if it is one.
+    pub entry: Option<Box<Entry>>,
     /// Given when nothing more will become of the event, if the source waits for that.
     pub(crate) acknowledgement: Option<Acknowledgement>,
+}
+
+/// An entry of a stream, which the broker keeps. Texts are as the broker sent them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place in the stream.
+    pub position: Position,
+    /// Its event name.
+    pub event: Option<Vec<u8>>,
+    /// What a `*` in the namespace of its route stands for.
+    pub topic: Option<Vec<u8>>,
+    /// Whether it has a payload. Otherwise that of the event is empty.
+    pub has_payload: bool,
+    /// It is for the history alone: readers have received it before, or it was published before the source started.
+    pub is_backlog: bool,
 }
 
 impl RawEvent {
     /// An event that is received now.
     pub fn new(channel: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
-        Self { channel: channel.into(), payload: payload.into(), received_at: Instant::now(), acknowledgement: None }
+        let (channel, payload) = (channel.into(), payload.into());
+        Self { channel, payload, received_at: Instant::now(), entry: None, acknowledgement: None }
+    }
+
+    /// An entry that is received now.
+    pub fn from_entry(payload: impl Into<Vec<u8>>, entry: Entry) -> Self {
+        let event = Self::new(&*entry.position.sequence, payload);
+        Self { entry: Some(Box::new(entry)), ..event }
+    }
+
+    /// Whether it is for the history alone.
+    fn is_backlog(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.is_backlog)
     }
 }
 
 impl Weight for SourceEvent {
     fn weight(&self) -> usize {
         let owned = match self {
-            Self::Published(event) => event.channel.capacity() + event.payload.capacity(),
+            Self::Published(RawEvent { channel, payload, entry, .. }) => {
+                channel.capacity() + payload.capacity() + entry.as_ref().map_or(0, |entry| entry.weight())
+            }
             Self::Totals(snapshot) => snapshot.totals.weight(),
-            // A short reason.
-            Self::TotalsState { .. } => 0,
+            // A short reason, or a key that others have too.
+            Self::TotalsState { .. } | Self::Sequence(_) => 0,
         };
         size_of::<Self>() + owned
+    }
+}
+
+impl Entry {
+    fn weight(&self) -> usize {
+        let texts = [&self.event, &self.topic].into_iter().flatten().map(Vec::capacity);
+        size_of::<Self>() + texts.sum::<usize>()
+    }
+}
+
+impl From<SequenceEvent> for SourceEvent {
+    fn from(event: SequenceEvent) -> Self {
+        Self::Sequence(event)
     }
 }
 
@@ -133,8 +179,14 @@ impl From<TotalsSnapshot> for SourceEvent {
 /// What sources count. Counters only grow.
 #[derive(Debug, Default)]
 pub struct SourceStats {
-    /// Events received from the broker.
+    /// Events received from the broker, without those that are only for the history.
     pub received: Counter,
+    /// Entries of streams received only for the history.
+    pub backlog: Counter,
+    /// Times that entries of a stream were lost: trimmed or deleted before they were read, or the stream was replaced.
+    pub stream_gaps: Counter,
+    /// Entries that this process trimmed from streams.
+    pub trimmed: Counter,
     /// Events dropped because the decode inbox was full.
     pub overflowed: Counter,
     /// Subscriptions made.
@@ -148,4 +200,15 @@ pub struct SourceStats {
     pub cuts: Counter,
     /// Members of sorted sets left out of readings because they are not UTF-8.
     pub skipped_members: Counter,
+}
+
+impl SourceStats {
+    fn count(&self, event: &SourceEvent) {
+        match event {
+            SourceEvent::Published(event) if event.is_backlog() => self.backlog.add(1),
+            SourceEvent::Published(_) => self.received.add(1),
+            SourceEvent::Totals(_) => self.cuts.add(1),
+            SourceEvent::TotalsState { .. } | SourceEvent::Sequence(_) => {}
+        }
+    }
 }

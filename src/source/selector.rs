@@ -1,6 +1,18 @@
-//! Which channels a source subscribes to, in no broker's own syntax.
+//! Which channels a source subscribes to, and which streams it reads, in no broker's own syntax.
 
 use std::fmt;
+use std::sync::Arc;
+
+use tallycast_fanout::Retention;
+
+/// A stream to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamKey {
+    /// Its name.
+    pub key: Arc<str>,
+    /// How long its entries are kept, if they are: at its start, a source sends what it can of these.
+    pub retention: Option<Arc<Retention>>,
+}
 
 /// A set of channels: one, or all with the same prefix. Each source translates it for its broker.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

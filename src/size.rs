@@ -21,11 +21,11 @@ const SHOWN: usize = 3;
 
 /// A number of bytes. Written as `65536`, `64KiB`, `4MiB`, `1GiB` or, decimal, `64kB`, `4MB`, `1GB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Size(pub(super) usize);
+pub(crate) struct Size(pub(crate) usize);
 
 /// A text is not a [`Size`], or a size is out of bounds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum SizeError {
+pub(crate) enum SizeError {
     #[error("expected bytes, such as 65536 or 64KiB")]
     Malformed,
     #[error("expected bytes, such as 65536 or 64KiB; at least {0}")]
@@ -63,7 +63,7 @@ impl fmt::Display for Size {
 }
 
 /// A parser of sizes of at least `minimum` bytes.
-pub(super) fn at_least(minimum: usize) -> impl Fn(&str) -> Result<Size, SizeError> + Clone + Send + Sync + 'static {
+pub(crate) fn at_least(minimum: usize) -> impl Fn(&str) -> Result<Size, SizeError> + Clone + Send + Sync + 'static {
     move |text| {
         let size: Size = text.parse()?;
         if size.0 < minimum { Err(SizeError::TooSmall(Size(minimum))) } else { Ok(size) }
@@ -71,7 +71,7 @@ pub(super) fn at_least(minimum: usize) -> impl Fn(&str) -> Result<Size, SizeErro
 }
 
 /// A parser of sizes of at least `minimum` and at most `maximum` bytes.
-pub(super) fn between(
+pub(crate) fn between(
     minimum: usize,
     maximum: usize,
 ) -> impl Fn(&str) -> Result<Size, SizeError> + Clone + Send + Sync + 'static {
@@ -79,7 +79,7 @@ pub(super) fn between(
 }
 
 /// A parser of sizes of at most `maximum` bytes.
-pub(super) fn at_most(maximum: usize) -> impl Fn(&str) -> Result<Size, SizeError> + Clone + Send + Sync + 'static {
+pub(crate) fn at_most(maximum: usize) -> impl Fn(&str) -> Result<Size, SizeError> + Clone + Send + Sync + 'static {
     move |text| {
         let size: Size = text.parse()?;
         if size.0 > maximum { Err(SizeError::TooLarge(Size(maximum))) } else { Ok(size) }
