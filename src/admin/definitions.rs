@@ -261,6 +261,7 @@ const DELIVERY: &[Metric] = &[
                     Reading::new("hub", "slow_latest", |status| status.handle.stats().slow_latest.get())
                         .error("Slow readers: continued with the newest messages"),
                 ),
+                ("history", Reading::new("hub", "slow_replayed", |status| status.handle.stats().slow_replayed.get())),
                 (
                     "memory",
                     Reading::new("hub", "shed", |status| status.handle.stats().shed.get())
@@ -278,7 +279,8 @@ const DELIVERY: &[Metric] = &[
                 ),
             ],
         ),
-        help: "Readers that fell behind their log, by the action taken; memory: disconnected because too \
+        help: "Readers that fell behind their log, by the action taken; history: continued with messages from \
+               the history, which loses nothing; memory: disconnected because too \
                much waited for all readers together; stall: no progress for too long; pong: a ping \
                unanswered for too long.",
         watch: "`disconnect`, `stall`: slow networks, or logs that are too small (`--log-batches`, `--log-bytes`). \
@@ -292,6 +294,50 @@ const DELIVERY: &[Metric] = &[
         help: "Messages that streams with `max-rate` were not sent because newer ones of the same namespace came \
                before they were due.",
         watch: "Nothing: their clients asked for it.",
+    },
+    Metric {
+        name: "resumed_streams",
+        values: Values::Counters(
+            "outcome",
+            &[
+                ("complete", Reading::new("hub", "resumed", |status| status.handle.stats().resumed.get())),
+                (
+                    "reset",
+                    Reading::new("hub", "resets", |status| status.handle.stats().resets.get())
+                        .error("Streams reset: messages lost"),
+                ),
+            ],
+        ),
+        help: "Streams that continued where an earlier one ended or that started in the past; reset: what followed their \
+               position was not available, as their clients were sent.",
+        watch: "`reset`: `history=` of the route is shorter than clients are away, or their positions are of another process: \
+                routes for channels have positions of one process only.",
+    },
+    Metric {
+        name: "replayed_messages",
+        values: Values::Counter(Reading::new("hub", "replayed", |status| status.handle.stats().replayed.get())),
+        help: "Messages found in the history for streams that start in the past or fell behind. Streams at the same place share them.",
+        watch: "Peaks after deploys and network failures.",
+    },
+    Metric {
+        name: "history_messages",
+        values: Values::Gauge(Reading::new("hub", "history_messages", |status| {
+            status.handle.stats().history_messages.get()
+        })),
+        help: "Messages that are kept by `history=`.",
+        watch: "Nothing by itself.",
+    },
+    Metric {
+        name: "history_bytes",
+        values: Values::Gauge(Reading::new("hub", "history_bytes", |status| status.handle.stats().history_bytes.get())),
+        help: "Memory of the messages that are kept by `history=`.",
+        watch: "Close to `--history-bytes`: less is kept than the routes ask for.",
+    },
+    Metric {
+        name: "repeated_entries",
+        values: Values::Counter(Reading::new("hub", "repeated", |status| status.handle.stats().repeated.get())),
+        help: "Entries of streams that came again and were dropped.",
+        watch: "Nothing: the source reads a stream again after a failure.",
     },
     Metric {
         name: "expired_grants",

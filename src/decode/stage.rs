@@ -63,11 +63,22 @@ pub async fn run(
     let mut log = RateLimitedLog::new();
     let mut table = routes.borrow_and_update().clone();
     let mut counters = stats.counters(&table);
-    while inbox.recv_many(&mut events, BATCH).await > 0 {
-        // An error means that the sender is gone, and the routes stay as they are.
-        if routes.has_changed().unwrap_or(false) {
+    loop {
+        let received = tokio::select! {
+            // Fails when the sender is gone, which disables this branch: the routes stay as they are.
+            Ok(()) = routes.changed() => None,
+            count = inbox.recv_many(&mut events, BATCH) => Some(count),
+        };
+        if received == Some(0) {
+            return;
+        }
+        if received.is_none() || routes.has_changed().unwrap_or(false) {
             table = routes.borrow_and_update().clone();
             counters = stats.counters(&table);
+            // Before the first message that is decoded by the new routes.
+            if hub.set_retentions(table.retentions()).await.is_err() {
+                return;
+            }
         }
         for event in events.drain(..) {
             let report = match event {

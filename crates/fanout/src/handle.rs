@@ -16,7 +16,7 @@ use crate::publisher::Envelope;
 use crate::report::{ConnectionReport, FeedReport, Report, merge_feeds};
 use crate::shard::{Command, Input};
 use crate::totals::StateNow;
-use crate::{CloseReason, Message, Namespace, Resume, Retention, Start, Stats, Subscriber, Topics, TotalsState};
+use crate::{CloseReason, Message, Namespace, Resume, Start, Stats, Subscriber, Topics, TotalsState};
 
 /// Time for all shards to answer a request.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -177,15 +177,6 @@ impl Handle {
                 (_, NotYet::Ahead) => return Ok(Some(self.links.history.read().unknown())),
             }
         }
-    }
-
-    /// Keeps messages by `retentions` from now on, in order with messages.
-    ///
-    /// # Errors
-    /// When the engine has ended.
-    pub async fn set_retentions(&self, retentions: Vec<Arc<Retention>>) -> Result<(), Unavailable> {
-        let inbox = self.links.inbox.upgrade().ok_or(Unavailable)?;
-        inbox.send(Envelope::Retentions(retentions)).await.map_err(|_| Unavailable)
     }
 
     /// All connections and feeds.

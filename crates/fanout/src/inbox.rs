@@ -142,11 +142,6 @@ impl<T: Weight> Sender<T> {
 }
 
 impl<T> WeakSender<T> {
-    /// A sender, unless every sender has been dropped.
-    pub fn upgrade(&self) -> Option<Sender<T>> {
-        Some(Sender { items: self.items.upgrade()?, budget: Arc::clone(&self.budget) })
-    }
-
     /// What waits; nothing once every sender has been dropped.
     pub fn depth(&self) -> Depth {
         let Some(items) = self.items.upgrade() else { return Depth::default() };

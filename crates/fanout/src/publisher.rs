@@ -118,6 +118,15 @@ impl Publisher {
         self.inbox.send(Envelope::Sequence(event)).await.map_err(|_| Closed)
     }
 
+    /// Keeps messages by `retentions` from now on, in order with messages; see [`Config::retentions`](crate::Config::retentions).
+    /// Waits while the engine's inbox is full.
+    ///
+    /// # Errors
+    /// When the engine is shutting down.
+    pub async fn set_retentions(&self, retentions: Vec<Arc<Retention>>) -> Result<(), Closed> {
+        self.inbox.send(Envelope::Retentions(retentions)).await.map_err(|_| Closed)
+    }
+
     /// Like [`send`](Self::send); `acknowledgement` is given once the hub has handed the message to every shard. A message
     /// that the engine discards at shutdown is not acknowledged.
     ///
