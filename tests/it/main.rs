@@ -22,6 +22,7 @@ mod custom_source;
 mod dead_peers;
 mod embedding;
 mod envelope;
+mod history;
 mod hostile;
 mod http;
 mod limits;

@@ -131,7 +131,9 @@ impl Message {
 
 impl Reset {
     fn to_json(&self) -> String {
-        serde_json::json!({"reason": self.reason.as_str(), "earliest": &*self.earliest}).to_string()
+        // Not from a map, whose keys would be sorted.
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        format!("{{\"reason\":{},\"earliest\":{}}}", quoted(self.reason.as_str()), quoted(&self.earliest))
     }
 }
 

@@ -8,6 +8,7 @@ use super::Shard;
 use super::feed::place;
 use crate::budget::Budget;
 use crate::catch_up::{Chunk, ChunkKind};
+use crate::connection::FlushOutcome;
 use crate::framing::Interned;
 use crate::history::Beginning;
 use crate::replay::{PieceCache, Replay};
@@ -57,8 +58,11 @@ impl Shard {
             let Some(connection) = self.connection(key, generation) else { continue };
             let Some(replay) = connection.replay() else { continue };
             replay.is_queued = false;
-            self.write_with(key, true);
-            self.retry_postponed();
+            if self.write_with(key, true) == FlushOutcome::Current {
+                self.retry_postponed();
+                // Its client may have sent something that was not read until its replies were written.
+                self.serve(key);
+            }
         }
         if self.replays.is_empty() {
             self.replays = ReplayQueue::new();

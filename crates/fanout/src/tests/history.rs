@@ -115,7 +115,7 @@ async fn reader_is_reset_where_its_position_is_lost() {
     settle().await;
     for (id, reason) in [("2-0", "trimmed"), ("no", "unknown")] {
         let mut reader = resume(&fanout, "/kept", Some(id)).await;
-        let reset = format!("/#reset@5-0 {{\"earliest\":\"4-0\",\"reason\":\"{reason}\"}}");
+        let reset = format!("/#reset@5-0 {{\"reason\":\"{reason}\",\"earliest\":\"4-0\"}}");
         assert_eq!(all_lines(&mut reader, 1).await, [reset]);
     }
     assert_eq!(fanout.handle().stats().resets.get(), 2);
@@ -131,7 +131,7 @@ async fn gap_resets_all_readers_of_the_sequence() {
     event(&fanout, SequenceEventKind::Gap { after: EntryId::new(9, 9), reason: ResetReason::Trimmed }).await;
     fanout.publisher().send(message("/kept/a", "y", &retention, Some(10))).await.unwrap();
     fanout.publisher().send(Message::text(ns("/other"), "z")).await.unwrap();
-    let reset = "/kept#reset@9-9 {\"earliest\":\"9-9\",\"reason\":\"trimmed\"}";
+    let reset = "/kept#reset@9-9 {\"reason\":\"trimmed\",\"earliest\":\"9-9\"}";
     assert_eq!(all_lines(&mut below, 4).await, ["position 0-0", "/kept/a@1-0 x", reset, "/kept/a@10-0 y"]);
     assert_eq!(all_lines(&mut other, 1).await, ["/other z"]);
     let mut late = resume(&fanout, "/kept", Some("1-0")).await;
