@@ -21,6 +21,9 @@ use crate::{CloseReason, Message, Namespace, Resume, Start, Stats, Subscriber, T
 /// Time for all shards to answer a request.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether a reader can start that has to wait.
+const RESUME_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Access to a running engine. Cheap to clone; does not keep the engine running.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -161,21 +164,23 @@ impl Handle {
         limit: Duration,
     ) -> Result<Option<Resume>, NotCurrent> {
         let filter = Filter::new(topics, known);
-        let mut version = self.links.history.version();
         let deadline = tokio::time::Instant::now() + limit;
         loop {
-            version.borrow_and_update();
             let found = self.links.history.read().resume(&filter, start, Instant::now());
             let not_yet = match found {
                 Ok(resume) => return Ok(resume),
                 Err(not_yet) => not_yet,
             };
-            // Ends when the time is over; the engine does not end before this handle's links.
-            match (tokio::time::timeout_at(deadline, version.changed()).await, not_yet) {
-                (Ok(Ok(())), _) => {}
-                (_, NotYet::NotCurrent) => return Err(NotCurrent),
-                (_, NotYet::Ahead) => return Ok(Some(self.links.history.read().unknown())),
+            // Not at every message: clients choose the position that they wait for.
+            let next = tokio::time::Instant::now() + RESUME_INTERVAL;
+            if next <= deadline {
+                tokio::time::sleep_until(next).await;
+                continue;
             }
+            return match not_yet {
+                NotYet::NotCurrent => Err(NotCurrent),
+                NotYet::Ahead => Ok(Some(self.links.history.read().unknown())),
+            };
         }
     }
 

@@ -122,6 +122,14 @@ impl Replay {
     }
 }
 
+/// Whether two spans with the same next number go on alike in every store.
+fn is_same_place(one: &Span, other: &Span) -> bool {
+    let number = |span: &Span, store: u32| {
+        span.starts.iter().find(|start| start.store == store).map_or(0, |start| start.number).max(span.next)
+    };
+    one.starts.iter().chain(&other.starts).all(|start| number(one, start.store) == number(other, start.store))
+}
+
 fn finished(framing: &dyn Framing, batch: Vec<u8>, budget: &Arc<Budget>) -> Bytes {
     if batch.is_empty() { Bytes::new() } else { budget.charge_bytes(framing.finish(batch)) }
 }
@@ -139,7 +147,7 @@ impl PieceCache {
                 && (piece.span.next, piece.span.last_values) == (wanted.next, wanted.last_values)
                 // A piece that ended early ends where all others do.
                 && (piece.span.end == wanted.end || piece.next < piece.span.end && piece.next <= wanted.end)
-                && piece.span.starts == wanted.starts
+                && is_same_place(&piece.span, wanted)
                 && replay.excluded.is_none()
                 && piece.topics == replay.topics
         })

@@ -1,5 +1,7 @@
 //! Which messages a reader gets from the history: those of its topics, without those of topics that it read already.
 
+use std::collections::HashSet;
+
 use crate::topic::Topic;
 use crate::trie::Trie;
 use crate::{Namespace, Topics};
@@ -7,6 +9,7 @@ use crate::{Namespace, Topics};
 /// Topics, ready for many lookups.
 #[derive(Debug)]
 pub(crate) struct Filter {
+    /// Those that are not excluded themselves.
     pub(crate) topics: Vec<Topic>,
     included: Trie<u8>,
     excluded: Option<Trie<u8>>,
@@ -14,8 +17,14 @@ pub(crate) struct Filter {
 
 impl Filter {
     pub(crate) fn new(topics: &Topics, excluded: Option<&Topics>) -> Self {
-        let excluded = excluded.filter(|excluded| !excluded.is_empty()).map(trie);
-        Self { topics: topics.iter().collect(), included: trie(topics), excluded }
+        let excluded = excluded.filter(|excluded| !excluded.is_empty());
+        let known: HashSet<Topic> = excluded.iter().flat_map(|excluded| excluded.iter()).collect();
+        let topics: Vec<Topic> = topics.iter().filter(|topic| !known.contains(topic)).collect();
+        Self {
+            included: trie(&topics),
+            topics,
+            excluded: excluded.map(|excluded| trie(&Vec::from_iter(excluded.iter()))),
+        }
     }
 
     pub(crate) fn contains(&self, namespace: &Namespace) -> bool {
@@ -33,8 +42,8 @@ impl Filter {
     }
 }
 
-fn trie(topics: &Topics) -> Trie<u8> {
+fn trie(topics: &[Topic]) -> Trie<u8> {
     let mut trie = Trie::new();
-    topics.iter().for_each(|topic| trie.insert(&topic, 0));
+    topics.iter().for_each(|topic| trie.insert(topic, 0));
     trie
 }

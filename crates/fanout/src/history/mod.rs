@@ -15,8 +15,6 @@ mod tests;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
-use tokio::sync::watch;
-
 use crate::{EntryId, Namespace, Retention, Topics};
 
 pub(crate) use filter::Filter;
@@ -45,8 +43,6 @@ pub(crate) struct History {
 #[derive(Debug)]
 pub(crate) struct SharedHistory {
     history: RwLock<History>,
-    /// Changes with each turn that added something.
-    version: watch::Sender<()>,
 }
 
 impl SharedHistory {
@@ -54,7 +50,7 @@ impl SharedHistory {
     pub(crate) fn new(max_bytes: usize) -> Arc<Self> {
         let history =
             History { head: FIRST, stores: Vec::new(), next_store: 0, sequences: Sequences::default(), max_bytes };
-        Arc::new(Self { history: RwLock::new(history), version: watch::Sender::new(()) })
+        Arc::new(Self { history: RwLock::new(history) })
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, History> {
@@ -63,14 +59,7 @@ impl SharedHistory {
 
     /// Only for the hub.
     pub(crate) fn write<T>(&self, change: impl FnOnce(&mut History) -> T) -> T {
-        let changed = change(&mut self.history.write().unwrap_or_else(PoisonError::into_inner));
-        self.version.send_replace(());
-        changed
-    }
-
-    /// Changes whenever the history does.
-    pub(crate) fn version(&self) -> watch::Receiver<()> {
-        self.version.subscribe()
+        change(&mut self.history.write().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -149,7 +138,7 @@ impl History {
 
     /// Whether something was dropped that a reader still had to be sent.
     pub(crate) fn has_lost(&self, query: &Query<'_>) -> bool {
-        let is_lost = |store: &Store| query.is_about(store) && store.trimmed_before > query.start(store);
+        let is_lost = |store: &Store| query.is_about(store) && query.has_lost_in(store);
         !query.last_values && self.stores.iter().any(is_lost)
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::History;
 use super::filter::Filter;
-use super::selection::Starts;
+use super::selection::StoreStart;
 use super::store::Store;
 use crate::{Reset, ResetReason, Topics};
 
@@ -29,7 +29,7 @@ pub enum Start {
 /// Where a reader starts in the history of one engine; see [`Handle::resume`](crate::Handle::resume).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resume {
-    pub(crate) starts: Starts,
+    pub(crate) starts: Box<[StoreStart]>,
     pub(crate) next: u64,
     pub(crate) last_values: bool,
     /// Whether the reader was promised everything from there on.
@@ -48,7 +48,7 @@ impl Resume {
 
     /// Whether it starts later than before number `end`.
     pub(crate) fn is_after(&self, end: u64) -> bool {
-        self.starts.iter().any(|(_, start)| *start > end)
+        self.starts.iter().any(|start| start.number > end)
     }
 
     /// Not in the past, because of `reason`.
@@ -77,7 +77,7 @@ pub(crate) struct Beginning {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Span {
     /// See [`Query`](super::Query).
-    pub(crate) starts: Starts,
+    pub(crate) starts: Box<[StoreStart]>,
     pub(crate) next: u64,
     pub(crate) end: u64,
     pub(crate) last_values: bool,
@@ -103,10 +103,14 @@ impl History {
         if !stores().all(is_current) {
             return Err(NotYet::NotCurrent);
         }
-        let number_of = |store: &Store, number: Option<u64>| (store.id, number.unwrap_or(self.head));
-        let all = |number| stores().map(|store| (store.id, number)).collect::<Starts>();
-        let from = |starts: Starts, is_exact, position: Box<str>| {
-            let next = starts.iter().map(|(_, start)| *start).min().unwrap_or(self.head);
+        let start_in = |store: &Store, number: Option<u64>| StoreStart {
+            store: store.id,
+            number: number.unwrap_or(self.head),
+            trimmed_before: store.trimmed_before,
+        };
+        let all = |number| stores().map(|store| start_in(store, Some(number))).collect::<Box<[_]>>();
+        let from = |starts: Box<[StoreStart]>, is_exact, position: Box<str>| {
+            let next = starts.iter().map(|start| start.number).min().unwrap_or(self.head);
             Resume { starts, next, last_values: false, is_exact, reset: None, position }
         };
         Ok(Some(match start {
@@ -129,7 +133,7 @@ impl History {
                     if entry < store.trimmed {
                         return Ok(Some(Resume::reset(self, ResetReason::Trimmed)));
                     }
-                    starts.push(number_of(store, store.number_after(entry)));
+                    starts.push(start_in(store, store.number_after(entry)));
                 }
                 from(starts.into(), true, self.sequences.id_at(&entries).into())
             }
@@ -140,8 +144,8 @@ impl History {
             Start::Since(time) => {
                 // Longer than the process may have run.
                 let at = now.checked_sub(*time);
-                let starts: Starts =
-                    stores().map(|store| number_of(store, at.map_or(Some(0), |at| store.number_at(at)))).collect();
+                let starts: Box<[_]> =
+                    stores().map(|store| start_in(store, at.map_or(Some(0), |at| store.number_at(at)))).collect();
                 let resume = from(starts, false, "".into());
                 Resume { position: self.id_before(resume.next), ..resume }
             }
@@ -162,18 +166,17 @@ impl History {
         let Some(resume) = resume else {
             return Beginning { position: self.sequences.position().unwrap_or_default(), reset: None, replay: None };
         };
-        let Resume { mut starts, last_values, is_exact, reset, position, .. } = resume;
+        let Resume { mut starts, next, last_values, is_exact, reset, position } = resume;
         let trimmed_before =
             |id: u32| self.stores.iter().find(|store| store.id == id).map(|store| store.trimmed_before);
-        let is_lost = |(id, start): &(u32, u64)| trimmed_before(*id).is_none_or(|trimmed| trimmed > *start);
+        let is_lost = |start: &StoreStart| trimmed_before(start.store).is_none_or(|trimmed| trimmed > start.number);
         let reset = reset.or((is_exact && starts.iter().any(is_lost)).then_some(ResetReason::Trimmed));
         if let Some(reason) = reset {
             return self.reset(topics, reason);
         }
-        for (id, start) in &mut starts {
-            *start = (*start).max(trimmed_before(*id).unwrap_or_default());
+        for start in &mut starts {
+            start.trimmed_before = trimmed_before(start.store).unwrap_or_default();
         }
-        let next = starts.iter().map(|(_, start)| *start).min().unwrap_or(self.head);
         let replay = (next < self.head).then_some(Span { starts, next, end: self.head, last_values });
         Beginning { position, reset: None, replay }
     }

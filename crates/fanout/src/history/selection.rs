@@ -17,14 +17,22 @@ const MAX_EXAMINED: usize = 2048;
 /// Messages that are examined to find the newest ones of a reader with more namespaces, at most.
 const MAX_EXAMINED_FOR_NEWEST: usize = 100_000;
 
-/// The numbers from which a reader gets the messages of each store; of stores that are not named, those from the query's `next`.
-pub(crate) type Starts = Box<[(u32, u64)]>;
+/// Where a reader starts in one store. In stores that are not named, it starts at the query's `next`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoreStart {
+    /// The [store](Store::id).
+    pub(crate) store: u32,
+    /// The number of the first message that it gets.
+    pub(crate) number: u64,
+    /// [`Store::trimmed_before`] when it started: what was dropped earlier is not lost to it.
+    pub(crate) trimmed_before: u64,
+}
 
 /// Part of what a reader gets.
 #[derive(Debug)]
 pub(crate) struct Query<'a> {
     pub(crate) filter: &'a Filter,
-    pub(crate) starts: &'a [(u32, u64)],
+    pub(crate) starts: &'a [StoreStart],
     /// The first number.
     pub(crate) next: u64,
     /// The number after the last one.
@@ -42,9 +50,19 @@ pub(crate) struct Selected {
 }
 
 impl Query<'_> {
-    pub(super) fn start(&self, store: &Store) -> u64 {
-        let of_store = self.starts.iter().find(|(id, _)| *id == store.id).map_or(0, |(_, start)| *start);
-        of_store.max(self.next)
+    fn start(&self, store: &Store) -> u64 {
+        self.start_in(store).map_or(0, |start| start.number).max(self.next)
+    }
+
+    /// Where it starts in a store, if that is named.
+    fn start_in(&self, store: &Store) -> Option<&StoreStart> {
+        self.starts.iter().find(|start| start.store == store.id)
+    }
+
+    /// Whether a message was dropped from a store that it had still to get.
+    pub(super) fn has_lost_in(&self, store: &Store) -> bool {
+        let dropped_before = self.start_in(store).map_or(0, |start| start.trimmed_before);
+        store.trimmed_before > dropped_before.max(self.start(store))
     }
 
     pub(super) fn is_about(&self, store: &Store) -> bool {

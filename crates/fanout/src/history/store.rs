@@ -183,7 +183,12 @@ impl Store {
 
     /// The number of the first message that was published at `at` or later.
     pub(crate) fn number_at(&self, at: Instant) -> Option<u64> {
-        self.order.get(self.order.partition_point(|slot| slot.at < at)).map(|slot| slot.number)
+        let in_order = self.order.partition_point(|slot| slot.at < at);
+        if in_order > 0 {
+            return self.order.get(in_order).map(|slot| slot.number);
+        }
+        let in_last = self.last.values().rev().take_while(|slot| slot.at >= at).last();
+        in_last.or(self.order.front()).map(|slot| slot.number)
     }
 
     /// The newest message before number `number`.

@@ -120,6 +120,40 @@ proptest! {
         prop_assert_eq!(history.size().1 == 0, in_all == 0);
     }
 
+    /// What a reader gets from the earliest message on, by the spans that readers really have.
+    #[test]
+    fn earliest_is_everything_that_is_kept(
+        published in proptest::collection::vec((0..2_usize, 0..4_usize), 0..60),
+        bounds in proptest::array::uniform2(proptest::option::of(0..20_usize)),
+        last_values: [bool; 2],
+        is_last_values: bool,
+    ) {
+        let names = ["a", "b"];
+        let retentions: Vec<_> = (0..2).map(|at| retention(names[at], bounds[at], last_values[at])).collect();
+        let messages: Vec<_> = published
+            .iter()
+            .enumerate()
+            .map(|(number, (of, leaf))| message(&format!("/{}/{leaf}", names[*of]), number, &retentions[*of]))
+            .collect();
+        let (history, _) = history(&retentions, &messages);
+        let topics: Topics = Namespace::root().into();
+        let filter = Filter::new(&topics, None);
+        let start = if is_last_values { Start::LastValues } else { Start::After("earliest".into()) };
+        let resume = history.resume(&filter, &start, Instant::now()).unwrap().unwrap();
+        let beginning = history.begin(&topics, Some(resume));
+        let mut found = Vec::new();
+        if let Some(Span { starts, mut next, end, last_values }) = beginning.replay {
+            while next < end {
+                let query = Query { filter: &filter, starts: &starts, next, end, last_values };
+                prop_assert!(!history.has_lost(&query));
+                let selected = history.select(&query, 1);
+                found.extend(selected.messages.iter().map(|message| message.payload().into_owned()));
+                next = selected.next;
+            }
+        }
+        prop_assert_eq!(found, all(&history, &topics, FIRST, is_last_values, usize::MAX));
+    }
+
     #[test]
     fn position_is_resumable_as_long_as_nothing_after_it_was_dropped(
         published in proptest::collection::vec(0..4_usize, 1..60),
