@@ -28,6 +28,8 @@ mod http;
 mod limits;
 mod pages;
 mod rates;
+mod reconnect;
+mod resume;
 mod shutdown;
 mod slow;
 mod snapshot;

@@ -99,6 +99,12 @@ impl RedisServer {
         Self::with(certificate.flags(), None, true)
     }
 
+    /// A server that keeps everything that it has acknowledged, also when it is killed.
+    pub(crate) fn start_durable() -> Self {
+        let flags = ["--appendonly", "yes", "--appendfsync", "always"];
+        Self::with(flags.map(str::to_owned).to_vec(), None, false)
+    }
+
     /// A server that is not running yet; [`RedisServer::run`] starts it.
     pub(crate) fn absent() -> Self {
         let mut redis = Self::start();

@@ -1,0 +1,124 @@
+//! Clients of other projects that reconnect by themselves: a browser's EventSource, npm's `eventsource` and PyPI's `sseclient`.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use crate::support::{Browser, LIMIT, RedisServer, Tallycast, command};
+
+const ROUTE: [&str; 4] = ["--route", "stream:orders=/orders,history=1h", "--retry", "100ms"];
+
+/// The directory with the clients' libraries, which are installed once.
+fn libraries() -> &'static Path {
+    static LIBRARIES: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARIES.get_or_init(|| {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+        std::fs::create_dir_all(&directory).unwrap();
+        for entry in std::fs::read_dir(sources).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), directory.join(entry.file_name())).unwrap();
+            }
+        }
+        let run = |program: &str, arguments: &[&str]| {
+            let output = Command::new(program).args(arguments).current_dir(&directory).output().unwrap();
+            assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        run("npm", &["ci", "--no-audit", "--no-fund", "--loglevel=error"]);
+        if !directory.join("venv/bin/pip").exists() {
+            run("python3", &["-m", "venv", "venv"]);
+        }
+        run("venv/bin/pip", &["install", "--quiet", "--requirement", "requirements.txt"]);
+        directory
+    })
+}
+
+/// A client that prints a line for each event; killed on drop.
+struct Printer {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Printer {
+    fn start(program: &str, script: &str, url: &str) -> Self {
+        let mut client = Command::new(program);
+        client.args([script, url]).current_dir(libraries()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = client.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = sync_channel(64);
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { child, lines }
+    }
+
+    #[track_caller]
+    fn expect(&self, lines: &[String]) {
+        for expected in lines {
+            let line = self.lines.recv_timeout(LIMIT).expect("no event in time");
+            assert_eq!(line, *expected);
+        }
+    }
+}
+
+impl Drop for Printer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn start(redis: &RedisServer, port: u16) -> Tallycast {
+    let mut serve = command();
+    serve.arg("serve").env("REDIS_URL", redis.url()).args(ROUTE);
+    let tallycast = Tallycast::spawn_at(serve, port);
+    tallycast.until_ready();
+    tallycast
+}
+
+/// Adds entries to the stream, and returns the lines that clients print for them.
+fn add(redis: &RedisServer, texts: &[&str]) -> Vec<String> {
+    let mut connection = redis.connect();
+    let add = |text: &&str| {
+        let id: String =
+            redis::cmd("XADD").arg("orders").arg("*").arg("data").arg(*text).query(&mut connection).unwrap();
+        format!("message {id} {text}")
+    };
+    texts.iter().map(add).collect()
+}
+
+#[test]
+fn clients_of_other_projects_resume_after_a_restart() {
+    libraries();
+    let redis = RedisServer::start();
+    let tallycast = start(&redis, 0);
+    let url = tallycast.url("/subscribe/orders");
+    let node = Printer::start("node", "reconnect.mjs", &url);
+    let python = Printer::start("venv/bin/python", "reconnect.py", &url);
+    let browser = Browser::start();
+    browser.open(&tallycast, "/assets/board.css");
+    browser.eval(&format!(
+        "(window.lines = [], window.source = new EventSource('{url}'), window.source.onmessage = \
+         (event) => lines.push(['message', event.lastEventId, event.data].join(' ')), \
+         window.source.addEventListener('reset', () => lines.push('reset')), 1)"
+    ));
+    tallycast.until_counter("/hub/connections", 3);
+    let mut all = add(&redis, &["1", "2", "3"]);
+    node.expect(&all);
+    python.expect(&all);
+    browser.wait_until("lines.length", 3);
+    let port = tallycast.address.port();
+    drop(tallycast);
+    let missed = add(&redis, &["4", "5"]);
+    let tallycast = start(&redis, port);
+    node.expect(&missed);
+    python.expect(&missed);
+    let live = add(&redis, &["6"]);
+    node.expect(&live);
+    python.expect(&live);
+    all.extend(missed.into_iter().chain(live));
+    browser.wait_until("lines.length", 6);
+    assert_eq!(browser.eval("lines"), serde_json::json!(all));
+    assert_eq!(tallycast.counter("/hub/resets"), 0);
+}
