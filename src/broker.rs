@@ -7,8 +7,9 @@ use tallycast::api::emojitracker::Store;
 use tallycast::config::{Broker, Source};
 use tallycast::demo::Demo;
 use tallycast::source::memory::MemorySource;
-use tallycast::source::redis::RedisSource;
-use tallycast::source::{Selector, SourceError, Supervisor};
+use tallycast::source::redis::streams::StreamsSource;
+use tallycast::source::redis::{Config as Redis, RedisSource};
+use tallycast::source::{Selector, SourceError, StreamKey, Supervisor};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -23,11 +24,12 @@ pub(crate) struct Started {
     pub(crate) reports: Option<JoinHandle<()>>,
 }
 
-/// Starts the source under `supervisor`, with the channels that `selectors` select now.
+/// Starts the source under `supervisor`, with the channels that `selectors` select now and these streams.
 pub(crate) fn start(
     broker: Broker,
     supervisor: Supervisor,
     selectors: watch::Receiver<Vec<Selector>>,
+    streams: watch::Receiver<Vec<StreamKey>>,
     status: &StatusSource,
     shutdown: &CancellationToken,
 ) -> Started {
@@ -38,7 +40,8 @@ pub(crate) fn start(
                 tokio::spawn(admin::report(client.clone(), interval, status.clone(), shutdown.clone()))
             });
             let supervisor = supervisor.require_broker(redis.require_broker);
-            let source = tokio::spawn(supervisor.run(RedisSource::new(*redis, client.clone(), selectors)));
+            let channels = RedisSource::new(Redis::clone(&redis), client.clone(), selectors);
+            let source = tokio::spawn(run_both(supervisor, channels, StreamsSource::new(*redis, streams)));
             let (scores, max_scores, stats) = (broker.scores, broker.max_totals, Arc::clone(&status.store));
             Started { source, store: Store::Redis { client, scores, max_scores, stats }, reports }
         }
@@ -48,5 +51,14 @@ pub(crate) fn start(
             let events = demo.events(options.rate, broker.totals);
             Started { source: tokio::spawn(supervisor.run(MemorySource::new(events))), store, reports: None }
         }
+    }
+}
+
+/// Runs both sources of Redis. One without routes waits for some.
+async fn run_both(supervisor: Supervisor, channels: RedisSource, streams: StreamsSource) -> Result<(), SourceError> {
+    let ([for_channels, for_streams], states) = supervisor.pair();
+    tokio::select! {
+        ended = async { tokio::try_join!(for_channels.run(channels), for_streams.run(streams)) } => ended.map(drop),
+        never = states => match never {},
     }
 }

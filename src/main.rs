@@ -80,7 +80,7 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         .stats(Arc::clone(&status.source))
         .shutdown(steps.shutdown.clone());
     let broker::Started { source, store, reports } =
-        broker::start(config.broker, supervisor, reloadable.selectors, &status, &steps.shutdown);
+        broker::start(config.broker, supervisor, reloadable.selectors, reloadable.streams, &status, &steps.shutdown);
     let decode = decode::run(reloadable.routes, decode_inbox, fanout.publisher(), keys, Arc::clone(&status.decode));
     let decode = tokio::spawn(decode);
     let tally = tally::run(config.tally, tally_inbox, fanout.publisher(), Arc::clone(&status.tally));

@@ -3,7 +3,7 @@
 use tallycast::admin::Token;
 use tallycast::config::{self, Changes, Command, ConfigError, EffectiveOption};
 use tallycast::decode::Routes;
-use tallycast::source::Selector;
+use tallycast::source::{Selector, StreamKey};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -12,6 +12,7 @@ use crate::process::{FileLimit, LogFilter, warn_of_exposed_admin};
 /// What can change while the process runs, as the stages receive it.
 pub(crate) struct Reloadable {
     pub(crate) selectors: watch::Receiver<Vec<Selector>>,
+    pub(crate) streams: watch::Receiver<Vec<StreamKey>>,
     pub(crate) routes: watch::Receiver<Routes>,
     pub(crate) server: watch::Receiver<tallycast_server::Config>,
     pub(crate) admin_token: watch::Receiver<Option<Token>>,
@@ -22,6 +23,7 @@ struct Reload {
     /// The effective options.
     options: Vec<EffectiveOption>,
     selectors: watch::Sender<Vec<Selector>>,
+    streams: watch::Sender<Vec<StreamKey>>,
     routes: watch::Sender<Routes>,
     server: watch::Sender<tallycast_server::Config>,
     files: FileLimit,
@@ -41,11 +43,18 @@ pub(crate) fn start(
     files.clamp(&mut server);
     let hangups = signal(SignalKind::hangup())?;
     let (selectors, selectors_now) = watch::channel(routes.selectors());
+    let (streams, streams_now) = watch::channel(routes.streams());
     let (routes, routes_now) = watch::channel(routes);
     let (server, server_now) = watch::channel(server);
     let (admin_token, admin_token_now) = watch::channel(admin_token);
-    tokio::spawn(Reload { options, selectors, routes, server, files, admin_token, log }.run(hangups));
-    Ok(Reloadable { selectors: selectors_now, routes: routes_now, server: server_now, admin_token: admin_token_now })
+    tokio::spawn(Reload { options, selectors, streams, routes, server, files, admin_token, log }.run(hangups));
+    Ok(Reloadable {
+        selectors: selectors_now,
+        streams: streams_now,
+        routes: routes_now,
+        server: server_now,
+        admin_token: admin_token_now,
+    })
 }
 
 impl Reload {
@@ -63,6 +72,18 @@ impl Reload {
         }
     }
 
+    /// Applies routes before what they read, so that no event of a new channel or stream comes before its route.
+    fn apply_routes(&self, routes: Routes) {
+        let (selectors, streams) = (routes.selectors(), routes.streams());
+        self.routes.send_replace(routes);
+        self.selectors.send_replace(selectors);
+        self.streams.send_if_modified(|current| {
+            let is_modified = *current != streams;
+            *current = streams;
+            is_modified
+        });
+    }
+
     fn apply(&mut self, mut config: config::Config) {
         self.files.clamp(&mut config.server);
         let changes = Changes::between(&self.options, &config.options);
@@ -70,10 +91,7 @@ impl Reload {
         if let Err(error) = self.log.reload(config.log) {
             tracing::error!(%error, "cannot change the log level");
         }
-        let selectors = config.routes.selectors();
-        // The routes first, so that no event of a new channel comes before its route.
-        self.routes.send_replace(config.routes);
-        self.selectors.send_replace(selectors);
+        self.apply_routes(config.routes);
         self.server.send_replace(config.server);
         self.admin_token.send_replace(config.admin_token);
         if !changes.need_restart.is_empty() {

@@ -33,6 +33,28 @@ const SOURCE: &[Metric] = &[
                 `--route` names.",
     },
     Metric {
+        name: "source_backlog",
+        values: Values::Counter(Reading::new("source", "backlog", |status| status.source.backlog.get())),
+        help: "Entries of streams read for the history of their routes, besides `tallycast_source_events_total`.",
+        watch: "Grows after the start, and again only after a stream was replaced. Until it stands still, the process is not \
+                ready.",
+    },
+    Metric {
+        name: "source_stream_gaps",
+        values: Values::Counter(
+            Reading::new("source", "stream_gaps", |status| status.source.stream_gaps.get()).error("Stream gaps"),
+        ),
+        help: "Times that entries of a stream were lost before they were read, or that its positions became void.",
+        watch: "Any increase: a stream was trimmed to less than tallycast needs to catch up, deleted or replaced, or Redis has \
+                lost its newest entries. The log has the key and the reason; readers receive a reset.",
+    },
+    Metric {
+        name: "source_trimmed",
+        values: Values::Counter(Reading::new("source", "trimmed", |status| status.source.trimmed.get())),
+        help: "Entries that this process trimmed from streams.",
+        watch: "Constant without `--stream-maxlen` and `--stream-minid`.",
+    },
+    Metric {
         name: "source_overflowed",
         values: Values::Counter(
             Reading::new("source", "overflowed", |status| status.source.overflowed.get())

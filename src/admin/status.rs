@@ -134,6 +134,7 @@ impl StatusSource {
     /// The state of the source, in a word.
     pub(super) fn broker_state(&self) -> &'static str {
         match *self.broker.borrow() {
+            BrokerState::Idle => "idle",
             BrokerState::Connecting => "connecting",
             BrokerState::Subscribed => "subscribed",
             BrokerState::Lost => "lost",

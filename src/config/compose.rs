@@ -15,6 +15,7 @@ use super::flags::{
 use crate::admin::{self, Token};
 use crate::decode::Routes;
 use crate::redis_client::RedisUrl;
+use crate::source::redis::streams::Trim;
 use crate::totals;
 use crate::{source, tally};
 use tallycast_fanout::Namespace;
@@ -188,6 +189,7 @@ fn redis(broker: &BrokerOptions, routing: &RoutingOptions) -> Result<source::red
     config.require_broker = broker.require_broker;
     config.timeout = broker.redis_timeout;
     config.ping_interval = broker.redis_ping;
+    config.trim = Trim { max_length: broker.stream_maxlen, max_age: broker.stream_minid };
     config.totals = totals::Config {
         keys: routing.totals.clone(),
         max_members: routing.max_totals,

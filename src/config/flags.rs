@@ -159,6 +159,12 @@ pub(super) struct BrokerOptions {
         value_parser = duration
     )]
     pub(super) redis_ping: Duration,
+    /// Number of entries that the streams of routes are trimmed to, roughly, every 10 s [default: no limit]
+    #[arg(long, env = "TALLYCAST_STREAM_MAXLEN", value_name = "COUNT", value_parser = count)]
+    pub(super) stream_maxlen: Option<usize>,
+    /// Age beyond which entries are trimmed from the streams of routes, roughly, every 10 s [default: no limit]
+    #[arg(long, env = "TALLYCAST_STREAM_MINID", value_name = "DURATION", value_parser = duration)]
+    pub(super) stream_minid: Option<Duration>,
     /// Interval of status reports to the Redis hash admin_stream_status. Sent in staging and production only
     #[arg(long, env = "TALLYCAST_STATUS_INTERVAL", default_value = "5s", value_name = "DURATION", value_parser = duration)]
     pub(super) status_interval: Duration,

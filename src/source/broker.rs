@@ -1,5 +1,6 @@
 //! The state of the broker: what the process reports, counts and logs of it.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +9,35 @@ use tokio::time::Instant;
 
 use super::{Capabilities, SourceStats};
 
-/// The state of the broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The state of the broker. Of several sources, the greatest state is the one to report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BrokerState {
-    /// There has been no subscription yet.
-    Connecting,
+    /// No route needs this source.
+    Idle,
     /// Events flow.
     Subscribed,
+    /// There has been no subscription yet.
+    Connecting,
     /// The subscription was lost, and the supervisor tries to restore it.
     Lost,
+}
+
+/// Reports two states as one, for ever.
+pub(super) async fn combine(
+    [mut first, mut second]: [watch::Receiver<BrokerState>; 2],
+    combined: watch::Sender<BrokerState>,
+) -> Infallible {
+    loop {
+        combined.send_replace((*first.borrow_and_update()).max(*second.borrow_and_update()));
+        let changed = tokio::select! {
+            changed = first.changed() => changed,
+            changed = second.changed() => changed,
+        };
+        if changed.is_err() {
+            // A source has ended, and the other one is about to.
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// Follows the broker through one session after another.
@@ -26,6 +47,8 @@ pub(super) struct BrokerStatus {
     pub(super) capabilities: Capabilities,
     pub(super) state: watch::Sender<BrokerState>,
     pub(super) stats: Arc<SourceStats>,
+    /// The source has been subscribed or idle: the process has started as it should.
+    has_started: bool,
     /// Since when the current session is subscribed, if it is.
     subscribed_at: Option<Instant>,
     /// When the last subscription was lost, if it was not restored yet.
@@ -42,7 +65,22 @@ impl BrokerStatus {
         stats: Arc<SourceStats>,
     ) -> Self {
         let last_logged = String::new();
-        Self { address, capabilities, state, stats, subscribed_at: None, lost_at: None, last_logged }
+        Self {
+            address,
+            capabilities,
+            state,
+            stats,
+            has_started: false,
+            subscribed_at: None,
+            lost_at: None,
+            last_logged,
+        }
+    }
+
+    /// The source has nothing to subscribe to, or has again.
+    pub(super) fn idle(&mut self, is_idle: bool) {
+        self.has_started = true;
+        self.state.send_replace(if is_idle { BrokerState::Idle } else { BrokerState::Connecting });
     }
 
     /// The session is subscribed.
@@ -51,6 +89,7 @@ impl BrokerStatus {
             return;
         }
         self.subscribed_at = Some(Instant::now());
+        self.has_started = true;
         self.stats.subscriptions.add(1);
         self.state.send_replace(BrokerState::Subscribed);
         let source = &self.address;
@@ -89,7 +128,7 @@ impl BrokerStatus {
         subscribed_for
     }
 
-    pub(super) fn is_subscribed(&self) -> bool {
-        self.subscribed_at.is_some()
+    pub(super) fn has_started(&self) -> bool {
+        self.has_started
     }
 }

@@ -4,7 +4,7 @@ use tallycast_fanout::inbox::{self, TrySendError};
 use tallycast_fanout::{Acknowledgement, Receipt};
 
 use super::broker::BrokerStatus;
-use super::{RawEvent, SourceEvent};
+use super::{RawEvent, SourceEvent, SourceStats};
 use crate::rate_limited_log::RateLimitedLog;
 
 /// Passes events from a source to the pipeline.
@@ -44,6 +44,14 @@ impl Emitter {
     /// session, as soon as that is certain; only then does the process count as ready.
     pub fn subscribed(&mut self) {
         self.broker.subscribed();
+    }
+
+    /// Waits for `work` while the source has nothing to subscribe to. Meanwhile the process does not need it to be ready.
+    pub async fn idle<T>(&mut self, work: impl Future<Output = T>) -> T {
+        self.broker.idle(true);
+        let output = work.await;
+        self.broker.idle(false);
+        output
     }
 
     /// Passes an event on without waiting. An event that does not fit into the inbox is dropped and counted.
@@ -93,6 +101,11 @@ impl Emitter {
         let (acknowledgement, receipt) = Acknowledgement::new();
         self.send(RawEvent { acknowledgement: Some(acknowledgement), ..event }).await?;
         Ok(receipt)
+    }
+
+    /// What the source counts.
+    pub(super) fn stats(&self) -> &SourceStats {
+        &self.broker.stats
     }
 
     /// The inbox that events are passed to.

@@ -1,5 +1,6 @@
 //! Runs a source: one session after another, with pauses in between, until shutdown.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tallycast_fanout::inbox;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::broker::BrokerStatus;
+use super::broker::{BrokerStatus, combine};
 use super::{BoxError, BrokerState, Emitter, SessionEnd, Source, SourceEvent, SourceStats};
 
 /// The first pause after a lost or failed session. Short, because most are restarts that are soon over. Jitter adds up
@@ -21,7 +22,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(400);
 const HEALTHY: Duration = Duration::from_secs(5);
 
 /// Runs a [`Source`] for as long as the pipeline runs. Set what differs from the defaults, then [`run`](Self::run) it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Supervisor {
     inbox: inbox::Sender<SourceEvent>,
     state: watch::Sender<BrokerState>,
@@ -81,6 +82,14 @@ impl Supervisor {
         Self { shutdown, ..self }
     }
 
+    /// Supervisors for two sources in front of the same inbox, and a future that reports their states as one while it is
+    /// polled: the broker counts as subscribed when both sources are.
+    pub fn pair(self) -> ([Self; 2], impl Future<Output = Infallible> + Send) {
+        let states = [(); 2].map(|()| watch::Sender::new(BrokerState::Connecting));
+        let combined = combine(states.each_ref().map(watch::Sender::subscribe), self.state.clone());
+        (states.map(|state| self.clone().broker_state(state)), combined)
+    }
+
     /// Runs `source` until shutdown, until it [finishes](SessionEnd::Finished), or until the pipeline has ended. The
     /// inbox closes with it, so that the stages after it end too, once they have processed what it emitted.
     ///
@@ -91,7 +100,6 @@ impl Supervisor {
         let broker = BrokerStatus::new(source.address(), source.capabilities(), state, stats);
         let mut emitter = Emitter::new(inbox, broker);
         let mut backoff = backoff();
-        let mut is_first = true;
         loop {
             let event = tokio::select! {
                 end = source.run(&mut emitter) => LoopEvent::SessionEnded(end),
@@ -103,10 +111,9 @@ impl Supervisor {
                 LoopEvent::SessionEnded(Ok(SessionEnd::Disconnected)) => "the connection was closed".to_owned(),
                 LoopEvent::SessionEnded(Err(error)) => error.to_string(),
             };
-            if is_first && require_broker && !emitter.broker.is_subscribed() {
+            if require_broker && !emitter.broker.has_started() {
                 return Err(SourceError::Unavailable { address: source.address(), reason });
             }
-            is_first = false;
             if emitter.broker.session_ended(reason).is_some_and(|subscribed_for| subscribed_for >= HEALTHY) {
                 backoff = self::backoff();
             }

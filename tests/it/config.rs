@@ -157,6 +157,8 @@ fn annotated_example_lists_every_option_with_default() {
             "rate-per-address",
             "retry",
             "shards",
+            "stream-maxlen",
+            "stream-minid",
             "tls-cert",
             "tls-key",
             "trusted-proxy",

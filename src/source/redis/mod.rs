@@ -5,6 +5,7 @@
 //! it waits for, so nothing can pile up in it.
 
 mod glob;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use super::{BoxError, Capabilities, Emitter, RawEvent, Selector, SendOutcome, Se
 use crate::redis_client::{self, RedisClient, RedisUrl};
 use crate::totals::{self, Outcome, TotalsReader};
 use glob::glob;
+use streams::Trim;
 
 /// The default of [`Config::timeout`].
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,6 +47,8 @@ pub struct Config {
     pub timeout: Duration,
     /// The silence after which the source pings the server.
     pub ping_interval: Duration,
+    /// What the streams are trimmed to.
+    pub trim: Trim,
 }
 
 impl Config {
@@ -60,6 +64,7 @@ impl Config {
             require_broker: false,
             timeout: DEFAULT_TIMEOUT,
             ping_interval: DEFAULT_PING_INTERVAL,
+            trim: Trim::default(),
         })
     }
 
@@ -133,6 +138,13 @@ impl Source for RedisSource {
     }
 
     async fn run(&mut self, emitter: &mut Emitter) -> Result<SessionEnd, BoxError> {
+        if self.selectors.borrow().is_empty() {
+            let mut selectors = self.selectors.clone();
+            let has_selectors = async { selectors.wait_for(|selectors| !selectors.is_empty()).await.is_ok() };
+            if !emitter.idle(has_selectors).await {
+                return Ok(SessionEnd::Finished);
+            }
+        }
         let totals = self.totals.clone();
         if self.tasks.is_empty() {
             totals.tasks(emitter.inbox()).for_each(|task| drop(self.tasks.spawn(task)));
