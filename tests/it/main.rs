@@ -34,6 +34,7 @@ mod shutdown;
 mod slow;
 mod snapshot;
 mod status;
+mod streams;
 mod subscriptions;
 mod support;
 mod tls;

@@ -101,8 +101,12 @@ impl RedisServer {
 
     /// A server that keeps everything that it has acknowledged, also when it is killed.
     pub(crate) fn start_durable() -> Self {
-        let flags = ["--appendonly", "yes", "--appendfsync", "always"];
-        Self::with(flags.map(str::to_owned).to_vec(), None, false)
+        Self::start_with_flags(&["--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    /// A server with other flags, which override those of all servers.
+    pub(crate) fn start_with_flags(flags: &[&str]) -> Self {
+        Self::with(flags.iter().map(|flag| (*flag).to_owned()).collect(), None, false)
     }
 
     /// A server that is not running yet; [`RedisServer::run`] starts it.

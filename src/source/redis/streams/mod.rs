@@ -184,9 +184,12 @@ impl Session<'_> {
             emitter.subscribed();
         }
         if self.source.trimmer.is_due() {
+            // Others would lose what has yet to be read.
             let caught_up = self.source.streams.iter().filter(|stream| is_current(stream) && !stream.is_behind);
-            let keys = caught_up.map(|stream| Arc::clone(&stream.key.key)).collect();
-            self.source.trimmer.trim(keys, &mut self.connection, emitter.stats()).await?;
+            let keys: Vec<_> = caught_up.map(|stream| Arc::clone(&stream.key.key)).collect();
+            if !keys.is_empty() {
+                self.source.trimmer.trim(&keys, &mut self.connection, emitter.stats()).await?;
+            }
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ impl Trimmer {
     /// Trims the streams with these keys. A refusal of Redis is logged, and the next round tries again.
     pub(super) async fn trim(
         &mut self,
-        keys: Vec<Arc<str>>,
+        keys: &[Arc<str>],
         connection: &mut StreamConnection,
         stats: &SourceStats,
     ) -> Result<(), SessionError> {
@@ -58,7 +58,7 @@ impl Trimmer {
         if let Some(age) = self.config.max_age {
             bounds.push(("MINID", connection.id_of_age(age).await?.to_string()));
         }
-        for key in &keys {
+        for key in keys {
             for (strategy, bound) in &bounds {
                 let mut command = redis::cmd("XTRIM");
                 command.arg(&**key).arg(strategy).arg("~").arg(bound);
