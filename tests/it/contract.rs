@@ -272,7 +272,7 @@ fn non_utf8_payloads_are_rejected_and_counted() {
     assert_eq!(counters["source"]["received"], 4);
     assert_eq!(counters["decode"]["rejected"], 2);
     assert_eq!(counters["decode"]["decoded"], 2);
-    tallycast.wait_for_log("the payload is not UTF-8");
+    tallycast.wait_for_log("is not UTF-8");
 }
 
 #[test]

@@ -74,6 +74,8 @@ struct Stream {
     history_due: bool,
     /// More may be left to read than the last batch had.
     is_behind: bool,
+    /// The last session has ended, and the stream has not been looked at since.
+    is_interrupted: bool,
 }
 
 impl StreamsSource {
@@ -97,7 +99,7 @@ impl StreamsSource {
                 }
                 None => {
                     added.push(Arc::clone(&key.key));
-                    Stream { key, progress: None, history_due: true, is_behind: false }
+                    Stream { key, progress: None, history_due: true, is_behind: false, is_interrupted: false }
                 }
             };
             self.streams.push(stream);
@@ -105,6 +107,18 @@ impl StreamsSource {
         if !added.is_empty() || !known.is_empty() {
             tracing::info!(?added, removed = ?known.into_keys().collect::<Vec<_>>(), "changed the streams to read");
         }
+    }
+}
+
+impl StreamsSource {
+    /// Passes on that nothing is known of newer entries until the next session has looked at the streams.
+    async fn interrupt(&mut self, emitter: &mut Emitter) -> Result<(), PipelineClosed> {
+        let is_current = |stream: &&mut Stream| stream.progress.as_ref().is_some_and(Progress::is_current);
+        for stream in self.streams.iter_mut().filter(is_current) {
+            stream.is_interrupted = true;
+            emitter.send(sequence_event(&stream.key.key, SequenceEventKind::Interrupted)).await?;
+        }
+        Ok(())
     }
 }
 
@@ -127,7 +141,10 @@ impl Source for StreamsSource {
         }
         self.update_streams();
         let connection = StreamConnection::open(&self.config).await?;
-        Err(Session { source: self, connection, is_new: true, looked_at: Instant::now() }.run(emitter).await.into())
+        let session = Session { source: self, connection, is_new: true, looked_at: Instant::now() };
+        let error = session.run(emitter).await;
+        self.interrupt(emitter).await?;
+        Err(error.into())
     }
 }
 
@@ -276,6 +293,9 @@ impl Session<'_> {
         }
         if look.is_some() {
             progress.confirm();
+            if std::mem::take(&mut stream.is_interrupted) {
+                emitter.send(sequence_event(&key, SequenceEventKind::Current)).await?;
+            }
         }
         Ok(())
     }
@@ -309,7 +329,7 @@ impl Session<'_> {
         };
         let stream = &mut self.source.streams[number];
         stream.progress = Some(Progress::new(after, added, &info, until));
-        (stream.history_due, stream.is_behind) = (false, true);
+        (stream.history_due, stream.is_behind, stream.is_interrupted) = (false, true, false);
         tracing::debug!(key = &*key, %after, %until, "reading a stream");
         let event = match reason {
             None => sequence_event(&key, SequenceEventKind::Start { after }),
