@@ -1,4 +1,4 @@
-//! Clients of other projects that reconnect by themselves: a browser's EventSource, npm's `eventsource` and PyPI's `sseclient`.
+//! Clients of other projects that reconnect by themselves: a browser's EventSource, npm's `eventsource` and PyPI's `requests-sse`.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
