@@ -109,6 +109,34 @@ fn history_is_read_at_start_and_not_sent_to_live_readers() {
 }
 
 #[test]
+fn new_process_resumes_readers_of_another_one() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connect();
+    let flags = ["--route", "stream:a=/a/*,history=10m"];
+    let first = Tallycast::start(&redis, &flags);
+    let stream = EventSource::open(&first, "/subscribe/a");
+    let mut ids = Vec::new();
+    for number in ["1", "2", "3", "4"] {
+        add(&mut connection, "a", &[("data", number), ("topic", number)]);
+        let mut event = stream.next();
+        while event.data != number {
+            event = stream.next();
+        }
+        ids.push(event.id.unwrap());
+    }
+    assert_eq!(first.terminate().status.code(), Some(0));
+    let second = Tallycast::start(&redis, &flags);
+    let resumed = EventSource::open(&second, &format!("/subscribe/a?lastEventID={}", ids[1]));
+    add(&mut connection, "a", &[("data", "5"), ("topic", "5")]);
+    let mut received = Vec::new();
+    while received.last().is_none_or(|data| data != "5") {
+        received.push(resumed.next().data);
+    }
+    received.retain(|data| !data.is_empty());
+    assert_eq!(received, ["3", "4", "5"]);
+}
+
+#[test]
 fn no_entry_is_lost_while_redis_restarts() {
     let mut redis = RedisServer::start_with_flags(&["--appendonly", "yes", "--appendfsync", "always"]);
     let tallycast = Tallycast::start(&redis, &["--route", "stream:a=/a,history=100"]);
@@ -215,7 +243,7 @@ fn reload_adds_and_removes_streams() {
     reload("route = [\"a=/channel\", \"stream:b=/b,history=1\"]\n", "added=[\"b\"] removed=[]");
     tallycast.until_counter("/source/backlog", 1);
     add_all(&mut connection, "b", [3]);
-    while root.next().data != "3" {}
+    assert_eq!(root.next().data, "3");
     reload("route = [\"a=/channel\", \"stream:c=/c\"]\n", "added=[\"c\"] removed=[\"b\"]");
     add_all(&mut connection, "b", [4]);
     // It may come before the stream is read.

@@ -74,8 +74,6 @@ struct Stream {
     history_due: bool,
     /// More may be left to read than the last batch had.
     is_behind: bool,
-    /// The last session has ended, and the stream has not been looked at since.
-    is_interrupted: bool,
 }
 
 impl StreamsSource {
@@ -99,7 +97,7 @@ impl StreamsSource {
                 }
                 None => {
                     added.push(Arc::clone(&key.key));
-                    Stream { key, progress: None, history_due: true, is_behind: false, is_interrupted: false }
+                    Stream { key, progress: None, history_due: true, is_behind: false }
                 }
             };
             self.streams.push(stream);
@@ -107,18 +105,6 @@ impl StreamsSource {
         if !added.is_empty() || !known.is_empty() {
             tracing::info!(?added, removed = ?known.into_keys().collect::<Vec<_>>(), "changed the streams to read");
         }
-    }
-}
-
-impl StreamsSource {
-    /// Passes on that nothing is known of newer entries until the next session has looked at the streams.
-    async fn interrupt(&mut self, emitter: &mut Emitter) -> Result<(), PipelineClosed> {
-        let is_current = |stream: &&mut Stream| stream.progress.as_ref().is_some_and(Progress::is_current);
-        for stream in self.streams.iter_mut().filter(is_current) {
-            stream.is_interrupted = true;
-            emitter.send(sequence_event(&stream.key.key, SequenceEventKind::Interrupted)).await?;
-        }
-        Ok(())
     }
 }
 
@@ -141,9 +127,13 @@ impl Source for StreamsSource {
         }
         self.update_streams();
         let connection = StreamConnection::open(&self.config).await?;
-        let session = Session { source: self, connection, is_new: true, looked_at: Instant::now() };
+        let session = Session { source: &mut *self, connection, is_new: true, looked_at: Instant::now() };
         let error = session.run(emitter).await;
-        self.interrupt(emitter).await?;
+        for Stream { key, progress, .. } in &mut self.streams {
+            if progress.as_mut().is_some_and(Progress::interrupt) {
+                emitter.send(sequence_event(&key.key, SequenceEventKind::Interrupted)).await?;
+            }
+        }
         Err(error.into())
     }
 }
@@ -279,7 +269,7 @@ impl Session<'_> {
         }
         for entry in entries {
             let id = entry.id;
-            if progress.start_ends(Some(id)) {
+            if progress.becomes_current(Some(id)) {
                 emitter.send(sequence_event(&key, SequenceEventKind::Current)).await?;
             }
             let is_backlog = progress.is_backlog(id);
@@ -288,14 +278,11 @@ impl Session<'_> {
             }
             progress.read(id);
         }
-        if !stream.is_behind && progress.start_ends(None) {
+        if !stream.is_behind && progress.becomes_current(None) {
             emitter.send(sequence_event(&key, SequenceEventKind::Current)).await?;
         }
         if look.is_some() {
             progress.confirm();
-            if std::mem::take(&mut stream.is_interrupted) {
-                emitter.send(sequence_event(&key, SequenceEventKind::Current)).await?;
-            }
         }
         Ok(())
     }
@@ -329,7 +316,7 @@ impl Session<'_> {
         };
         let stream = &mut self.source.streams[number];
         stream.progress = Some(Progress::new(after, added, &info, until));
-        (stream.history_due, stream.is_behind, stream.is_interrupted) = (false, true, false);
+        (stream.history_due, stream.is_behind) = (false, true);
         tracing::debug!(key = &*key, %after, %until, "reading a stream");
         let event = match reason {
             None => sequence_event(&key, SequenceEventKind::Start { after }),
@@ -365,12 +352,12 @@ impl Session<'_> {
         };
         tracing::warn!(key = &*key, %last_read, "positions in a stream are void: {what}");
         emitter.stats().stream_gaps.add(1);
-        if !progress.is_current() {
+        if !progress.has_started() {
             return self.start(number, Some(ResetReason::Unknown), emitter).await;
         }
         let info = info.unwrap_or(&StreamInfo::ABSENT);
         let (after, added, sent) = match (common, progress.confirmed().next()) {
-            (Some(common), _) => (common, None, (common, last_read)),
+            (Some(common), _) => (common, None, (common, last_read.min(info.last_generated))),
             // What was read since the stream was confirmed may be of either, and readers have it.
             (None, Some(confirmed)) if info.last_generated >= last_read => {
                 (info.start(), info.added_at_start(), (confirmed, last_read))

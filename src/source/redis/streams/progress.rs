@@ -65,9 +65,14 @@ pub(super) struct Progress {
     confirmed: VecDeque<EntryId>,
     /// Entries after the first of these, up to the second, are for the history alone.
     backlog: (EntryId, EntryId),
-    /// The last entry that was there at the start, as long as it has not been read.
-    start_until: Option<EntryId>,
+    /// The last entry that was there at the start or at the beginning of the session, as long as it has not been read.
+    catch_up_until: Option<EntryId>,
+    /// Everything that was there at the start has been read.
+    has_started: bool,
 }
+
+/// It will be known at the next look.
+const NEXT_LOOK: EntryId = EntryId::new(u64::MAX, u64::MAX);
 
 /// What a look at a stream finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,13 +95,21 @@ impl Progress {
     pub(super) fn new(after: EntryId, added: Option<u64>, info: &StreamInfo, until: EntryId) -> Self {
         let first = info.first;
         let backlog = (EntryId::ZERO, until);
-        Self { last: after, added, first, confirmed: [after].into(), backlog, start_until: Some(until) }
+        Self {
+            last: after,
+            added,
+            first,
+            confirmed: [after].into(),
+            backlog,
+            catch_up_until: Some(until),
+            has_started: false,
+        }
     }
 
     /// Starts over after `after` in a stream that was replaced. Readers have received the entries after the first of `sent`, up
     /// to the second.
     pub(super) fn restarted(after: EntryId, added: Option<u64>, info: &StreamInfo, sent: (EntryId, EntryId)) -> Self {
-        Self { backlog: sent, start_until: None, ..Self::new(after, added, info, after) }
+        Self { backlog: sent, has_started: true, ..Self::new(after, added, info, info.last_generated) }
     }
 
     pub(super) fn last(&self) -> EntryId {
@@ -112,9 +125,23 @@ impl Progress {
         self.confirmed.iter().rev().copied()
     }
 
-    /// Whether everything that was there at the start has been read.
+    /// Whether everything that was there at the start or at the beginning of the session has been read.
     pub(super) fn is_current(&self) -> bool {
-        self.start_until.is_none()
+        self.catch_up_until.is_none()
+    }
+
+    /// Whether everything that was there at the start has been read.
+    pub(super) fn has_started(&self) -> bool {
+        self.has_started
+    }
+
+    /// The session has ended: entries may be added that are not received. Returns `true` if none were left to read.
+    pub(super) fn interrupt(&mut self) -> bool {
+        let is_current = self.is_current();
+        if self.has_started {
+            self.catch_up_until = Some(NEXT_LOOK);
+        }
+        is_current
     }
 
     /// Whether an entry is for the history alone.
@@ -122,10 +149,12 @@ impl Progress {
         self.backlog.0 < id && id <= self.backlog.1
     }
 
-    /// Whether the start ends before the entry `next`, or, without one, now that nothing is left to read. True once.
-    pub(super) fn start_ends(&mut self, next: Option<EntryId>) -> bool {
+    /// Whether everything that was there before is read, now that the entry `next` follows, or nothing is left to read. True once.
+    pub(super) fn becomes_current(&mut self, next: Option<EntryId>) -> bool {
         let reached = |until: &mut EntryId| self.last >= *until || next.is_none_or(|next| next > *until);
-        self.start_until.take_if(reached).is_some()
+        let becomes_current = self.catch_up_until.take_if(reached).is_some();
+        self.has_started |= becomes_current;
+        becomes_current
     }
 
     /// The entry was read.
@@ -157,6 +186,8 @@ impl Progress {
         if info.last_generated < newest || info.added.zip(self.added).is_some_and(too_few) {
             return Finding::Replaced;
         }
+        self.catch_up_until =
+            self.catch_up_until.map(|until| if until == NEXT_LOOK { info.last_generated } else { until });
         let starts_after = match info.first {
             Some(first) => first > self.last,
             None => info.last_generated > self.last,
@@ -279,12 +310,12 @@ mod tests {
     fn entries_of_the_start_come_before_the_others() {
         let mut progress = Progress::new(id(1), None, &StreamInfo::ABSENT, id(3));
         assert!(progress.is_backlog(id(3)) && !progress.is_backlog(id(4)));
-        assert!(!progress.start_ends(Some(id(2))));
+        assert!(!progress.becomes_current(Some(id(2))));
         progress.read(id(2));
         // The last one was deleted meanwhile.
-        assert!(progress.start_ends(Some(id(4))) && !progress.start_ends(None) && progress.is_current());
+        assert!(progress.becomes_current(Some(id(4))) && !progress.becomes_current(None) && progress.is_current());
         let mut empty = Progress::new(id(1), None, &StreamInfo::ABSENT, id(1));
-        assert!(empty.start_ends(Some(id(1))));
+        assert!(empty.becomes_current(Some(id(1))));
     }
 
     #[derive(Debug, Clone)]

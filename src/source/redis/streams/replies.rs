@@ -27,17 +27,15 @@ impl StreamEntry {
         self.fields.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
 
-    /// The event of this entry of `sequence`. Its payload is the field `data`, or the only field.
+    /// The event of this entry of `sequence`. Its payload is the field `data`, or the only field, whatever its name.
     pub(super) fn into_event(mut self, sequence: Arc<str>, is_backlog: bool) -> RawEvent {
+        let only = if self.fields.len() == 1 { self.fields.pop().map(|(_, value)| value) } else { None };
         let mut take = |name: &[u8]| {
             let place = self.fields.iter().position(|(field, _)| field == name)?;
             Some(self.fields.swap_remove(place).1)
         };
         let (data, event, topic) = (take(b"data"), take(b"event"), take(b"topic"));
-        let payload = match (data, &event, &topic) {
-            (None, None, None) if self.fields.len() == 1 => self.fields.pop().map(|(_, value)| value),
-            (data, ..) => data,
-        };
+        let payload = only.or(data);
         let position = Position { sequence, entry: self.id };
         let entry = Entry { position, event, topic, has_payload: payload.is_some(), is_backlog };
         RawEvent::from_entry(payload.unwrap_or_default(), entry)
@@ -154,7 +152,7 @@ mod tests {
         assert_eq!(parts(&["topic", "t", "data", "d", "other", "o", "event", "e"]), (some("d"), some("e"), some("t")));
         assert_eq!(parts(&["payload", "p"]), (some("p"), None, None));
         assert_eq!(parts(&["a", "1", "b", "2"]), (None, None, None));
-        assert_eq!(parts(&["topic", "t"]), (None, None, some("t")));
+        assert_eq!(parts(&["topic", "t"]), (some("t"), None, None));
         assert_eq!(parts(&["topic", "t", "payload", "p"]), (None, None, some("t")));
     }
 
