@@ -27,6 +27,10 @@ enum Session {
     Disconnect,
     /// Emits an event on this channel, and waits for its receipt before it disconnects.
     Emit(&'static str),
+    /// Has nothing to subscribe to at first, and fails then.
+    Idle,
+    /// Has nothing to subscribe to.
+    IdleForEver,
 }
 
 /// A durable source that runs one session after another, then finishes.
@@ -56,6 +60,11 @@ impl Source for &mut Script {
             None => return Ok(SessionEnd::Finished),
             Some(Session::Fail(reason)) => return Err(reason.into()),
             Some(Session::Disconnect) => emitter.subscribed(),
+            Some(Session::Idle) => {
+                emitter.idle(std::future::ready(())).await;
+                return Err("refused".into());
+            }
+            Some(Session::IdleForEver) => emitter.idle(std::future::pending()).await,
             Some(Session::Emit(channel)) => {
                 emitter.subscribed();
                 let receipt = emitter.emit(RawEvent::new(channel, "payload")).await?;
@@ -119,6 +128,36 @@ async fn required_broker_is_required_only_at_startup() {
     assert_eq!(error.to_string(), "cannot subscribe at script: refused");
     let mut script = Script::new(&[Session::Disconnect, Session::Fail("refused")]);
     timeout(PATIENCE, Supervisor::new(inbox).require_broker(true).run(&mut script)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn broker_is_not_required_of_a_source_that_was_idle() {
+    let (inbox, _events) = inbox::channel(1, usize::MAX);
+    let mut script = Script::new(&[Session::Idle, Session::Fail("refused")]);
+    timeout(PATIENCE, Supervisor::new(inbox).require_broker(true).run(&mut script)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn two_sources_have_the_worse_of_their_states() {
+    let (inbox, _events) = inbox::channel(1, usize::MAX);
+    for (first, second, expected) in [
+        (Session::IdleForEver, Session::Emit("a"), BrokerState::Subscribed),
+        (Session::Emit("a"), Session::Fail("refused"), BrokerState::Connecting),
+        (Session::Disconnect, Session::Emit("a"), BrokerState::Lost),
+        (Session::IdleForEver, Session::Fail("refused"), BrokerState::Connecting),
+    ] {
+        let (state, mut states) = watch::channel(BrokerState::Idle);
+        let ([one, other], combined) = Supervisor::new(inbox.clone()).broker_state(state).pair();
+        // The last state of a script stays.
+        let mut scripts = [first, second].map(|session| Script::new(&[session]));
+        let [first, second] = &mut scripts;
+        let sources = async { tokio::join!(one.run(first), other.run(second)) };
+        tokio::select! {
+            _ = async { tokio::join!(sources, std::future::pending::<()>()) } => {}
+            never = combined => match never {},
+            state = timeout(PATIENCE, states.wait_for(|state| *state == expected)) => drop(state.unwrap().unwrap()),
+        }
+    }
 }
 
 #[tokio::test]
