@@ -7,11 +7,13 @@ mod history;
 mod route;
 mod routes;
 mod stage;
+mod target;
 
 pub use history::HistoryError;
 pub use route::{Route, RouteError};
 pub use routes::{DecodeError, Decoded, Routes, RoutesError};
 pub use stage::{Stats, run};
+pub use target::{Target, TargetError};
 
 /// The largest payload, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;

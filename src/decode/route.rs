@@ -243,6 +243,22 @@ impl Route {
         Namespace::from_segments(literals).unwrap_or_else(|_| Namespace::root())
     }
 
+    /// The text that `*` would stand for in `namespace`; empty if there is no `*`. `None` if no text makes this namespace.
+    pub(super) fn rest(&self, namespace: &Namespace) -> Option<String> {
+        let theirs: Vec<&str> = namespace.segments().collect();
+        let place = self.template.iter().position(|segment| *segment == Segment::Rest);
+        let rest = match place {
+            Some(place) => {
+                let after = self.template.len() - place - 1;
+                let joint = self.split.chars().next().map(String::from).unwrap_or_default();
+                theirs.get(place..theirs.len().checked_sub(after)?)?.join(&joint)
+            }
+            None => String::new(),
+        };
+        // A segment may contain a character at which the text is split.
+        (self.namespace(&rest).as_ref() == Ok(namespace)).then_some(rest)
+    }
+
     /// The namespace of an event; `rest` is the text that `*` stands for.
     pub(super) fn namespace(&self, rest: &str) -> Result<Namespace, NamespaceError> {
         let mut segments = Vec::new();

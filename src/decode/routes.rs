@@ -134,6 +134,10 @@ impl Routes {
         routes.filter_map(|route| Some((route.pattern.to_string(), route.tally.as_ref()?)))
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.0.iter()
+    }
+
     /// The patterns of all routes as configuration writes them, in the order of [`Decoded::route`].
     pub(super) fn patterns(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(|route| route.pattern.to_string())
@@ -190,7 +194,7 @@ struct Addressed {
 
 impl Route {
     /// The part of `channel` that a `*` stands for, if the route is for it.
-    fn strip<'a>(&self, channel: &'a str, is_entry: bool) -> Option<&'a str> {
+    pub(super) fn strip<'a>(&self, channel: &'a str, is_entry: bool) -> Option<&'a str> {
         match &self.pattern {
             Pattern::Channels(selector) if !is_entry => selector.strip(channel),
             Pattern::Stream(key) if is_entry => (**key == *channel).then_some(""),
