@@ -6,6 +6,7 @@ use tallycast::admin::{self, StatusSource};
 use tallycast::api::emojitracker::Store;
 use tallycast::config::{Broker, Source};
 use tallycast::demo::Demo;
+use tallycast::publishing::{MemoryPublisher, Publisher, RedisPublisher};
 use tallycast::source::memory::MemorySource;
 use tallycast::source::redis::streams::StreamsSource;
 use tallycast::source::redis::{Config as Redis, RedisSource};
@@ -20,6 +21,8 @@ pub(crate) struct Started {
     pub(crate) source: JoinHandle<Result<(), SourceError>>,
     /// What the REST API reads.
     pub(crate) store: Store,
+    /// What publishes.
+    pub(crate) publisher: Publisher,
     /// The status reports, if there are any, which end at shutdown.
     pub(crate) reports: Option<JoinHandle<()>>,
 }
@@ -43,13 +46,17 @@ pub(crate) fn start(
             let channels = RedisSource::new(Redis::clone(&redis), client.clone(), selectors);
             let source = tokio::spawn(run_both(supervisor, channels, StreamsSource::new(*redis, streams)));
             let (scores, max_scores, stats) = (broker.scores, broker.max_totals, Arc::clone(&status.store));
-            Started { source, store: Store::Redis { client, scores, max_scores, stats }, reports }
+            let publisher = Publisher::Redis(RedisPublisher::new(client.clone()));
+            Started { source, store: Store::Redis { client, scores, max_scores, stats }, publisher, reports }
         }
         Source::Demo(options) => {
             let demo = Demo::new(options.seed);
             let store = Store::Memory(demo.memory());
-            let events = demo.events(options.rate, broker.totals);
-            Started { source: tokio::spawn(supervisor.run(MemorySource::new(events))), store, reports: None }
+            let (publisher, published) = MemoryPublisher::new(demo.memory());
+            let totals = broker.totals.into_iter().map(|totals| totals.namespace).collect();
+            let events = demo.events(options.rate, totals, published);
+            let source = tokio::spawn(supervisor.run(MemorySource::new(events)));
+            Started { source, store, publisher: Publisher::Memory(publisher), reports: None }
         }
     }
 }

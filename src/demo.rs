@@ -5,9 +5,11 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use sandbox::{Generator, Update};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 
 use crate::api::emojitracker::MemoryStore;
+use crate::publishing::PublishedEvents;
 use crate::source::{RawEvent, SourceEvent};
 use crate::totals::TotalsSnapshot;
 use tallycast_fanout::{Namespace, Tally};
@@ -43,9 +45,15 @@ impl Demo {
 
     /// The events of an Emojitracker feeder at `rate` updates a second: the score of each update, then its post. They
     /// start with the scores as the totals of each of `namespaces`.
-    pub fn events(self, rate: NonZeroU32, namespaces: Vec<Namespace>) -> impl Stream<Item = SourceEvent> {
+    /// What is `published` comes among them.
+    pub fn events(
+        self,
+        rate: NonZeroU32,
+        namespaces: Vec<Namespace>,
+        published: PublishedEvents,
+    ) -> impl Stream<Item = SourceEvent> {
         let Self { generator, memory } = self;
-        async_stream::stream! {
+        let generated = async_stream::stream! {
             let scores: Tally =
                 generator.standings().map(|(emoji, score)| (emoji.id.to_string(), score as i64)).collect();
             for namespace in namespaces {
@@ -60,6 +68,7 @@ impl Demo {
                     yield RawEvent::new(format!("stream.tweet_updates.{id}"), tweet).into();
                 }
             }
-        }
+        };
+        generated.merge(ReceiverStream::new(published))
     }
 }

@@ -20,6 +20,7 @@ mod conditional;
 pub mod config;
 pub mod decode;
 pub mod demo;
+pub mod publishing;
 mod rate_limited_log;
 pub mod redis_client;
 mod responses;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use process::LogFilter;
 use tallycast::admin::{Admin, LiveStats, StageInboxes, StatusSource};
+use tallycast::api::native::Publishing;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
 use tallycast::source::{BrokerState, Supervisor};
 use tallycast::{decode, routes, tally};
@@ -60,8 +61,17 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let address = listener.local_addr().context("the listener has no address")?;
     let steps = drain::Steps::default();
     process::cancel_at_signal(steps.terminating.clone()).context("cannot catch signals")?;
-    let reloadable = reload::start(config.options, config.routes, config.server, files, config.admin_token, log)
-        .context("cannot catch SIGHUP")?;
+    let totals = config.broker.totals.clone();
+    let reloadable = reload::start(
+        config.options,
+        config.routes,
+        config.server,
+        files,
+        config.admin_token,
+        config.publish_keys,
+        log,
+    )
+    .context("cannot catch SIGHUP")?;
     let is_demo = matches!(config.broker.source, Source::Demo(_));
 
     // The channels, and the engine behind them.
@@ -79,8 +89,16 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         .broker_state(broker_state)
         .stats(Arc::clone(&status.source))
         .shutdown(steps.shutdown.clone());
-    let broker::Started { source, store, reports } =
+    let broker::Started { source, store, publisher, reports } =
         broker::start(config.broker, supervisor, reloadable.selectors, reloadable.streams, &status, &steps.shutdown);
+    let publishing = Publishing {
+        publisher,
+        keys: reloadable.publish_keys,
+        routes: reloadable.routes.clone(),
+        totals,
+        max_body: config.max_publish_bytes,
+        stats: Arc::clone(&status.publishing),
+    };
     let decode = decode::run(reloadable.routes, decode_inbox, fanout.publisher(), keys, Arc::clone(&status.decode));
     let decode = tokio::spawn(decode);
     let tally = tally::run(config.tally, tally_inbox, fanout.publisher(), Arc::clone(&status.tally));
@@ -91,7 +109,7 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         .shutdown_engine(false)
         .config_watch(reloadable.server)
         .stats(Arc::clone(&status.server))
-        .fallback(routes::router(store, status.clone(), admin))
+        .fallback(routes::router(store, publishing, status.clone(), admin))
         .serve(listener)
         .with_graceful_shutdown(steps.closing.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());
@@ -99,6 +117,10 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     if is_demo {
         let url = format!("http://localhost:{}", address.port());
         println!("tallycast demo: open {url} or curl {url}/subscribe/eps");
+        if let Some(key) = config.demo_key {
+            let key = key.expose();
+            println!("count: curl -H 'authorization: Bearer {key}' -d '{{\"1F602\": 3}}' {url}/count/eps");
+        }
     }
 
     // The shutdown. The source ends after a signal and the drain, or because the broker is required and unavailable. Each

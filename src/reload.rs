@@ -1,6 +1,7 @@
 //! SIGHUP: reads the configuration again, applies what can change, and logs what needs a restart.
 
 use tallycast::admin::Token;
+use tallycast::api::native::PublishKeys;
 use tallycast::config::{self, Changes, Command, ConfigError, EffectiveOption};
 use tallycast::decode::Routes;
 use tallycast::source::{Selector, StreamKey};
@@ -16,6 +17,7 @@ pub(crate) struct Reloadable {
     pub(crate) routes: watch::Receiver<Routes>,
     pub(crate) server: watch::Receiver<tallycast_server::Config>,
     pub(crate) admin_token: watch::Receiver<Option<Token>>,
+    pub(crate) publish_keys: watch::Receiver<PublishKeys>,
 }
 
 /// Changes it.
@@ -28,6 +30,7 @@ struct Reload {
     server: watch::Sender<tallycast_server::Config>,
     files: FileLimit,
     admin_token: watch::Sender<Option<Token>>,
+    publish_keys: watch::Sender<PublishKeys>,
     log: LogFilter,
 }
 
@@ -38,6 +41,7 @@ pub(crate) fn start(
     mut server: tallycast_server::Config,
     files: FileLimit,
     admin_token: Option<Token>,
+    publish_keys: PublishKeys,
     log: LogFilter,
 ) -> std::io::Result<Reloadable> {
     files.clamp(&mut server);
@@ -47,13 +51,16 @@ pub(crate) fn start(
     let (routes, routes_now) = watch::channel(routes);
     let (server, server_now) = watch::channel(server);
     let (admin_token, admin_token_now) = watch::channel(admin_token);
-    tokio::spawn(Reload { options, selectors, streams, routes, server, files, admin_token, log }.run(hangups));
+    let (publish_keys, publish_keys_now) = watch::channel(publish_keys);
+    let reload = Reload { options, selectors, streams, routes, server, files, admin_token, publish_keys, log };
+    tokio::spawn(reload.run(hangups));
     Ok(Reloadable {
         selectors: selectors_now,
         streams: streams_now,
         routes: routes_now,
         server: server_now,
         admin_token: admin_token_now,
+        publish_keys: publish_keys_now,
     })
 }
 
@@ -94,6 +101,7 @@ impl Reload {
         self.apply_routes(config.routes);
         self.server.send_replace(config.server);
         self.admin_token.send_replace(config.admin_token);
+        self.publish_keys.send_replace(config.publish_keys);
         if !changes.need_restart.is_empty() {
             tracing::warn!(options = changes.need_restart.join(", "), "changed options need a restart");
         }

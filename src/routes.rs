@@ -21,6 +21,7 @@ use tower_http::timeout::TimeoutLayer;
 
 use crate::admin::{self, Admin, StatusSource};
 use crate::api::emojitracker::{self, Store};
+use crate::api::native::{self, Publishing};
 use crate::responses::{line, method_not_allowed};
 use crate::{assets, conditional};
 use tallycast_server::{PREFIX, WEBSOCKET_PREFIX};
@@ -37,7 +38,7 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The routes: the REST API reads from `store`, probes and admin routes from `status`. Without `admin` there are no admin
 /// routes.
-pub fn router(store: Store, status: StatusSource, admin: Option<Admin>) -> Router {
+pub fn router(store: Store, publishing: Publishing, status: StatusSource, admin: Option<Admin>) -> Router {
     let not_found = not_found(admin.is_some());
     let public = Router::new()
         .merge(assets::router())
@@ -46,6 +47,8 @@ pub fn router(store: Store, status: StatusSource, admin: Option<Admin>) -> Route
         .fallback(not_found.clone())
         .method_not_allowed_fallback(method_not_allowed);
     let mut router = with_layers(public).layer(cors());
+    // Without CORS: a key in a page is no secret.
+    router = router.merge(publishing_routes(publishing));
     if let Some(Admin { live, token }) = admin {
         let admin_routes = Router::new()
             .merge(admin::router(status, live))
@@ -59,6 +62,14 @@ pub fn router(store: Store, status: StatusSource, admin: Option<Admin>) -> Route
         router = router.merge(with_layers(admin_routes));
     }
     router
+}
+
+/// The routes by which programs publish: the size of their bodies has a limit of its own.
+fn publishing_routes(publishing: Publishing) -> Router {
+    native::router(publishing)
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
+        .layer(map_response(explain_timeout))
+        .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
 }
 
 /// Lets pages of every origin read. The server narrows `*` to the origins of `--allowed-origin`.
@@ -89,6 +100,13 @@ async fn explain(response: Response) -> Response {
         status @ StatusCode::PAYLOAD_TOO_LARGE => {
             line(status, format!("the request body is too large; the limit is {MAX_BODY_BYTES} bytes"))
         }
+        _ => explain_timeout(response).await,
+    }
+}
+
+/// Replaces the body of a response that took too long by a line that names the limit.
+async fn explain_timeout(response: Response) -> Response {
+    match response.status() {
         status @ StatusCode::REQUEST_TIMEOUT => {
             line(status, format!("the request was not complete within {} s", REQUEST_TIMEOUT.as_secs()))
         }
@@ -101,7 +119,7 @@ fn not_found(with_admin: bool) -> impl Fn(Uri) -> Ready<Response> + Clone + Send
     let mut paths = vec![format!("{PREFIX}/<namespace>"), format!("{WEBSOCKET_PREFIX}/<namespace>")];
     let pages = if with_admin { &[assets::BOARD, assets::ADMIN][..] } else { &[assets::BOARD] };
     let admin = if with_admin { &admin::PATHS[..] } else { &[] };
-    let routes = [pages, &emojitracker::PATHS, &admin::PROBES, admin].concat();
+    let routes = [pages, &emojitracker::PATHS, &native::PATHS, &admin::PROBES, admin].concat();
     paths.extend(routes.into_iter().map(str::to_owned));
     let paths: Arc<str> = paths.join(", ").into();
     move |uri| ready(line(StatusCode::NOT_FOUND, format!("no such path: {}; there are {paths}", uri.path())))

@@ -119,6 +119,27 @@ const SOURCE: &[Metric] = &[
 
 const PIPELINE: &[Metric] = &[
     Metric {
+        name: "published_messages",
+        values: Values::Counter(Reading::new("publishing", "published", |status| status.publishing.published.get())),
+        help: "Messages published, and counts added, by `POST /publish` and `POST /count`.",
+        watch: "Drops to zero: the publishers have stopped, or are refused.",
+    },
+    Metric {
+        name: "publishing_refused",
+        values: Values::Counter(Reading::new("publishing", "refused", |status| status.publishing.refused.get())),
+        help: "Requests to publish that were refused: without a valid key, invalid, or over `--publish-rate`.",
+        watch: "Any increase: a publisher has a wrong key or sends too much. The response says which.",
+    },
+    Metric {
+        name: "publishing_failed",
+        values: Values::Counter(
+            Reading::new("publishing", "failed", |status| status.publishing.failed.get())
+                .error("Requests to publish failed: broker away"),
+        ),
+        help: "Requests to publish that were answered with 503 because the broker did not take them.",
+        watch: "Any increase: Redis is unreachable or refuses the command. Publishers try again.",
+    },
+    Metric {
         name: "decode_events",
         values: Values::FoundCounters(
             "route",

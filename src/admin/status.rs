@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::counters;
 use super::query::StatusQuery;
 use crate::api::emojitracker::StoreStats;
+use crate::publishing::PublishStats;
 use crate::source::{BrokerState, SourceEvent, SourceStats};
 use crate::tally::TallyInput;
 use crate::{decode, tally};
@@ -91,6 +92,8 @@ pub struct StatusSource {
     pub server: Arc<tallycast_server::Stats>,
     /// The counters of the REST API's store.
     pub store: Arc<StoreStats>,
+    /// The counters of publishing.
+    pub publishing: Arc<PublishStats>,
     /// The inboxes of the stages.
     pub inboxes: StageInboxes,
     /// Cancelled when the process has been told to stop.
@@ -116,6 +119,7 @@ impl StatusSource {
             handle,
             server: Arc::default(),
             store: Arc::default(),
+            publishing: Arc::default(),
             inboxes,
             terminating,
         }

@@ -1,3 +1,4 @@
 //! Wire contracts: each module has the routes of one, on top of the engine and the store.
 
 pub mod emojitracker;
+pub mod native;

@@ -1,6 +1,8 @@
 //! Flags -> the configs of the stages.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -12,11 +14,13 @@ use super::flags::{
     AppEnv, BrokerOptions, DEFAULT_SCORES, DemoOptions, LogFormat, PipelineOptions, ReaderOptions, RoutingOptions,
     ServerOptions, SourceOption,
 };
+use super::secret::Secret;
 use crate::admin::{self, Token};
+use crate::api::native::PublishKeys;
 use crate::decode::Routes;
 use crate::redis_client::RedisUrl;
 use crate::source::redis::streams::Trim;
-use crate::totals;
+use crate::totals::{self, TotalsKey};
 use crate::{source, tally};
 use tallycast_fanout::Namespace;
 
@@ -47,6 +51,12 @@ pub struct Config {
     pub admin: bool,
     /// The token that they require.
     pub admin_token: Option<Token>,
+    /// The publishing key that the demo has if none is given.
+    pub demo_key: Option<Secret>,
+    /// The keys of those who may publish.
+    pub publish_keys: PublishKeys,
+    /// The size of a request to publish, in bytes.
+    pub max_publish_bytes: usize,
     /// The address that the HTTP server listens on.
     pub address: SocketAddr,
     /// The size of the kernel's send buffer of each connection, in bytes.
@@ -97,7 +107,7 @@ pub struct Broker {
     /// Where events come from.
     pub source: Source,
     /// The namespaces with totals.
-    pub totals: Vec<Namespace>,
+    pub totals: Vec<TotalsKey>,
     /// The sorted set that rankings are read from.
     pub scores: String,
     /// The maximum number of members of each sorted set.
@@ -118,8 +128,9 @@ pub(super) fn compose(
     pipeline: PipelineOptions,
     options: Vec<EffectiveOption>,
 ) -> Result<Config, ConfigError> {
-    let PipelineOptions { routing, readers, server, .. } = pipeline;
+    let PipelineOptions { routing, readers, server, publishing, .. } = pipeline;
     let routes = routes(&source, &routing)?;
+    let demo_key = (matches!(source, SourceOptions::Demo(_)) && publishing.publish_keys.is_empty()).then(demo_key);
     let instance =
         pipeline.instance.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
     let env = pipeline.app_env.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
@@ -133,7 +144,7 @@ pub(super) fn compose(
     let totals = &routing.totals;
     let broker = Broker {
         source,
-        totals: totals.iter().map(|totals| totals.namespace.clone()).collect(),
+        totals: totals.clone(),
         scores: totals.first().map_or_else(|| DEFAULT_SCORES.to_owned(), |totals| totals.key.clone()),
         max_totals: routing.max_totals,
         status_interval,
@@ -144,6 +155,9 @@ pub(super) fn compose(
         fanout: fanout(&routing, &routes, &readers, (pipeline.inbox, pipeline.inbox_bytes.0), pipeline.shutdown_limit),
         admin: !server.no_admin,
         admin_token: server.admin_token.clone().map(Token::from),
+        demo_key: demo_key.clone(),
+        publish_keys: PublishKeys::new(publishing.publish_keys.into_iter().chain(demo_key), publishing.publish_rate),
+        max_publish_bytes: publishing.max_publish_bytes.0,
         drain: Drain { delay: pipeline.drain_delay, over: pipeline.drain, retry: server.retry.unwrap_or(DRAIN_RETRY) },
         // Its connections end with their streams.
         server: http(server, readers.stall_limit, pipeline.drain + pipeline.shutdown_limit)?,
@@ -161,6 +175,14 @@ pub(super) fn compose(
     })
 }
 
+/// A random key, the same for each reading of the configuration.
+fn demo_key() -> Secret {
+    static KEY: OnceLock<Secret> = OnceLock::new();
+    // The keys of a hasher are random for each instance.
+    let random = || RandomState::new().hash_one(0);
+    KEY.get_or_init(|| Secret::new(&format!("{:016x}{:016x}", random(), random()))).clone()
+}
+
 /// An error of flags whose values are valid by themselves.
 fn invalid(flags: &str, error: &dyn std::fmt::Display) -> ConfigError {
     ConfigError::Usage(format!("invalid value for {flags}: {error}"))
@@ -172,6 +194,12 @@ fn routes(source: &SourceOptions, routing: &RoutingOptions) -> Result<Routes, Co
     let routes =
         routes.collect::<Result<_, _>>().map_err(|error| invalid("--route with --source redis-streams", &error))?;
     let routes = Routes::new(routes).map_err(|error| invalid("--route", &error))?;
+    if let (SourceOptions::Demo(_), Some(stream)) = (source, routes.streams().first()) {
+        let key = &stream.key;
+        return Err(ConfigError::Usage(format!(
+            "invalid value for --route: stream:{key} reads Redis, and tallycast demo has none; expected a channel"
+        )));
+    }
     let has_totals = |namespace: &Namespace| routing.totals.iter().any(|totals| totals.namespace == *namespace);
     let counted = routes.stream_tallies().find(|(_, namespace)| has_totals(namespace));
     if let Some((pattern, namespace)) = counted {

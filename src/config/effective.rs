@@ -29,6 +29,12 @@ impl fmt::Display for EffectiveOption {
     }
 }
 
+/// Several secrets as one.
+fn joined<'a>(secrets: impl Iterator<Item = &'a Secret>) -> Secret {
+    let (values, shown): (Vec<&str>, Vec<String>) = secrets.map(|secret| (secret.expose(), secret.to_string())).unzip();
+    Secret::shown_as(&values.join(";"), &shown.join(";"))
+}
+
 /// Every option that has a value, in the order of the help.
 pub(super) fn effective(definition: &clap::Command, matches: &ArgMatches, file: &File) -> Vec<EffectiveOption> {
     let mut options = Vec::new();
@@ -43,7 +49,7 @@ pub(super) fn effective(definition: &clap::Command, matches: &ArgMatches, file: 
             _ if file.location(long).is_some() => file.path().display().to_string(),
             _ => "default".to_owned(),
         };
-        let secret = matches.try_get_one::<Secret>(id).ok().flatten().cloned();
+        let secret = matches.try_get_many::<Secret>(id).ok().flatten().map(joined);
         let size = matches.try_get_one::<Size>(id).ok().flatten();
         let value = match (&secret, size) {
             (Some(secret), _) => secret.to_string(),

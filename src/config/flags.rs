@@ -15,8 +15,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::secret::Secret;
 use super::values::{
-    admin_token, count, duration, duration_or_zero, duration_text, ip_address, log_filter, network, port, rate,
-    redis_url, seed, topic_count,
+    admin_token, count, duration, duration_or_zero, duration_text, ip_address, log_filter, network, port, publish_key,
+    rate, redis_url, seed, topic_count,
 };
 use crate::decode::{Route, Routes};
 use crate::size::{self, Size};
@@ -252,6 +252,36 @@ pub(super) struct PipelineOptions {
     pub(super) readers: ReaderOptions,
     #[command(flatten)]
     pub(super) server: ServerOptions,
+    #[command(flatten)]
+    pub(super) publishing: PublishingOptions,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Publishing")]
+pub(super) struct PublishingOptions {
+    /// Key of programs that may publish by POST /publish and /count, which they send as a Bearer token. Repeatable [default: none
+    /// (publishing is off)]
+    #[arg(
+        long = "publish-key",
+        env = "TALLYCAST_PUBLISH_KEYS",
+        value_delimiter = ';',
+        value_name = "SECRET",
+        hide_env_values = true,
+        value_parser = publish_key
+    )]
+    pub(super) publish_keys: Vec<Secret>,
+    /// Maximum number of messages per second for each publishing key, and in one burst. Further ones are answered with 429
+    #[arg(long, env = "TALLYCAST_PUBLISH_RATE", default_value = "10000", value_name = "COUNT", value_parser = rate)]
+    pub(super) publish_rate: NonZeroU32,
+    /// Maximum size of a request to publish. A larger one is answered with 413
+    #[arg(
+        long,
+        env = "TALLYCAST_MAX_PUBLISH_BYTES",
+        default_value_t = Size(1024 * 1024),
+        value_name = "BYTES",
+        value_parser = size::at_least(1)
+    )]
+    pub(super) max_publish_bytes: Size,
 }
 
 #[derive(Debug, Clone, Args)]

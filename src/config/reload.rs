@@ -3,7 +3,7 @@
 use super::effective::EffectiveOption;
 
 /// The options that SIGHUP changes without closing a connection.
-pub(super) const RELOADABLE: [&str; 24] = [
+pub(super) const RELOADABLE: [&str; 26] = [
     "source",
     "route",
     "log",
@@ -27,6 +27,8 @@ pub(super) const RELOADABLE: [&str; 24] = [
     "tls-cert",
     "tls-key",
     "admin-token",
+    "publish-key",
+    "publish-rate",
     "retry",
 ];
 

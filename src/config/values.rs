@@ -89,6 +89,13 @@ pub(super) fn admin_token(text: &str) -> Result<Secret, &'static str> {
     Ok(Secret::new(text))
 }
 
+pub(super) fn publish_key(text: &str) -> Result<Secret, &'static str> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("expected a secret of visible ASCII characters without spaces");
+    }
+    Ok(Secret::new(text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{Client, Cmd, FromRedisValue, RedisResult};
+use redis::{Client, Cmd, FromRedisValue, Pipeline, RedisResult};
 
 pub use url::{RedisUrl, UrlError};
 
@@ -70,17 +70,33 @@ impl RedisClient {
         }
     }
 
+    /// Sends commands together, and waits for the responses; once, also if the connection turns out to be broken.
+    ///
+    /// # Errors
+    /// As for [`query`](Self::query).
+    pub async fn send_once<T: FromRedisValue>(&self, pipeline: &Pipeline) -> RedisResult<T> {
+        let mut manager = self.manager()?;
+        let result = pipeline.query_async(&mut manager).await;
+        self.note(&result);
+        result
+    }
+
     async fn try_query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         let mut manager = self.manager()?;
         let result = command.query_async(&mut manager).await;
-        if let Err(error) = &result
+        self.note(&result);
+        result
+    }
+
+    /// Gives up a connection whose manager would keep it although it is of no use.
+    fn note<T>(&self, result: &RedisResult<T>) {
+        if let Err(error) = result
             && (error.is_timeout() || !error.is_io_error())
         {
             // The manager reconnects only after I/O errors. It would keep a connection that no longer answers, and
             // repeat the result of a failed login for ever.
             *self.lock() = None;
         }
-        result
     }
 
     fn manager(&self) -> RedisResult<ConnectionManager> {

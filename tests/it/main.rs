@@ -27,6 +27,7 @@ mod hostile;
 mod http;
 mod limits;
 mod pages;
+mod publish;
 mod rates;
 mod reconnect;
 mod resume;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::history::escaped;
+
 /// The number of an entry in its sequence, such as the id of an entry in a Redis stream: two numbers, written `1732-0`. Ids
 /// of one sequence only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -118,6 +120,13 @@ impl Reset {
         if let Some(position) = position.filter(|_| !self.position.is_empty()) {
             self.position = position.into();
         }
+    }
+}
+
+impl fmt::Display for Position {
+    /// As an id of an engine with several sequences: a reader resumes there in this one.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}", escaped(&self.sequence), self.entry)
     }
 }
 

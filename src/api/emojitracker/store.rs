@@ -74,10 +74,12 @@ struct Contents {
 }
 
 impl MemoryStore {
-    /// Adds to a score.
-    pub fn add(&self, id: &str, count: i64) {
+    /// Adds to a score, and returns the sum.
+    pub fn add(&self, id: &str, count: i64) -> i64 {
         let mut contents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *contents.scores.entry(id.to_owned()).or_default() += count;
+        let score = contents.scores.entry(id.to_owned()).or_default();
+        *score += count;
+        *score
     }
 
     /// Adds the newest post of an emoji.

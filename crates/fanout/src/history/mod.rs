@@ -21,7 +21,7 @@ pub(crate) use filter::Filter;
 pub(crate) use resume::{Beginning, NotYet, Span};
 pub use resume::{Resume, Start};
 pub(crate) use selection::Query;
-pub(crate) use sequences::Sequences;
+pub(crate) use sequences::{Sequences, escaped};
 pub(crate) use store::Slot;
 use store::Store;
 

@@ -134,7 +134,7 @@ impl Sequence {
 }
 
 /// A name without the characters that separate the parts of an id, or that a header or an event stream could not carry.
-fn escaped(name: &str) -> String {
+pub(crate) fn escaped(name: &str) -> String {
     let mut escaped = String::with_capacity(name.len());
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'-' | b'/') {

@@ -1,0 +1,131 @@
+//! The routes by which programs publish, with a key.
+//!
+//! | path | what |
+//! |---|---|
+//! | `POST /publish/<namespace>` | publishes the body |
+//! | `POST /publish` | publishes several messages |
+//! | `POST /count/<namespace>` | raises totals and publishes each count |
+
+mod count;
+mod keys;
+mod publish;
+mod request;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use tokio::sync::watch;
+
+use crate::decode::Routes;
+use crate::publishing::{PublishStats, Publisher, Unavailable};
+use crate::responses::line;
+use crate::totals::TotalsKey;
+
+pub use keys::{PublishKey, PublishKeys};
+
+/// The documented paths of this API.
+pub(crate) const PATHS: [&str; 3] = ["/publish/<namespace>", "/publish", "/count/<namespace>"];
+
+/// What the handlers need.
+#[derive(Debug)]
+pub struct Publishing {
+    /// What publishes.
+    pub publisher: Publisher,
+    /// The keys of those who may.
+    pub keys: watch::Receiver<PublishKeys>,
+    /// The routes, which say where messages of a namespace are published.
+    pub routes: watch::Receiver<Routes>,
+    /// The namespaces with totals.
+    pub totals: Vec<TotalsKey>,
+    /// The size of a request body, in bytes.
+    pub max_body: usize,
+    /// The counters.
+    pub stats: Arc<PublishStats>,
+}
+
+/// Why nothing was published. Each is one line for the client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum PublishError {
+    #[error("publishing is off; --publish-key switches it on")]
+    Off,
+    #[error("a publishing key is required, as Bearer token")]
+    Unauthorized,
+    #[error("{0}")]
+    BadRequest(String),
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
+    TooLarge(String),
+    #[error("{0}")]
+    MediaType(String),
+    #[error("more messages than the key may publish; try again in {0} s")]
+    TooMany(u64),
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// The seconds after which a client tries again while the broker is away.
+const RETRY_SECONDS: u64 = 1;
+
+impl IntoResponse for PublishError {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::Off => StatusCode::FORBIDDEN,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let mut response = line(status, &self);
+        match self {
+            Self::Unauthorized => {
+                let challenge = HeaderValue::from_static("Bearer realm=\"tallycast\"");
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            }
+            Self::TooMany(seconds) => drop(response.headers_mut().insert(RETRY_AFTER, seconds.into())),
+            Self::Unavailable(_) => drop(response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into())),
+            _ => {}
+        }
+        response
+    }
+}
+
+impl Publishing {
+    /// Counts the outcome of a request that would publish `messages`.
+    fn counted<T>(&self, messages: usize, outcome: Result<T, PublishError>) -> Result<T, PublishError> {
+        match &outcome {
+            Ok(_) => self.stats.published.add(messages as u64),
+            Err(PublishError::Unavailable(_)) => self.stats.failed.add(1),
+            Err(_) => self.stats.refused.add(1),
+        }
+        outcome
+    }
+}
+
+/// The routes of the API.
+pub(crate) fn router(publishing: Publishing) -> Router {
+    Router::new()
+        .route("/publish", post(publish::many))
+        .route("/publish/", post(publish::many))
+        .route("/publish/{*namespace}", post(publish::one))
+        .route("/count/{*namespace}", post(count::count))
+        .method_not_allowed_fallback(method_not_allowed)
+        // The handlers have their own.
+        .layer(DefaultBodyLimit::disable())
+        .with_state(Arc::new(publishing))
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    let text = format!("{method} is not allowed for {}; use POST", uri.path());
+    let mut response = line(StatusCode::METHOD_NOT_ALLOWED, text);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+    response
+}

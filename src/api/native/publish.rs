@@ -1,0 +1,256 @@
+//! `POST /publish`: one message, or several.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+use tallycast_fanout::{Namespace, Position};
+
+use super::request::{Content, MAX_KEY_BYTES, content, idempotency_key, is_key, namespace, text};
+use super::{PublishError, Publishing};
+use crate::decode::{MAX_PAYLOAD_BYTES, Routes, Target};
+use crate::publishing::Publication;
+use crate::responses;
+
+/// Messages in one request.
+pub(crate) const MAX_MESSAGES: usize = 1000;
+/// The length of an event name, in bytes.
+const MAX_EVENT_BYTES: usize = 256;
+
+/// A message of a request with several.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Item<'a> {
+    #[serde(borrow)]
+    namespace: Cow<'a, str>,
+    #[serde(default, borrow)]
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    /// The idempotency key.
+    #[serde(default, borrow)]
+    id: Option<Cow<'a, str>>,
+}
+
+/// Publishes the body.
+pub(super) async fn one(
+    State(publishing): State<Arc<Publishing>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let outcome = async {
+        let key = publishing.keys.borrow().of(&headers)?;
+        let namespace = namespace(&uri, "/publish")?;
+        let content = content(&headers)?;
+        let idempotency_key = idempotency_key(&headers)?;
+        let data = text(&headers, body, publishing.max_body).await?;
+        if content != Content::Text {
+            check_json(&data)?;
+        }
+        let event = query_event(uri.query().unwrap_or_default())?;
+        let message = publication(&publishing.routes.borrow(), &namespace, event, data, idempotency_key)?;
+        key.take(1)?;
+        let ids = publishing.publisher.publish(std::slice::from_ref(&message)).await?;
+        let id = ids.into_iter().next().flatten();
+        Ok(responses::json(&json!({"id": wire_id(&publishing.routes.borrow(), &message.target, id)})))
+    };
+    publishing.counted(1, outcome.await).into_response()
+}
+
+/// Publishes the messages in the body: an array, or a line for each.
+pub(super) async fn many(State(publishing): State<Arc<Publishing>>, headers: HeaderMap, body: Body) -> Response {
+    let mut count = 0;
+    let outcome = async {
+        let key = publishing.keys.borrow().of(&headers)?;
+        let content = content(&headers)?;
+        let body = text(&headers, body, publishing.max_body).await?;
+        let items = items(&body, content)?;
+        count = items.len();
+        let messages = {
+            let routes = publishing.routes.borrow();
+            let numbered = items.into_iter().enumerate();
+            let message = |(number, item)| of_item(&routes, item).map_err(|error| at(number, error));
+            numbered.map(message).collect::<Result<Vec<_>, _>>()?
+        };
+        key.take(messages.len())?;
+        let ids = publishing.publisher.publish(&messages).await?;
+        let routes = publishing.routes.borrow();
+        let ids = ids.into_iter().zip(&messages).map(|(id, message)| wire_id(&routes, &message.target, id));
+        Ok(responses::json(&json!({"ids": ids.collect::<Vec<_>>()})))
+    };
+    let outcome = outcome.await;
+    publishing.counted(count, outcome).into_response()
+}
+
+/// The messages of a body.
+fn items(body: &str, content: Content) -> Result<Vec<Item<'_>>, PublishError> {
+    let error = |error: serde_json::Error| {
+        let expected =
+            r#"expected messages such as {"namespace":"/news","data":"hello"}, with event and id where needed"#;
+        PublishError::BadRequest(format!("{expected}: {error}"))
+    };
+    let is_array = content != Content::Lines && body.trim_start().starts_with('[');
+    let items: Vec<Item<'_>> = if is_array {
+        serde_json::from_str(body).map_err(error)?
+    } else {
+        let lines = body.lines().filter(|line| !line.trim().is_empty()).enumerate();
+        lines
+            .map(|(number, line)| serde_json::from_str(line).map_err(|found| at(number, error(found))))
+            .collect::<Result<_, _>>()?
+    };
+    match items.len() {
+        0 => Err(PublishError::BadRequest("expected at least one message".to_owned())),
+        1..=MAX_MESSAGES => Ok(items),
+        more => Err(PublishError::TooLarge(format!("{more} messages; a request has at most {MAX_MESSAGES}"))),
+    }
+}
+
+fn of_item(routes: &Routes, item: Item<'_>) -> Result<Publication, PublishError> {
+    let Item { namespace, event, data, id } = item;
+    let parsed: Result<Namespace, _> = namespace.parse();
+    let namespace = parsed.map_err(|error| PublishError::BadRequest(format!("namespace {namespace:?}: {error}")))?;
+    if id.as_ref().is_some_and(|id| !is_key(id)) {
+        let expected = format!("id: expected 1 to {MAX_KEY_BYTES} visible ASCII characters");
+        return Err(PublishError::BadRequest(expected));
+    }
+    // A string is text, and anything else is sent as it is written.
+    let text = serde_json::from_str::<String>(data.get()).unwrap_or_else(|_| data.get().to_owned());
+    publication(routes, &namespace, event.map(Cow::into_owned), text, id.map(Cow::into_owned))
+}
+
+fn publication(
+    routes: &Routes,
+    namespace: &Namespace,
+    event: Option<String>,
+    data: String,
+    idempotency_key: Option<String>,
+) -> Result<Publication, PublishError> {
+    let event = event.filter(|event| !event.is_empty());
+    if event.as_ref().is_some_and(|event| event.len() > MAX_EVENT_BYTES || event.contains(char::is_control)) {
+        let expected = format!("event: expected at most {MAX_EVENT_BYTES} bytes without control characters");
+        return Err(PublishError::BadRequest(expected));
+    }
+    if data.len() > MAX_PAYLOAD_BYTES {
+        return Err(PublishError::TooLarge(format!("a message has at most {MAX_PAYLOAD_BYTES} bytes")));
+    }
+    let target = routes.target(namespace, event.as_deref()).map_err(|error| match error {
+        crate::decode::TargetError::NoRoute(_) => PublishError::NotFound(error.to_string()),
+        crate::decode::TargetError::Event { .. } => PublishError::BadRequest(error.to_string()),
+    })?;
+    Ok(Publication { target, event, data, idempotency_key })
+}
+
+/// The event name in a query.
+fn query_event(query: &str) -> Result<Option<String>, PublishError> {
+    let mut event = None;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if name != "event" {
+            return Err(PublishError::BadRequest(format!("unknown parameter {name:?}; expected event=NAME")));
+        }
+        event = Some(value.into_owned());
+    }
+    Ok(event)
+}
+
+fn check_json(text: &str) -> Result<(), PublishError> {
+    let checked: Result<&RawValue, _> = serde_json::from_str(text);
+    checked.map(drop).map_err(|error| PublishError::BadRequest(format!("the request body is not JSON: {error}")))
+}
+
+/// An error of the message with this number, from zero.
+fn at(number: usize, error: PublishError) -> PublishError {
+    let named = |text: String| format!("message {number}: {text}");
+    match error {
+        PublishError::BadRequest(text) => PublishError::BadRequest(named(text)),
+        PublishError::NotFound(text) => PublishError::NotFound(named(text)),
+        PublishError::TooLarge(text) => PublishError::TooLarge(named(text)),
+        error => error,
+    }
+}
+
+/// The id by which a reader resumes after an entry: with one sequence that of the entry, with several a position in its stream.
+fn wire_id(routes: &Routes, target: &Target, id: Option<String>) -> Option<String> {
+    let Target::Stream { key, .. } = target else { return None };
+    let id = id?;
+    let sequences: BTreeSet<_> = routes.retentions().iter().map(|retention| retention.sequence.clone()).collect();
+    if sequences.len() <= 1 {
+        return Some(id);
+    }
+    let entry = id.parse().ok()?;
+    Some(Position { sequence: Arc::clone(key), entry }.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn routes(texts: &[&str]) -> Routes {
+        Routes::new(texts.iter().map(|text| text.parse().unwrap()).collect()).unwrap()
+    }
+
+    /// The payloads of a body, or why it is refused.
+    fn payloads(body: &str, content: Content) -> Result<Vec<String>, String> {
+        let routes = routes(&["stream:a=/a/**"]);
+        let items = items(body, content).map_err(|error| error.to_string())?;
+        let payload = |item| of_item(&routes, item).map(|message| message.data).map_err(|error| error.to_string());
+        items.into_iter().map(payload).collect()
+    }
+
+    #[test]
+    fn arrays_and_lines_have_the_same_messages() {
+        let expected = Ok(["hello", "{\"b\": 1.50}", "7", ""].map(str::to_owned).to_vec());
+        let items = [r#""hello""#, r#"{"b": 1.50}"#, "7", r#""""#]
+            .map(|data| format!(r#"{{"namespace":"/a/b","data":{data}}}"#));
+        assert_eq!(payloads(&format!(" [{}]", items.join(",\n")), Content::Json), expected);
+        assert_eq!(payloads(&items.join("\n"), Content::Lines), expected);
+        assert_eq!(payloads(&items.join("\r\n\n"), Content::Text), expected);
+    }
+
+    #[test]
+    fn errors_name_the_message() {
+        let error = |body: &str| payloads(body, Content::Lines).unwrap_err();
+        assert_eq!(error(""), "expected at least one message");
+        assert!(error("{\"namespace\":\"/a\",\"data\":1}\n{}").starts_with("message 1: expected messages such as"));
+        assert!(error("{\"namespace\":\"/a\",\"data\":1,\"dta\":2}").contains("unknown field `dta`"));
+        assert_eq!(error("{\"namespace\":\"a\",\"data\":1}"), "namespace \"a\": a namespace must start with '/'");
+        assert_eq!(error("{\"namespace\":\"/x\",\"data\":1}"), "no route leads to /x");
+        assert!(error("{\"namespace\":\"/a/b\",\"data\":1,\"id\":\"\"}").starts_with("id: expected 1 to 256"));
+        assert!(
+            error("{\"namespace\":\"/a/b\",\"data\":1,\"event\":\"a\\nb\"}").starts_with("event: expected at most")
+        );
+        let many = "{\"namespace\":\"/a/b\",\"data\":1}\n".repeat(MAX_MESSAGES + 1);
+        assert_eq!(error(&many), "1001 messages; a request has at most 1000");
+        assert!(query_event("event=a&evnt=b").unwrap_err().to_string().starts_with("unknown parameter \"evnt\""));
+    }
+
+    #[test]
+    fn id_is_a_position_that_readers_can_use() {
+        let id = |texts: &[&str]| {
+            let target = Target::Stream { key: "a:b".into(), topic: None };
+            wire_id(&routes(texts), &target, Some("17-2".to_owned()))
+        };
+        assert_eq!(id(&["stream:a:b=/a,history=1"]).as_deref(), Some("17-2"));
+        assert_eq!(id(&["stream:a:b=/a"]).as_deref(), Some("17-2"));
+        assert_eq!(id(&["stream:a:b=/a,history=1", "c=/c,history=1"]).as_deref(), Some("a%3Ab:17-2"));
+        assert_eq!(wire_id(&routes(&["a=/a"]), &Target::Channel("a".to_owned()), None), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_read_or_refused(body in "(.|\n){0,60}|[\\[{\"namespacedt:/,}\\] \n1]{0,60}") {
+            for content in [Content::Text, Content::Json, Content::Lines] {
+                let _ = payloads(&body, content);
+            }
+        }
+    }
+}

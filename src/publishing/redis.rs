@@ -1,0 +1,121 @@
+//! Publishing in Redis: on channels and in streams, in one transaction for each request.
+
+use std::collections::BTreeMap;
+
+use redis::{Cmd, Pipeline, RedisError, Value};
+
+use super::{Counts, IDEMPOTENCY_PERIOD, Publication, Unavailable};
+use crate::decode::Target;
+use crate::redis_client::RedisClient;
+use crate::totals::count_of_score;
+
+const PUBLISH: &str = include_str!("publish.lua");
+const COUNT: &str = include_str!("count.lua");
+/// The start of the names of idempotency keys in Redis.
+const IDEMPOTENCY_KEYS: &str = "tallycast:publish:";
+
+/// Publishes in one Redis server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RedisPublisher(RedisClient);
+
+impl From<RedisError> for Unavailable {
+    /// Clients see the category of the error only, never an address.
+    fn from(error: RedisError) -> Self {
+        tracing::debug!(%error, "cannot publish");
+        Self(error.category().to_owned())
+    }
+}
+
+impl RedisPublisher {
+    /// Publishes by commands to `client`.
+    pub fn new(client: RedisClient) -> Self {
+        Self(client)
+    }
+
+    pub(super) async fn publish(&self, messages: &[Publication]) -> Result<Vec<Option<String>>, Unavailable> {
+        let mut transaction = redis::pipe();
+        transaction.atomic();
+        for message in messages {
+            transaction.add_command(command(message));
+        }
+        let is_idempotent = messages.iter().all(|message| message.idempotency_key.is_some());
+        let answers: Vec<Value> = self.send(&transaction, is_idempotent).await?;
+        let id = |(answer, message): (Value, &Publication)| match message.target {
+            Target::Channel(_) => Ok(None),
+            Target::Stream { .. } => redis::from_redis_value(answer).map(Some),
+        };
+        let ids: Result<Vec<Option<String>>, _> = answers.into_iter().zip(messages).map(id).collect();
+        ids.map_err(|error| RedisError::from(error).into())
+    }
+
+    pub(super) async fn count(&self, counts: &Counts) -> Result<BTreeMap<String, i64>, Unavailable> {
+        let mut command = redis::cmd("EVAL");
+        command.arg(COUNT).arg(2).arg(&counts.totals);
+        command.arg(counts.idempotency_key.as_deref().map(name).unwrap_or_default());
+        command.arg(&counts.channel).arg(milliseconds());
+        for (key, count) in &counts.counts {
+            command.arg(key).arg(count);
+        }
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(command);
+        let (answer,): (String,) = self.send(&pipeline, counts.idempotency_key.is_some()).await?;
+        // Redis writes scores as text.
+        let scores: Vec<String> = serde_json::from_str(&answer).map_err(|error| Unavailable(error.to_string()))?;
+        let scores = scores.iter().map(|score| count_of_score(score.parse().unwrap_or(f64::NAN)));
+        Ok(counts.counts.keys().cloned().zip(scores).collect())
+    }
+
+    /// Sends commands. Without idempotency keys a request that fails is not repeated, because it may have been obeyed.
+    async fn send<T: redis::FromRedisValue>(&self, pipeline: &Pipeline, is_idempotent: bool) -> Result<T, RedisError> {
+        match self.0.send_once(pipeline).await {
+            Err(error) if is_idempotent && error.is_io_error() => self.0.send_once(pipeline).await,
+            Err(error) => {
+                if error.is_io_error() {
+                    // Has the client connect again, for the next request.
+                    let _ = self.0.query::<Value>(&redis::cmd("PING")).await;
+                }
+                Err(error)
+            }
+            answer => answer,
+        }
+    }
+}
+
+fn command(message: &Publication) -> Cmd {
+    let Publication { target, event, data, idempotency_key } = message;
+    let (kind, place, fields) = match target {
+        Target::Channel(channel) => ("channel", channel.as_str(), vec![data.as_str()]),
+        Target::Stream { key, topic } => {
+            let mut fields = vec!["data", data];
+            fields.extend(event.iter().flat_map(|event| ["event", event]));
+            fields.extend(topic.iter().flat_map(|topic| ["topic", topic]));
+            ("stream", &**key, fields)
+        }
+    };
+    match (idempotency_key, target) {
+        (Some(key), _) => {
+            let mut command = redis::cmd("EVAL");
+            command.arg(PUBLISH).arg(2).arg(name(key)).arg(place).arg(kind).arg(milliseconds()).arg(fields);
+            command
+        }
+        (None, Target::Channel(_)) => {
+            let mut command = redis::cmd("PUBLISH");
+            command.arg(place).arg(fields);
+            command
+        }
+        (None, Target::Stream { .. }) => {
+            let mut command = redis::cmd("XADD");
+            command.arg(place).arg("*").arg(fields);
+            command
+        }
+    }
+}
+
+/// The name in Redis of an idempotency key.
+fn name(key: &str) -> String {
+    format!("{IDEMPOTENCY_KEYS}{key}")
+}
+
+fn milliseconds() -> u64 {
+    u64::try_from(IDEMPOTENCY_PERIOD.as_millis()).unwrap_or(u64::MAX)
+}
