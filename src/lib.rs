@@ -16,6 +16,7 @@
 pub mod admin;
 pub mod api;
 mod assets;
+pub mod client;
 mod conditional;
 pub mod config;
 pub mod decode;

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Command::Healthcheck(address)) => return healthcheck::run(address),
+        Ok(Command::Client(command)) => return process::run_client(*command),
         Err(error) => return error.print(),
     };
     let log = process::start_logging(config.log.clone(), config.log_format);

@@ -1,13 +1,32 @@
 //! What a process needs around its work: logging, signals, file descriptors, warnings.
 
 use std::io::{IsTerminal, stderr};
+use std::process::ExitCode;
 
-use tallycast::config::{Config, LogFormat};
+use tallycast::client;
+use tallycast::config::{Config, EXIT_UNAVAILABLE, LogFormat};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry, reload};
+
+/// Runs a command that uses a running server, on a runtime of its own.
+#[expect(clippy::print_stderr, reason = "for people: such a command has no log")]
+pub(crate) fn run_client(command: client::Command) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(command.run());
+            // A thread may still read standard input.
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => {
+            eprintln!("tallycast: cannot start the runtime: {error}");
+            ExitCode::from(EXIT_UNAVAILABLE)
+        }
+    }
+}
 
 /// Changes the filter of the running log.
 pub(crate) type LogFilter = reload::Handle<EnvFilter, Registry>;

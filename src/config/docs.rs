@@ -8,9 +8,18 @@ use super::flags::{self, Cli};
 use super::reload::RELOADABLE;
 use super::secret::is_secret;
 
+/// The commands of the server. The flags of those that use a running one are not options of the file, and their help says what they
+/// do.
+fn definition() -> clap::Command {
+    let commands = Cli::definition(Some("serve"));
+    ["publish", "count", "tail"]
+        .into_iter()
+        .fold(commands, |commands, client| commands.mut_subcommand(client, |_| clap::Command::new(client)))
+}
+
 /// The rows of the tables that the page should have, by flag.
 fn expected() -> BTreeMap<String, String> {
-    let definition = Cli::definition(Some("serve"));
+    let definition = definition();
     let rows = flags::all(&definition).map(|(name, argument)| (name.to_owned(), row(name, argument)));
     // Address and port of the healthcheck are those of the server.
     rows.filter(|(_, row)| !row.contains("running tallycast")).collect()
@@ -79,7 +88,7 @@ fn limits_page_has_the_default_of_every_limit() {
         let option = format!("`--{name}`");
         rows.iter().find(|row| row.get(2) == Some(&option.as_str())).map(|row| row[1])
     };
-    let definition = Cli::definition(Some("serve"));
+    let definition = definition();
     for (name, argument) in flags::all(&definition) {
         let value_name = argument.get_value_names().and_then(<[_]>::first).map_or("", |name| name.as_str());
         if !LIMITS.contains(&value_name) || NO_LIMITS.contains(&name) {

@@ -13,6 +13,7 @@ use tallycast_fanout::NamespacePolicy;
 use tallycast_server::{AllowedOrigin, ClientAddressHeader, Compression, NamespaceLimit};
 use tracing_subscriber::EnvFilter;
 
+use super::clients::{CountCommand, PublishCommand, TailCommand};
 use super::secret::Secret;
 use super::values::{
     admin_token, count, duration, duration_or_zero, duration_text, ip_address, log_filter, network, port, publish_key,
@@ -76,6 +77,12 @@ pub(super) enum Subcommands {
     Demo(Box<DemoOptions>),
     /// Validate the configuration, print every value and its origin, and exit: 0 if valid, 64 if not
     Check(Box<ServeOptions>),
+    /// Publish messages by a running server
+    Publish(PublishCommand),
+    /// Count something in the totals of a running server
+    Count(CountCommand),
+    /// Print messages of a running server as they come
+    Tail(TailCommand),
     /// Ask the tallycast on this machine whether it is alive, and exit: 0 if it is, 1 if not
     Healthcheck(HealthcheckOptions),
 }

@@ -3,6 +3,7 @@
 //! A flag overrides its variable, and both override the file.
 
 mod arguments;
+mod clients;
 mod compose;
 #[cfg(test)]
 mod docs;
@@ -27,6 +28,7 @@ pub use flags::{DemoOptions, LogFormat};
 pub use reload::Changes;
 pub use secret::Secret;
 
+use crate::client;
 use compose::{SourceOptions, compose};
 use errors::explain;
 use file::File;
@@ -39,6 +41,8 @@ pub enum Command {
     Run(Box<Config>),
     /// Print this text and exit.
     Print(String),
+    /// Use a running server.
+    Client(Box<client::Command>),
     /// Ask the tallycast that listens on this address whether it is alive.
     Healthcheck(SocketAddr),
 }
@@ -90,6 +94,11 @@ fn resolve(
         Subcommands::Healthcheck(options) => {
             return Ok(Command::Healthcheck(SocketAddr::new(options.address, options.port)));
         }
+        Subcommands::Publish(options) => {
+            return Ok(Command::Client(Box::new(client::Command::Publish(options.into()))));
+        }
+        Subcommands::Count(options) => return Ok(Command::Client(Box::new(client::Command::Count(options.into())))),
+        Subcommands::Tail(options) => return Ok(Command::Client(Box::new(client::Command::Tail(options.into())))),
         Subcommands::Demo(options) => {
             let pipeline = options.pipeline.clone();
             (SourceOptions::Demo(options), pipeline)

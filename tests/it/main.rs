@@ -15,6 +15,7 @@ mod admin;
 mod autobahn;
 mod broker;
 mod cli;
+mod commands;
 mod compression;
 mod config;
 mod contract;
