@@ -14,6 +14,7 @@ mod publisher;
 mod readers;
 mod record;
 mod report;
+mod resume;
 mod subject;
 mod topic_changes;
 mod workload;
@@ -134,6 +135,19 @@ pub(crate) struct LoadArgs {
     #[arg(requires = "watch_lists", requires = "ws")]
     #[arg(conflicts_with_all = ["http2", "max_rate", "idle", "slow_readers", "churn"])]
     topic_changes: Option<u32>,
+
+    /// Clients that come back: all connections connect at once when N messages have been published, and ask for these by
+    /// Last-Event-ID, while others read live. Measures how long that takes, and what it does to those
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "1000")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(conflicts_with_all = ["discarding", "slow_readers", "idle", "path", "watch_lists", "distinct_topics", "max_rate"])]
+    #[arg(conflicts_with_all = ["churn", "subject", "ws", "compression", "tls", "http2", "client_processes"])]
+    resume: Option<u64>,
+
+    /// Number of connections that read live meanwhile
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
+    #[arg(requires = "resume")]
+    live_readers: usize,
 
     /// Number of processes that read [default: as few as the limit of open files allows]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
@@ -319,6 +333,9 @@ pub(crate) fn run(args: LoadArgs) -> Result<()> {
     let certificate = if args.tls { Some(Certificate::create(scratch.path())?) } else { None };
     let workload = Arc::new(args.published_and_read());
     let setup = Setup { args: &args, redis: &url, scratch: &scratch, workload, certificate, client_processes };
+    if let Some(behind) = args.resume {
+        return resume::run(&setup, behind);
+    }
     let mut figures: Vec<Measurement> = Vec::new();
     for (place, subject) in args.subjects().iter().enumerate() {
         let mut measured = subject.measure(&setup, place).with_context(|| format!("measuring {}", subject.name()))?;

@@ -66,6 +66,7 @@ pub(super) struct Stack {
 }
 
 /// What all subjects of a run have in common.
+#[derive(Clone)]
 pub(super) struct Setup<'a> {
     pub(super) args: &'a LoadArgs,
     pub(super) redis: &'a str,
@@ -296,7 +297,7 @@ impl Subject {
     }
 
     /// Starts the program and waits until it is ready.
-    fn start(self, setup: &Setup<'_>, address: SocketAddr) -> Result<Process> {
+    pub(super) fn start(self, setup: &Setup<'_>, address: SocketAddr) -> Result<Process> {
         let Setup { args, redis, scratch, workload, certificate, .. } = setup;
         match self {
             Self::WriteLoop => {

@@ -35,6 +35,8 @@ use replays::{ReplayQueue, next_piece};
 
 /// Connections that are served before other tasks get a turn.
 const WRITES_PER_YIELD: usize = 32;
+/// Connections that are served when their sockets have become ready, before live messages get a turn.
+const READY_PER_TURN: usize = 256;
 /// How often silent, stalled and expired connections are looked for.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -169,7 +171,8 @@ impl Shard {
         loop {
             let event = tokio::select! {
                 count = self.inbox.recv_many(&mut inputs, self.config.shard_inbox) => LoopEvent::Inbox(count),
-                () = self.ready.ready() => LoopEvent::Ready,
+                () = self.ready.ready(), if ready.is_empty() => LoopEvent::Ready,
+                () = std::future::ready(()), if !ready.is_empty() => LoopEvent::Ready,
                 Some(Ok(decided)) = self.decisions.join_next() => LoopEvent::Decided(decided),
                 () = next_step(self.drain.as_ref()) => LoopEvent::DrainStep,
                 () = next_due(&self.schedule) => LoopEvent::Due,
@@ -319,7 +322,8 @@ impl Shard {
         while !self.connections.is_empty() {
             let next = async {
                 tokio::select! {
-                    () = self.ready.ready() => LoopEvent::Ready,
+                    () = self.ready.ready(), if ready.is_empty() => LoopEvent::Ready,
+                    () = std::future::ready(()), if !ready.is_empty() => LoopEvent::Ready,
                     () = next_piece(&self.replays, &self.budgets.replayed) => LoopEvent::Replay,
                 }
             };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::feed::{FeedKey, Readers, place};
-use super::{Decided, FeedId, Shard, WRITES_PER_YIELD};
+use super::{Decided, FeedId, READY_PER_TURN, Shard, WRITES_PER_YIELD};
 use crate::connection::{Connection, FlushOutcome, ReadOutcome};
 use crate::history::Span;
 use crate::hub::Attach;
@@ -139,10 +139,14 @@ impl Shard {
         self.trim(id);
     }
 
-    /// Serves the connections whose sockets have become readable or writable.
+    /// Serves connections whose sockets have become readable or writable. `ready` has those that are left from before, and
+    /// afterwards those that are left now: a rush of them must not keep live messages waiting.
     pub(super) async fn serve_ready(&mut self, ready: &mut Vec<usize>) {
-        self.ready.take(ready);
-        for (served, key) in ready.drain(..).enumerate() {
+        if ready.is_empty() {
+            self.ready.take(ready);
+        }
+        let count = ready.len().min(READY_PER_TURN);
+        for (served, key) in ready.drain(..count).enumerate() {
             if served % WRITES_PER_YIELD == WRITES_PER_YIELD - 1 {
                 tokio::task::yield_now().await;
             }
