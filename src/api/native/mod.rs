@@ -7,6 +7,9 @@
 //! | `POST /count/<namespace>` | raises totals and publishes each count |
 
 mod count;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod keys;
 mod publish;
 mod request;

@@ -72,14 +72,8 @@ pub(super) async fn many(State(publishing): State<Arc<Publishing>>, headers: Hea
         let key = publishing.keys.borrow().of(&headers)?;
         let content = content(&headers)?;
         let body = text(&headers, body, publishing.max_body).await?;
-        let items = items(&body, content)?;
-        count = items.len();
-        let messages = {
-            let routes = publishing.routes.borrow();
-            let numbered = items.into_iter().enumerate();
-            let message = |(number, item)| of_item(&routes, item).map_err(|error| at(number, error));
-            numbered.map(message).collect::<Result<Vec<_>, _>>()?
-        };
+        let messages = parse(&publishing.routes.borrow(), &body, content)?;
+        count = messages.len();
         key.take(messages.len())?;
         let ids = publishing.publisher.publish(&messages).await?;
         let routes = publishing.routes.borrow();
@@ -90,7 +84,13 @@ pub(super) async fn many(State(publishing): State<Arc<Publishing>>, headers: Hea
     publishing.counted(count, outcome).into_response()
 }
 
-/// The messages of a body.
+/// The messages of a body; an error names the first that is invalid.
+pub(super) fn parse(routes: &Routes, body: &str, content: Content) -> Result<Vec<Publication>, PublishError> {
+    let numbered = items(body, content)?.into_iter().enumerate();
+    numbered.map(|(number, item)| of_item(routes, item).map_err(|error| at(number, error))).collect()
+}
+
+/// What a body has for each message.
 fn items(body: &str, content: Content) -> Result<Vec<Item<'_>>, PublishError> {
     let error = |error: serde_json::Error| {
         let expected =
@@ -200,10 +200,8 @@ mod tests {
 
     /// The payloads of a body, or why it is refused.
     fn payloads(body: &str, content: Content) -> Result<Vec<String>, String> {
-        let routes = routes(&["stream:a=/a/**"]);
-        let items = items(body, content).map_err(|error| error.to_string())?;
-        let payload = |item| of_item(&routes, item).map(|message| message.data).map_err(|error| error.to_string());
-        items.into_iter().map(payload).collect()
+        let messages = parse(&routes(&["stream:a=/a/**"]), body, content).map_err(|error| error.to_string())?;
+        Ok(messages.into_iter().map(|message| message.data).collect())
     }
 
     #[test]
@@ -222,11 +220,17 @@ mod tests {
         assert_eq!(error(""), "expected at least one message");
         assert!(error("{\"namespace\":\"/a\",\"data\":1}\n{}").starts_with("message 1: expected messages such as"));
         assert!(error("{\"namespace\":\"/a\",\"data\":1,\"dta\":2}").contains("unknown field `dta`"));
-        assert_eq!(error("{\"namespace\":\"a\",\"data\":1}"), "namespace \"a\": a namespace must start with '/'");
-        assert_eq!(error("{\"namespace\":\"/x\",\"data\":1}"), "no route leads to /x");
-        assert!(error("{\"namespace\":\"/a/b\",\"data\":1,\"id\":\"\"}").starts_with("id: expected 1 to 256"));
+        assert_eq!(
+            error("{\"namespace\":\"a\",\"data\":1}"),
+            "message 0: namespace \"a\": a namespace must start with '/'"
+        );
+        assert_eq!(error("{\"namespace\":\"/x\",\"data\":1}"), "message 0: no route leads to /x");
         assert!(
-            error("{\"namespace\":\"/a/b\",\"data\":1,\"event\":\"a\\nb\"}").starts_with("event: expected at most")
+            error("{\"namespace\":\"/a/b\",\"data\":1,\"id\":\"\"}").starts_with("message 0: id: expected 1 to 256")
+        );
+        assert!(
+            error("{\"namespace\":\"/a/b\",\"data\":1,\"event\":\"a\\nb\"}")
+                .starts_with("message 0: event: expected at most")
         );
         let many = "{\"namespace\":\"/a/b\",\"data\":1}\n".repeat(MAX_MESSAGES + 1);
         assert_eq!(error(&many), "1001 messages; a request has at most 1000");

@@ -1,0 +1,20 @@
+//! The parser of requests to publish, for the fuzz target only: `cargo fuzz` sets `cfg(fuzzing)`.
+
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+
+use super::publish::parse;
+use super::request::content;
+use crate::decode::Routes;
+use crate::publishing::Publication;
+
+/// The messages of a request with several.
+///
+/// # Errors
+/// The line of the response.
+pub fn messages(routes: &Routes, content_type: &str, body: &str) -> Result<Vec<Publication>, String> {
+    let value = HeaderValue::from_str(content_type).map_err(|error| error.to_string())?;
+    let headers = HeaderMap::from_iter([(CONTENT_TYPE, value)]);
+    let content = content(&headers).map_err(|error| error.to_string())?;
+    parse(routes, body, content).map_err(|error| error.to_string())
+}
