@@ -15,6 +15,6 @@ use crate::publishing::Publication;
 pub fn messages(routes: &Routes, content_type: &str, body: &str) -> Result<Vec<Publication>, String> {
     let value = HeaderValue::from_str(content_type).map_err(|error| error.to_string())?;
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, value)]);
-    let content = content(&headers).map_err(|error| error.to_string())?;
-    parse(routes, body, content).map_err(|error| error.to_string())
+    let content = content(&headers).map_err(|error| error.line())?;
+    parse(routes, body, content).map_err(|error| error.line())
 }

@@ -72,8 +72,20 @@ enum PublishError {
     Unavailable(#[from] Unavailable),
 }
 
+/// The length of an error, in bytes; longer ones are cut. Some repeat a part of the request.
+const MAX_ERROR_BYTES: usize = 512;
+
 /// The seconds after which a client tries again while the broker is away.
 const RETRY_SECONDS: u64 = 1;
+
+impl PublishError {
+    /// What the client sees: one line, whatever the request had.
+    fn line(&self) -> String {
+        let mut line = self.to_string().replace(char::is_control, "\u{fffd}");
+        line.truncate(line.floor_char_boundary(MAX_ERROR_BYTES));
+        line
+    }
+}
 
 impl IntoResponse for PublishError {
     fn into_response(self) -> Response {
@@ -87,7 +99,7 @@ impl IntoResponse for PublishError {
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let mut response = line(status, &self);
+        let mut response = line(status, self.line());
         match self {
             Self::Unauthorized => {
                 let challenge = HeaderValue::from_static("Bearer realm=\"tallycast\"");

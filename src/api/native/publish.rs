@@ -238,6 +238,13 @@ mod tests {
     }
 
     #[test]
+    fn error_is_one_short_line_whatever_the_request_has() {
+        let body = format!(r#"{{"namespace":"/a/b","data":1,"a\nb{}":2}}"#, "x".repeat(1000));
+        let line = parse(&routes(&["stream:a=/a/**"]), &body, Content::Json).unwrap_err().line();
+        assert!(line.contains("unknown field `a\u{fffd}bxxx") && line.len() <= 512, "{line}");
+    }
+
+    #[test]
     fn id_is_a_position_that_readers_can_use() {
         let id = |texts: &[&str]| {
             let target = Target::Stream { key: "a:b".into(), topic: None };
