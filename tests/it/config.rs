@@ -158,6 +158,7 @@ fn annotated_example_lists_every_option_with_default() {
             "instance",
             "max-per-address",
             "namespace-limit",
+            "publish-key",
             "rate-per-address",
             "retry",
             "shards",
