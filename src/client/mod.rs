@@ -2,6 +2,7 @@
 
 mod count;
 mod http;
+mod input;
 mod publish;
 mod tail;
 

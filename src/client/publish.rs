@@ -1,24 +1,19 @@
 //! `tallycast publish`: one message, or a message for each line of standard input.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::{BufRead, IsTerminal};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tallycast_fanout::Namespace;
 use tokio::sync::mpsc;
 
 use super::http::{Answer, ask};
+use super::input::{Batch, Batches, Format, InputError, message};
 use super::{ClientError, ServerOptions, print};
 use crate::config::Secret;
 
-/// Messages in one request, and their size in bytes: half of what a server takes unless it is told otherwise.
-const BATCH_MESSAGES: usize = 500;
-const BATCH_BYTES: usize = 512 * 1024;
-/// Lines that are read ahead.
-const READ_AHEAD: usize = 4096;
 /// Pauses between attempts, and the time after which a request is given up.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -74,41 +69,23 @@ pub(super) async fn run(options: PublishOptions) -> Result<(), ClientError> {
     let mut headers = vec![("content-type", "application/x-ndjson")];
     headers.extend(authorization.iter().map(|value| ("authorization", value.as_str())));
     let from_input = data.is_none();
-    let mut lines = match data {
-        Some(data) => {
-            let (sender, lines) = mpsc::channel(1);
-            // There is room for one.
-            let _ = sender.try_send(Ok(data));
-            lines
-        }
-        None => input(),
+    let format = namespace.map_or(Format::Messages, |namespace| Format::Data { namespace, event, json });
+    let mut batches = match data {
+        Some(data) => one(&format, &data),
+        None => input(format),
     };
-    let run = random();
     let mut progress = Progress::new(from_input);
-    let (mut read, mut number) = (Vec::new(), 0_u64);
-    while lines.recv_many(&mut read, BATCH_MESSAGES).await > 0 {
-        let mut waiting = read.drain(..).peekable();
-        while waiting.peek().is_some() {
-            let mut body = String::new();
-            let first = number + 1;
-            while body.len() < BATCH_BYTES
-                && let Some(line) = waiting.next()
-            {
-                number += 1;
-                let line = line.map_err(|error| ClientError::Refused(format!("standard input: {error}")))?;
-                let item = item(namespace.as_ref(), event.as_deref(), json, &line, &format!("{run}-{number}"));
-                let item = item.map_err(|error| failed(&progress, from_input, number, ClientError::Refused(error)))?;
-                body.push_str(&item);
-                body.push('\n');
-            }
-            let answer = persistently(&server, "/publish", &headers, &body).await;
-            let answer = answer.map_err(|error| failed(&progress, from_input, first, error))?;
-            progress.add(usize::try_from(number + 1 - first).unwrap_or(usize::MAX), false);
-            let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
-            let ids = answer["ids"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            for id in ids {
-                print(id)?;
-            }
+    let mut is_output_open = true;
+    while let Some(batch) = batches.recv().await {
+        let Batch { first_line, messages, body } = batch
+            .map_err(|(line, error)| failed(&progress, from_input, line, ClientError::Refused(error.to_string())))?;
+        let answer = persistently(&server, "/publish", &headers, &String::from_utf8_lossy(&body)).await;
+        let answer = answer.map_err(|error| failed(&progress, from_input, first_line, error))?;
+        progress.add(messages, false);
+        let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
+        for id in answer["ids"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            // That nobody reads the ids is no reason to leave the rest unpublished.
+            is_output_open = is_output_open && print(id).is_ok();
         }
     }
     progress.add(0, true);
@@ -126,30 +103,6 @@ fn failed(progress: &Progress, from_input: bool, line: u64, error: ClientError) 
         ClientError::Refused(reason) => ClientError::Refused(text(reason)),
         ClientError::OutputClosed => ClientError::OutputClosed,
     }
-}
-
-/// A line of a request. Without a namespace, the line is a message already.
-fn item(
-    namespace: Option<&Namespace>,
-    event: Option<&str>,
-    is_json: bool,
-    line: &str,
-    id: &str,
-) -> Result<String, String> {
-    let Some(namespace) = namespace else {
-        let mut item: serde_json::Map<String, Value> =
-            serde_json::from_str(line).map_err(|error| format!("expected a JSON object: {error}"))?;
-        item.entry("id").or_insert_with(|| id.into());
-        return Ok(Value::from(item).to_string());
-    };
-    let data = if is_json {
-        let json: &RawValue = serde_json::from_str(line).map_err(|error| format!("expected JSON: {error}"))?;
-        json.get().to_owned()
-    } else {
-        json!(line).to_string()
-    };
-    let event = event.map(|event| format!(",\"event\":{}", json!(event))).unwrap_or_default();
-    Ok(format!("{{\"namespace\":{},\"id\":{}{event},\"data\":{data}}}", json!(namespace.as_str()), json!(id)))
 }
 
 /// Sends a request until it is answered, for a while. It has idempotency keys, so it is obeyed once.
@@ -177,18 +130,32 @@ pub(super) async fn persistently(
     }
 }
 
-/// The lines of standard input, as they come.
-fn input() -> mpsc::Receiver<std::io::Result<String>> {
-    let (sender, lines) = mpsc::channel(READ_AHEAD);
+/// Batches, and where and why they end early.
+type Receiver = mpsc::Receiver<Result<Batch, (u64, InputError)>>;
+
+/// A batch of one message, which may have several lines.
+fn one(format: &Format, data: &str) -> Receiver {
+    let message = message(format, data, &random(), 1).map_err(|error| (1, error));
+    let (sender, batches) = mpsc::channel(1);
+    // There is room for one.
+    let _ = sender.try_send(message.map(|body| Batch { first_line: 1, messages: 1, body }));
+    batches
+}
+
+/// The lines of standard input, as they come, with one batch read ahead.
+fn input(format: Format) -> Receiver {
+    let (sender, receiver) = mpsc::channel(1);
     // Reading cannot be cancelled, so it has a thread that ends with the process.
     std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines() {
-            if sender.blocking_send(line).is_err() {
+        let mut batches = Batches::new(std::io::stdin(), format, random());
+        while let Some(batch) = batches.next().transpose() {
+            let is_last = batch.is_err();
+            if sender.blocking_send(batch).is_err() || is_last {
                 return;
             }
         }
     });
-    lines
+    receiver
 }
 
 /// The header with the publishing key.
@@ -201,26 +168,4 @@ pub(super) fn random() -> String {
     // The keys of a hasher are random for each instance.
     let random = || RandomState::new().hash_one(0);
     format!("{:016x}{:016x}", random(), random())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_become_messages() {
-        let namespace: Namespace = "/a b".parse().unwrap();
-        let of = |event, is_json, line| item(Some(&namespace), event, is_json, line, "x-1");
-        assert_eq!(of(None, false, "a \"b\"").unwrap(), r#"{"namespace":"/a b","id":"x-1","data":"a \"b\""}"#);
-        assert_eq!(
-            of(Some("e"), true, "{\"b\": 1.50}").unwrap(),
-            r#"{"namespace":"/a b","id":"x-1","event":"e","data":{"b": 1.50}}"#
-        );
-        assert!(of(None, true, "{").unwrap_err().starts_with("expected JSON: "));
-        let own = item(None, None, false, r#"{"namespace":"/a","data":1,"id":"own"}"#, "x-1").unwrap();
-        assert_eq!(serde_json::from_str::<Value>(&own).unwrap(), json!({"namespace": "/a", "data": 1, "id": "own"}));
-        let other = item(None, None, false, r#"{"namespace":"/a","data":1}"#, "x-1").unwrap();
-        assert_eq!(serde_json::from_str::<Value>(&other).unwrap()["id"], "x-1");
-        assert!(item(None, None, false, "[]", "x-1").unwrap_err().starts_with("expected a JSON object: "));
-    }
 }

@@ -178,3 +178,53 @@ fn tail_ends_when_its_output_is_closed() {
     });
     assert_eq!(tail.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn lines_before_an_invalid_one_are_published() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &FLAGS);
+    let input = "{\"namespace\":\"/orders/A\",\"data\":1}\n\n{\"namespace\":\"/orders/A\",\"data\":2}\nnot JSON\n";
+    let output = with_input(client(&tallycast, &["publish", "--ndjson"]), input);
+    let (expected, error) = ("tallycast publish: published 2 messages; line 4 was not: ", text(&output.stderr));
+    assert!(output.status.code() == Some(1) && error.starts_with(expected), "{error}");
+    let all = run(&mut client(&tallycast, &["tail", "/orders", "--since", "earliest", "--count", "2"]));
+    assert_eq!(text(&all.stdout), "/orders/A - 1\n/orders/A - 2\n");
+}
+
+#[test]
+fn everything_is_published_when_nobody_reads_the_ids() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &FLAGS);
+    let mut publish = client(&tallycast, &["publish", "/orders/A"]);
+    let mut child = publish.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let lines: String = (0..2000).map(|number| format!("{number}\n")).collect();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(redis::cmd("XLEN").arg("orders").query(&mut redis.connect()), Ok(2000));
+}
+
+#[test]
+fn large_lines_are_published_one_by_one_and_data_is_not_changed() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &FLAGS);
+    let large = format!("{}\n", "x".repeat(400_000)) + &format!("{}\n", "y".repeat(900_000));
+    let output = with_input(client(&tallycast, &["publish", "/orders/A"]), &large);
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+    let input = "{\"namespace\":\"/orders/B\",\"data\":{\"b\":1.50,\"a\":12345678901234567890123}}\n";
+    let output = with_input(client(&tallycast, &["publish", "--ndjson"]), input);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let tail = run(&mut client(&tallycast, &["tail", "/orders/B", "--since", "earliest", "--count", "1"]));
+    assert_eq!(text(&tail.stdout), "/orders/B - {\"b\":1.50,\"a\":12345678901234567890123}\n");
+    let string = run(&mut client(&tallycast, &["publish", "/orders/C", "\"1\"", "--json"]));
+    assert_eq!(string.status.code(), Some(0), "{string:?}");
+    let stored: redis::Value = redis::cmd("XREVRANGE")
+        .arg("orders")
+        .arg("+")
+        .arg("-")
+        .arg("COUNT")
+        .arg(1)
+        .query(&mut redis.connect())
+        .unwrap();
+    assert!(format!("{stored:?}").contains("\\\"1\\\""), "{stored:?}");
+}
