@@ -57,6 +57,8 @@ pub(crate) struct Hub {
     stats: Arc<Stats>,
     shards: Vec<mpsc::Sender<Input>>,
     next_shard: usize,
+    /// New readers for each shard, until [`send_attaches`](Self::send_attaches).
+    attaches: Vec<Vec<Attach>>,
     framings: Framings,
     totals: Totals,
     recorder: Recorder,
@@ -81,6 +83,7 @@ impl Hub {
         Self {
             config,
             stats,
+            attaches: shards.iter().map(|_| Vec::new()).collect(),
             shards,
             next_shard: 0,
             framings: Framings::default(),
@@ -135,8 +138,9 @@ impl Hub {
                 subscribers.extend(joining.try_recv());
             }
             for subscriber in subscribers.drain(..) {
-                self.attach(subscriber).await;
+                self.attach(subscriber);
             }
+            self.send_attaches().await;
             for envelope in messages.drain(..) {
                 match envelope {
                     Envelope::Message(message, acknowledgement) => {
@@ -218,8 +222,19 @@ impl Hub {
         self.acknowledgements.drain(..).for_each(Acknowledgement::acknowledge);
     }
 
-    /// Hands a subscriber to the next shard, with the totals that it starts with.
-    async fn attach(&mut self, mut subscriber: Subscriber) {
+    /// Hands each shard its new readers at once: one by one they would wait for a shard that is busy, and keep the messages
+    /// behind them waiting.
+    async fn send_attaches(&mut self) {
+        for (shard, attaches) in self.shards.iter().zip(&mut self.attaches) {
+            if !attaches.is_empty() {
+                // A shard ends only with the hub; otherwise its readers are gone and need nothing.
+                let _ = shard.send(Input::Attach(std::mem::take(attaches))).await;
+            }
+        }
+    }
+
+    /// Has a subscriber join the next shard, with the totals that it starts with.
+    fn attach(&mut self, mut subscriber: Subscriber) {
         let (mut totals, mut snapshot) = (None, None);
         if subscriber.snapshot {
             totals = subscriber.info.topics.as_namespace();
@@ -238,8 +253,39 @@ impl Hub {
         }
         let framing = self.framings.intern(&subscriber.framing);
         self.next_shard = (self.next_shard + 1) % self.shards.len();
-        let attach = Attach { subscriber, framing, totals, snapshot, beginning };
-        // As above.
-        let _ = self.shards[self.next_shard].send(Input::Attach(Box::new(attach))).await;
+        self.attaches[self.next_shard].push(Attach { subscriber, framing, totals, snapshot, beginning });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budget;
+    use crate::tests::{info, lines, ns};
+    use crate::{Sink, body};
+
+    #[tokio::test]
+    async fn shard_that_is_busy_gets_new_readers_and_what_follows_in_two_steps() {
+        const READERS: usize = 100;
+        let (sender, messages) = inbox::channel(1, 1024);
+        let (joining, subscribers) = mpsc::channel(READERS);
+        let mut readers = Vec::new();
+        for _ in 0..READERS {
+            let (sender, reader) = body();
+            joining.try_send(Subscriber::new(info("/a"), lines(), Sink::Body(sender))).unwrap();
+            readers.push(reader);
+        }
+        let message = Message::text(ns("/a"), "x");
+        sender.send(Envelope::Message(message, None)).await.unwrap();
+        drop(sender);
+
+        let config = Arc::new(Config::default());
+        let (shard, mut inbox) = mpsc::channel(config.shard_inbox);
+        let totals = Totals::new(&config, Budget::new(1024)).0;
+        let hub = Hub::new(config, Arc::default(), vec![shard], totals, SharedHistory::new(1024));
+        tokio::spawn(hub.run(HubInboxes { messages, subscribers }, CancellationToken::new()));
+        assert!(matches!(inbox.recv().await, Some(Input::Attach(attaches)) if attaches.len() == READERS));
+        assert!(matches!(inbox.recv().await, Some(Input::Turn(turn)) if turn.messages.len() == 1));
+        assert!(matches!(inbox.recv().await, Some(Input::Shutdown(_))));
     }
 }

@@ -45,8 +45,8 @@ const TICK: Duration = Duration::from_secs(1);
 pub(crate) enum Input {
     /// One turn of the hub.
     Turn(Arc<Turn>),
-    /// A new reader.
-    Attach(Box<Attach>),
+    /// New readers.
+    Attach(Vec<Attach>),
     /// A command for one connection.
     Command(Box<(ConnectionId, Command, Reply)>),
     /// Asks for all connections.
@@ -208,7 +208,14 @@ impl Shard {
             }
             match input {
                 Input::Turn(turn) => turns.push(turn),
-                Input::Attach(attach) => self.attach(*attach),
+                Input::Attach(attaches) => {
+                    for (served, attach) in attaches.into_iter().enumerate() {
+                        if served % WRITES_PER_YIELD == WRITES_PER_YIELD - 1 {
+                            tokio::task::yield_now().await;
+                        }
+                        self.attach(attach);
+                    }
+                }
                 Input::Command(command) => {
                     // Everything sent before it comes before it.
                     self.write_feeds().await;
