@@ -63,6 +63,14 @@ impl CatchUp {
         self.chunks.push_back(chunk);
     }
 
+    /// Appends the first bytes of a reader, if there are any, and the part of the history that follows them.
+    pub(crate) fn put_beginning(&mut self, chunk: Chunk, replay: Option<Replay>) {
+        if !chunk.bytes.is_empty() {
+            self.push(chunk);
+        }
+        self.replay = replay.map(Box::new);
+    }
+
     /// Takes the next bytes that are in order.
     pub(crate) fn next_chunk(&mut self) -> Option<Chunk> {
         let chunk = self.chunks.pop_front()?;

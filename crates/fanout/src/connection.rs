@@ -152,8 +152,7 @@ impl Connection {
         let mut catch_up = CatchUp::default();
         catch_up.begun = subscriber.preamble;
         if let Some((chunk, replay)) = beginning {
-            catch_up.push(chunk);
-            catch_up.replay = replay.map(Box::new);
+            catch_up.put_beginning(chunk, replay);
         }
         if let Some(bytes) = snapshot {
             let bytes = match subscriber.snapshot_guard {
@@ -322,15 +321,6 @@ impl Connection {
         self.grant.as_ref()?.subject.clone()
     }
 
-    /// Appends what a reader gets first that starts in the past.
-    fn put_beginning(&mut self, chunk: Chunk, replay: Option<Replay>) {
-        let catch_up = self.catch_up.get_or_insert_default();
-        if !chunk.bytes.is_empty() {
-            catch_up.push(chunk);
-        }
-        catch_up.replay = replay.map(Box::new);
-    }
-
     /// Whether it has something to get from the history before it reads on in the log. Nothing may be put before the log then.
     pub(crate) fn is_replaying(&self) -> bool {
         self.catch_up.as_ref().is_some_and(|catch_up| catch_up.replay.is_some())
@@ -384,7 +374,7 @@ impl Connection {
             }
         }
         if let Some((chunk, replay)) = beginning {
-            self.put_beginning(chunk, replay);
+            self.catch_up.get_or_insert_default().put_beginning(chunk, replay);
         }
         true
     }

@@ -21,7 +21,7 @@ use crate::{CloseReason, Message, Namespace, Resume, Start, Stats, Subscriber, T
 /// Time for all shards to answer a request.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether a reader can start that has to wait.
+/// The pause between checks whether a waiting reader can start.
 const RESUME_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Access to a running engine. Cheap to clone; does not keep the engine running.
@@ -155,7 +155,7 @@ impl Handle {
     /// if none of its messages are kept.
     ///
     /// # Errors
-    /// When the sources have not reported everything within `limit`. A position that nobody knows by then is a reset instead.
+    /// When the sources have not reported everything within `limit`. A position that is still unknown by then is a reset instead.
     pub async fn resume(
         &self,
         topics: &Topics,

@@ -170,7 +170,7 @@ impl Hub {
     /// Updates the totals with a message, and appends what readers get for it to the turn.
     fn publish(&mut self, mut message: Message) {
         let Self { totals, framings, turn, turn_bytes, stats, recorder, .. } = self;
-        if !recorder.place(&mut message) {
+        if !recorder.assign_id(&mut message) {
             stats.repeated.add(1);
             return;
         }

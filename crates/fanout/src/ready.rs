@@ -19,9 +19,11 @@ impl ReadyList {
         Waker::from(Arc::new(Entry { list: Arc::clone(self), key }))
     }
 
-    /// Waits until the list is not empty.
-    pub(crate) async fn ready(&self) {
-        self.notify.notified().await;
+    /// Waits until the list is not empty, or not at all while keys that were taken before are `left`.
+    pub(crate) async fn ready(&self, left: &[usize]) {
+        if left.is_empty() {
+            self.notify.notified().await;
+        }
     }
 
     /// Moves the list's keys to `keys`, which must be empty. The two vectors are swapped, so that neither is reallocated.

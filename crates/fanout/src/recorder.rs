@@ -47,16 +47,15 @@ impl Recorder {
 
     /// Drops what has become too old.
     pub(crate) fn trim(&self, stats: &Stats) {
-        let (messages, bytes) = self.history.write(|history| {
+        let size = self.history.write(|history| {
             history.trim(Instant::now());
             history.size()
         });
-        stats.history_messages.set(messages as u64);
-        stats.history_bytes.set(bytes as u64);
+        set_size(stats, size);
     }
 
     /// Gives a message that is kept its id. Returns `false` if the same entry has been sent before.
-    pub(crate) fn place(&mut self, message: &mut Message) -> bool {
+    pub(crate) fn assign_id(&mut self, message: &mut Message) -> bool {
         let Some(kept) = &mut message.kept else { return true };
         let declared = self.retentions.iter().find(|retention| retention.name == kept.retention.name);
         let Some(retention) = declared else {
@@ -79,7 +78,7 @@ impl Recorder {
         true
     }
 
-    /// Notes a message that is kept, after it got its place; returns its number.
+    /// Notes a message that is kept, after it got its id; returns its number.
     pub(crate) fn record(&mut self, message: &Arc<Message>) -> Option<u64> {
         let kept = message.kept.as_ref()?;
         let retention = Arc::clone(&kept.retention);
@@ -101,12 +100,11 @@ impl Recorder {
             return (self.next, None);
         }
         let Self { history, sequences, next, pending, .. } = self;
-        let (messages, bytes) = history.write(|history| {
+        let size = history.write(|history| {
             history.append(pending.drain(..), sequences, *next);
             history.size()
         });
-        stats.history_messages.set(messages as u64);
-        stats.history_bytes.set(bytes as u64);
+        set_size(stats, size);
         (self.next, self.sequences.position().map(Into::into))
     }
 
@@ -119,8 +117,7 @@ impl Recorder {
         let is_resumed = resume.is_some();
         let beginning = history.has(topics).then(|| history.begin(topics, resume))?;
         if is_resumed {
-            let counter = if beginning.reset.is_some() { &stats.resets } else { &stats.resumed };
-            counter.add(1);
+            beginning.count(stats);
         }
         Some(beginning)
     }
@@ -151,6 +148,11 @@ impl Recorder {
             reason.map(|reason| namespaces.into_iter().map(move |namespace| Message::reset(namespace, reset(reason))));
         resets.into_iter().flatten().collect()
     }
+}
+
+fn set_size(stats: &Stats, (messages, bytes): (usize, usize)) {
+    stats.history_messages.set(messages as u64);
+    stats.history_bytes.set(bytes as u64);
 }
 
 /// When a message was published: the time in its entry, if it is one, or when it came in.

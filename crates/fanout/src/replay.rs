@@ -130,7 +130,8 @@ fn is_same_place(one: &Span, other: &Span) -> bool {
     one.starts.iter().chain(&other.starts).all(|start| number(one, start.store) == number(other, start.store))
 }
 
-fn finished(framing: &dyn Framing, batch: Vec<u8>, budget: &Arc<Budget>) -> Bytes {
+/// A batch ready for the wire, charged to `budget`; empty if the batch is.
+pub(crate) fn finished(framing: &dyn Framing, batch: Vec<u8>, budget: &Arc<Budget>) -> Bytes {
     if batch.is_empty() { Bytes::new() } else { budget.charge_bytes(framing.finish(batch)) }
 }
 

@@ -1,7 +1,7 @@
 //! The history: messages that are kept for readers that come later.
 //!
 //! The hub alone writes it, once a turn, before the turn reaches the shards. Shards and transports read it, and only when a
-//! reader starts in the past or has fallen behind, so no shard takes its lock while it delivers messages. A number orders
+//! reader starts, changes its topics or has fallen behind, so no shard takes its lock while it delivers messages. A number orders
 //! all messages that are kept; each turn says up to which number its shard has come, and nothing after that is looked up.
 
 mod filter;
@@ -100,17 +100,22 @@ impl History {
             .find(|store| Arc::ptr_eq(&store.retention, retention) || store.retention.name == retention.name)
     }
 
+    /// The stores that may have messages of `topics`.
+    fn stores_about(&self, topics: &Topics) -> impl Iterator<Item = &Store> {
+        // Parsed once for all stores, and not at all without any.
+        let topics: Vec<_> = if self.stores.is_empty() { Vec::new() } else { topics.iter().collect() };
+        let is_about = move |store: &&Store| topics.iter().any(|topic| topic.overlaps(&store.retention.namespace));
+        self.stores.iter().filter(is_about)
+    }
+
     /// Whether some messages of `topics` are kept.
     pub(crate) fn has(&self, topics: &Topics) -> bool {
-        !self.stores.is_empty()
-            && topics.iter().any(|topic| self.stores.iter().any(|store| topic.overlaps(&store.retention.namespace)))
+        self.stores_about(topics).next().is_some()
     }
 
     /// Whether the newest message of each namespace is kept for some of `topics`.
     pub(crate) fn has_last_values(&self, topics: &Topics) -> bool {
-        let mut last_values =
-            self.stores.iter().map(|store| &store.retention).filter(|retention| retention.last_values);
-        last_values.any(|retention| topics.iter().any(|topic| topic.overlaps(&retention.namespace)))
+        self.stores_about(topics).any(|store| store.retention.last_values)
     }
 
     /// The number of messages that are kept, and their memory.
@@ -131,8 +136,7 @@ impl History {
 
     /// The id of the oldest message of the retentions of `topics`.
     fn earliest(&self, topics: &Topics) -> Option<Box<str>> {
-        let is_about = |store: &&Store| topics.iter().any(|topic| topic.overlaps(&store.retention.namespace));
-        let oldest = self.stores.iter().filter(is_about).filter_map(Store::oldest).min_by_key(|slot| slot.number);
+        let oldest = self.stores_about(topics).filter_map(Store::oldest).min_by_key(|slot| slot.number);
         oldest.and_then(|slot| slot.message.id()).map(Box::from)
     }
 

@@ -6,7 +6,7 @@ use super::History;
 use super::filter::Filter;
 use super::selection::StoreStart;
 use super::store::Store;
-use crate::{Reset, ResetReason, Topics};
+use crate::{Reset, ResetReason, Stats, Topics};
 
 /// The id that stands for the beginning of the history.
 pub(crate) const EARLIEST: &str = "earliest";
@@ -71,6 +71,14 @@ pub(crate) struct Beginning {
     pub(crate) position: Box<str>,
     pub(crate) reset: Option<Reset>,
     pub(crate) replay: Option<Span>,
+}
+
+impl Beginning {
+    /// Counts a reader that wanted to start in the past.
+    pub(crate) fn count(&self, stats: &Stats) {
+        let counter = if self.reset.is_some() { &stats.resets } else { &stats.resumed };
+        counter.add(1);
+    }
 }
 
 /// A part of the history.
@@ -156,7 +164,7 @@ impl History {
         }))
     }
 
-    /// Where a reader starts whose position nobody knows.
+    /// Where a reader with an unknown position starts.
     pub(crate) fn unknown(&self) -> Resume {
         Resume::reset(self, ResetReason::Unknown)
     }

@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    fn sequences(names: &[Option<&str>]) -> Sequences {
+    fn retentions(names: &[Option<&str>]) -> Vec<Arc<Retention>> {
         let retention = |name: &Option<&str>| {
             Arc::new(Retention {
                 name: format!("{name:?}").into(),
@@ -165,8 +165,12 @@ mod tests {
                 last_values: false,
             })
         };
+        names.iter().map(retention).collect()
+    }
+
+    fn sequences(names: &[Option<&str>]) -> Sequences {
         let mut sequences = Sequences::default();
-        sequences.declare(&names.iter().map(retention).collect::<Vec<_>>());
+        sequences.declare(&retentions(names));
         sequences
     }
 
@@ -208,22 +212,7 @@ mod tests {
         let mut all = sequences(&[Some("a"), Some("b")]);
         set(&mut all, Some("b"), EntryId::new(1, 1));
         let epoch = Arc::clone(&all.epoch);
-        let Sequences { all: declared, .. } = sequences(&[Some("b"), Some("c")]);
-        let retentions: Vec<_> = declared
-            .iter()
-            .map(|sequence| {
-                Arc::new(Retention {
-                    name: "".into(),
-                    namespace: crate::Namespace::root(),
-                    sequence: sequence.name.clone(),
-                    max_messages: None,
-                    max_bytes: None,
-                    max_age: None,
-                    last_values: false,
-                })
-            })
-            .collect();
-        all.declare(&retentions);
+        all.declare(&retentions(&[Some("b"), Some("c")]));
         assert_eq!((all.id().as_str(), &all.epoch), ("b:1-1,c:0-0", &epoch));
         all.declare(&[]);
         assert!(all.is_empty() && all.id().is_empty());

@@ -48,6 +48,21 @@ fn message(namespace: &str, number: usize, retention: &Arc<Retention>) -> Arc<Me
     Arc::new(message)
 }
 
+/// Retentions of the names, and messages of these: which retention, and the last segment of the namespace.
+fn published_in<const N: usize>(
+    names: [&str; N],
+    bounds: [Option<usize>; N],
+    last_values: [bool; N],
+    published: &[(usize, usize)],
+) -> (Vec<Arc<Retention>>, Vec<Arc<Message>>) {
+    let retentions: Vec<_> = (0..N).map(|at| retention(names[at], bounds[at], last_values[at])).collect();
+    let message = |(number, (of, leaf)): (usize, &(usize, usize))| {
+        message(&format!("/{}/{leaf}", names[*of]), number, &retentions[*of])
+    };
+    let messages = published.iter().enumerate().map(message).collect();
+    (retentions, messages)
+}
+
 /// Everything that a query finds, in pieces of at most `max_bytes`.
 fn all(history: &History, topics: &Topics, next: u64, last_values: bool, max_bytes: usize) -> Vec<String> {
     let filter = Filter::new(topics, None);
@@ -82,13 +97,7 @@ proptest! {
         newest in 1..20_usize,
         piece in prop_oneof![Just(1), Just(2000), Just(usize::MAX)],
     ) {
-        let names = ["a", "b"];
-        let retentions: Vec<_> = (0..2).map(|at| retention(names[at], bounds[at], last_values[at])).collect();
-        let messages: Vec<_> = published
-            .iter()
-            .enumerate()
-            .map(|(number, (of, leaf))| message(&format!("/{}/{leaf}", names[*of]), number, &retentions[*of]))
-            .collect();
+        let (retentions, messages) = published_in(["a", "b"], bounds, last_values, &published);
         let (history, _) = history(&retentions, &messages);
         // The list: the newest of each retention, and the newest of each namespace.
         let is_kept = |number: usize| {
@@ -128,13 +137,7 @@ proptest! {
         last_values: [bool; 2],
         is_last_values: bool,
     ) {
-        let names = ["a", "b"];
-        let retentions: Vec<_> = (0..2).map(|at| retention(names[at], bounds[at], last_values[at])).collect();
-        let messages: Vec<_> = published
-            .iter()
-            .enumerate()
-            .map(|(number, (of, leaf))| message(&format!("/{}/{leaf}", names[*of]), number, &retentions[*of]))
-            .collect();
+        let (retentions, messages) = published_in(["a", "b"], bounds, last_values, &published);
         let (history, _) = history(&retentions, &messages);
         let topics: Topics = Namespace::root().into();
         let filter = Filter::new(&topics, None);

@@ -157,26 +157,25 @@ impl Feeds {
     /// Adds message `number` of the turns to the matches of each feed that contains it and belongs to its audience.
     fn find(&mut self, number: u32, Outgoing { message, audience, .. }: &Outgoing) {
         let Self { trie, feeds, matches, matched, closing, .. } = self;
-        let overlapping: Vec<FeedId> = match audience {
-            Audience::Overlapping => {
-                let overlaps = |feed: &Feed| feed.key.topics.iter().any(|topic| topic.overlaps(&message.namespace));
-                feeds.iter().filter(|(_, feed)| overlaps(feed)).map(|(id, _)| place(id)).collect()
-            }
-            Audience::Everyone | Audience::WithTotals => Vec::new(),
+        let overlapping: Option<Vec<FeedId>> = (*audience == Audience::Overlapping).then(|| {
+            let overlaps = |feed: &Feed| feed.key.topics.iter().any(|topic| topic.overlaps(&message.namespace));
+            feeds.iter().filter(|(_, feed)| overlaps(feed)).map(|(id, _)| place(id)).collect()
+        });
+        // Of readers that see no event names.
+        let close_reason = match audience {
+            Audience::Everyone => None,
+            Audience::WithTotals => Some(CloseReason::TotalsUnavailable),
+            Audience::Overlapping => Some(CloseReason::MessagesLost),
         };
         let mut found = |id: FeedId| {
             let feed = &mut feeds[id as usize];
-            if *audience == Audience::WithTotals {
-                if feed.key.totals.as_ref() != Some(&message.namespace) {
-                    return;
-                }
-                if !feed.key.framing.framing.names_events() {
-                    closing.push((id, CloseReason::TotalsUnavailable));
-                    return;
-                }
+            if *audience == Audience::WithTotals && feed.key.totals.as_ref() != Some(&message.namespace) {
+                return;
             }
-            if *audience == Audience::Overlapping && !feed.key.framing.framing.names_events() {
-                closing.push((id, CloseReason::MessagesLost));
+            if let Some(reason) = &close_reason
+                && !feed.key.framing.framing.names_events()
+            {
+                closing.push((id, reason.clone()));
                 return;
             }
             let at = place(matches.len());
@@ -193,10 +192,9 @@ impl Feeds {
             *last = at;
             matches.push(Match { message: number, next: NONE });
         };
-        if *audience == Audience::Overlapping {
-            overlapping.into_iter().for_each(found);
-        } else {
-            trie.visit(&message.namespace, &mut found);
+        match overlapping {
+            Some(feeds) => feeds.into_iter().for_each(found),
+            None => trie.visit(&message.namespace, &mut found),
         }
     }
 

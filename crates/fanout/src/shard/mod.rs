@@ -171,8 +171,7 @@ impl Shard {
         loop {
             let event = tokio::select! {
                 count = self.inbox.recv_many(&mut inputs, self.config.shard_inbox) => LoopEvent::Inbox(count),
-                () = self.ready.ready(), if ready.is_empty() => LoopEvent::Ready,
-                () = std::future::ready(()), if !ready.is_empty() => LoopEvent::Ready,
+                () = self.ready.ready(&ready) => LoopEvent::Ready,
                 Some(Ok(decided)) = self.decisions.join_next() => LoopEvent::Decided(decided),
                 () = next_step(self.drain.as_ref()) => LoopEvent::DrainStep,
                 () = next_due(&self.schedule) => LoopEvent::Due,
@@ -329,8 +328,7 @@ impl Shard {
         while !self.connections.is_empty() {
             let next = async {
                 tokio::select! {
-                    () = self.ready.ready(), if ready.is_empty() => LoopEvent::Ready,
-                    () = std::future::ready(()), if !ready.is_empty() => LoopEvent::Ready,
+                    () = self.ready.ready(ready) => LoopEvent::Ready,
                     () = next_piece(&self.replays, &self.budgets.replayed) => LoopEvent::Replay,
                 }
             };

@@ -10,9 +10,9 @@ use crate::budget::Budget;
 use crate::catch_up::{Chunk, ChunkKind};
 use crate::connection::FlushOutcome;
 use crate::framing::Interned;
-use crate::history::Beginning;
-use crate::replay::{PieceCache, Replay};
-use crate::{Message, Namespace, Subscription, Topics};
+use crate::history::{Beginning, Span};
+use crate::replay::{PieceCache, Replay, finished};
+use crate::{Message, Namespace, Resume, Subscription, Topics};
 
 /// Pieces that are made before live messages get a turn.
 const PIECES_PER_TURN: usize = 8;
@@ -85,13 +85,27 @@ impl Shard {
             None if position.is_empty() => {}
             None => framing.framing.position(&position, &mut batch),
         }
-        let bytes = if batch.is_empty() {
-            bytes::Bytes::new()
-        } else {
-            self.budgets.waiting.charge_bytes(framing.framing.finish(batch))
-        };
+        let bytes = finished(&*framing.framing, batch, &self.budgets.waiting);
         let chunk = Chunk { bytes, messages: 0, kind: ChunkKind::Messages };
         (chunk, replay.map(|span| Replay::new(topics, known, span)))
+    }
+
+    /// As [`first_bytes`](Self::first_bytes), for a reader that changes its topics, from where it starts on.
+    pub(super) fn first_bytes_of_change(
+        &self,
+        resume: Resume,
+        framing: &Arc<Interned>,
+        topics: &Topics,
+        known: Topics,
+    ) -> (Chunk, Option<Replay>) {
+        let mut beginning = self.history.read().begin(topics, Some(resume));
+        beginning.count(&self.stats);
+        // The hub may be ahead.
+        beginning.replay = beginning.replay.map(|span| Span { end: self.history_end, ..span });
+        if let Some(reset) = &mut beginning.reset {
+            reset.move_back(self.position.as_deref());
+        }
+        self.first_bytes(beginning, framing, topics.clone(), Some(known))
     }
 
     /// Changes the topics of a reader, as soon as it has got what it gets from the history, and its shard has come to the place

@@ -8,7 +8,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::feed::{FeedKey, Readers, place};
 use super::{Decided, FeedId, READY_PER_TURN, Shard, WRITES_PER_YIELD};
 use crate::connection::{Connection, FlushOutcome, ReadOutcome};
-use crate::history::Span;
 use crate::hub::Attach;
 use crate::inbound::Decision;
 use crate::replay::ReplaySource;
@@ -55,17 +54,7 @@ impl Shard {
         let new = FeedKey { topics: topics.clone(), totals, ..feed.key.clone() };
         let (known, framing) = (feed.key.topics.clone(), Arc::clone(&feed.key.framing));
         let has_history = self.history.read().has(&topics);
-        let beginning = resume.map(|resume| {
-            let mut beginning = self.history.read().begin(&topics, Some(resume));
-            let counter = if beginning.reset.is_some() { &self.stats.resets } else { &self.stats.resumed };
-            counter.add(1);
-            // The hub may be ahead.
-            beginning.replay = beginning.replay.map(|span| Span { end: self.history_end, ..span });
-            if let Some(reset) = &mut beginning.reset {
-                reset.move_back(self.position.as_deref());
-            }
-            self.first_bytes(beginning, &framing, topics.clone(), Some(known))
-        });
+        let beginning = resume.map(|resume| self.first_bytes_of_change(resume, &framing, &topics, known));
         let Some(connection) = self.connections.get_mut(key) else { return false };
         let Some(feed) = self.feeds.get_mut(old) else { return false };
         let mut view = feed.view(&self.config, &self.budgets, &self.stats);

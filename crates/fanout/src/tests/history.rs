@@ -139,7 +139,7 @@ async fn gap_resets_all_readers_of_the_sequence() {
 }
 
 #[tokio::test]
-async fn backlog_and_repeated_entries_reach_nobody_live() {
+async fn backlog_and_repeated_entries_are_not_sent_live() {
     let retention = retention(Some(SEQUENCE), None);
     let fanout = node(&retention, Config::default());
     let publisher = fanout.publisher();
@@ -176,19 +176,25 @@ async fn backlog_and_repeated_entries_reach_nobody_live() {
     assert_eq!(not_current.await, Err(NotCurrent));
 }
 
+/// A reader that reads nothing while 500 messages of a kilobyte are published, which a log of two batches cannot keep.
+async fn fallen_behind(fanout: &Fanout, retention: &Arc<Retention>) -> BodyReceiver {
+    let publisher = fanout.publisher();
+    let slow = resume(fanout, "/kept", None).await;
+    let text = "x".repeat(1000);
+    for number in 0..500 {
+        publisher.send(message("/kept/a", &format!("{number} {text}"), retention, None)).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    settle().await;
+    slow
+}
+
 #[tokio::test]
 async fn slow_reader_goes_on_from_the_history() {
     let retention = retention(None, None);
     let config = Config { shards: 1, log_batches: 2, ..Config::default() };
     let fanout = node(&retention, config);
-    let publisher = fanout.publisher();
-    let mut slow = resume(&fanout, "/kept", None).await;
-    let text = "x".repeat(1000);
-    for number in 0..500 {
-        publisher.send(message("/kept/a", &format!("{number} {text}"), &retention, None)).await.unwrap();
-        tokio::task::yield_now().await;
-    }
-    settle().await;
+    let mut slow = fallen_behind(&fanout, &retention).await;
     let lines = all_lines(&mut slow, 501).await;
     for (number, line) in lines[1..].iter().enumerate() {
         assert!(line.contains(&format!(" {number} x")), "{number}: {line:.40}");
@@ -199,17 +205,11 @@ async fn slow_reader_goes_on_from_the_history() {
 }
 
 #[tokio::test]
-async fn slow_reader_of_what_is_no_longer_kept_is_reset() {
+async fn slow_reader_is_reset_when_its_messages_are_no_longer_kept() {
     let retention = retention(None, Some(2));
     let fanout = node(&retention, Config { shards: 1, log_batches: 2, ..Config::default() });
     let publisher = fanout.publisher();
-    let mut slow = resume(&fanout, "/kept", None).await;
-    let text = "x".repeat(1000);
-    for number in 0..500 {
-        publisher.send(message("/kept/a", &format!("{number} {text}"), &retention, None)).await.unwrap();
-        tokio::task::yield_now().await;
-    }
-    settle().await;
+    let mut slow = fallen_behind(&fanout, &retention).await;
     let mut all = Vec::new();
     while !all.iter().any(|line: &String| line.starts_with("/#reset")) {
         all.extend(all_lines(&mut slow, 1).await);
