@@ -14,6 +14,7 @@ use crate::close::close_sink;
 use crate::conflation::Rules;
 use crate::framing::Framing;
 use crate::inbound::{ClientAction, Decision};
+use crate::interest::Interest;
 use crate::log::Log;
 use crate::merges::{GroupId, Merges, Summary};
 use crate::moment::Moment;
@@ -338,11 +339,11 @@ impl Connection {
     }
 
     /// Sends it messages that the log drops from the history instead: number `next` and all others up to `end`.
-    pub(crate) fn replay_instead(&mut self, topics: &Topics, next: u64, end: u64) {
+    pub(crate) fn replay_instead(&mut self, interest: &Interest, next: u64, end: u64) {
         match self.replay() {
             Some(replay) => replay.extend(end),
             None => {
-                let replay = Replay::between(topics.clone(), next, end);
+                let replay = Replay::between(interest.clone(), next, end);
                 self.catch_up.get_or_insert_default().replay = Some(Box::new(replay));
             }
         }

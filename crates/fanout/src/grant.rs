@@ -1,12 +1,14 @@
 //! What a client was granted: who it is, what it may read and publish, and until when.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::{Namespace, Topics};
+use crate::{MAX_TOPICS, Namespace, Topic, Topics};
 
-/// What an authorizer granted to a client. The engine ends the stream when the grant expires. It does not check the topics:
-/// the transport does, when it opens a stream, changes its topics or publishes.
+/// What an authorizer granted to a client. The engine ends the stream when the grant expires, and sends it private messages by
+/// [`private`](Self::private). It does not check the other topics: the transport does, when it opens a stream, changes its topics or
+/// publishes.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Grant {
@@ -16,6 +18,8 @@ pub struct Grant {
     pub readable: Access,
     /// What it may publish. Default: everything.
     pub publishable: Access,
+    /// Of which topics it receives private messages: of those that it reads, the ones that have a topic in this set. Default: none.
+    pub private: Topics,
     /// When its streams end. The engine looks once a second.
     pub expires_at: Option<SystemTime>,
     /// Data about the client for the application.
@@ -53,6 +57,34 @@ impl Access {
     }
 }
 
+impl Access {
+    /// What a client gets that asks for `topics`: a topic without wildcards, if one of the topics of this set covers it, and of a topic
+    /// with wildcards, or a template, all that it has [in common](Topic::intersection) with the topics of this set.
+    ///
+    /// # Errors
+    /// The first topic of which that is nothing, or with which it would be more than [`MAX_TOPICS`] topics.
+    pub fn narrow(&self, topics: &Topics) -> Result<Topics, Topic> {
+        let Self::Topics(granted) = self else { return Ok(topics.clone()) };
+        let granted: Vec<Topic> = granted.iter().collect();
+        let mut narrowed = Vec::new();
+        for topic in topics.iter() {
+            let before = narrowed.len();
+            if granted.iter().any(|granted| granted.covers(&topic)) {
+                narrowed.push(topic.clone());
+            } else if topic.as_namespace().is_none() {
+                let common: BTreeSet<Topic> =
+                    granted.iter().filter_map(|granted| granted.intersection(&topic)).collect();
+                narrowed.extend(common);
+            }
+            if narrowed.len() == before || narrowed.len() > MAX_TOPICS {
+                return Err(topic);
+            }
+        }
+        // Only an empty set is none here.
+        Ok(Topics::new(narrowed).unwrap_or_default())
+    }
+}
+
 impl Grant {
     /// Sets [`subject`](Self::subject).
     #[must_use]
@@ -79,6 +111,13 @@ impl Grant {
     #[must_use]
     pub fn with_publishable(mut self, publishable: Access) -> Self {
         self.publishable = publishable;
+        self
+    }
+
+    /// Sets [`private`](Self::private).
+    #[must_use]
+    pub fn with_private(mut self, private: Topics) -> Self {
+        self.private = private;
         self
     }
 

@@ -12,11 +12,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::history::{Filter, NotYet, SharedHistory};
 use crate::inbox::{self, Depth};
+use crate::interest::Interest;
 use crate::publisher::Envelope;
 use crate::report::{ConnectionReport, FeedReport, Report, merge_feeds};
 use crate::shard::{Command, Input};
 use crate::totals::StateNow;
-use crate::{CloseReason, Message, Namespace, Resume, Start, Stats, Subscriber, Topics, TotalsState};
+use crate::{CloseReason, Grant, Message, Namespace, Resume, Start, Stats, Subscriber, Topics, TotalsState};
 
 /// Time for all shards to answer a request.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -150,9 +151,9 @@ impl Handle {
         self.links.history.read().has_last_values(topics)
     }
 
-    /// Finds where a reader of `topics` starts, but for those topics that `known` contains, which it reads already. Waits until the
-    /// sources have reported everything there was when they started, and for a position that only other nodes know yet. `None`
-    /// if none of its messages are kept.
+    /// Finds where a reader of `topics` with `grant` starts, but for those topics that `known` contains, which it reads already. Waits
+    /// until the sources have reported everything there was when they started, and for a position that only other nodes know yet.
+    /// `None` if none of its messages are kept.
     ///
     /// # Errors
     /// When the sources have not reported everything within `limit`. A position that is still unknown by then is a reset instead.
@@ -160,10 +161,12 @@ impl Handle {
         &self,
         topics: &Topics,
         known: Option<&Topics>,
+        grant: Option<&Grant>,
         start: &Start,
         limit: Duration,
     ) -> Result<Option<Resume>, NotCurrent> {
-        let filter = Filter::new(topics, known);
+        let known = known.map(|known| Interest::new(known, grant));
+        let filter = Filter::new(&Interest::new(topics, grant), known.as_ref());
         let deadline = tokio::time::Instant::now() + limit;
         loop {
             let found = self.links.history.read().resume(&filter, start, Instant::now());
@@ -179,7 +182,7 @@ impl Handle {
             }
             return match not_yet {
                 NotYet::NotCurrent => Err(NotCurrent),
-                NotYet::Ahead => Ok(Some(self.links.history.read().unknown())),
+                NotYet::Ahead => Ok(Some(self.links.history.read().resume_unknown(&filter, start))),
             };
         }
     }

@@ -41,6 +41,7 @@ mod history;
 mod hub;
 mod inbound;
 pub mod inbox;
+mod interest;
 mod log;
 mod merges;
 mod message;
@@ -63,8 +64,8 @@ mod subscriber;
 #[cfg(test)]
 mod tests;
 mod topic;
+mod topic_index;
 mod totals;
-mod trie;
 mod turn;
 
 pub use body::{BodyReceiver, BodySender, CutOff, CutOffSignal, body};
@@ -76,8 +77,8 @@ pub use grant::{Access, Grant};
 pub use handle::{ConnectionId, ConnectionIdError, ControlError, Handle, NotCurrent, SnapshotError, Unavailable};
 pub use history::{Resume, Start};
 pub use inbound::{ClientAction, Decision, Inbound, Subscription};
-pub use message::{Data, Message, Tally, TotalsState};
-pub use namespace::{MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Namespace, NamespaceError};
+pub use message::{Data, Message, Tally, TotalsState, Update};
+pub use namespace::{MAX_NAME_BYTES, MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Namespace, NamespaceError};
 pub use policy::{NamespacePolicy, Policy, PolicyError};
 pub use position::{EntryId, EntryIdError, Position, Reset, ResetReason, SequenceEvent, SequenceEventKind};
 pub use publisher::{Acknowledgement, Closed, Messages, NotAcknowledged, Publisher, Receipt, TrySendError};

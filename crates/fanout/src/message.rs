@@ -30,6 +30,21 @@ pub struct Message {
     pub received_at: Instant,
     /// Set if the message is kept for readers that come later. It then has an id on the wire.
     pub kept: Option<Box<Kept>>,
+    /// Set if the message has other topics beside its namespace, or is for some of their readers only.
+    pub update: Option<Box<Update>>,
+}
+
+/// What a [`Message`] has that others do not: alternate topics, an id of its publisher, and whether it is private.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Update {
+    /// Readers of these namespaces receive the message, too. A reader that reads several of its topics receives it once.
+    pub alternates: Box<[Namespace]>,
+    /// Whether only those readers receive it whose [`Grant::private`](crate::Grant::private) contains one of its topics.
+    pub is_private: bool,
+    /// Its id, as its publisher gave it. Found by [`Start::AfterUpdate`](crate::Start::AfterUpdate), if the message is kept.
+    pub id: Option<Box<str>>,
+    /// How long a client waits before it reconnects, in milliseconds, for transports that can say so.
+    pub retry: Option<u64>,
 }
 
 /// The payload of a [`Message`].
@@ -63,7 +78,8 @@ pub enum TotalsState {
 
 impl PartialEq for Message {
     fn eq(&self, other: &Self) -> bool {
-        (&self.namespace, &self.event, &self.data) == (&other.namespace, &other.event, &other.data)
+        (&self.namespace, &self.event, &self.data, &self.update)
+            == (&other.namespace, &other.event, &other.data, &other.update)
     }
 }
 
@@ -97,7 +113,27 @@ impl Message {
             Data::Tally(tally) | Data::Totals(tally) => tally.weight(),
             Data::TotalsState(_) | Data::Reset(_) => 0,
         };
-        size_of::<Self>() + self.namespace.as_str().len() + self.event.as_ref().map_or(0, |event| event.len()) + data
+        let update = self.update.as_ref().map_or(0, |update| update.weight());
+        size_of::<Self>()
+            + self.namespace.as_str().len()
+            + self.event.as_ref().map_or(0, |event| event.len())
+            + data
+            + update
+    }
+
+    /// The namespaces whose readers receive the message: its own first, then the alternates.
+    pub fn topics(&self) -> impl Iterator<Item = &Namespace> {
+        std::iter::once(&self.namespace).chain(self.update.iter().flat_map(|update| &update.alternates))
+    }
+
+    /// Whether only readers receive it that are granted one of its topics.
+    pub fn is_private(&self) -> bool {
+        self.update.as_ref().is_some_and(|update| update.is_private)
+    }
+
+    /// The id that its publisher gave it.
+    pub(crate) fn update_id(&self) -> Option<&str> {
+        self.update.as_ref()?.id.as_deref()
     }
 
     /// A reset of readers of topics that overlap `namespace`.
@@ -106,7 +142,7 @@ impl Message {
     }
 
     fn new(namespace: Namespace, data: Data) -> Self {
-        Self { namespace, event: None, data, received_at: Instant::now(), kept: None }
+        Self { namespace, event: None, data, received_at: Instant::now(), kept: None, update: None }
     }
 
     /// The id of the message on the wire, if it is kept for readers that come later.
@@ -126,6 +162,15 @@ impl Message {
             Data::TotalsState(state) => Cow::Owned(state.to_json()),
             Data::Reset(reset) => Cow::Owned(reset.to_json()),
         }
+    }
+}
+
+impl Update {
+    /// The memory that it takes, in bytes, roughly.
+    fn weight(&self) -> usize {
+        let alternates =
+            self.alternates.iter().map(|topic| size_of::<Namespace>() + topic.as_str().len()).sum::<usize>();
+        size_of::<Self>() + alternates + self.id.as_ref().map_or(0, |id| id.len())
     }
 }
 

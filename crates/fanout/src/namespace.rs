@@ -1,4 +1,4 @@
-//! Namespaces: the paths that messages are sent to and that readers subscribe to.
+//! Namespaces: the paths, and other names, that messages are sent to and that readers subscribe to.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,12 +8,20 @@ use std::sync::Arc;
 pub const MAX_NAMESPACE_BYTES: usize = 512;
 /// The most segments a namespace may have.
 pub const MAX_NAMESPACE_DEPTH: usize = 16;
+/// The most bytes a namespace may have that is a name.
+pub const MAX_NAME_BYTES: usize = 2048;
 
-/// A path of segments such as `/details/1F602`; the root is `/`. Cheap to clone.
+/// Begins the internal text of a name, so that names and paths never mix: no path contains it.
+pub(crate) const NAME_MARKER: char = '\u{1}';
+
+/// A path of segments such as `/details/1F602`; the root is `/`. Or a name: any other text, such as `https://example.com/books/1`.
+/// Cheap to clone.
 ///
-/// A segment is not empty and contains neither `/` nor control characters. So two namespaces are equal exactly if their
-/// texts are, and none can put a line break onto the wire. At most [`MAX_NAMESPACE_BYTES`] bytes and
-/// [`MAX_NAMESPACE_DEPTH`] segments.
+/// A segment of a path is not empty and contains neither `/` nor control characters, and a name has no control characters. So two
+/// namespaces are equal exactly if their texts are, and none can put a line break onto the wire. A path has at most
+/// [`MAX_NAMESPACE_BYTES`] bytes and [`MAX_NAMESPACE_DEPTH`] segments, a name at most [`MAX_NAME_BYTES`].
+///
+/// A name is not below any path but the root, and nothing is below it: `foo` is not `/foo`, and `/a/` is a name beside the path `/a`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Namespace(Arc<str>);
 
@@ -35,6 +43,9 @@ pub enum NamespaceError {
     /// Longer than [`MAX_NAMESPACE_BYTES`].
     #[error("a namespace has at most {MAX_NAMESPACE_BYTES} bytes")]
     TooLong,
+    /// A name that is longer than [`MAX_NAME_BYTES`].
+    #[error("a namespace that is not a path has at most {MAX_NAME_BYTES} bytes")]
+    NameTooLong,
     /// Deeper than [`MAX_NAMESPACE_DEPTH`].
     #[error("a namespace has at most {MAX_NAMESPACE_DEPTH} segments")]
     TooDeep,
@@ -46,9 +57,38 @@ impl Namespace {
         Self(Arc::from("/"))
     }
 
-    /// A text that was a namespace before.
+    /// The namespace of any text: the path if `text` is exactly that of a path, and otherwise a name.
+    ///
+    /// # Errors
+    /// When the text has control characters, or is a name of more than [`MAX_NAME_BYTES`].
+    pub fn from_topic(text: &str) -> Result<Self, NamespaceError> {
+        if let Ok(path) = text.parse::<Self>()
+            && path.as_str() == text
+        {
+            return Ok(path);
+        }
+        if text.len() > MAX_NAME_BYTES {
+            return Err(NamespaceError::NameTooLong);
+        }
+        if text.contains(char::is_control) {
+            return Err(NamespaceError::Forbidden);
+        }
+        Ok(Self([NAME_MARKER.encode_utf8(&mut [0; 4]), text].concat().into()))
+    }
+
+    /// An [internal text](Self::internal) that was a namespace before, or the beginning of one.
     pub(crate) fn from_valid(text: &str) -> Self {
         Self(text.into())
+    }
+
+    /// The text, after a marker if it is a name.
+    pub(crate) fn internal(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is a name, not a path.
+    pub fn is_name(&self) -> bool {
+        self.0.starts_with(NAME_MARKER)
     }
 
     /// Joins `segments` below the root.
@@ -76,20 +116,30 @@ impl Namespace {
         Ok(if path.is_empty() { Self::root() } else { Self(path.into()) })
     }
 
-    /// The segments, outermost first; none for the root.
+    /// The segments, outermost first; none for the root. A name is one segment.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
-        self.0.split('/').filter(|segment| !segment.is_empty())
+        let name = self.0.strip_prefix(NAME_MARKER);
+        let path = if name.is_some() { "" } else { &*self.0 };
+        name.into_iter().chain(path.split('/').filter(|segment| !segment.is_empty()))
+    }
+
+    /// Whether it is `/`.
+    pub(crate) fn is_root(&self) -> bool {
+        &*self.0 == "/"
     }
 
     /// Whether a reader of this namespace receives what is sent to `other`: this is `other` or one of its parents.
     pub fn contains(&self, other: &Self) -> bool {
+        if self.is_name() || other.is_name() {
+            return self.is_root() || self == other;
+        }
         let mut theirs = other.segments();
         self.segments().all(|segment| theirs.next() == Some(segment))
     }
 
     /// The namespace as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.strip_prefix(NAME_MARKER).unwrap_or(&self.0)
     }
 }
 
@@ -104,13 +154,13 @@ impl FromStr for Namespace {
 
 impl fmt::Display for Namespace {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for Namespace {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, formatter)
+        fmt::Debug::fmt(self.as_str(), formatter)
     }
 }
 
@@ -203,6 +253,30 @@ mod tests {
         let long = format!("/{}", "a".repeat(MAX_NAMESPACE_BYTES - 1));
         assert!(long.parse::<Namespace>().is_ok());
         assert_eq!(format!("{long}a").parse::<Namespace>(), Err(NamespaceError::TooLong));
+    }
+
+    #[test]
+    fn every_other_text_is_a_name_beside_the_paths() {
+        let topic = |text: &str| Namespace::from_topic(text).unwrap();
+        for path in ["/", "/a", "/a/b c", "/*"] {
+            assert!(!topic(path).is_name() && topic(path).as_str() == path, "{path}");
+        }
+        let long = format!("/{}", "a".repeat(MAX_NAMESPACE_BYTES));
+        for name in ["foo", "/a/", "//", "", "https://e/1", "/a//b", &long] {
+            assert!(topic(name).is_name() && topic(name).as_str() == name, "{name}");
+            assert_eq!(
+                (topic(name).to_string().as_str(), topic(name).segments().collect::<Vec<_>>()),
+                (name, vec![name])
+            );
+            assert!(Namespace::root().contains(&topic(name)) && topic(name).contains(&topic(name)), "{name}");
+            assert!(!topic(name).contains(&ns("/a")) && !ns("/foo").contains(&topic(name)), "{name}");
+        }
+        assert!(
+            topic("foo") != ns("/foo") && !ns("/a").contains(&topic("/a/")) && !topic("foo").contains(&topic("foo/a"))
+        );
+        assert_eq!(Namespace::from_topic("a\nb"), Err(NamespaceError::Forbidden));
+        assert!(Namespace::from_topic(&"a".repeat(MAX_NAME_BYTES)).is_ok());
+        assert_eq!(Namespace::from_topic(&"a".repeat(MAX_NAME_BYTES + 1)), Err(NamespaceError::NameTooLong));
     }
 
     proptest! {

@@ -10,7 +10,8 @@ use crate::budget::Budget;
 use crate::catch_up::{Chunk, ChunkKind};
 use crate::framing::Framing;
 use crate::history::{Beginning, Filter, Query, SharedHistory, Span};
-use crate::{Message, ResetReason, Topics};
+use crate::interest::Interest;
+use crate::{Message, ResetReason};
 
 /// The memory of the messages in a piece, if there are several.
 const PIECE_BYTES: usize = 32 * 1024;
@@ -20,10 +21,10 @@ const CACHED_PIECES: usize = 64;
 /// The part of the history that a reader has still to get.
 #[derive(Debug)]
 pub(crate) struct Replay {
-    /// Of its topics when it started; they may change.
-    topics: Topics,
-    /// Topics that it read already.
-    excluded: Option<Topics>,
+    /// When it started; its topics may change.
+    interest: Interest,
+    /// What it read already.
+    excluded: Option<Interest>,
     /// Made from them when it is first needed.
     filter: Option<Box<Filter>>,
     span: Span,
@@ -49,7 +50,7 @@ pub(crate) struct PieceCache(VecDeque<Piece>);
 
 #[derive(Debug)]
 struct Piece {
-    topics: Topics,
+    interest: Interest,
     slot: usize,
     span: Span,
     /// The number to go on with.
@@ -59,13 +60,13 @@ struct Piece {
 }
 
 impl Replay {
-    pub(crate) fn new(topics: Topics, excluded: Option<Topics>, span: Span) -> Self {
-        Self { topics, excluded, filter: None, span, is_queued: false }
+    pub(crate) fn new(interest: Interest, excluded: Option<Interest>, span: Span) -> Self {
+        Self { interest, excluded, filter: None, span, is_queued: false }
     }
 
     /// Everything from number `next` up to `end`.
-    pub(crate) fn between(topics: Topics, next: u64, end: u64) -> Self {
-        Self::new(topics, None, Span { starts: Box::default(), next, end, last_values: false })
+    pub(crate) fn between(interest: Interest, next: u64, end: u64) -> Self {
+        Self::new(interest, None, Span { starts: Box::default(), next, end, last_values: false })
     }
 
     /// Goes on up to `end`.
@@ -85,7 +86,7 @@ impl Replay {
             self.span.next = piece.next;
             return (chunk(piece.bytes.clone(), piece.messages), false);
         }
-        let filter = self.filter.get_or_insert_with(|| Filter::new(&self.topics, self.excluded.as_ref()).into());
+        let filter = self.filter.get_or_insert_with(|| Filter::new(&self.interest, self.excluded.as_ref()).into());
         let mut batch = Vec::new();
         let history = history.read();
         let query = Query {
@@ -97,7 +98,7 @@ impl Replay {
         };
         if history.has_lost(&query) {
             let end = self.span.end;
-            let Beginning { reset, replay, .. } = history.reset(&self.topics, ResetReason::Lagged);
+            let Beginning { reset, replay, .. } = history.reset(&self.interest.topics, ResetReason::Lagged);
             drop(history);
             // Not more than its shard has come to.
             let none = Span { starts: Box::default(), next: end, end, last_values: false };
@@ -115,8 +116,8 @@ impl Replay {
         selected.messages.iter().for_each(|message| framing.message(message, &mut batch));
         let (bytes, messages) = (finished(framing, batch, budget), selected.messages.len() as u64);
         if self.excluded.is_none() && !bytes.is_empty() {
-            let topics = self.topics.clone();
-            cache.add(Piece { topics, slot, span, next: selected.next, bytes: bytes.clone(), messages });
+            let interest = self.interest.clone();
+            cache.add(Piece { interest, slot, span, next: selected.next, bytes: bytes.clone(), messages });
         }
         (chunk(bytes, messages), false)
     }
@@ -150,7 +151,7 @@ impl PieceCache {
                 && (piece.span.end == wanted.end || piece.next < piece.span.end && piece.next <= wanted.end)
                 && is_same_place(&piece.span, wanted)
                 && replay.excluded.is_none()
-                && piece.topics == replay.topics
+                && piece.interest == replay.interest
         })
     }
 

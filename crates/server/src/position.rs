@@ -6,7 +6,7 @@ use http_body_util::Full;
 use hyper::header::{ACCESS_CONTROL_EXPOSE_HEADERS, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
-use tallycast_fanout::{Resume, Start, Topics};
+use tallycast_fanout::{Grant, Resume, Start, Topics};
 
 use crate::coding::Coding;
 use crate::event_stream::{EventFormat, EventStream, Notices};
@@ -63,18 +63,19 @@ fn duration(text: &str) -> Option<Duration> {
 }
 
 impl Streams {
-    /// Finds where a stream of `topics` starts. While the source is not connected, the answer to a request for an event stream is
+    /// Finds where a stream of `topics` with `grant` starts. While the source is not connected, the answer to a request for an event stream is
     /// one that ends at once: an EventSource comes back with the same position, and would give up after an error.
     pub(crate) async fn resume(
         &self,
         request: &Parts,
         topics: &Topics,
+        grant: Option<&Grant>,
         start: Option<Start>,
         is_upgrade: bool,
     ) -> Result<Option<Resume>, WholeResponse> {
         let Some(start) = start else { return Ok(None) };
         let limit = self.config.borrow().resume_limit;
-        self.handle.resume(topics, None, &start, limit).await.map_err(|error| {
+        self.handle.resume(topics, None, grant, &start, limit).await.map_err(|error| {
             if is_upgrade {
                 return try_again(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
             }

@@ -116,7 +116,7 @@ impl Streams {
                 self.totals_known(&topics).await?;
             }
             let start = start.or(last_values.then_some(Start::LastValues));
-            resume = self.resume(request, &topics, start, is_upgrade).await?;
+            resume = self.resume(request, &topics, access.grant.as_deref(), start, is_upgrade).await?;
         }
         #[cfg(feature = "websocket")]
         let handshake = match is_upgrade {

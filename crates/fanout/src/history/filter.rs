@@ -1,49 +1,52 @@
-//! Which messages a reader gets from the history: those of its topics, without those of topics that it read already.
+//! Which messages a reader gets from the history: those of its topics, without those that it was sent already.
 
 use std::collections::HashSet;
 
+use crate::Message;
+use crate::interest::Interest;
 use crate::topic::Topic;
-use crate::trie::Trie;
-use crate::{Namespace, Topics};
+use crate::topic_index::TopicIndex;
 
-/// Topics, ready for many lookups.
+/// What a reader gets, ready for many lookups.
 #[derive(Debug)]
 pub(crate) struct Filter {
     /// Those that are not excluded themselves.
     pub(crate) topics: Vec<Topic>,
-    included: Trie<u8>,
-    excluded: Option<Trie<u8>>,
+    included: Selection,
+    excluded: Option<Selection>,
+}
+
+/// An [`Interest`], ready for many lookups.
+#[derive(Debug)]
+struct Selection {
+    topics: TopicIndex<()>,
+    private: TopicIndex<()>,
+}
+
+impl Selection {
+    fn new(topics: impl Iterator<Item = Topic>, interest: &Interest) -> Self {
+        Self { topics: TopicIndex::of(topics, ()), private: TopicIndex::of(interest.private.iter(), ()) }
+    }
+
+    fn contains(&self, message: &Message) -> bool {
+        self.topics.contains_any(message.topics())
+            && (!message.is_private() || self.private.contains_any(message.topics()))
+    }
 }
 
 impl Filter {
-    pub(crate) fn new(topics: &Topics, excluded: Option<&Topics>) -> Self {
-        let excluded = excluded.filter(|excluded| !excluded.is_empty());
-        let known: HashSet<Topic> = excluded.iter().flat_map(|excluded| excluded.iter()).collect();
-        let topics: Vec<Topic> = topics.iter().filter(|topic| !known.contains(topic)).collect();
+    pub(crate) fn new(interest: &Interest, excluded: Option<&Interest>) -> Self {
+        let excluded = excluded.filter(|excluded| !excluded.topics.is_empty());
+        let known: HashSet<Topic> = excluded.iter().flat_map(|excluded| excluded.topics.iter()).collect();
+        let topics: Vec<Topic> = interest.topics.iter().filter(|topic| !known.contains(topic)).collect();
         Self {
-            included: trie(&topics),
+            included: Selection::new(topics.iter().cloned(), interest),
             topics,
-            excluded: excluded.map(|excluded| trie(&Vec::from_iter(excluded.iter()))),
+            excluded: excluded.map(|excluded| Selection::new(excluded.topics.iter(), excluded)),
         }
     }
 
-    pub(crate) fn contains(&self, namespace: &Namespace) -> bool {
-        let is_in = |trie: &Trie<u8>| {
-            let mut found = false;
-            trie.visit(namespace, |_| found = true);
-            found
-        };
-        is_in(&self.included) && !self.excluded.as_ref().is_some_and(is_in)
+    pub(crate) fn contains(&self, message: &Message) -> bool {
+        self.included.contains(message) && !self.excluded.as_ref().is_some_and(|excluded| excluded.contains(message))
     }
-
-    /// Whether some of the topics are in `namespace`, contain it, or match it by wildcards.
-    pub(crate) fn overlaps(&self, namespace: &Namespace) -> bool {
-        self.topics.iter().any(|topic| topic.overlaps(namespace))
-    }
-}
-
-fn trie(topics: &[Topic]) -> Trie<u8> {
-    let mut trie = Trie::new();
-    topics.iter().for_each(|topic| trie.insert(topic, 0));
-    trie
 }

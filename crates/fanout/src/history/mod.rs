@@ -104,7 +104,7 @@ impl History {
     fn stores_about(&self, topics: &Topics) -> impl Iterator<Item = &Store> {
         // Parsed once for all stores, and not at all without any.
         let topics: Vec<_> = if self.stores.is_empty() { Vec::new() } else { topics.iter().collect() };
-        let is_about = move |store: &&Store| topics.iter().any(|topic| topic.overlaps(&store.retention.namespace));
+        let is_about = move |store: &&Store| store.may_have(&topics);
         self.stores.iter().filter(is_about)
     }
 

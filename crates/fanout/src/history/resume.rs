@@ -16,6 +16,9 @@ pub(crate) const EARLIEST: &str = "earliest";
 pub enum Start {
     /// After the message with this id, as it was on the wire. `earliest` stands for the beginning of the history.
     After(Box<str>),
+    /// After the kept message with this [`Update::id`](crate::Update::id), or, if there is none, as [`After`](Self::After). With an id that
+    /// is unknown to both, or too old, the reader gets all that is kept, and [`Resume::position`] is `earliest`.
+    AfterUpdate(Box<str>),
     /// With the newest messages of its topics, as many as this.
     Newest(usize),
     /// With the messages of this time.
@@ -103,7 +106,7 @@ pub(crate) enum NotYet {
 impl History {
     /// Where a reader starts; `None` if none of its messages are kept.
     pub(crate) fn resume(&self, filter: &Filter, start: &Start, now: Instant) -> Result<Option<Resume>, NotYet> {
-        let stores = || self.stores.iter().filter(|store| filter.overlaps(&store.retention.namespace));
+        let stores = || self.stores.iter().filter(|store| store.may_have(&filter.topics));
         if stores().next().is_none() {
             return Ok(None);
         }
@@ -145,6 +148,21 @@ impl History {
                 }
                 from(starts.into(), true, self.sequences.id_at(&entries).into())
             }
+            Start::AfterUpdate(id) if **id == *EARLIEST => from(all(0), false, EARLIEST.into()),
+            Start::AfterUpdate(id) => match self.number_of_update(id) {
+                Some(number) => {
+                    let is_lost = stores().any(|store| store.trimmed_before > number + 1);
+                    let position = if is_lost { EARLIEST } else { id };
+                    from(all(number + 1), !is_lost, position.into())
+                }
+                None => {
+                    let resume = self.resume(filter, &Start::After(id.clone()), now)?;
+                    match resume.filter(|resume| resume.reset.is_none()) {
+                        Some(resume) => Resume { position: id.clone(), ..resume },
+                        None => from(all(0), false, EARLIEST.into()),
+                    }
+                }
+            },
             Start::Newest(count) => {
                 let number = self.newest(filter, *count);
                 from(all(number), false, self.id_before(number))
@@ -165,8 +183,23 @@ impl History {
     }
 
     /// Where a reader with an unknown position starts.
-    pub(crate) fn unknown(&self) -> Resume {
+    fn unknown(&self) -> Resume {
         Resume::reset(self, ResetReason::Unknown)
+    }
+
+    /// Where a reader starts whose position is still ahead of every message, after it has waited long enough.
+    pub(crate) fn resume_unknown(&self, filter: &Filter, start: &Start) -> Resume {
+        let earliest = Start::AfterUpdate(EARLIEST.into());
+        match start {
+            Start::AfterUpdate(_) => self.resume(filter, &earliest, Instant::now()).ok().flatten(),
+            _ => None,
+        }
+        .unwrap_or_else(|| self.unknown())
+    }
+
+    /// The number of the newest message whose publisher gave it this id.
+    fn number_of_update(&self, id: &str) -> Option<u64> {
+        self.stores.iter().filter_map(|store| store.number_of_update(id)).max()
     }
 
     /// What a reader of `topics` gets first: from where it starts, or from now on.

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use super::History;
 use super::filter::Filter;
 use super::store::{Numbers, Slot, Store};
-use crate::{Message, Namespace};
+use crate::Message;
 
 /// Namespaces up to which each is looked up by itself.
 const MAX_NAMESPACES: usize = 128;
+/// Namespaces that are looked at for each topic to find those.
+const MAX_NAMESPACES_EXAMINED: usize = 4096;
 /// Messages that one piece examines, at most.
 const MAX_EXAMINED: usize = 2048;
 /// Messages that are examined to find the newest ones of a reader with more namespaces, at most.
@@ -65,8 +67,13 @@ impl Query<'_> {
         store.trimmed_before > dropped_before.max(self.start(store))
     }
 
+    /// Whether a message is one that it finds.
+    fn wants(&self, store: &Store, slot: &Slot) -> bool {
+        self.filter.contains(&slot.message) && (!self.last_values || store.is_newest(slot))
+    }
+
     pub(super) fn is_about(&self, store: &Store) -> bool {
-        (!self.last_values || store.retention.last_values) && self.filter.overlaps(&store.retention.namespace)
+        (!self.last_values || store.retention.last_values) && store.may_have(&self.filter.topics)
     }
 }
 
@@ -83,19 +90,22 @@ impl History {
 
     /// The number of the first of the newest `count` messages of a reader.
     pub(crate) fn newest(&self, filter: &Filter, count: usize) -> u64 {
-        let stores: Vec<&Store> =
-            self.stores.iter().filter(|store| filter.overlaps(&store.retention.namespace)).collect();
+        let stores: Vec<&Store> = self.stores.iter().filter(|store| store.may_have(&filter.topics)).collect();
         let mut numbers = Vec::new();
         if let Some(namespaces) = namespaces(&stores, filter) {
-            for (_, _, of_namespace) in namespaces {
-                numbers.extend(of_namespace.since(0).rev().take(count));
+            for (store, of_namespace) in namespaces {
+                let is_wanted = |number: &u64| store.get(*number).is_some_and(|slot| filter.contains(&slot.message));
+                let examined = of_namespace.since(0).rev().take(MAX_EXAMINED_FOR_NEWEST);
+                numbers.extend(examined.filter(is_wanted).take(count));
+                let examined = of_namespace.alternates_since(0).rev().take(MAX_EXAMINED_FOR_NEWEST);
+                numbers.extend(examined.filter(is_wanted).take(count));
             }
         } else {
             let mut all: Vec<_> = stores.iter().map(|store| store.since(0).rev().peekable()).collect();
             for _ in 0..MAX_EXAMINED_FOR_NEWEST {
                 let newest = all.iter_mut().filter_map(|slots| Some((slots.peek()?.number, slots)));
                 let Some((number, slots)) = newest.max_by_key(|(number, _)| *number) else { break };
-                let is_wanted = slots.next().is_some_and(|slot| filter.contains(&slot.message.namespace));
+                let is_wanted = slots.next().is_some_and(|slot| filter.contains(&slot.message));
                 numbers.extend(is_wanted.then_some(number));
                 if numbers.len() == count {
                     break;
@@ -103,14 +113,16 @@ impl History {
             }
         }
         numbers.sort_unstable_by_key(|number| Reverse(*number));
+        // Those that have several of the namespaces.
+        numbers.dedup();
         numbers.truncate(count);
         numbers.last().copied().unwrap_or(self.head)
     }
 }
 
-type InStore<'a> = (&'a Store, &'a Namespace, &'a Numbers);
+type InStore<'a> = (&'a Store, &'a Numbers);
 
-/// The namespaces that a filter contains and that have messages; `None` if there are too many.
+/// The messages of each namespace that the topics of a filter contain; `None` if there are too many namespaces.
 fn namespaces<'a>(stores: &[&'a Store], filter: &Filter) -> Option<Vec<InStore<'a>>> {
     // Each topic costs a lookup, even one that finds nothing.
     if filter.topics.len() * stores.len() > MAX_NAMESPACES {
@@ -120,17 +132,14 @@ fn namespaces<'a>(stores: &[&'a Store], filter: &Filter) -> Option<Vec<InStore<'
     for &store in stores {
         let first = found.len();
         for topic in &filter.topics {
-            let mut visited = 0;
-            store.visit_namespaces(topic, |namespace, numbers| {
-                visited += 1;
+            let is_complete = store.visit_namespaces(topic, MAX_NAMESPACES_EXAMINED, |_, numbers| {
                 // Topics may overlap.
-                let is_new = !found[first..].iter().any(|(_, known, _)| std::ptr::eq(*known, namespace));
-                if is_new && filter.contains(namespace) {
-                    found.push((store, namespace, numbers));
+                let is_new = || !found[first..].iter().any(|(_, known)| std::ptr::eq(*known, numbers));
+                if found.len() <= MAX_NAMESPACES && is_new() {
+                    found.push((store, numbers));
                 }
-                visited <= MAX_NAMESPACES
             });
-            if visited > MAX_NAMESPACES || found.len() > MAX_NAMESPACES {
+            if !is_complete || found.len() > MAX_NAMESPACES {
                 return None;
             }
         }
@@ -141,27 +150,47 @@ fn namespaces<'a>(stores: &[&'a Store], filter: &Filter) -> Option<Vec<InStore<'
 fn by_namespace(namespaces: &[InStore<'_>], query: &Query<'_>, max_bytes: usize) -> Selected {
     let mut cursors: Vec<_> = namespaces
         .iter()
-        .map(|(store, _, numbers)| {
+        .map(|(store, numbers)| {
             let newest = numbers.newest().filter(|newest| *newest >= query.next);
             let all = (!query.last_values).then(|| numbers.since(query.start(store)));
-            all.into_iter().flatten().chain(newest.filter(|_| query.last_values))
+            (*store, all.into_iter().flatten().chain(newest.filter(|_| query.last_values)))
         })
         .collect();
-    let mut heap: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::with_capacity(cursors.len());
-    heap.extend(cursors.iter_mut().enumerate().filter_map(|(place, numbers)| Some(Reverse((numbers.next()?, place)))));
+    let mut of_alternates: Vec<_> =
+        namespaces.iter().map(|(store, numbers)| (*store, numbers.alternates_since(query.start(store)))).collect();
+    let mut numbers: Vec<(&Store, &mut dyn Iterator<Item = u64>)> = Vec::with_capacity(2 * namespaces.len());
+    numbers.extend(cursors.iter_mut().map(|(store, numbers)| (*store, numbers as &mut dyn Iterator<Item = u64>)));
+    numbers.extend(of_alternates.iter_mut().map(|(store, numbers)| (*store, numbers as &mut dyn Iterator<Item = u64>)));
+    let mut heap: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::with_capacity(numbers.len());
+    heap.extend(
+        numbers.iter_mut().enumerate().filter_map(|(place, (_, numbers))| Some(Reverse((numbers.next()?, place)))),
+    );
     let mut selected = Selected { messages: Vec::new(), next: query.end };
-    let mut bytes = 0;
+    let (mut bytes, mut examined, mut previous) = (0, 0, None);
     while let Some(Reverse((number, place))) = heap.pop()
         && number < query.end
     {
-        let Some(slot) = namespaces[place].0.get(number) else { continue };
+        let (store, numbers) = &mut numbers[place];
+        heap.extend(numbers.next().map(|next| Reverse((next, place))));
+        // A message that has several of the namespaces comes several times, in a row.
+        if previous.replace(number) == Some(number) {
+            continue;
+        }
+        if examined == MAX_EXAMINED {
+            selected.next = number;
+            break;
+        }
+        examined += 1;
+        let Some(slot) = store.get(number) else { continue };
+        if !query.wants(store, slot) {
+            continue;
+        }
         bytes += slot.message.weight();
         if bytes > max_bytes && !selected.messages.is_empty() {
             selected.next = number;
             break;
         }
         selected.messages.push(Arc::clone(&slot.message));
-        heap.extend(cursors[place].next().map(|next| Reverse((next, place))));
     }
     selected
 }
@@ -182,10 +211,7 @@ fn by_number(stores: &[&Store], query: &Query<'_>, max_bytes: usize) -> Selected
         }
         examined += 1;
         let Some(slot) = slots.next() else { continue };
-        let is_wanted = |slot: &Slot| {
-            query.filter.contains(&slot.message.namespace) && (!query.last_values || store.is_newest(slot))
-        };
-        if !is_wanted(slot) {
+        if !query.wants(store, slot) {
             continue;
         }
         bytes += slot.message.weight();

@@ -1,15 +1,18 @@
 //! What is kept by one retention: messages by their number, and by their namespace.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::topic::Topic;
+use crate::namespace::NAME_MARKER;
+use crate::topic::{Kind, Topic};
 use crate::{EntryId, Message, Namespace, Retention};
 
 /// The memory of a message's place in a store, in bytes, roughly.
 const SLOT_BYTES: usize = 128;
+/// The memory of a place in the index of namespaces or of ids, beside its text, in bytes, roughly.
+const TOPIC_BYTES: usize = 128;
 
 /// A message that is kept.
 #[derive(Debug, Clone)]
@@ -38,6 +41,11 @@ pub(crate) struct Store {
     /// The numbers of the same messages by their entry.
     last_by_entry: BTreeMap<EntryId, u64>,
     namespaces: BTreeMap<Namespace, Numbers>,
+    /// The numbers of the messages whose publishers gave them an id; of several with the same one, that of the newest.
+    by_update_id: HashMap<Box<str>, u64>,
+    /// Whether some message had an alternate topic outside the namespace of the retention, so that readers of any topic may get messages
+    /// from here.
+    has_other_topics: bool,
     bytes: usize,
     /// The newest entry that is not kept any more.
     pub(crate) trimmed: EntryId,
@@ -51,6 +59,8 @@ pub(crate) struct Numbers {
     in_order: VecDeque<u64>,
     /// The one that is the last value, if it is older than those in order.
     last: Option<u64>,
+    /// Those of other namespaces that have this one as an alternate topic.
+    of_alternates: BTreeSet<u64>,
 }
 
 impl Numbers {
@@ -59,7 +69,16 @@ impl Numbers {
         self.in_order.back().copied().or(self.last)
     }
 
-    /// The numbers from `from` on.
+    /// The numbers from `from` on of messages that have the namespace as an alternate topic.
+    pub(crate) fn alternates_since(&self, from: u64) -> impl DoubleEndedIterator<Item = u64> {
+        self.of_alternates.range(from..).copied()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.newest().is_none() && self.of_alternates.is_empty()
+    }
+
+    /// The numbers from `from` on, but for [those of alternates](Self::alternates_since).
     pub(crate) fn since(&self, from: u64) -> impl DoubleEndedIterator<Item = u64> {
         let last = self.last.filter(|number| *number >= from);
         let skipped = self.in_order.partition_point(|number| *number < from);
@@ -69,7 +88,16 @@ impl Numbers {
 
 impl Slot {
     fn weight(&self) -> usize {
-        self.message.weight() + SLOT_BYTES
+        let update = self.message.update.as_ref();
+        let topics =
+            update.map_or(0, |update| update.alternates.iter().map(|topic| topic.as_str().len() + TOPIC_BYTES).sum());
+        let id = self.message.update_id().map_or(0, |id| id.len() + TOPIC_BYTES);
+        self.message.weight() + SLOT_BYTES + topics + id
+    }
+
+    /// The other topics of the message.
+    fn alternates(&self) -> impl Iterator<Item = &Namespace> {
+        self.message.topics().skip(1).filter(|topic| **topic != self.message.namespace)
     }
 }
 
@@ -83,6 +111,8 @@ impl Store {
             last: BTreeMap::new(),
             last_by_entry: BTreeMap::new(),
             namespaces: BTreeMap::new(),
+            by_update_id: HashMap::new(),
+            has_other_topics: false,
             bytes: 0,
             trimmed: EntryId::ZERO,
             trimmed_before: 0,
@@ -105,6 +135,13 @@ impl Store {
         let numbers = self.namespaces.entry(slot.message.namespace.clone()).or_default();
         numbers.in_order.push_back(slot.number);
         let replaced = numbers.last.take().and_then(|number| self.last.remove(&number));
+        for topic in slot.alternates() {
+            self.has_other_topics |= !self.retention.namespace.contains(topic);
+            self.namespaces.entry(topic.clone()).or_default().of_alternates.insert(slot.number);
+        }
+        if let Some(id) = slot.message.update_id() {
+            self.by_update_id.insert(id.into(), slot.number);
+        }
         self.order.push_back(slot);
         if let Some(replaced) = replaced {
             self.last_by_entry.remove(&replaced.entry);
@@ -134,7 +171,9 @@ impl Store {
         let Some(slot) = self.order.pop_front() else {
             let Some((_, slot)) = self.last.pop_first() else { return false };
             self.last_by_entry.remove(&slot.entry);
-            self.namespaces.remove(&slot.message.namespace);
+            if let Some(numbers) = self.namespaces.get_mut(&slot.message.namespace) {
+                numbers.last = None;
+            }
             self.forget(&slot);
             return true;
         };
@@ -148,7 +187,7 @@ impl Store {
             self.last_by_entry.insert(slot.entry, slot.number);
             self.last.insert(slot.number, slot);
         } else {
-            self.namespaces.remove(&slot.message.namespace);
+            numbers.in_order = VecDeque::new();
             self.forget(&slot);
         }
         if self.order.is_empty() {
@@ -161,10 +200,30 @@ impl Store {
     /// Drops everything: entries up to `after` are not available.
     pub(crate) fn clear(&mut self, after: EntryId, head: u64) {
         (self.order, self.last, self.last_by_entry, self.namespaces, self.bytes) = Default::default();
+        self.by_update_id = HashMap::new();
         (self.trimmed, self.trimmed_before) = (after, head);
     }
 
+    /// Forgets a message that is not kept any more, and the topics that have no messages without it.
     fn forget(&mut self, slot: &Slot) {
+        for topic in slot.alternates() {
+            if let Some(numbers) = self.namespaces.get_mut(topic) {
+                numbers.of_alternates.remove(&slot.number);
+            }
+        }
+        for topic in slot.message.topics() {
+            if self.namespaces.get(topic).is_some_and(Numbers::is_empty) {
+                self.namespaces.remove(topic);
+            }
+        }
+        if let Some(id) = slot.message.update_id()
+            && self.by_update_id.get(id) == Some(&slot.number)
+        {
+            self.by_update_id.remove(id);
+            if self.by_update_id.capacity() > 8 * (self.by_update_id.len() + 8) {
+                self.by_update_id.shrink_to_fit();
+            }
+        }
         self.bytes -= slot.weight();
         self.trimmed = self.trimmed.max(slot.entry);
         self.trimmed_before = self.trimmed_before.max(slot.number + 1);
@@ -219,22 +278,60 @@ impl Store {
         self.namespaces.get(&slot.message.namespace).and_then(Numbers::newest) == Some(slot.number)
     }
 
-    /// The namespaces that `topic` contains and that have messages, in their order; stops when `visit` returns false.
+    /// The number of the newest message with this id of its publisher.
+    pub(crate) fn number_of_update(&self, id: &str) -> Option<u64> {
+        self.by_update_id.get(id).copied()
+    }
+
+    /// Whether it may have messages of `topics`.
+    pub(crate) fn may_have<'a>(&self, topics: impl IntoIterator<Item = &'a Topic>) -> bool {
+        self.has_other_topics || topics.into_iter().any(|topic| topic.overlaps(&self.retention.namespace))
+    }
+
+    /// Visits the namespaces that `topic` contains and that have messages, in their order. Looks at `max` namespaces at most; returns
+    /// whether that was enough.
     pub(crate) fn visit_namespaces<'a>(
         &'a self,
         topic: &Topic,
-        mut visit: impl FnMut(&'a Namespace, &'a Numbers) -> bool,
-    ) {
-        let prefix = topic.literal_prefix();
-        // In the order of texts, what is below a path does not follow it at once: `/a-b` is between `/a` and `/a/b`.
-        let below = if prefix == Namespace::root() { "/".to_owned() } else { format!("{prefix}/") };
-        let exact = self.namespaces.get_key_value(&prefix).filter(|_| prefix != Namespace::root());
-        let range = self.namespaces.range(Namespace::from_valid(&below)..);
-        let range = range.take_while(|(namespace, _)| namespace.as_str().starts_with(&below));
-        for (namespace, numbers) in exact.into_iter().chain(range) {
-            if topic.contains(namespace) && !visit(namespace, numbers) {
-                return;
+        max: usize,
+        mut visit: impl FnMut(&'a Namespace, &'a Numbers),
+    ) -> bool {
+        let (single, beginnings) = candidates(topic);
+        let single = single.and_then(|namespace| self.namespaces.get_key_value(&namespace));
+        let below = beginnings.iter().flat_map(|beginning| {
+            let range = self.namespaces.range(Namespace::from_valid(beginning)..);
+            range.take_while(|(namespace, _)| namespace.internal().starts_with(&**beginning))
+        });
+        let mut count = 0;
+        for (namespace, numbers) in single.into_iter().chain(below) {
+            count += 1;
+            if count > max {
+                return false;
             }
+            if topic.contains(namespace) {
+                visit(namespace, numbers);
+            }
+        }
+        true
+    }
+}
+
+/// Where the namespaces are that a topic contains: a single one, and all whose internal texts have one of these beginnings.
+fn candidates(topic: &Topic) -> (Option<Namespace>, Vec<String>) {
+    match topic.kind() {
+        Kind::Exact(namespace) => (Some(namespace.clone()), Vec::new()),
+        Kind::Path { path, .. } if path.is_root() => (None, vec![String::new()]),
+        Kind::Path { .. } => {
+            let prefix = topic.literal_prefix();
+            // In the order of texts, what is below a path does not follow it at once: `/a-b` is between `/a` and `/a/b`.
+            let below = if prefix.is_root() { "/".to_owned() } else { format!("{prefix}/") };
+            (Some(prefix).filter(|prefix| !prefix.is_root()), vec![below])
+        }
+        Kind::Template(template) => {
+            let prefix = template.prefix();
+            let paths = if prefix.is_empty() { "/" } else { prefix };
+            let names = format!("{NAME_MARKER}{prefix}");
+            (None, [names].into_iter().chain(paths.starts_with('/').then(|| paths.to_owned())).collect())
         }
     }
 }

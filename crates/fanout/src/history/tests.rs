@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::interest::Interest;
 use crate::{EntryId, Kept, Message, ResetReason, Topic};
 
 fn retention(name: &str, max_messages: Option<usize>, last_values: bool) -> Arc<Retention> {
@@ -63,9 +64,13 @@ fn published_in<const N: usize>(
     (retentions, messages)
 }
 
+fn filter(topics: &Topics) -> Filter {
+    Filter::new(&Interest::new(topics, None), None)
+}
+
 /// Everything that a query finds, in pieces of at most `max_bytes`.
 fn all(history: &History, topics: &Topics, next: u64, last_values: bool, max_bytes: usize) -> Vec<String> {
-    let filter = Filter::new(topics, None);
+    let filter = filter(topics);
     let (mut found, mut next) = (Vec::new(), next);
     while next < history.head {
         let query = Query { filter: &filter, starts: &[], next, end: history.head, last_values };
@@ -121,7 +126,7 @@ proptest! {
         for last_only in [false, true] {
             prop_assert_eq!(all(&history, &topics, from, last_only, piece), expected(last_only, from));
         }
-        let from_newest = all(&history, &topics, history.newest(&Filter::new(&topics, None), newest), false, piece);
+        let from_newest = all(&history, &topics, history.newest(&filter(&topics), newest), false, piece);
         let kept = expected(false, 0);
         prop_assert_eq!(from_newest, &kept[kept.len().saturating_sub(newest)..]);
         let in_all = (0..messages.len()).filter(|number| { let (a, b) = is_kept(*number); a || b }).count();
@@ -140,7 +145,7 @@ proptest! {
         let (retentions, messages) = published_in(["a", "b"], bounds, last_values, &published);
         let (history, _) = history(&retentions, &messages);
         let topics: Topics = Namespace::root().into();
-        let filter = Filter::new(&topics, None);
+        let filter = filter(&topics);
         let start = if is_last_values { Start::LastValues } else { Start::After("earliest".into()) };
         let resume = history.resume(&filter, &start, Instant::now()).unwrap().unwrap();
         let beginning = history.begin(&topics, Some(resume));
@@ -173,7 +178,7 @@ proptest! {
         then.get_mut(0).unwrap().newest = EntryId::new(at as u64, 0);
         let start = Start::After(then.id().into());
         let topics: Topics = "/a".parse::<Namespace>().unwrap().into();
-        let resume = history.resume(&Filter::new(&topics, None), &start, Instant::now()).unwrap().unwrap();
+        let resume = history.resume(&filter(&topics), &start, Instant::now()).unwrap().unwrap();
         let dropped = messages.len().saturating_sub(bound);
         prop_assert_eq!(resume.reset, (at < dropped).then_some(ResetReason::Trimmed));
         if resume.reset.is_none() {
@@ -200,7 +205,7 @@ fn topics_with_many_namespaces_are_looked_through_in_bounded_pieces() {
         assert_eq!(found.len(), count, "{topic}");
         assert!(found.is_sorted_by_key(|number| number.parse::<u32>().unwrap()), "{topic}");
     }
-    let filter = Filter::new(&Topics::from(Namespace::root()), None);
+    let filter = filter(&Topics::from(Namespace::root()));
     assert_eq!(history.newest(&filter, 20), history.head - 20);
 }
 

@@ -9,14 +9,15 @@ use super::Budgets;
 use crate::conflation::Rules;
 use crate::connection::{Connection, FeedView};
 use crate::framing::Interned;
+use crate::interest::Interest;
 use crate::log::Log;
 use crate::merges::Merges;
-use crate::{Config, Namespace, Policy, Rate, Stats, Topics};
+use crate::{Config, Namespace, Policy, Rate, Stats};
 
 /// What a feed is. Readers of the same shard that agree in it share a feed.
 #[derive(Debug, Clone)]
 pub(super) struct FeedKey {
-    pub(super) topics: Topics,
+    pub(super) interest: Interest,
     pub(super) framing: Arc<Interned>,
     /// The namespace whose totals all readers started with, if they did.
     pub(super) totals: Option<Namespace>,
@@ -26,8 +27,8 @@ pub(super) struct FeedKey {
 
 impl FeedKey {
     /// A framing keeps its slot for as long as a feed holds it.
-    pub(super) fn parts(&self) -> (usize, bool, &Topics, &Option<Namespace>) {
-        (self.framing.slot, self.is_paced, &self.topics, &self.totals)
+    pub(super) fn parts(&self) -> (usize, bool, &Interest, &Option<Namespace>) {
+        (self.framing.slot, self.is_paced, &self.interest, &self.totals)
     }
 }
 
@@ -56,6 +57,8 @@ pub(super) struct Feed {
     pub(super) is_touched: bool,
     /// Its first and last match in the turns that are being matched, or [`NONE`](super::feeds::NONE).
     pub(super) matches: [u32; 2],
+    /// The last private message that its readers may get, or zero.
+    pub(super) last_permitted: u64,
 }
 
 /// Keys of the connections that read a feed.
@@ -112,6 +115,7 @@ impl Feed {
             has_history: false,
             is_touched: false,
             matches: [super::feeds::NONE; 2],
+            last_permitted: 0,
         }
     }
 

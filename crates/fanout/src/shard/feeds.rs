@@ -9,10 +9,11 @@ use slab::Slab;
 
 use super::Budgets;
 use super::feed::{Feed, FeedKey, Readers, place};
+use crate::interest::Interest;
 use crate::log::Batch;
 use crate::policy::policy_of;
+use crate::topic_index::TopicIndex;
 use crate::totals::Audience;
-use crate::trie::Trie;
 use crate::turn::{Outgoing, Turn};
 use crate::{CloseReason, NamespacePolicy, Policy, Stats};
 
@@ -32,7 +33,11 @@ pub(super) struct Feeds {
     feeds: Slab<Feed>,
     by_key: HashTable<FeedId>,
     hasher: RandomState,
-    trie: Trie<FeedId>,
+    topics: TopicIndex<FeedId>,
+    /// By the topics of which the readers of a feed get private messages.
+    private: TopicIndex<FeedId>,
+    /// The number of private messages so far, which tells them apart.
+    private_messages: u64,
     policies: Arc<[NamespacePolicy]>,
     budgets: Budgets,
     stats: Arc<Stats>,
@@ -59,7 +64,9 @@ impl Feeds {
             feeds: Slab::new(),
             by_key: HashTable::new(),
             hasher: RandomState::new(),
-            trie: Trie::new(),
+            topics: TopicIndex::new(),
+            private: TopicIndex::new(),
+            private_messages: 0,
             policies,
             budgets,
             stats,
@@ -88,16 +95,15 @@ impl Feeds {
         if let Some(&id) = self.by_key.find(key_hash, |&id| self.feeds[id as usize].key == key) {
             return id;
         }
-        let policy = match policy_of(&self.policies, &key.topics) {
+        let policy = match policy_of(&self.policies, &key.interest.topics) {
             // The totals of a reader would be wrong without the tallies that it skips.
             Policy::Skip if key.totals.is_some() => Policy::Merge,
             policy => policy,
         };
-        let topics = key.topics.clone();
+        let Interest { topics, private } = key.interest.clone();
         let id = place(self.feeds.insert(Feed::new(key, policy, &self.budgets)));
-        for topic in topics.iter() {
-            self.trie.insert(&topic, id);
-        }
+        topics.iter().for_each(|topic| self.topics.insert(&topic, id));
+        private.iter().for_each(|topic| self.private.insert(&topic, id));
         let Self { feeds, by_key, hasher, .. } = self;
         by_key.insert_unique(key_hash, id, |&id| hash(hasher, &feeds[id as usize].key));
         self.stats.feeds.add(1);
@@ -107,9 +113,9 @@ impl Feeds {
     /// Removes a feed.
     pub(super) fn remove(&mut self, id: FeedId) {
         let Some(feed) = self.feeds.try_remove(id as usize) else { return };
-        for topic in feed.key.topics.iter() {
-            self.trie.remove(&topic, id);
-        }
+        let Interest { topics, private } = &feed.key.interest;
+        topics.iter().for_each(|topic| self.topics.remove(&topic, id));
+        private.iter().for_each(|topic| self.private.remove(&topic, id));
         if let Ok(entry) = self.by_key.find_entry(hash(&self.hasher, &feed.key), |&other| other == id) {
             entry.remove();
         }
@@ -156,9 +162,16 @@ impl Feeds {
 
     /// Adds message `number` of the turns to the matches of each feed that contains it and belongs to its audience.
     fn find(&mut self, number: u32, Outgoing { message, audience, .. }: &Outgoing) {
-        let Self { trie, feeds, matches, matched, closing, .. } = self;
+        let Self { topics, private, private_messages, feeds, matches, matched, closing, .. } = self;
+        let private_number = message.is_private().then(|| {
+            *private_messages += 1;
+            let mut permit = |id: FeedId| feeds[id as usize].last_permitted = *private_messages;
+            message.topics().for_each(|topic| private.visit(topic, &mut permit));
+            *private_messages
+        });
         let overlapping: Option<Vec<FeedId>> = (*audience == Audience::Overlapping).then(|| {
-            let overlaps = |feed: &Feed| feed.key.topics.iter().any(|topic| topic.overlaps(&message.namespace));
+            let overlaps =
+                |feed: &Feed| feed.key.interest.topics.iter().any(|topic| topic.overlaps(&message.namespace));
             feeds.iter().filter(|(_, feed)| overlaps(feed)).map(|(id, _)| place(id)).collect()
         });
         // Of readers that see no event names.
@@ -169,6 +182,9 @@ impl Feeds {
         };
         let mut found = |id: FeedId| {
             let feed = &mut feeds[id as usize];
+            if private_number.is_some_and(|number| feed.last_permitted != number) {
+                return;
+            }
             if *audience == Audience::WithTotals && feed.key.totals.as_ref() != Some(&message.namespace) {
                 return;
             }
@@ -181,7 +197,7 @@ impl Feeds {
             let at = place(matches.len());
             let [first, last] = &mut feed.matches;
             match matches.get_mut(*last as usize) {
-                // Overlapping topics do not bring it twice.
+                // Overlapping topics do not bring it twice, nor do several topics of the message.
                 Some(previous) if previous.message == number => return,
                 Some(previous) => previous.next = at,
                 None => {
@@ -194,7 +210,7 @@ impl Feeds {
         };
         match overlapping {
             Some(feeds) => feeds.into_iter().for_each(found),
-            None => trie.visit(&message.namespace, &mut found),
+            None => message.topics().for_each(|topic| topics.visit(topic, &mut found)),
         }
     }
 

@@ -359,7 +359,7 @@ impl Shard {
 
     fn report_connections(&self) -> Vec<ConnectionReport> {
         let report = |(key, connection): (usize, &Connection)| {
-            let topics = self.feeds.get(connection.feed)?.key.topics.clone();
+            let topics = self.feeds.get(connection.feed)?.key.interest.topics.clone();
             Some(ConnectionReport {
                 id: self.connection_id(key, connection.generation),
                 info: connection.origin.info(topics),
@@ -374,7 +374,7 @@ impl Shard {
         self.feeds
             .iter()
             .map(|(_, feed)| FeedReport {
-                topics: feed.key.topics.clone(),
+                topics: feed.key.interest.topics.clone(),
                 framing: feed.key.framing.framing.name(),
                 policy: feed.policy,
                 readers: feed.readers.len(),

@@ -11,8 +11,9 @@ use crate::catch_up::{Chunk, ChunkKind};
 use crate::connection::FlushOutcome;
 use crate::framing::Interned;
 use crate::history::{Beginning, Span};
+use crate::interest::Interest;
 use crate::replay::{PieceCache, Replay, finished};
-use crate::{Message, Namespace, Resume, Subscription, Topics};
+use crate::{Message, Namespace, Resume, Subscription};
 
 /// Pieces that are made before live messages get a turn.
 const PIECES_PER_TURN: usize = 8;
@@ -70,13 +71,13 @@ impl Shard {
         }
     }
 
-    /// What a reader of `topics` gets first, ready for the wire. `known` are topics that it read before.
+    /// What a reader gets first, ready for the wire. `known` is what it read before.
     pub(super) fn first_bytes(
         &self,
         beginning: Beginning,
         framing: &Arc<Interned>,
-        topics: Topics,
-        known: Option<Topics>,
+        interest: Interest,
+        known: Option<Interest>,
     ) -> (Chunk, Option<Replay>) {
         let Beginning { position, reset, replay } = beginning;
         let mut batch = Vec::new();
@@ -87,7 +88,7 @@ impl Shard {
         }
         let bytes = finished(&*framing.framing, batch, &self.budgets.waiting);
         let chunk = Chunk { bytes, messages: 0, kind: ChunkKind::Messages };
-        (chunk, replay.map(|span| Replay::new(topics, known, span)))
+        (chunk, replay.map(|span| Replay::new(interest, known, span)))
     }
 
     /// As [`first_bytes`](Self::first_bytes), for a reader that changes its topics, from where it starts on.
@@ -95,17 +96,17 @@ impl Shard {
         &self,
         resume: Resume,
         framing: &Arc<Interned>,
-        topics: &Topics,
-        known: Topics,
+        interest: Interest,
+        known: Interest,
     ) -> (Chunk, Option<Replay>) {
-        let mut beginning = self.history.read().begin(topics, Some(resume));
+        let mut beginning = self.history.read().begin(&interest.topics, Some(resume));
         beginning.count(&self.stats);
         // The hub may be ahead.
         beginning.replay = beginning.replay.map(|span| Span { end: self.history_end, ..span });
         if let Some(reset) = &mut beginning.reset {
             reset.move_back(self.position.as_deref());
         }
-        self.first_bytes(beginning, framing, topics.clone(), Some(known))
+        self.first_bytes(beginning, framing, interest, Some(known))
     }
 
     /// Changes the topics of a reader, as soon as it has got what it gets from the history, and its shard has come to the place

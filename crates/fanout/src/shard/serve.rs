@@ -10,6 +10,7 @@ use super::{Decided, FeedId, READY_PER_TURN, Shard, WRITES_PER_YIELD};
 use crate::connection::{Connection, FlushOutcome, ReadOutcome};
 use crate::hub::Attach;
 use crate::inbound::Decision;
+use crate::interest::Interest;
 use crate::replay::ReplaySource;
 use crate::{CloseReason, Message, Namespace, Rate, Subscription, Topics};
 
@@ -22,9 +23,10 @@ const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Shard {
     pub(super) fn attach(&mut self, Attach { subscriber, framing, totals, snapshot, beginning }: Attach) {
-        let (topics, is_paced) = (subscriber.info.topics.clone(), subscriber.max_rate.is_some());
-        let beginning = beginning.map(|beginning| self.first_bytes(beginning, &framing, topics.clone(), None));
-        let feed_id = self.feeds.join(FeedKey { topics, framing, totals, is_paced });
+        let is_paced = subscriber.max_rate.is_some();
+        let interest = Interest::new(&subscriber.info.topics, subscriber.grant.as_deref());
+        let beginning = beginning.map(|beginning| self.first_bytes(beginning, &framing, interest.clone(), None));
+        let feed_id = self.feeds.join(FeedKey { interest, framing, totals, is_paced });
         let Some(feed) = self.feeds.get_mut(feed_id) else { return };
         feed.has_history = beginning.is_some();
         let entry = self.connections.vacant_entry();
@@ -51,10 +53,13 @@ impl Shard {
         let Some(feed) = self.feeds.get_mut(old) else { return false };
         let contains = |namespace: &&Namespace| topics.iter().any(|topic| topic.contains(namespace));
         let totals = feed.key.totals.as_ref().filter(contains).cloned();
-        let new = FeedKey { topics: topics.clone(), totals, ..feed.key.clone() };
-        let (known, framing) = (feed.key.topics.clone(), Arc::clone(&feed.key.framing));
+        let (known, framing) = (feed.key.interest.clone(), Arc::clone(&feed.key.framing));
+        let private = grant.as_ref().map_or_else(|| known.private.clone(), |grant| grant.private.clone());
+        let interest = Interest { topics, private };
+        let topics = interest.topics.clone();
+        let new = FeedKey { interest: interest.clone(), totals, ..feed.key.clone() };
         let has_history = self.history.read().has(&topics);
-        let beginning = resume.map(|resume| self.first_bytes_of_change(resume, &framing, &topics, known));
+        let beginning = resume.map(|resume| self.first_bytes_of_change(resume, &framing, interest, known));
         let Some(connection) = self.connections.get_mut(key) else { return false };
         let Some(feed) = self.feeds.get_mut(old) else { return false };
         let mut view = feed.view(&self.config, &self.budgets, &self.stats);
@@ -150,7 +155,7 @@ impl Shard {
         for _ in 0..MAX_REPLIES {
             let Some(connection) = self.connections.get_mut(key) else { return };
             let Some(feed) = self.feeds.get(connection.feed) else { return };
-            let outcome = connection.read_inbound(&feed.key.topics, &mut scratch);
+            let outcome = connection.read_inbound(&feed.key.interest.topics, &mut scratch);
             match outcome {
                 ReadOutcome::Disconnected => return self.remove(key),
                 ReadOutcome::Close => return self.close_connection(key, None),
@@ -296,7 +301,7 @@ impl Shard {
 
     /// The topics of a feed, for the log.
     fn topics(&self, id: FeedId) -> Topics {
-        self.feeds.get(id).map_or_else(Topics::none, |feed| feed.key.topics.clone())
+        self.feeds.get(id).map_or_else(Topics::none, |feed| feed.key.interest.topics.clone())
     }
 
     pub(super) fn remove(&mut self, key: usize) {

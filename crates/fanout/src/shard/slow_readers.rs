@@ -42,7 +42,7 @@ impl Shard {
                 }
                 connection.position = resume;
                 if let Some(next) = from_history {
-                    connection.replay_instead(&feed.key.topics, next, self.history_end);
+                    connection.replay_instead(&feed.key.interest, next, self.history_end);
                     self.stats.slow_replayed.add(1);
                     if not_kept > 0 {
                         self.stats.slow_skipped.add(1);

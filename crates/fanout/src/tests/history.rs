@@ -50,7 +50,7 @@ async fn resume(fanout: &Fanout, topics: &str, id: Option<&str>) -> BodyReceiver
     if let Some(id) = id {
         let start = Start::After(id.into());
         let limit = Duration::from_secs(10);
-        subscriber.resume = fanout.handle().resume(&of(topics), None, &start, limit).await.unwrap();
+        subscriber.resume = fanout.handle().resume(&of(topics), None, None, &start, limit).await.unwrap();
     }
     fanout.handle().subscribe(subscriber).await.unwrap();
     receiver
@@ -148,7 +148,7 @@ async fn backlog_and_repeated_entries_are_not_sent_live() {
     let early = {
         let handle = fanout.handle();
         tokio::spawn(async move {
-            handle.resume(&of("/kept"), None, &Start::After("2-0".into()), Duration::from_secs(10)).await
+            handle.resume(&of("/kept"), None, None, &Start::After("2-0".into()), Duration::from_secs(10)).await
         })
     };
     for entry in [3, 4, 4, 3] {
@@ -171,7 +171,7 @@ async fn backlog_and_repeated_entries_are_not_sent_live() {
         event(&fanout, SequenceEventKind::Interrupted).await;
         settle().await;
         let start = Start::After("2-0".into());
-        fanout.handle().resume(&of("/kept"), None, &start, Duration::from_millis(1)).await
+        fanout.handle().resume(&of("/kept"), None, None, &start, Duration::from_millis(1)).await
     };
     assert_eq!(not_current.await, Err(NotCurrent));
 }

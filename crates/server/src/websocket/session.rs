@@ -203,7 +203,8 @@ fn resumed(decision: Decision, known: Topics, (after, history): (Box<str>, Histo
     Box::pin(async move {
         let subscription = decision.await?;
         let start = Start::After(after);
-        let resume = history.handle.resume(&subscription.topics, Some(&known), &start, history.limit).await;
+        let Subscription { topics, grant, .. } = &subscription;
+        let resume = history.handle.resume(topics, Some(&known), grant.as_deref(), &start, history.limit).await;
         Ok(Subscription { resume: resume.map_err(|error| error.to_string())?, ..subscription })
     })
 }

@@ -6,7 +6,6 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use crate::Namespace;
-use crate::topic::Topic;
 
 /// The segment that stands for any segment. Topics never have it as a literal.
 const ANY: &str = "*";
@@ -17,7 +16,7 @@ const ANY: &str = "*";
 /// Paths are compressed: a node stands for all segments up to the next branch or value, so there are at most two nodes for
 /// each topic, whatever its depth. Nodes own no tables: one table finds the children of all of them.
 #[derive(Debug)]
-pub(crate) struct Trie<T> {
+pub(super) struct Trie<T> {
     nodes: Slab<Node<T>>,
     /// All nodes but the root and those whose first segment is `*`, by parent and first segment.
     children: HashTable<NodeId>,
@@ -61,15 +60,15 @@ impl<T> Node<T> {
 }
 
 impl<T: Copy + PartialEq> Trie<T> {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut nodes = Slab::new();
         nodes.insert(Node::new("", ROOT));
         Self { nodes, children: HashTable::new(), hasher: RandomState::new() }
     }
 
-    pub(crate) fn insert(&mut self, topic: &Topic, value: T) {
+    pub(super) fn insert(&mut self, topic: &Namespace, is_recursive: bool, value: T) {
         let mut at = ROOT;
-        let mut path = path(topic.path());
+        let mut path = path(topic);
         while !path.is_empty() {
             let Some(child) = self.child(at, first_segment(path)) else {
                 at = self.add(at, path);
@@ -80,13 +79,13 @@ impl<T: Copy + PartialEq> Trie<T> {
             at = if common < label.len() { self.split(child, common) } else { child };
             path = after(path, common);
         }
-        self.values(at, topic).push(value);
+        self.values(at, is_recursive).push(value);
     }
 
     /// Removes `value`, and every node that is not needed without it.
-    pub(crate) fn remove(&mut self, topic: &Topic, value: T) {
+    pub(super) fn remove(&mut self, topic: &Namespace, is_recursive: bool, value: T) {
         let mut at = ROOT;
-        let mut path = path(topic.path());
+        let mut path = path(topic);
         while !path.is_empty() {
             let Some(child) = self.child(at, first_segment(path)) else { return };
             let label = &*self.node(child).label;
@@ -96,19 +95,16 @@ impl<T: Copy + PartialEq> Trie<T> {
             path = after(path, label.len());
             at = child;
         }
-        let values = self.values(at, topic);
-        if let Some(place) = values.iter().position(|other| *other == value) {
-            values.swap_remove(place);
-            // Without this, a node that many feeds once shared keeps their room.
-            if values.capacity() > 4 * values.len() {
-                values.shrink_to(2 * values.len());
-            }
-        }
+        super::remove_value(self.values(at, is_recursive), &value);
         self.prune(at);
     }
 
     /// Calls `visit` with each value under a topic that contains `namespace`: once for each such topic.
-    pub(crate) fn visit(&self, namespace: &Namespace, mut visit: impl FnMut(T)) {
+    /// A name is in the root alone.
+    pub(super) fn visit(&self, namespace: &Namespace, mut visit: impl FnMut(T)) {
+        if namespace.is_name() {
+            return self.node(ROOT).below.iter().copied().for_each(visit);
+        }
         self.visit_below(ROOT, path(namespace), &mut visit);
     }
 
@@ -141,9 +137,9 @@ impl<T: Copy + PartialEq> Trie<T> {
         &mut self.nodes[id as usize]
     }
 
-    fn values(&mut self, id: NodeId, topic: &Topic) -> &mut Vec<T> {
+    fn values(&mut self, id: NodeId, is_recursive: bool) -> &mut Vec<T> {
         let node = self.node_mut(id);
-        if topic.is_recursive() { &mut node.below } else { &mut node.here }
+        if is_recursive { &mut node.below } else { &mut node.here }
     }
 
     fn hash(&self, parent: NodeId, segment: &str) -> u64 {
@@ -303,6 +299,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Topic;
+    use crate::topic::Kind;
+
+    fn parts(topic: &Topic) -> (&Namespace, bool) {
+        match topic.kind() {
+            Kind::Path { path, is_recursive } => (path, *is_recursive),
+            _ => unreachable!("{topic} is a path"),
+        }
+    }
+
+    fn insert<T: Copy + PartialEq>(trie: &mut Trie<T>, topic: &Topic, value: T) {
+        let (path, is_recursive) = parts(topic);
+        trie.insert(path, is_recursive, value);
+    }
+
+    fn remove<T: Copy + PartialEq>(trie: &mut Trie<T>, topic: &Topic, value: T) {
+        let (path, is_recursive) = parts(topic);
+        trie.remove(path, is_recursive, value);
+    }
 
     fn topics() -> impl Strategy<Value = Vec<Topic>> {
         proptest::collection::vec("(/[ab*]|/ab){0,4}(/\\*\\*)?", 0..12).prop_map(|paths| {
@@ -322,12 +337,12 @@ mod tests {
         fn visits_exactly_the_topics_that_contain_the_namespace(filed in topics(), gone in topics(), asked in namespaces()) {
             let mut trie = Trie::new();
             for (index, topic) in filed.iter().enumerate() {
-                trie.insert(topic, index);
+                insert(&mut trie, topic, index);
             }
             let kept: Vec<usize> = (0..filed.len()).filter(|&index| !gone.contains(&filed[index])).collect();
             for (index, topic) in filed.iter().enumerate() {
                 if !kept.contains(&index) {
-                    trie.remove(topic, index);
+                    remove(&mut trie, topic, index);
                 }
             }
             prop_assert!(trie.nodes.len() <= 2 * kept.len() + 1, "{} nodes for {} topics", trie.nodes.len(), kept.len());
@@ -346,8 +361,8 @@ mod tests {
         let mut trie = Trie::new();
         for text in ["/a/b/c", "/a/*/c/**", "/", "/*"] {
             let topic: Topic = text.parse().unwrap();
-            trie.insert(&topic, 1);
-            trie.remove(&topic, 1);
+            insert(&mut trie, &topic, 1);
+            remove(&mut trie, &topic, 1);
             assert_eq!((trie.nodes.len(), trie.children.len()), (1, 0), "{text}");
         }
     }
@@ -356,15 +371,15 @@ mod tests {
     fn room_of_removed_topics_is_given_back() {
         let mut trie = Trie::new();
         let topics: Vec<Topic> = (0..1000).map(|number| format!("/{number}").parse().unwrap()).collect();
-        topics.iter().for_each(|topic| trie.insert(topic, 1));
+        topics.iter().for_each(|topic| insert(&mut trie, topic, 1));
         assert!(trie.children.capacity() >= 1000);
-        topics[1..].iter().rev().for_each(|topic| trie.remove(topic, 1));
+        topics[1..].iter().rev().for_each(|topic| remove(&mut trie, topic, 1));
         assert_eq!((trie.nodes.len(), trie.children.len()), (2, 1));
         let room = (trie.nodes.capacity(), trie.children.capacity());
         assert!(room.0 <= 100 && room.1 <= 100, "{room:?}");
 
-        (0..1000).for_each(|value| trie.insert(&topics[0], value));
-        (2..1000).for_each(|value| trie.remove(&topics[0], value));
+        (0..1000).for_each(|value| insert(&mut trie, &topics[0], value));
+        (2..1000).for_each(|value| remove(&mut trie, &topics[0], value));
         let node = trie.child(ROOT, "0").unwrap();
         let values = &trie.node(node).below;
         assert!(values.len() == 3 && values.capacity() <= 12, "{} of {}", values.len(), values.capacity());
@@ -373,7 +388,7 @@ mod tests {
     #[test]
     fn literal_asterisk_of_a_namespace_is_visited_once() {
         let mut trie = Trie::new();
-        trie.insert(&"/*".parse().unwrap(), 1);
+        insert(&mut trie, &"/*".parse().unwrap(), 1);
         let namespace = Namespace::from_segments(["*"]).unwrap();
         let mut found = Vec::new();
         trie.visit(&namespace, |value| found.push(value));
@@ -383,9 +398,9 @@ mod tests {
     #[test]
     fn other_topics_stay_when_an_unknown_one_is_removed() {
         let mut trie = Trie::new();
-        trie.insert(&"/a/b/c".parse().unwrap(), 1);
+        insert(&mut trie, &"/a/b/c".parse().unwrap(), 1);
         for text in ["/a", "/a/b", "/a/b/c/d", "/b", "/a/b/c"] {
-            trie.remove(&text.parse().unwrap(), 2);
+            remove(&mut trie, &text.parse().unwrap(), 2);
             let mut found = Vec::new();
             trie.visit(&"/a/b/c".parse().unwrap(), |value| found.push(value));
             assert_eq!((found, trie.nodes.len()), (vec![1], 2), "{text}");
@@ -398,7 +413,7 @@ mod tests {
         let topics: Vec<Topic> =
             (0..64).map(|number| format!("/{number}{}", "/a".repeat(15)).parse().unwrap()).collect();
         for topic in &topics {
-            trie.insert(topic, 1);
+            insert(&mut trie, topic, 1);
         }
         assert_eq!(trie.nodes.len(), 65);
     }

@@ -1,0 +1,1 @@
+//! Templates beside regular expressions of another implementation.

@@ -1,0 +1,1 @@
+//! The index beside asking every topic in turn.
