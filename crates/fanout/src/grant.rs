@@ -149,6 +149,40 @@ mod tests {
     }
 
     #[test]
+    fn topics_with_wildcards_are_narrowed_and_others_must_be_covered() {
+        let of = |texts: &str| Topics::new(texts.split(',').map(|text| text.parse().unwrap()).collect()).unwrap();
+        let access = Access::Topics(of("/user/42,/room/*/public/**"));
+        let narrow =
+            |texts: &str| access.narrow(&of(texts)).map(|topics| topics.to_string()).map_err(|topic| topic.to_string());
+        let (ok, outside) = (|text: &str| Ok(text.to_owned()), |text: &str| Err(text.to_owned()));
+        assert_eq!(narrow("/user/42/inbox,/room/1/public"), ok("/room/1/public,/user/42/inbox"));
+        assert_eq!(narrow("/user/*"), ok("/user/42"));
+        assert_eq!(narrow("/*/*/**"), ok("/room/*/public/**,/user/42"));
+        assert_eq!(narrow("/user/42,/user/43"), outside("/user/43"));
+        assert_eq!(narrow("/"), outside("/"));
+        assert_eq!(narrow("/price/*"), outside("/price/*"));
+        assert_eq!(Access::All.narrow(&of("/a/*")), Ok(of("/a/*")));
+        assert!(Access::Topics(Topics::none()).narrow(&of("/a/*")).is_err());
+        assert_eq!(access.narrow(&Topics::none()), Ok(Topics::none()));
+
+        let template = |text: &str| Topics::new(vec![Topic::template(text).unwrap()]).unwrap();
+        let access =
+            Access::Topics(Topics::new(vec![Topic::template("x:{id}").unwrap(), "x:a/b".parse().unwrap()]).unwrap());
+        assert_eq!(access.narrow(&template("x:{other}")), Ok(template("x:{other}")));
+        assert_eq!(access.narrow(&template("x:a{/rest}")), Ok(of("x:a/b")));
+        assert!(access.narrow(&template("y:{id}")).is_err() && access.narrow(&of("x:1")).is_ok());
+    }
+
+    #[test]
+    fn narrowing_has_a_bound() {
+        let many =
+            |format: fn(usize) -> String| Topics::new((0..100).map(|n| format(n).parse().unwrap()).collect()).unwrap();
+        let access = Access::Topics(many(|number| format!("/*/{number}")));
+        let wanted = many(|number| format!("/{number}/*"));
+        assert!(access.narrow(&wanted).is_err(), "it would be 10,000 topics");
+    }
+
+    #[test]
     fn grant_without_expiry_never_expires() {
         let now = SystemTime::now();
         assert!(Grant::default().with_expiry(now).is_expired(now) && !Grant::default().is_expired(now));

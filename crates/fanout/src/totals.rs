@@ -70,10 +70,12 @@ impl Totals {
     }
 
     /// Updates the totals with a message, and sends the messages that readers get for it, in their order. Totals that a
-    /// source reports become the difference from what was sent before.
+    /// source reports become the difference from what was sent before. Counts of private messages are not part of the totals, which
+    /// everyone may read.
     pub(crate) fn update(&mut self, message: Message, mut send: impl FnMut(Message, Audience)) {
         match &message.data {
             Data::Text(_) | Data::Reset(_) => send(message, Audience::Everyone),
+            Data::Tally(_) if message.is_private() => send(message, Audience::Everyone),
             Data::Tally(tally) => {
                 let mut entry = self.entries.get_mut(&message.namespace);
                 if let Some(entry) = &mut entry {

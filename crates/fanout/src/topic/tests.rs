@@ -129,6 +129,128 @@ fn all_namespaces() -> Vec<Namespace> {
     all.iter().map(|path| if path.is_empty() { Namespace::root() } else { path.parse().unwrap() }).collect()
 }
 
+/// Topics of all kinds, which have much in common.
+fn any_topic() -> impl Strategy<Value = Topic> {
+    let parsed = |path: String| if path.is_empty() { topic("/") } else { topic(&path) };
+    prop_oneof![
+        4 => "(/[ab*]){0,3}(/\\*\\*)?".prop_map(parsed),
+        2 => any_namespace().prop_map(Topic::exact),
+        2 => proptest::sample::select(&TEMPLATES[..]).prop_map(|text| Topic::template(text).unwrap()),
+    ]
+}
+
+const TEMPLATES: [&str; 9] = ["/a/{x}", "/a/{y}", "/a{/x*}", "{x}", "{+x}", "x:{x}", "x:{y}", "/{x}/b", "x:{x}/{y}"];
+
+fn any_namespace() -> impl Strategy<Value = Namespace> {
+    let topic = |text: String| Namespace::from_topic(if text.is_empty() { "/" } else { &text }).unwrap();
+    prop_oneof!["(/[ab]){0,4}".prop_map(topic), "x:[ab]?(/[ab])?|a|/a/|/b//".prop_map(topic)]
+}
+
+#[test]
+fn absolute_iris_are_names() {
+    for text in ["https://e/1", "urn:uuid:1", "a+b.c-d:x", "x:", "https://e/{id}"] {
+        assert_eq!(topic(text), Topic::exact(Namespace::from_topic(text).unwrap()), "{text}");
+        assert_eq!(topic(text).to_string(), text);
+        assert_eq!(topic(text).as_namespace().unwrap().as_str(), text);
+    }
+    for text in ["foo", "1a:b", ":", "a b:c", ""] {
+        assert_eq!(text.parse::<Topic>(), Err(NamespaceError::NotAbsolute.into()), "{text}");
+    }
+    assert_eq!("a:b\nc".parse::<Topic>(), Err(NamespaceError::Forbidden.into()));
+}
+
+#[test]
+fn selector_is_everything_a_template_or_exact() {
+    let selector = |text: &str| Topic::selector(text).unwrap();
+    assert_eq!(selector("*"), topic("/"));
+    assert_eq!(selector("https://e/{id}"), Topic::template("https://e/{id}").unwrap());
+    assert_eq!(selector("/a"), Topic::exact("/a".parse().unwrap()));
+    assert!(selector("/a").contains(&"/a".parse().unwrap()) && !selector("/a").contains(&"/a/b".parse().unwrap()));
+    assert_eq!(selector("/*").to_string(), "/*");
+    assert!(!selector("/*").contains(&"/a".parse().unwrap()));
+    assert_eq!(Topic::selector("a\n{"), Err(NamespaceError::Forbidden));
+}
+
+#[test]
+fn sets_show_all_kinds_as_text() {
+    let texts = ["/b", "/a/*", "x:1", "x:{x}"];
+    let mut topics: Vec<Topic> = texts[..3].iter().map(|text| topic(text)).collect();
+    topics.push(Topic::template(texts[3]).unwrap());
+    let set = Topics::new(topics).unwrap();
+    assert_eq!((set.to_string().as_str(), set.len()), ("/a/*,/b,x:1,x:{x}", 4));
+    assert_eq!(
+        Topics::from(Namespace::from_topic("x").unwrap()).as_namespace(),
+        Some(Namespace::from_topic("x").unwrap())
+    );
+    let of = |topic| Topics::new(vec![topic]).unwrap();
+    assert!(of(Topic::template("x:{x}").unwrap()).weight() > of(topic("x:{x}")).weight());
+}
+
+#[test]
+fn intersection_joins_segments() {
+    let common = |one: &str, other: &str| {
+        let common = topic(one).intersection(&topic(other));
+        assert_eq!(topic(other).intersection(&topic(one)), common, "{one} {other}");
+        common.map(|topic| topic.to_string())
+    };
+    assert_eq!(common("/*/a/**", "/b/*").as_deref(), Some("/b/a"));
+    assert_eq!(common("/*/a", "/b/*/*").as_deref(), None);
+    assert_eq!(common("/*/a/**", "/b/*/*").as_deref(), Some("/b/a/*"));
+    assert_eq!(common("/a", "/*/b").as_deref(), Some("/a/b"));
+    assert_eq!(common("/a", "/b"), None);
+    let exact = topic("/price/*").intersection(&topic("/price/A"));
+    assert_eq!(exact, Some(Topic::exact("/price/A".parse().unwrap())));
+    let template = Topic::template("x:{x}").unwrap();
+    assert_eq!(template.intersection(&topic("/")), Some(template.clone()));
+    assert_eq!(template.intersection(&topic("x:1")), Some(topic("x:1")));
+    assert_eq!(template.intersection(&topic("/x")), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    #[test]
+    fn intersection_is_what_both_contain(one in any_topic(), other in any_topic(), namespaces in proptest::collection::vec(any_namespace(), 8)) {
+        let common = one.intersection(&other);
+        let is_template = |topic: &Topic| matches!(topic.kind(), Kind::Template(_));
+        // What a template has in common with another topic may have no topic.
+        prop_assume!(common.is_some() || !(is_template(&one) || is_template(&other)));
+        for namespace in namespaces.iter().chain(&all_namespaces()) {
+            let is_common = common.as_ref().is_some_and(|common| common.contains(namespace));
+            prop_assert_eq!(is_common, one.contains(namespace) && other.contains(namespace), "{} {} {}", one, other, namespace);
+        }
+    }
+
+    #[test]
+    fn covering_topic_contains_all_of_the_other(one in any_topic(), other in any_topic(), namespaces in proptest::collection::vec(any_namespace(), 8)) {
+        let (covers, is_covered) = (one.covers(&other), other.covers(&one));
+        for namespace in namespaces.iter().chain(&all_namespaces()) {
+            prop_assert!(!covers || !other.contains(namespace) || one.contains(namespace), "{} {} {}", one, other, namespace);
+            prop_assert!(!is_covered || !one.contains(namespace) || other.contains(namespace), "{} {} {}", one, other, namespace);
+        }
+        prop_assert!(one.covers(&one) && topic("/").covers(&one));
+    }
+
+    #[test]
+    fn topic_that_contains_something_in_a_namespace_overlaps_it(topic in any_topic(), namespace in any_namespace(), sent in any_namespace()) {
+        let is_common = topic.contains(&sent) && namespace.contains(&sent);
+        prop_assert!(!is_common || topic.overlaps(&namespace), "{} {} {}", topic, namespace, sent);
+        if topic.contains(&sent) {
+            prop_assert!(topic.literal_prefix().contains(&sent), "{} {}", topic, sent);
+        }
+    }
+
+    /// A set has the topics that it was made of, of whatever kinds they are.
+    #[test]
+    fn sets_give_back_topics_of_all_kinds(topics in proptest::collection::vec(any_topic(), 1..8)) {
+        let set = Topics::new(topics.clone()).unwrap();
+        let mut topics = topics;
+        topics.sort_unstable();
+        topics.dedup();
+        prop_assert_eq!((set.len(), set.iter().collect::<Vec<_>>()), (topics.len(), topics));
+    }
+}
+
 proptest! {
     /// A set has the topics that it was made of, whatever characters they have.
     #[test]
