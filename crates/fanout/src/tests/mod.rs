@@ -5,6 +5,7 @@ mod history;
 mod inbound;
 mod rates;
 mod streams;
+mod updates;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
