@@ -256,6 +256,12 @@ impl Template {
         literal(self.parts.last())
     }
 
+    /// The longest literal between two expressions; empty if there is none.
+    pub(crate) fn longest_middle(&self) -> &str {
+        let inner = self.parts.get(1..self.parts.len().saturating_sub(1)).unwrap_or_default();
+        inner.iter().map(|part| literal(Some(part))).max_by_key(|literal| literal.len()).unwrap_or_default()
+    }
+
     /// Whether it matches the same texts as `other` for certain.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         self.parts == other.parts

@@ -1,36 +1,31 @@
 //! An index of topics: finds the feeds of a message by each of its topics.
 
 mod prefix_tree;
+mod templates;
 #[cfg(test)]
 mod tests;
 mod trie;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use prefix_tree::PrefixTree;
+use templates::Templates;
 use trie::Trie;
 
 use crate::Namespace;
-use crate::topic::{Kind, Part, Topic, matches_with_ends};
+use crate::topic::{Kind, Topic};
 
 /// Values by topic. The cost of a look-up does not depend on the number of other topics: paths are in a [`Trie`], single namespaces in a
-/// hash map, and templates are found by the literals before their first expression and after their last one. Only templates that have both
-/// in common with the namespace are matched, each once for all of its values.
+/// hash map, and [templates](Templates) are found by their literals.
 #[derive(Debug)]
 pub(crate) struct TopicIndex<T> {
     paths: Trie<T>,
     exact: HashMap<Namespace, Vec<T>>,
-    /// By the literal before the first expression, from its beginning.
-    templates: PrefixTree<Suffixes<T>>,
+    templates: Templates<T>,
 }
-
-/// Templates by the literal after the last expression, from its end.
-type Suffixes<T> = PrefixTree<HashMap<Arc<[Part]>, Vec<T>>>;
 
 impl<T: Copy + PartialEq> TopicIndex<T> {
     pub(crate) fn new() -> Self {
-        Self { paths: Trie::new(), exact: HashMap::new(), templates: PrefixTree::default() }
+        Self { paths: Trie::new(), exact: HashMap::new(), templates: Templates::new() }
     }
 
     /// An index of `topics`, all with the same value.
@@ -44,11 +39,7 @@ impl<T: Copy + PartialEq> TopicIndex<T> {
         match topic.kind() {
             Kind::Path { path, is_recursive } => self.paths.insert(path, *is_recursive, value),
             Kind::Exact(namespace) => self.exact.entry(namespace.clone()).or_default().push(value),
-            Kind::Template(template) => {
-                let suffixes = self.templates.entry(template.prefix().bytes());
-                let templates = suffixes.entry(template.suffix().bytes().rev());
-                templates.entry(Arc::clone(template.parts())).or_default().push(value);
-            }
+            Kind::Template(template) => self.templates.insert(template, value),
         }
     }
 
@@ -57,20 +48,11 @@ impl<T: Copy + PartialEq> TopicIndex<T> {
         match topic.kind() {
             Kind::Path { path, is_recursive } => self.paths.remove(path, *is_recursive, value),
             Kind::Exact(namespace) => remove_of_key(&mut self.exact, namespace, value),
-            Kind::Template(template) => {
-                self.templates.change(template.prefix().bytes(), |suffixes| {
-                    suffixes.change(template.suffix().bytes().rev(), |templates| {
-                        remove_of_key(templates, template.parts(), value);
-                        !templates.is_empty()
-                    });
-                    !suffixes.is_empty()
-                });
-            }
+            Kind::Template(template) => self.templates.remove(template, value),
         }
     }
 
-    /// Calls `visit` with each value of a topic that contains `namespace`: once for each such topic, but for templates that differ in
-    /// nothing but the names of their variables, which are one topic.
+    /// Calls `visit` with each value of a topic that contains `namespace`: once for each such topic.
     pub(crate) fn visit(&self, namespace: &Namespace, mut visit: impl FnMut(T)) {
         self.paths.visit(namespace, &mut visit);
         if !self.exact.is_empty()
@@ -78,13 +60,7 @@ impl<T: Copy + PartialEq> TopicIndex<T> {
         {
             values.iter().copied().for_each(&mut visit);
         }
-        let text = namespace.as_str();
-        self.templates.visit_prefixes(text.bytes(), |prefix_bytes, suffixes| {
-            suffixes.visit_prefixes(text[prefix_bytes..].bytes().rev(), |_, templates| {
-                let matching = templates.iter().filter(|(parts, _)| matches_with_ends(parts, text));
-                matching.for_each(|(_, values)| values.iter().copied().for_each(&mut visit));
-            });
-        });
+        self.templates.visit(namespace.as_str(), &mut visit);
     }
 
     /// Whether some topic contains one of `namespaces`.

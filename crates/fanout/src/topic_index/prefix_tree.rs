@@ -102,7 +102,12 @@ impl<V> PrefixTree<V> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.root.value.is_none() && self.root.children.is_empty()
+        self.root.value.is_none() && self.is_leaf()
+    }
+
+    /// Whether it has no string but the empty one.
+    pub(super) fn is_leaf(&self) -> bool {
+        self.root.children.is_empty()
     }
 
     /// Calls `visit` with the length and the value of each string that `text` begins with, shorter ones first.
@@ -122,6 +127,17 @@ impl<V> PrefixTree<V> {
             }
             length += node.label.len();
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn values(&self) -> Vec<&V> {
+        fn add<'a, V>(node: &'a Node<V>, values: &mut Vec<&'a V>) {
+            values.extend(&node.value);
+            node.children.iter().for_each(|child| add(child, values));
+        }
+        let mut values = Vec::new();
+        add(&self.root, &mut values);
+        values
     }
 
     #[cfg(test)]
