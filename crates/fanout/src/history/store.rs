@@ -165,6 +165,12 @@ impl Store {
         }
     }
 
+    /// The number of namespaces and of ids of publishers that it knows.
+    #[cfg(test)]
+    pub(crate) fn index_sizes(&self) -> (usize, usize) {
+        (self.namespaces.len(), self.by_update_id.len())
+    }
+
     /// Drops the oldest message, or makes it the last value of its namespace; without others, drops the oldest last value.
     /// Returns whether there was one.
     pub(crate) fn drop_oldest(&mut self) -> bool {

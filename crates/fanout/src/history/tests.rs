@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::interest::Interest;
-use crate::{EntryId, Kept, Message, ResetReason, Topic};
+use crate::{EntryId, Kept, Message, ResetReason, Topic, Update};
 
 fn retention(name: &str, max_messages: Option<usize>, last_values: bool) -> Arc<Retention> {
     Arc::new(Retention {
@@ -68,12 +68,18 @@ fn filter(topics: &Topics) -> Filter {
     Filter::new(&Interest::new(topics, None), None)
 }
 
+const NAMES: [&str; 6] = ["/a", "/a/b", "/c", "x:1", "x:2", "x:1/b"];
+const SELECTORS: [&str; 9] = ["*", "/a", "/c", "x:1", "x:{id}", "x:{id}/b", "/{+a}", "{x}", "/a{/b}"];
+
 /// Everything that a query finds, in pieces of at most `max_bytes`.
 fn all(history: &History, topics: &Topics, next: u64, last_values: bool, max_bytes: usize) -> Vec<String> {
-    let filter = filter(topics);
+    all_of(history, &filter(topics), next, last_values, max_bytes)
+}
+
+fn all_of(history: &History, filter: &Filter, next: u64, last_values: bool, max_bytes: usize) -> Vec<String> {
     let (mut found, mut next) = (Vec::new(), next);
     while next < history.head {
-        let query = Query { filter: &filter, starts: &[], next, end: history.head, last_values };
+        let query = Query { filter, starts: &[], next, end: history.head, last_values };
         let selected = history.select(&query, max_bytes);
         assert!(selected.next > next, "a piece makes progress");
         next = selected.next;
@@ -132,6 +138,90 @@ proptest! {
         let in_all = (0..messages.len()).filter(|number| { let (a, b) = is_kept(*number); a || b }).count();
         prop_assert_eq!(history.size().0, in_all);
         prop_assert_eq!(history.size().1 == 0, in_all == 0);
+    }
+
+    /// Messages with several topics, of one retention that contains them all.
+    #[test]
+    fn queries_find_messages_by_each_of_their_topics(
+        published in proptest::collection::vec((proptest::collection::vec(0..6_usize, 1..4), any::<bool>(), 0..40_u8), 0..80),
+        bound in proptest::option::of(0..30_usize),
+        last_values: bool,
+        last_only: bool,
+        wanted in proptest::collection::btree_set(proptest::sample::select(&SELECTORS[..]), 1..4),
+        granted in proptest::collection::btree_set(proptest::sample::select(&SELECTORS[..]), 0..3),
+        read in proptest::option::of((
+            proptest::collection::btree_set(proptest::sample::select(&SELECTORS[..]), 1..3),
+            proptest::collection::btree_set(proptest::sample::select(&SELECTORS[..]), 0..3),
+        )),
+        from in 0..90_u64,
+        newest in 1..20_usize,
+        piece in prop_oneof![Just(1), Just(2000), Just(usize::MAX)],
+    ) {
+        let mut all_topics = Retention::clone(&retention("all", bound, last_values));
+        all_topics.namespace = Namespace::root();
+        let retention = Arc::new(all_topics);
+        let messages: Vec<_> = published
+            .iter()
+            .enumerate()
+            .map(|(number, (topics, is_private, id))| {
+                let mut topics = topics.iter().map(|topic| Namespace::from_topic(NAMES[*topic]).unwrap());
+                let mut message = Message::clone(&message("/", number, &retention));
+                message.namespace = topics.next().unwrap();
+                let id = Some(id.to_string().into());
+                let update = Update { alternates: topics.collect(), is_private: *is_private, id, retry: None };
+                message.update = Some(Box::new(update));
+                Arc::new(message)
+            })
+            .collect();
+        let (history, _) = history(&[Arc::clone(&retention)], &messages);
+
+        let is_newest = |number: usize| {
+            !messages[number + 1..].iter().any(|newer| newer.namespace == messages[number].namespace)
+        };
+        let bound = bound.or(last_values.then_some(0)).unwrap_or(usize::MAX);
+        let is_kept = |number: usize| messages.len() - number <= bound || (last_values && is_newest(number));
+        let interest = |topics: &BTreeSet<&str>, private: &BTreeSet<&str>| {
+            let selectors = |texts: &BTreeSet<&str>| {
+                Topics::new(texts.iter().map(|text| Topic::selector(text).unwrap()).collect()).unwrap_or_default()
+            };
+            Interest { topics: selectors(topics), private: selectors(private) }
+        };
+        let gets = |interest: &Interest, number: usize| {
+            let is_in = |set: &Topics| set.iter().any(|topic| messages[number].topics().any(|of| topic.contains(of)));
+            is_in(&interest.topics) && (!messages[number].is_private() || is_in(&interest.private))
+        };
+        let read = read.map(|(topics, private)| interest(&topics, &private));
+        // Topics that were read before are not new.
+        let mut only_new = interest(&wanted, &granted);
+        let known: Vec<Topic> = read.iter().flat_map(|read| read.topics.iter()).collect();
+        let new = only_new.topics.iter().filter(|topic| !known.contains(topic)).collect();
+        let filter = Filter::new(&only_new, read.as_ref());
+        only_new.topics = Topics::new(new).unwrap_or_default();
+        let expected = |from: u64, last_only: bool| -> Vec<String> {
+            (0..messages.len())
+                .filter(|number| *number as u64 + FIRST >= from && is_kept(*number))
+                .filter(|number| !last_only || last_values && is_newest(*number))
+                .filter(|number| gets(&only_new, *number) && !read.as_ref().is_some_and(|read| gets(read, *number)))
+                .map(|number| number.to_string())
+                .collect()
+        };
+        prop_assert_eq!(all_of(&history, &filter, from, last_only, piece), expected(from, last_only));
+        let kept = expected(0, false);
+        let from_newest = all_of(&history, &filter, history.newest(&filter, newest), false, piece);
+        prop_assert_eq!(from_newest, &kept[kept.len().saturating_sub(newest)..]);
+
+        // Nothing of what is gone stays behind.
+        let kept = || (0..messages.len()).filter(|number| is_kept(*number)).map(|number| &messages[number]);
+        let names: BTreeSet<&Namespace> = kept().flat_map(|message| message.topics()).collect();
+        let (known_names, known_ids) = history.stores[0].index_sizes();
+        prop_assert_eq!(known_names, names.len());
+        prop_assert!(known_ids <= kept().count() && (known_ids > 0 || kept().count() == 0 || last_values));
+        prop_assert_eq!(history.size().1 == 0, kept().count() == 0);
+        for id in 0..40_u8 {
+            let newest = (0..messages.len()).rev().find(|number| messages[*number].update_id() == Some(&*id.to_string()));
+            let expected = newest.filter(|number| is_kept(*number)).map(|number| number as u64 + FIRST);
+            prop_assert_eq!(history.stores[0].number_of_update(&id.to_string()), expected);
+        }
     }
 
     /// What a reader gets from the earliest message on, by the spans that readers really have.
