@@ -6,6 +6,7 @@ use std::time::Instant;
 use slab::Slab;
 
 use super::Budgets;
+use super::private_sets::PrivateSetId;
 use crate::conflation::Rules;
 use crate::connection::{Connection, FeedView};
 use crate::framing::Interned;
@@ -57,8 +58,8 @@ pub(super) struct Feed {
     pub(super) is_touched: bool,
     /// Its first and last match in the turns that are being matched, or [`NONE`](super::feeds::NONE).
     pub(super) matches: [u32; 2],
-    /// The last private message that its readers may get, or zero.
-    pub(super) last_permitted: u64,
+    /// Of which topics its readers get private messages.
+    pub(super) private_set: PrivateSetId,
 }
 
 /// Keys of the connections that read a feed.
@@ -115,7 +116,7 @@ impl Feed {
             has_history: false,
             is_touched: false,
             matches: [super::feeds::NONE; 2],
-            last_permitted: 0,
+            private_set: super::feeds::NONE,
         }
     }
 

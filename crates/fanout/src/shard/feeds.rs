@@ -9,6 +9,7 @@ use slab::Slab;
 
 use super::Budgets;
 use super::feed::{Feed, FeedKey, Readers, place};
+use super::private_sets::PrivateSets;
 use crate::interest::Interest;
 use crate::log::Batch;
 use crate::policy::policy_of;
@@ -34,10 +35,7 @@ pub(super) struct Feeds {
     by_key: HashTable<FeedId>,
     hasher: RandomState,
     topics: TopicIndex<FeedId>,
-    /// By the topics of which the readers of a feed get private messages.
-    private: TopicIndex<FeedId>,
-    /// The number of private messages so far, which tells them apart.
-    private_messages: u64,
+    private_sets: PrivateSets,
     policies: Arc<[NamespacePolicy]>,
     budgets: Budgets,
     stats: Arc<Stats>,
@@ -65,8 +63,7 @@ impl Feeds {
             by_key: HashTable::new(),
             hasher: RandomState::new(),
             topics: TopicIndex::new(),
-            private: TopicIndex::new(),
-            private_messages: 0,
+            private_sets: PrivateSets::new(),
             policies,
             budgets,
             stats,
@@ -101,9 +98,10 @@ impl Feeds {
             policy => policy,
         };
         let Interest { topics, private } = key.interest.clone();
-        let id = place(self.feeds.insert(Feed::new(key, policy, &self.budgets)));
+        let mut feed = Feed::new(key, policy, &self.budgets);
+        feed.private_set = self.private_sets.join(&private);
+        let id = place(self.feeds.insert(feed));
         topics.iter().for_each(|topic| self.topics.insert(&topic, id));
-        private.iter().for_each(|topic| self.private.insert(&topic, id));
         let Self { feeds, by_key, hasher, .. } = self;
         by_key.insert_unique(key_hash, id, |&id| hash(hasher, &feeds[id as usize].key));
         self.stats.feeds.add(1);
@@ -115,7 +113,7 @@ impl Feeds {
         let Some(feed) = self.feeds.try_remove(id as usize) else { return };
         let Interest { topics, private } = &feed.key.interest;
         topics.iter().for_each(|topic| self.topics.remove(&topic, id));
-        private.iter().for_each(|topic| self.private.remove(&topic, id));
+        self.private_sets.leave(private);
         if let Ok(entry) = self.by_key.find_entry(hash(&self.hasher, &feed.key), |&other| other == id) {
             entry.remove();
         }
@@ -162,13 +160,9 @@ impl Feeds {
 
     /// Adds message `number` of the turns to the matches of each feed that contains it and belongs to its audience.
     fn find(&mut self, number: u32, Outgoing { message, audience, .. }: &Outgoing) {
-        let Self { topics, private, private_messages, feeds, matches, matched, closing, .. } = self;
-        let private_number = message.is_private().then(|| {
-            *private_messages += 1;
-            let mut permit = |id: FeedId| feeds[id as usize].last_permitted = *private_messages;
-            message.topics().for_each(|topic| private.visit(topic, &mut permit));
-            *private_messages
-        });
+        let Self { topics, private_sets, feeds, matches, matched, closing, .. } = self;
+        let is_private = message.is_private();
+        private_sets.mark(message);
         let overlapping: Option<Vec<FeedId>> = (*audience == Audience::Overlapping).then(|| {
             let overlaps =
                 |feed: &Feed| feed.key.interest.topics.iter().any(|topic| topic.overlaps(&message.namespace));
@@ -182,7 +176,7 @@ impl Feeds {
         };
         let mut found = |id: FeedId| {
             let feed = &mut feeds[id as usize];
-            if private_number.is_some_and(|number| feed.last_permitted != number) {
+            if is_private && !private_sets.is_permitted(feed.private_set) {
                 return;
             }
             if *audience == Audience::WithTotals && feed.key.totals.as_ref() != Some(&message.namespace) {

@@ -4,6 +4,7 @@ mod drain;
 mod feed;
 mod feeds;
 mod pacing;
+mod private_sets;
 mod replays;
 mod serve;
 mod slow_readers;

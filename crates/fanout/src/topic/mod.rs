@@ -136,7 +136,7 @@ impl Topic {
     }
 
     /// All namespaces whose text a URI template (RFC 6570) may stand for, such as `https://example.com/books/{id}`. Each expression
-    /// stands for any values, or for nothing; a prefix modifier, as in `{id:3}`, is ignored. `None` if the text is not a template, or has
+    /// stands for any values, or for nothing; a prefix modifier, as in `{id:3}`, bounds nothing. `None` if the text is not a template, or has
     /// no expression, or more than 16.
     pub fn template(text: &str) -> Option<Self> {
         Template::parse(text).map(|template| Self(Kind::Template(template)))
