@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tallycast_fanout::{ClientAction, Inbound, MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Namespace, Topics};
+use tallycast_fanout::{ClientAction, Inbound, MAX_NAME_BYTES, MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Namespace, Topics};
 use tallycast_server::fuzzing;
 use tallycast_server::websocket::{Config, Session, Subprotocol};
 
@@ -40,7 +40,8 @@ fuzz_target!(|target: &str| {
         assert_eq!(text.parse().as_ref(), Ok(&topic));
         assert!(!text.contains(char::is_control));
         let prefix = topic.literal_prefix();
-        assert!(prefix.as_str().len() <= MAX_NAMESPACE_BYTES && prefix.segments().count() <= MAX_NAMESPACE_DEPTH);
+        let max_bytes = if prefix.is_name() { MAX_NAME_BYTES } else { MAX_NAMESPACE_BYTES };
+        assert!(prefix.as_str().len() <= max_bytes && prefix.segments().count() <= MAX_NAMESPACE_DEPTH);
     }
     let pairs = texts.iter().map(|text| ("topic", text));
     let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();

@@ -122,6 +122,27 @@ async fn reader_is_reset_where_its_position_is_lost() {
 }
 
 #[tokio::test]
+async fn reader_after_an_update_that_is_ahead_gets_all_that_is_kept() {
+    let retention = retention(Some(SEQUENCE), None);
+    let fanout = started(&retention, Config::default()).await;
+    for entry in 1..=2 {
+        fanout.publisher().send(message("/kept/a", "x", &retention, Some(entry))).await.unwrap();
+    }
+    settle().await;
+    for (id, position, count) in [("9-0", "earliest", 2), ("1-0", "1-0", 1)] {
+        let (start, limit) = (Start::AfterUpdate(id.into()), Duration::from_millis(100));
+        let resume = fanout.handle().resume(&of("/kept"), None, None, &start, limit).await.unwrap();
+        assert_eq!(resume.as_ref().map(Resume::position), Some(position));
+        let (sender, mut receiver) = body();
+        let mut subscriber = Subscriber::new(info("/kept"), lines(), Sink::Body(sender));
+        subscriber.resume = resume;
+        fanout.handle().subscribe(subscriber).await.unwrap();
+        let lines = all_lines(&mut receiver, count + 1).await;
+        assert_eq!((&*lines[0], &*lines[count]), (&*format!("position {position}"), "/kept/a@2-0 x"));
+    }
+}
+
+#[tokio::test]
 async fn gap_resets_all_readers_of_the_sequence() {
     let retention = retention(Some(SEQUENCE), None);
     let fanout = started(&retention, Config::default()).await;
