@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderMap, HeaderValue, VARY};
+use hyper::header::{ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, HeaderMap, HeaderValue, VARY};
 
 /// An origin whose pages may read, written `https://example.org` or `http://localhost:3000`; or every origin, written `*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,15 +60,18 @@ pub(crate) fn may_open(request: &HeaderMap, allowed: &[AllowedOrigin]) -> bool {
     is_allowed(origin, allowed) || (host.is_some() && host == request.get(HOST).and_then(of))
 }
 
-/// Narrows a response that every origin may read to the allowed ones.
+/// Narrows a response that every origin may read to the allowed ones. Their pages may send cookies and other credentials, which
+/// browsers refuse where the response allows every origin (Fetch standard, §3.3.5).
 pub(crate) fn restrict(answer: &mut HeaderMap, origin: Option<&HeaderValue>, allowed: &[AllowedOrigin]) {
     if !answer.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) || allowed.contains(&AllowedOrigin::ANY) {
         return;
     }
     answer.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
+    answer.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
     answer.append(VARY, HeaderValue::from_static("origin"));
     if let Some(origin) = origin.filter(|origin| is_allowed(origin, allowed)) {
         answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        answer.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
     }
 }
 
@@ -105,6 +108,8 @@ mod tests {
             let mut answer = headers(&[(ACCESS_CONTROL_ALLOW_ORIGIN, "*"), (VARY, "accept-encoding")]);
             restrict(&mut answer, Some(&HeaderValue::from_static(origin)), &list);
             assert_eq!(answer.get_all(VARY).iter().count(), 2);
+            let with_credentials = answer.get(ACCESS_CONTROL_ALLOW_CREDENTIALS).map(HeaderValue::as_bytes);
+            assert_eq!(with_credentials.is_some_and(|value| value == b"true"), origin != "https://c");
             answer.remove(ACCESS_CONTROL_ALLOW_ORIGIN)
         };
         assert_eq!(of("https://b").unwrap(), "https://b");
