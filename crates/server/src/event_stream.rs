@@ -1,8 +1,7 @@
 //! A message's bytes on the wire: the event stream format of the HTML standard, §9.2.5 and §9.2.6
-//! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>), and HTTP/1.1's chunked coding (RFC 9112, §7.1).
+//! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::Write;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -14,10 +13,9 @@ use tallycast_fanout::{CloseReason, Data, Framing, Message};
 use crate::Config;
 use crate::coding::Coding;
 use crate::envelope::{Heartbeat, Skipped, write_envelope, write_json};
+use crate::wire::Wire;
 
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
-/// RFC 9112, §7.1: the chunk of length zero that ends a chunked body, without trailers.
-const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// The part of a pause by which it varies in either direction: a half.
 const RETRY_SPREAD: u64 = 2;
 
@@ -32,13 +30,13 @@ pub enum EventFormat {
     Envelope,
 }
 
-/// How a stream says what is not a message: that it is alive, and that messages were left out.
+/// How a stream says what is not a message: that it is alive, that messages were left out, and that its authorization has expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Notices {
     /// As comments, which a browser's EventSource hides.
     #[default]
     Comments,
-    /// As events, whose names are `heartbeat` and `skipped`.
+    /// As events, whose names are `heartbeat`, `skipped` and `expired`.
     Events,
 }
 
@@ -50,8 +48,7 @@ pub enum Notices {
 pub struct EventStream {
     format: EventFormat,
     notices: Notices,
-    coding: Coding,
-    chunked: bool,
+    wire: Wire,
     name: &'static str,
 }
 
@@ -61,6 +58,13 @@ pub struct EventStream {
 enum Notice<'a> {
     Reset(&'a RawValue),
     Heartbeat(Heartbeat),
+    Expired(Expired<'a>),
+}
+
+/// The note that a stream ends because its authorization has expired, so that a client can get a new one.
+#[derive(Serialize)]
+struct Expired<'a> {
+    reason: &'a str,
 }
 
 /// All framings.
@@ -68,10 +72,7 @@ static FRAMINGS: LazyLock<Vec<Arc<EventStream>>> = LazyLock::new(|| {
     let mut framings = Vec::new();
     for format in [EventFormat::Fields, EventFormat::Envelope] {
         for notices in [Notices::Comments, Notices::Events] {
-            for coding in std::iter::once(Coding::Identity).chain(Coding::FOR_STREAMS) {
-                let framing = |chunked| Arc::new(EventStream::new(format, notices, coding, chunked));
-                framings.extend([false, true].map(framing));
-            }
+            framings.extend(Wire::all().map(|wire| Arc::new(EventStream::new(format, notices, wire))));
         }
     }
     framings
@@ -79,32 +80,27 @@ static FRAMINGS: LazyLock<Vec<Arc<EventStream>>> = LazyLock::new(|| {
 
 impl EventStream {
     /// Only for the table of all framings: each has a name that is never freed.
-    fn new(format: EventFormat, notices: Notices, coding: Coding, chunked: bool) -> Self {
+    fn new(format: EventFormat, notices: Notices, wire: Wire) -> Self {
         let envelope = if format == EventFormat::Envelope { "+envelope" } else { "" };
         let notices_name = if notices == Notices::Events { "+notices" } else { "" };
-        let coding_name = coding.name().map(|name| format!("+{name}")).unwrap_or_default();
-        let chunked_name = if chunked { "+chunked" } else { "" };
-        let name = format!("sse{envelope}{notices_name}{coding_name}{chunked_name}");
-        Self { format, notices, coding, chunked, name: name.leak() }
+        let name = format!("sse{envelope}{notices_name}{}", wire.suffix());
+        Self { format, notices, wire, name: name.leak() }
     }
 
     /// The one framing of `format`, `notices` and `coding`. `chunked` is for HTTP/1.1, where the engine writes to the socket: each batch is
     /// a chunk. It is not for HTTP/1.0, and not for bodies that another layer frames.
     pub fn shared(format: EventFormat, notices: Notices, coding: Coding, chunked: bool) -> Arc<Self> {
-        let wanted = (format, notices, coding, chunked);
-        let is_wanted =
-            |framing: &&Arc<Self>| (framing.format, framing.notices, framing.coding, framing.chunked) == wanted;
-        FRAMINGS
-            .iter()
-            .find(is_wanted)
-            .map_or_else(|| Arc::new(Self::new(format, notices, coding, chunked)), Arc::clone)
+        let wire = Wire { coding, chunked };
+        let wanted = (format, notices, wire);
+        let is_wanted = |framing: &&Arc<Self>| (framing.format, framing.notices, framing.wire) == wanted;
+        FRAMINGS.iter().find(is_wanted).map_or_else(|| Arc::new(Self::new(format, notices, wire)), Arc::clone)
     }
 
     /// The first bytes after the response headers: a comment with `greeting`, so that clients see the response before the
     /// first event.
     pub fn opening(&self, greeting: &str) -> Bytes {
         let comment = format!(": {}\n\n", greeting.replace(['\r', '\n'], " "));
-        self.chunk([self.coding.start(), &self.coding.block(comment.into_bytes())].concat())
+        self.wire.start(comment.into_bytes())
     }
 
     /// A field that has the client wait before it connects again: for about `pause`, a random time between half of it and one and
@@ -126,17 +122,18 @@ impl EventStream {
         }
     }
 
-    /// Bytes that are in their content coding already, ready for the wire.
-    fn chunk(&self, bytes: Vec<u8>) -> Bytes {
-        if !self.chunked {
-            return bytes.into();
+    /// The event that a stream ends with whose authorization has expired.
+    fn expired(&self, reason: &str) -> Vec<u8> {
+        let mut batch = Vec::new();
+        let expired = Expired { reason };
+        match self.format {
+            EventFormat::Fields => {
+                batch.extend_from_slice(b"event:expired\n");
+                write_object(|json| write_json(&expired, json), &mut batch);
+            }
+            EventFormat::Envelope => write_object(|json| write_json(&Notice::Expired(expired), json), &mut batch),
         }
-        let mut chunk = Vec::with_capacity(bytes.len() + 20);
-        // Writing to a vector cannot fail.
-        let _ = write!(chunk, "{:x}\r\n", bytes.len());
-        chunk.extend_from_slice(&bytes);
-        chunk.extend_from_slice(b"\r\n");
-        chunk.into()
+        batch
     }
 }
 
@@ -189,7 +186,7 @@ impl Framing for EventStream {
     }
 
     fn finish(&self, batch: Vec<u8>) -> Bytes {
-        self.chunk(self.coding.block(batch))
+        self.wire.finish(batch)
     }
 
     fn keep_alive(&self, position: Option<&str>) -> Bytes {
@@ -211,12 +208,15 @@ impl Framing for EventStream {
     }
 
     fn closing(&self, reason: &CloseReason) -> Bytes {
-        let end: &'static [u8] = if self.chunked { LAST_CHUNK } else { b"" };
+        let end = self.wire.end();
         match reason {
             CloseReason::Shutdown => Bytes::from_static(end),
             CloseReason::Draining { retry } => [&self.retry(*retry)[..], end].concat().into(),
             // A client that does not read would not receive it.
             CloseReason::SlowReader | CloseReason::PingTimeout => Bytes::new(),
+            CloseReason::GrantExpired if self.notices == Notices::Events => {
+                [&self.finish(self.expired(&reason.to_string()))[..], end].concat().into()
+            }
             reason => {
                 let comment = format!(": {}\n\n", reason.to_string().replace(['\r', '\n'], " "));
                 [&self.finish(comment.into_bytes())[..], end].concat().into()
@@ -299,7 +299,7 @@ mod tests {
         let names: std::collections::HashSet<_> = FRAMINGS.iter().map(|framing| framing.name()).collect();
         assert_eq!(names.len(), FRAMINGS.len());
         for framing in FRAMINGS.iter() {
-            let EventStream { format, notices, coding, chunked, .. } = **framing;
+            let EventStream { format, notices, wire: Wire { coding, chunked }, .. } = **framing;
             assert!(Arc::ptr_eq(framing, &EventStream::shared(format, notices, coding, chunked)));
         }
     }
@@ -355,6 +355,22 @@ mod tests {
         let draining = CloseReason::Draining { retry: Duration::from_millis(1) };
         assert_eq!(chunked().closing(&draining), "9\r\nretry:1\n\n\r\n0\r\n\r\n");
         assert_eq!(plain().closing(&draining), "retry:1\n\n");
+    }
+
+    #[test]
+    fn expiry_is_an_event_where_notices_are() {
+        let closing = |format, notices| {
+            let framing = EventStream::shared(format, notices, Coding::Identity, true);
+            String::from_utf8(framing.closing(&CloseReason::GrantExpired).to_vec()).unwrap()
+        };
+        let fields = "event:expired\ndata:{\"reason\":\"the authorization has expired\"}\n\n";
+        assert_eq!(closing(EventFormat::Fields, Notices::Events), format!("3f\r\n{fields}\r\n0\r\n\r\n"));
+        let envelope = "data:{\"expired\":{\"reason\":\"the authorization has expired\"}}\n\n";
+        assert_eq!(closing(EventFormat::Envelope, Notices::Events), format!("3d\r\n{envelope}\r\n0\r\n\r\n"));
+        let comment = "21\r\n: the authorization has expired\n\n\r\n0\r\n\r\n";
+        for format in [EventFormat::Fields, EventFormat::Envelope] {
+            assert_eq!(closing(format, Notices::Comments), comment);
+        }
     }
 
     #[test]

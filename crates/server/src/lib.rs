@@ -99,6 +99,7 @@ mod topics;
 mod upgraded;
 #[cfg(feature = "websocket")]
 pub mod websocket;
+mod wire;
 
 pub use authorizer::{AccessRequest, Action, Authorizer, Denied};
 pub use client::ClientAddress;
