@@ -17,19 +17,17 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use tallycast_fanout::{Resume, Sink, Subscriber, close_gracefully};
+use tallycast_fanout::{Framing, Sink, close_gracefully};
 
-use crate::coding::Coding;
 use crate::connection::{Connection, ConnectionGuard, Peer};
-use crate::event_stream::EventStream;
+use crate::event_response::EventResponse;
 use crate::io::{Http1Io, OpenRequest};
 use crate::limits::{LimitError, retry_after};
-use crate::position::insert_position;
 use crate::request_timer::Expired;
 use crate::response::{BoxError, ResponseBody, boxed};
 use crate::routes::{Answer, answer, fallback};
 use crate::server::{RequestLog, Shared};
-use crate::streams::{Stream, Transport, stream_headers};
+use crate::streams::{Reader, Stream, Transport};
 
 /// The response to a request whose headers do not arrive (RFC 9110, §15.5.9).
 pub(crate) const REQUEST_TIMEOUT: &[u8] =
@@ -157,31 +155,27 @@ async fn take_over(
     mut guard: ConnectionGuard,
     shared: &Shared,
 ) {
-    let Stream { info, snapshot, resume, max_rate, grant, transport, permits, topic_permit } = *stream;
-    guard.permits.join(permits);
-    let mut subscriber = match transport {
-        Transport::EventStream(format, notices, coding) => {
-            let framing = EventStream::shared(format, notices, coding, request.version != Version::HTTP_10);
-            let position = resume.as_ref().map(Resume::position);
-            let preamble = event_stream_preamble(&request, coding, position, &framing, shared);
-            let mut subscriber = Subscriber::new(info, framing, sink);
+    let Stream { mut reader, transport } = *stream;
+    guard.permits.join(std::mem::take(&mut reader.permits));
+    let guard = (guard, reader.topic_permit.take());
+    let watch = shared.streams.watch(&reader);
+    let subscriber = match transport {
+        Transport::EventStream(response) => {
+            let (framing, preamble) = event_stream(&request, &response, &reader, shared);
+            let mut subscriber = reader.into_subscriber(framing, sink, (guard, watch));
             subscriber.preamble = preamble;
             subscriber
         }
         #[cfg(feature = "websocket")]
         Transport::WebSocket(handshake, framing, mut session) => {
             session.read_ahead(read_ahead);
-            let mut subscriber = Subscriber::new(info, framing, sink);
+            session.watch(watch);
+            let mut subscriber = reader.into_subscriber(framing, sink, guard);
             subscriber.preamble = head("101 Switching Protocols", &handshake.headers()).into();
             subscriber.inbound = Some(session);
             subscriber
         }
     };
-    subscriber.snapshot = snapshot;
-    subscriber.resume = resume;
-    subscriber.max_rate = max_rate;
-    subscriber.grant = grant;
-    subscriber.guard = Some(Box::new((guard, topic_permit)));
     // An engine that has ended drops the connection.
     let _ = shared.streams.handle.subscribe(subscriber).await;
 }
@@ -249,25 +243,23 @@ pub(crate) async fn answer_and_close(mut stream: impl tallycast_fanout::Stream, 
     }
 }
 
-/// The response headers and the stream's first comment.
-fn event_stream_preamble(
+/// The framing of an event stream, and its first bytes: the response headers and what comes before the first event.
+fn event_stream(
     request: &Parts,
-    coding: Coding,
-    position: Option<&str>,
-    framing: &EventStream,
+    response: &EventResponse,
+    reader: &Reader,
     shared: &Shared,
-) -> Bytes {
+) -> (Arc<dyn Framing>, Bytes) {
     let config = shared.streams.config.borrow();
-    let mut headers = stream_headers(request, coding, &config.allowed_origins);
-    if request.version != Version::HTTP_10 {
+    let chunked = request.version != Version::HTTP_10;
+    let (framing, first) = response.framing(chunked, &config);
+    let mut headers = response.headers(request, reader.resume.as_ref(), &config.allowed_origins);
+    if chunked {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    if let Some(position) = position {
-        insert_position(&mut headers, position);
-    }
     let mut preamble = head("200 OK", &headers);
-    preamble.extend_from_slice(&framing.preamble(&config));
-    preamble.into()
+    preamble.extend_from_slice(&first);
+    (framing, preamble.into())
 }
 
 /// The status line and headers of a response (RFC 9112, §4).

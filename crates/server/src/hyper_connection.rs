@@ -153,7 +153,7 @@ impl Http2 {
         let response = match answer(&request, client, *peer, shared).await {
             Answer::Whole(response) => boxed(response),
             Answer::Fallback => fallback(Request::from_parts(request, body), client, shared).await,
-            Answer::Stream(stream) => match self.snapshot_permit(stream.snapshot).await {
+            Answer::Stream(stream) => match self.snapshot_permit(stream.reader.snapshot).await {
                 Ok(permit) => {
                     let response = shared.streams.respond(*stream, request, permit).await;
                     if let Some(signal) = response.body().cut_off_signal() {

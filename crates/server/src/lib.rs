@@ -41,6 +41,9 @@
 //!
 //! An [`Authorizer`] decides about every stream before it starts, and about each change of topics over WebSocket.
 //!
+//! A [`Contract`] adds streams on other paths and in another framing, and decides about them itself. A [`StreamObserver`] sees all
+//! streams begin, change and end.
+//!
 //! # Cargo features
 //!
 //! All are on by default.
@@ -66,7 +69,9 @@ mod client;
 mod coding;
 mod config;
 mod connection;
+mod contract;
 mod envelope;
+mod event_response;
 mod event_stream;
 mod fallback;
 #[cfg(fuzzing)]
@@ -78,6 +83,7 @@ mod hyper_connection;
 mod io;
 mod limits;
 mod listener;
+mod observer;
 mod origins;
 mod position;
 mod proxies;
@@ -105,12 +111,14 @@ pub use authorizer::{AccessRequest, Action, Authorizer, Denied};
 pub use client::ClientAddress;
 pub use coding::Coding;
 pub use config::{Compression, Config, PREFIX, WEBSOCKET_PREFIX};
+pub use contract::{Contract, ContractStream};
 pub use event_stream::{EventFormat, EventStream, Notices};
 pub use limits::{NamespaceLimit, NamespaceLimitError};
 pub use listener::listen;
+pub use observer::{StreamObserver, StreamWatch};
 pub use origins::{AllowedOrigin, OriginError};
 pub use proxies::ClientAddressHeader;
-pub use response::{StreamBody, text_response};
+pub use response::{StreamBody, WholeResponse, text_response};
 pub use server::{Serve, Server};
 pub use service::StreamService;
 pub use stats::Stats;

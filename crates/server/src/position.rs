@@ -9,10 +9,11 @@ use hyper::{Response, StatusCode};
 use tallycast_fanout::{Grant, Resume, Start, Topics};
 
 use crate::coding::Coding;
+use crate::event_response::stream_headers;
 use crate::event_stream::{EventFormat, EventStream, Notices};
 use crate::query::{one_line, value};
 use crate::response::WholeResponse;
-use crate::streams::{Streams, stream_headers, try_again};
+use crate::streams::{Streams, try_again};
 
 /// The id of the last event that a client has got (HTML standard, §9.2.4). Also in responses: the id before the first event.
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -84,7 +85,7 @@ impl Streams {
             let retry = framing.retry(config.retry.unwrap_or(NOT_CURRENT_RETRY));
             let body = [framing.opening(&error.to_string()), retry].concat();
             let mut response = Response::new(Full::new(body.into()));
-            *response.headers_mut() = stream_headers(request, Coding::Identity, &config.allowed_origins);
+            *response.headers_mut() = stream_headers(request, Coding::Identity, None, &config.allowed_origins);
             response
         })
     }
@@ -96,7 +97,8 @@ pub(crate) fn insert_position(headers: &mut HeaderMap, position: &str) {
         && !position.is_empty()
     {
         headers.insert(LAST_EVENT_ID, position);
-        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("last-event-id"));
+        // A contract may expose others.
+        headers.append(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("last-event-id"));
     }
 }
 

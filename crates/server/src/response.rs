@@ -20,8 +20,8 @@ pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 /// The body of any response: of the server itself, or of the fallback.
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 
-/// A response whose body is known.
-pub(crate) type WholeResponse = Response<Full<Bytes>>;
+/// A response whose body is known, such as [`text_response`] makes.
+pub type WholeResponse = Response<Full<Bytes>>;
 
 /// The body of a stream, or of the response that refuses one. It fails when the engine cuts a stream off because its
 /// reader does not read.

@@ -18,15 +18,19 @@ use crate::access::HostAccess;
 use crate::client::ClientAddress;
 use crate::connection::Peer;
 use crate::limits::LimitError;
-use crate::origins::restrict;
+use crate::origins::{AllowedOrigin, restrict};
 use crate::response::{ResponseBody, WholeResponse, boxed, text_response};
 use crate::server::Shared;
-use crate::streams::{Stream, over_limit};
+use crate::streams::{Stream, Streams, over_limit};
 use crate::topics::topics;
 #[cfg(feature = "websocket")]
 use crate::websocket::{handshake::upgrade_required, is_upgrade};
 
-const ALLOWED_METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+const ALLOWED_METHODS: &str = "GET, HEAD, OPTIONS";
+/// The headers that pages of other origins may send where streams are open to everyone.
+const CLIENT_HEADERS: &str = "accept, cache-control, last-event-id";
+/// The same where clients may have credentials, and for contracts.
+const ANY_CLIENT_HEADERS: &str = "accept, authorization, cache-control, content-type, last-event-id";
 
 /// How a request is answered.
 pub(crate) enum Answer {
@@ -36,6 +40,15 @@ pub(crate) enum Answer {
     Whole(WholeResponse),
     /// By the fallback, which may read the request's body.
     Fallback,
+}
+
+impl From<Result<Stream, WholeResponse>> for Answer {
+    fn from(opened: Result<Stream, WholeResponse>) -> Self {
+        match opened {
+            Ok(stream) => Self::Stream(Box::new(stream)),
+            Err(response) => Self::Whole(response),
+        }
+    }
 }
 
 /// Decides how a request of `client`, which came from `peer`, is answered.
@@ -55,12 +68,18 @@ async fn find(request: &Parts, client: ClientAddress, shared: &Shared) -> Answer
     if !is_host_valid(request) {
         return Answer::Whole(text_response(StatusCode::BAD_REQUEST, "expected one valid host header\n"));
     }
+    let target_bytes = request.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if let Some(response) = too_long(target_bytes, shared.streams.config.borrow().max_target_bytes) {
+        return Answer::Whole(response);
+    }
+    if let Some(contract) = shared.contracts.iter().find(|contract| contract.matches(request)) {
+        return match other_method(&request.method, contract.allowed_methods(), ANY_CLIENT_HEADERS) {
+            Some(response) => Answer::Whole(response),
+            None => shared.streams.open_contract(contract, request, client).await.into(),
+        };
+    }
     let (prefix, rest, max_topics) = {
         let config = shared.streams.config.borrow();
-        let target_bytes = request.uri.path_and_query().map_or(0, |target| target.as_str().len());
-        if let Some(response) = too_long(target_bytes, config.max_target_bytes) {
-            return Answer::Whole(response);
-        }
         match route(request, &config) {
             Route::Stream { prefix, rest } => (prefix.to_owned(), rest, config.max_topics),
             #[cfg(feature = "websocket")]
@@ -68,17 +87,14 @@ async fn find(request: &Parts, client: ClientAddress, shared: &Shared) -> Answer
             Route::Fallback => return Answer::Fallback,
         }
     };
-    if let Some(response) = other_method(&request.method) {
+    if let Some(response) = shared.streams.other_method(&request.method) {
         return Answer::Whole(response);
     }
     let topics = match topics(&prefix, rest, request.uri.query().unwrap_or_default(), max_topics) {
         Ok(topics) => topics,
         Err(error) => return Answer::Whole(text_response(StatusCode::BAD_REQUEST, format!("{error}\n"))),
     };
-    match shared.streams.open(request, topics, client, HostAccess::default()).await {
-        Ok(stream) => Answer::Stream(Box::new(stream)),
-        Err(response) => Answer::Whole(response),
-    }
+    shared.streams.open(request, topics, client, HostAccess::default()).await.into()
 }
 
 /// The answer on a connection over the limit.
@@ -147,33 +163,44 @@ pub(crate) async fn fallback(
     response
 }
 
-/// The response to a request for a stream with a method that does not read one: what CORS allows (Fetch standard, §3.3.3), or
-/// 405.
-pub(crate) fn other_method(method: &Method) -> Option<WholeResponse> {
-    match *method {
-        Method::GET | Method::HEAD => None,
-        Method::OPTIONS => Some(preflight()),
-        _ => Some(method_not_allowed(method)),
+impl Streams {
+    /// The response to a request for a native stream with a method that does not read one.
+    pub(crate) fn other_method(&self, method: &Method) -> Option<WholeResponse> {
+        let has_credentials =
+            self.authorizer.is_some() || !self.config.borrow().allowed_origins.contains(&AllowedOrigin::ANY);
+        let headers = if has_credentials { ANY_CLIENT_HEADERS } else { CLIENT_HEADERS };
+        other_method(method, ALLOWED_METHODS, headers)
     }
 }
 
-fn preflight() -> WholeResponse {
+/// The response to a request for a stream with a method that does not read one: what CORS allows (Fetch standard, §3.3.3), that is
+/// `methods` with `headers`; or 405.
+fn other_method(method: &Method, methods: &'static str, headers: &'static str) -> Option<WholeResponse> {
+    match *method {
+        Method::GET | Method::HEAD => None,
+        Method::OPTIONS => Some(preflight(methods, headers)),
+        _ => Some(method_not_allowed(method, methods)),
+    }
+}
+
+fn preflight(methods: &'static str, headers: &'static str) -> WholeResponse {
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
+    let methods = HeaderValue::from_static(methods);
     *response.headers_mut() = HeaderMap::from_iter([
-        (ALLOW, ALLOWED_METHODS),
+        (ALLOW, methods.clone()),
         (ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
-        (ACCESS_CONTROL_ALLOW_METHODS, ALLOWED_METHODS),
-        (ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("accept, cache-control, last-event-id")),
+        (ACCESS_CONTROL_ALLOW_METHODS, methods),
+        (ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(headers)),
         (ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400")),
     ]);
     response
 }
 
-fn method_not_allowed(method: &Method) -> WholeResponse {
+fn method_not_allowed(method: &Method, methods: &'static str) -> WholeResponse {
     let text = format!("{method} is not allowed for streams; use GET\n");
     let mut response = text_response(StatusCode::METHOD_NOT_ALLOWED, text);
-    response.headers_mut().insert(ALLOW, ALLOWED_METHODS);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     response
 }
 

@@ -19,8 +19,10 @@ use tower_service::Service;
 
 use crate::authorizer::{Authorizer, DynAuthorizer};
 use crate::client::ClientAddress;
+use crate::contract::{Contract, RegisteredContract};
 use crate::fallback::{Fallback, TowerFallback};
 use crate::limits::Limits;
+use crate::observer::StreamObserver;
 use crate::response::BoxError;
 use crate::slots::{Slot, Slots};
 use crate::streams::Streams;
@@ -43,6 +45,8 @@ pub struct Server {
     config: watch::Receiver<Config>,
     stats: Arc<Stats>,
     authorizer: Option<Arc<dyn DynAuthorizer>>,
+    observer: Option<Arc<dyn StreamObserver>>,
+    contracts: Vec<Arc<RegisteredContract>>,
     fallback: Option<Arc<dyn Fallback>>,
     shutdown_engine: bool,
 }
@@ -51,7 +55,16 @@ impl Server {
     /// A server of the streams of the engine behind `handle`, with the default [`Config`], without authorizer and fallback.
     pub fn new(handle: Handle) -> Self {
         let config = watch::channel(Config::default()).1;
-        Self { handle, config, stats: Arc::default(), authorizer: None, fallback: None, shutdown_engine: true }
+        Self {
+            handle,
+            config,
+            stats: Arc::default(),
+            authorizer: None,
+            observer: None,
+            contracts: Vec::new(),
+            fallback: None,
+            shutdown_engine: true,
+        }
     }
 
     /// Sets limits, time limits and paths.
@@ -79,6 +92,21 @@ impl Server {
     #[must_use]
     pub fn authorizer(mut self, authorizer: impl Authorizer) -> Self {
         self.authorizer = Some(Arc::new(authorizer));
+        self
+    }
+
+    /// Sets the observer, which sees every stream begin, change its topics and end.
+    #[must_use]
+    pub fn observer(mut self, observer: impl StreamObserver) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Adds streams with paths and a framing of their own. There may be several contracts; the first that matches a request
+    /// answers it, before the native streams and the fallback.
+    #[must_use]
+    pub fn contract(mut self, contract: impl Contract) -> Self {
+        self.contracts.push(Arc::new(RegisteredContract::new(contract)));
         self
     }
 
@@ -161,6 +189,7 @@ impl IntoFuture for Serve {
 /// What all connections share.
 pub(crate) struct Shared {
     pub(crate) streams: Arc<Streams>,
+    pub(crate) contracts: Vec<Arc<RegisteredContract>>,
     pub(crate) fallback: Option<Arc<dyn Fallback>>,
     pub(crate) shutdown: CancellationToken,
     /// Connections over the limit that are open for paths that are always answered.
@@ -205,14 +234,15 @@ impl RequestLog {
 }
 
 async fn run(Serve { server, listener, mut shutdown }: Serve) {
-    let Server { handle, config, stats, authorizer, fallback, shutdown_engine } = server;
+    let Server { handle, config, stats, authorizer, observer, contracts, fallback, shutdown_engine } = server;
     let close_limit = config.borrow().close_limit;
     if let Err(error) = listener::detect_dead_peers(&listener, &config.borrow()) {
         tracing::warn!(%error, "cannot set TCP keep-alive; connections whose peer vanishes stay open");
     }
     let limits = Arc::new(Limits::new(Arc::clone(&stats)));
     let shared = Arc::new(Shared {
-        streams: Arc::new(Streams { handle, config, authorizer, limits, stats }),
+        streams: Arc::new(Streams { handle, config, authorizer, observer, limits, stats }),
+        contracts,
         fallback,
         shutdown: CancellationToken::new(),
         reserved: Arc::default(),

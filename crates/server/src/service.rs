@@ -16,9 +16,9 @@ use crate::access::HostAccess;
 use crate::authorizer::{Authorizer, DynAuthorizer};
 use crate::client::ClientAddress;
 use crate::limits::Limits;
+use crate::observer::StreamObserver;
 use crate::origins::restrict;
 use crate::response::{StreamBody, WholeResponse, text_response};
-use crate::routes::other_method;
 use crate::streams::Streams;
 use crate::topics::topics;
 use crate::{Config, Stats};
@@ -49,6 +49,7 @@ pub struct StreamService {
     config: watch::Receiver<Config>,
     stats: Arc<Stats>,
     authorizer: Option<Arc<dyn DynAuthorizer>>,
+    observer: Option<Arc<dyn StreamObserver>>,
     websocket: bool,
     streams: Arc<Streams>,
 }
@@ -57,8 +58,8 @@ impl StreamService {
     /// The streams of the engine behind `handle`, with the default [`Config`] and without an authorizer.
     pub fn new(handle: Handle) -> Self {
         let (config, stats) = (watch::channel(Config::default()).1, Arc::<Stats>::default());
-        let streams = streams(&handle, &config, &stats, None);
-        Self { handle, config, stats, authorizer: None, websocket: true, streams }
+        let streams = streams(&handle, &config, &stats, None, None);
+        Self { handle, config, stats, authorizer: None, observer: None, websocket: true, streams }
     }
 
     /// Sets limits, allowed origins and compression.
@@ -89,6 +90,13 @@ impl StreamService {
         self.rebuild()
     }
 
+    /// Sets the observer, which sees every stream begin, change its topics and end.
+    #[must_use]
+    pub fn observer(mut self, observer: impl StreamObserver) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self.rebuild()
+    }
+
     /// Sets whether a request for an upgrade gets a WebSocket. Where it does not, it gets Server-Sent Events. The default is
     /// `true`.
     #[must_use]
@@ -98,7 +106,7 @@ impl StreamService {
     }
 
     fn rebuild(mut self) -> Self {
-        self.streams = streams(&self.handle, &self.config, &self.stats, self.authorizer.clone());
+        self.streams = streams(&self.handle, &self.config, &self.stats, self.authorizer.clone(), self.observer.clone());
         self
     }
 
@@ -124,7 +132,7 @@ impl StreamService {
         let client = request.extensions.get().copied().unwrap_or_else(ClientAddress::unspecified);
         let client = ClientAddress { limited: client != ClientAddress::unspecified(), ..client };
         let host = HostAccess { grant: request.extensions.remove::<Grant>().map(Arc::new), readable };
-        let opened = match (other_method(&request.method), topics) {
+        let opened = match (self.streams.other_method(&request.method), topics) {
             (Some(response), _) | (None, Err(response)) => Err(response),
             (None, Ok(topics)) => self.streams.open(&request, topics, client, host).await,
         };
@@ -144,10 +152,11 @@ fn streams(
     config: &watch::Receiver<Config>,
     stats: &Arc<Stats>,
     authorizer: Option<Arc<dyn DynAuthorizer>>,
+    observer: Option<Arc<dyn StreamObserver>>,
 ) -> Arc<Streams> {
     let (handle, config, stats) = (handle.clone(), config.clone(), Arc::clone(stats));
     let limits = Arc::new(Limits::new(Arc::clone(&stats)));
-    Arc::new(Streams { handle, config, authorizer, limits, stats })
+    Arc::new(Streams { handle, config, authorizer, observer, limits, stats })
 }
 
 impl<B: Send + 'static> Service<Request<B>> for StreamService {

@@ -7,25 +7,24 @@ use std::time::SystemTime;
 #[cfg(feature = "websocket")]
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName,
-    HeaderValue, ORIGIN, RETRY_AFTER, USER_AGENT, VARY, VIA, WWW_AUTHENTICATE,
-};
+use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT, VIA, WWW_AUTHENTICATE};
 use hyper::http::request::Parts;
-use hyper::{Method, Response, StatusCode, Version};
-#[cfg(feature = "websocket")]
-use tallycast_fanout::Framing;
-use tallycast_fanout::{ConnectionInfo, Grant, Handle, Rate, Resume, Sink, SnapshotError, Start, Subscriber, Topics};
+use hyper::{Method, Response, StatusCode};
+use tallycast_fanout::{
+    ConnectionInfo, Framing, Grant, Handle, Rate, Resume, Sink, SnapshotError, Start, Subscriber, TopicError, Topics,
+};
 use tokio::sync::watch;
 
 use crate::access::{HostAccess, StreamAccess};
-use crate::authorizer::{AuthorizeError, DynAuthorizer};
+use crate::authorizer::{AuthorizeError, DynAuthorizer, check};
 use crate::client::ClientAddress;
 use crate::coding::{Coding, accepted};
-use crate::event_stream::{EventFormat, EventStream, Notices};
+use crate::contract::{ContractStream, RegisteredContract};
+use crate::event_response::{ContractFormat, EventResponse};
+use crate::event_stream::{EventFormat, Notices};
 use crate::limits::{LimitError, Limits, Permits, SubscriptionPermits, retry_after};
-use crate::origins::{AllowedOrigin, restrict};
-use crate::position::{insert_position, requested};
+use crate::observer::{StreamObserver, StreamWatch};
+use crate::position::requested;
 use crate::query::{ENVELOPE, NOTICES, SNAPSHOT, flag, max_rate};
 use crate::response::{StreamBody, WholeResponse, text_response};
 use crate::topic_budget::TopicPermit;
@@ -35,7 +34,6 @@ use crate::upgraded::UpgradedStream;
 use crate::websocket::{Handshake, Subprotocol, handshake, is_upgrade, session};
 use crate::{Compression, Config, Stats};
 
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// The bytes of a client's `user-agent` that are kept.
 const MAX_USER_AGENT_BYTES: usize = 256;
 
@@ -44,20 +42,26 @@ pub(crate) struct Streams {
     pub(crate) handle: Handle,
     pub(crate) config: watch::Receiver<Config>,
     pub(crate) authorizer: Option<Arc<dyn DynAuthorizer>>,
+    pub(crate) observer: Option<Arc<dyn StreamObserver>>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) stats: Arc<Stats>,
 }
 
 /// A stream that passed all checks.
 pub(crate) struct Stream {
-    pub(crate) info: ConnectionInfo,
+    pub(crate) reader: Reader,
+    pub(crate) transport: Transport,
+}
+
+/// What the engine is handed over, whatever the transport.
+pub(crate) struct Reader {
+    info: ConnectionInfo,
     /// Whether it starts with the totals.
     pub(crate) snapshot: bool,
     /// Where it starts in the history.
     pub(crate) resume: Option<Resume>,
-    pub(crate) max_rate: Option<Rate>,
-    pub(crate) grant: Option<Arc<Grant>>,
-    pub(crate) transport: Transport,
+    max_rate: Option<Rate>,
+    grant: Option<Arc<Grant>>,
     /// Released when it ends.
     pub(crate) permits: Permits,
     /// For the memory of its topics, also released when it ends. A WebSocket has its own, because its topics may change.
@@ -66,10 +70,17 @@ pub(crate) struct Stream {
 
 /// How a stream is sent.
 pub(crate) enum Transport {
-    /// As Server-Sent Events.
-    EventStream(EventFormat, Notices, Coding),
+    /// As the body of a response.
+    EventStream(EventResponse),
     #[cfg(feature = "websocket")]
     WebSocket(Handshake, Arc<dyn Framing>, Box<session::Session>),
+}
+
+/// A request that the limits admit.
+struct Admitted {
+    info: ConnectionInfo,
+    permits: Permits,
+    subscription: SubscriptionPermits,
 }
 
 impl Transport {
@@ -80,6 +91,24 @@ impl Transport {
             #[cfg(feature = "websocket")]
             Self::WebSocket(..) => StatusCode::SWITCHING_PROTOCOLS,
         }
+    }
+}
+
+impl Reader {
+    /// The reader with its connection, for the engine. `guard` is dropped when the stream ends.
+    pub(crate) fn into_subscriber(
+        self,
+        framing: Arc<dyn Framing>,
+        sink: Sink,
+        guard: impl Send + 'static,
+    ) -> Subscriber {
+        let mut subscriber = Subscriber::new(self.info, framing, sink);
+        subscriber.snapshot = self.snapshot;
+        subscriber.resume = self.resume;
+        subscriber.max_rate = self.max_rate;
+        subscriber.grant = self.grant;
+        subscriber.guard = Some(Box::new(guard));
+        subscriber
     }
 }
 
@@ -129,27 +158,89 @@ impl Streams {
         {
             return Err(bad_request("the subprotocol raw has no positions; use json\n".to_owned()));
         }
-        let mut subscription = SubscriptionPermits::new(
-            Arc::clone(&self.limits),
-            self.config.clone(),
-            client.ip,
-            request.uri.path().len(),
-        );
+        let format = if envelope { EventFormat::Envelope } else { EventFormat::Fields };
+        let response = EventResponse::native(format, notices, self.coding(request, client));
+        let admitted = self.admit(request, topics, client, &response)?;
+        let reader = |info, permits, topic_permit| {
+            let grant = access.grant.clone();
+            Reader { info, snapshot, resume, max_rate, grant, permits, topic_permit }
+        };
+        #[cfg(feature = "websocket")]
+        if let Some((handshake, framing)) = handshake {
+            let Admitted { info, permits, subscription } = admitted;
+            let reader = reader(info, permits, None);
+            let policy = access.into_policy(request, client.ip, subscription, self);
+            let config = self.config.borrow();
+            let (subprotocol, stats) = (handshake.subprotocol, Arc::clone(&self.stats.websocket));
+            let session = session::Session::with_policy(&config, subprotocol, policy, self.handle.clone(), stats);
+            return Ok(Stream { reader, transport: Transport::WebSocket(handshake, framing, Box::new(session)) });
+        }
+        let Admitted { info, mut permits, subscription } = admitted;
+        let topic_permit = Some(subscription.into_fixed(&mut permits));
+        Ok(Stream { reader: reader(info, permits, topic_permit), transport: Transport::EventStream(response) })
+    }
+
+    /// Opens a stream of a contract. An error is the response to send instead.
+    pub(crate) async fn open_contract(
+        &self,
+        contract: &Arc<RegisteredContract>,
+        request: &Parts,
+        client: ClientAddress,
+    ) -> Result<Stream, WholeResponse> {
+        let (limit, max_topics) = {
+            let config = self.config.borrow();
+            (config.authorize_timeout, config.max_topics)
+        };
+        let opened = tokio::time::timeout(limit, contract.open(request, client.ip)).await;
+        let opened = opened.map_err(|_| not_authorized(&AuthorizeError::TimedOut))?.inspect_err(|response| {
+            let is_denied = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+            self.stats.denied.add(u64::from(is_denied));
+        })?;
+        let ContractStream { topics, grant, start, preamble, headers, position_header } = opened;
+        if topics.len() > max_topics {
+            let error = TopicError::TooManyTopics(max_topics);
+            return Err(text_response(StatusCode::BAD_REQUEST, format!("{error}\n")));
+        }
+        if let Some(grant) = &grant {
+            check(grant, &topics).map_err(|denied| {
+                self.stats.denied.add(1);
+                not_authorized(&denied.into())
+            })?;
+        }
+        let mut resume = None;
         if request.method == Method::GET {
-            subscription.acquire(&topics).map_err(|error| over_limit(&error))?;
+            resume = self.resume(request, &topics, grant.as_deref(), start, false).await?;
         }
-        let config = self.config.borrow();
-        let coding = coding(request, client.behind_proxy, config.compression);
+        let format = ContractFormat { contract: Arc::clone(contract), preamble, headers, position_header };
+        let response = EventResponse::contract(format, self.coding(request, client));
+        let Admitted { info, mut permits, subscription } = self.admit(request, topics, client, &response)?;
+        let topic_permit = Some(subscription.into_fixed(&mut permits));
+        let reader = Reader { info, snapshot: false, resume, max_rate: None, grant, permits, topic_permit };
+        Ok(Stream { reader, transport: Transport::EventStream(response) })
+    }
+
+    /// Acquires the permits of a stream. For a HEAD request, the error is the headers of `response`.
+    #[expect(clippy::result_large_err, reason = "made once for a request")]
+    fn admit(
+        &self,
+        request: &Parts,
+        topics: Topics,
+        client: ClientAddress,
+        response: &EventResponse,
+    ) -> Result<Admitted, WholeResponse> {
         if request.method == Method::HEAD {
-            let mut response = Response::new(Full::default());
-            *response.headers_mut() = stream_headers(request, coding, &config.allowed_origins);
-            return Err(response);
+            let mut head = Response::new(Full::default());
+            *head.headers_mut() = response.headers(request, None, &self.config.borrow().allowed_origins);
+            return Err(head);
         }
+        let (limits, path_bytes) = (Arc::clone(&self.limits), request.uri.path().len());
+        let mut subscription = SubscriptionPermits::new(limits, self.config.clone(), client.ip, path_bytes);
+        subscription.acquire(&topics).map_err(|error| over_limit(&error))?;
+        let config = self.config.borrow();
         let mut permits = Permits::default();
         if client.limited {
             permits = self.limits.admit(client.ip, &config).map_err(|error| over_limit(&error))?;
         }
-        let grant = access.grant.clone();
         let info = ConnectionInfo {
             request_path: request.uri.path().into(),
             topics,
@@ -157,18 +248,22 @@ impl Streams {
             client_ip: client.ip,
             user_agent: user_agent(&request.headers),
         };
-        #[cfg(feature = "websocket")]
-        if let Some((handshake, framing)) = handshake {
-            let policy = access.into_policy(request, client.ip, subscription, self);
-            let (subprotocol, stats) = (handshake.subprotocol, Arc::clone(&self.stats.websocket));
-            let session = session::Session::with_policy(&config, subprotocol, policy, self.handle.clone(), stats);
-            let transport = Transport::WebSocket(handshake, framing, Box::new(session));
-            return Ok(Stream { info, snapshot, resume, max_rate, grant, transport, permits, topic_permit: None });
+        Ok(Admitted { info, permits, subscription })
+    }
+
+    /// Reports to the observer that a stream begins.
+    pub(crate) fn watch(&self, reader: &Reader) -> Option<Box<dyn StreamWatch>> {
+        self.observer.as_ref().map(|observer| observer.opened(&reader.info, reader.grant.as_deref()))
+    }
+
+    /// The coding of a stream. gzip before zstd: every browser reads a gzip stream block by block.
+    fn coding(&self, request: &Parts, client: ClientAddress) -> Coding {
+        let direct = !client.behind_proxy && !request.headers.contains_key(VIA);
+        match self.config.borrow().compression {
+            Compression::Always => accepted(&request.headers, Coding::FOR_STREAMS),
+            Compression::Direct if direct => accepted(&request.headers, Coding::FOR_STREAMS),
+            Compression::Direct | Compression::Off => Coding::Identity,
         }
-        let topic_permit = Some(subscription.into_fixed(&mut permits));
-        let format = if envelope { EventFormat::Envelope } else { EventFormat::Fields };
-        let transport = Transport::EventStream(format, notices, coding);
-        Ok(Stream { info, snapshot, resume, max_rate, grant, transport, permits, topic_permit })
     }
 
     /// Waits until a snapshot of the totals of `topics` is available.
@@ -189,57 +284,51 @@ impl Streams {
     /// The response to `request` that carries `stream`: in its body, or after an upgrade to WebSocket. `snapshot_guard` is dropped
     /// when nothing holds the bytes of the snapshot any more.
     pub(crate) async fn respond(
-        &self,
+        self: &Arc<Self>,
         stream: Stream,
         request: Parts,
         snapshot_guard: Option<Box<dyn Any + Send + Sync>>,
     ) -> Response<StreamBody> {
-        let Stream { info, snapshot, resume, max_rate, grant, transport, permits, topic_permit } = stream;
-        let position = resume.as_ref().map(|resume| resume.position().to_owned());
+        let Stream { mut reader, transport } = stream;
         match transport {
-            Transport::EventStream(format, notices, coding) => {
+            Transport::EventStream(response) => {
                 let (sender, body) = tallycast_fanout::body();
-                let framing = EventStream::shared(format, notices, coding, false);
-                let preamble = framing.preamble(&self.config.borrow());
-                let mut subscriber = Subscriber::new(info, framing, Sink::Body(sender));
+                let (headers, (framing, preamble)) = {
+                    let config = self.config.borrow();
+                    let headers = response.headers(&request, reader.resume.as_ref(), &config.allowed_origins);
+                    (headers, response.framing(false, &config))
+                };
+                let (permits, topic_permit) = (std::mem::take(&mut reader.permits), reader.topic_permit.take());
+                let guard = (topic_permit, self.watch(&reader));
+                let mut subscriber = reader.into_subscriber(framing, Sink::Body(sender), guard);
                 subscriber.preamble = preamble;
-                subscriber.snapshot = snapshot;
-                subscriber.resume = resume;
-                subscriber.max_rate = max_rate;
-                subscriber.grant = grant;
-                subscriber.guard = Some(Box::new(topic_permit));
                 subscriber.snapshot_guard = snapshot_guard;
                 if let Err(error) = self.handle.subscribe(subscriber).await {
                     let response = text_response(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
                     return response.map(StreamBody::whole);
                 }
                 let mut response = Response::new(StreamBody::stream(body, permits));
-                *response.headers_mut() = stream_headers(&request, coding, &self.config.borrow().allowed_origins);
-                if let Some(position) = position {
-                    insert_position(response.headers_mut(), &position);
-                }
+                *response.headers_mut() = headers;
                 response
             }
             #[cfg(feature = "websocket")]
-            Transport::WebSocket(handshake, framing, session) => {
+            Transport::WebSocket(handshake, framing, mut session) => {
                 let upgrade = { request }.extensions.remove::<hyper::upgrade::OnUpgrade>();
-                let (handle, limit) = (self.handle.clone(), self.config.borrow().head_timeout);
+                let (streams, limit) = (Arc::clone(self), self.config.borrow().head_timeout);
                 tokio::spawn(async move {
+                    let client = reader.info.client_ip;
                     let Some(upgrade) = upgrade else {
-                        tracing::warn!(client = %info.client_ip, "the HTTP server has no upgrades; WebSocket is not possible");
+                        tracing::warn!(%client, "the HTTP server has no upgrades; WebSocket is not possible");
                         return;
                     };
                     let Ok(Ok(upgraded)) = tokio::time::timeout(limit, upgrade).await else { return };
                     let sink = Sink::Stream(Box::new(UpgradedStream::from(upgraded)));
-                    let mut subscriber = Subscriber::new(info, framing, sink);
-                    subscriber.snapshot = snapshot;
-                    subscriber.resume = resume;
-                    subscriber.max_rate = max_rate;
-                    subscriber.grant = grant;
+                    session.watch(streams.watch(&reader));
+                    let permits = std::mem::take(&mut reader.permits);
+                    let mut subscriber = reader.into_subscriber(framing, sink, permits);
                     subscriber.inbound = Some(session);
-                    subscriber.guard = Some(Box::new(permits));
                     // An engine that has ended drops the connection.
-                    let _ = handle.subscribe(subscriber).await;
+                    let _ = streams.handle.subscribe(subscriber).await;
                 });
                 let mut response = Response::new(StreamBody::whole(Full::<Bytes>::default()));
                 *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -247,16 +336,6 @@ impl Streams {
                 response
             }
         }
-    }
-}
-
-/// The coding of a stream. gzip before zstd: every browser reads a gzip stream block by block.
-fn coding(request: &Parts, behind_proxy: bool, compression: Compression) -> Coding {
-    let direct = !behind_proxy && !request.headers.contains_key(VIA);
-    match compression {
-        Compression::Always => accepted(&request.headers, Coding::FOR_STREAMS),
-        Compression::Direct if direct => accepted(&request.headers, Coding::FOR_STREAMS),
-        Compression::Direct | Compression::Off => Coding::Identity,
     }
 }
 
@@ -284,29 +363,6 @@ fn not_authorized(error: &AuthorizeError) -> WholeResponse {
         }
         AuthorizeError::TimedOut => try_again(StatusCode::SERVICE_UNAVAILABLE, text),
     }
-}
-
-/// The headers of an event stream, without those that only its framing needs.
-pub(crate) fn stream_headers(request: &Parts, coding: Coding, allowed: &[AllowedOrigin]) -> HeaderMap {
-    let mut headers = HeaderMap::from_iter([
-        (CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
-        (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        (ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
-        // Asks nginx, and proxies that follow it, not to buffer events.
-        (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
-    ]);
-    // RFC 9113, §8.2.2: HTTP/2 has no `connection`. HTTP/1.0 has no other way to end a body than to close.
-    match request.version {
-        Version::HTTP_11 => headers.insert(CONNECTION, HeaderValue::from_static("keep-alive")),
-        Version::HTTP_10 => headers.insert(CONNECTION, HeaderValue::from_static("close")),
-        _ => None,
-    };
-    if let Some(name) = coding.name() {
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
-        headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
-    }
-    restrict(&mut headers, request.headers.get(ORIGIN), allowed);
-    headers
 }
 
 fn user_agent(headers: &HeaderMap) -> Box<str> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
-use tallycast_fanout::{Access, Decision, Subscription, Topics};
+use tallycast_fanout::{Access, Decision, Grant, Subscription, Topics};
 
 use crate::access::StreamAccess;
 use crate::authorizer::{AccessRequest, Action, AuthorizeError, Denied, DynAuthorizer, authorize};
@@ -32,6 +32,11 @@ pub(crate) enum Refused {
 /// Decides about changes of topics on one stream.
 pub(crate) trait TopicPolicy: Send + std::fmt::Debug {
     fn change(&mut self, topics: &Topics) -> TopicChange;
+
+    /// The client's grant now.
+    fn grant(&self) -> Option<Arc<Grant>> {
+        None
+    }
 
     /// Whether the last [`TopicChange::Pending`] was refused because the topics had too many streams.
     fn was_full(&self) -> bool {

@@ -16,6 +16,7 @@ use super::handshake::Subprotocol;
 use super::policy::{AllowAll, Refused, TopicChange, TopicPolicy};
 use super::protocol::{CloseCause, Protocol, Received};
 use crate::config::DEFAULT_MAX_TOPICS;
+use crate::observer::StreamWatch;
 
 /// The length of an error, in bytes; longer ones are cut. Some list topics.
 const MAX_ERROR_BYTES: usize = 4096;
@@ -56,6 +57,15 @@ struct History {
     limit: Duration,
 }
 
+/// The program's watch of one stream.
+struct Watch(Box<dyn StreamWatch>);
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Watch")
+    }
+}
+
 /// The handler of what one client sends.
 #[derive(Debug)]
 pub struct Session {
@@ -66,6 +76,8 @@ pub struct Session {
     policy: Box<dyn TopicPolicy>,
     /// Finds positions.
     history: Option<History>,
+    /// Watches the stream for the program.
+    watch: Option<Watch>,
     /// Of the command whose change of topics is under way.
     pending_id: Option<RequestId>,
     stats: Arc<Stats>,
@@ -121,6 +133,7 @@ impl Session {
             rate,
             policy,
             history,
+            watch: None,
             pending_id: None,
             stats,
         }
@@ -129,6 +142,11 @@ impl Session {
     /// Adds bytes that were received together with the handshake.
     pub fn read_ahead(&mut self, bytes: &[u8]) {
         self.protocol.push(bytes);
+    }
+
+    /// Sets the watch of the stream, if there is an observer.
+    pub(crate) fn watch(&mut self, watch: Option<Box<dyn StreamWatch>>) {
+        self.watch = watch.map(Watch);
     }
 
     /// Refuses a message. The subprotocol `raw` has no message for that, so the connection ends.
@@ -244,6 +262,9 @@ impl Inbound for Session {
         // A change by the server itself never comes between a command and its answer.
         let id = self.pending_id.take();
         self.confirm(topics, id, replies);
+        if let Some(Watch(watch)) = &mut self.watch {
+            watch.topics_changed(topics, self.policy.grant().as_deref());
+        }
     }
 
     fn refused(&mut self, reason: &str, replies: &mut Vec<u8>) -> ClientAction {
