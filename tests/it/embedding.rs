@@ -1,7 +1,6 @@
 //! The examples that embed the server, and the parts of its public API that the application does not use.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,11 +10,9 @@ use axum::routing::post;
 use reqwest::header::{COOKIE, HeaderMap, SET_COOKIE};
 use serde_json::json;
 use tallycast_fanout::{Access, Fanout, Handle, Message, Publisher, Topics};
-use tallycast_server::{AccessRequest, Action, Authorizer, Config, Denied, Grant, Server, Stats, StreamService};
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tallycast_server::{AccessRequest, Action, Authorizer, Config, Denied, Grant, Stats, StreamService};
 
-use crate::support::{Event, EventSource, LIMIT, Raw, WebSocket, block_on, eventually};
+use crate::support::{Event, EventSource, LIMIT, Raw, Running, WebSocket, block_on, eventually, send};
 
 #[expect(dead_code, reason = "the tests call its functions, not its main")]
 #[path = "../../examples/axum_app.rs"]
@@ -23,79 +20,6 @@ mod axum_app;
 #[expect(dead_code, reason = "the tests call its functions, not its main")]
 #[path = "../../examples/clock.rs"]
 mod clock;
-
-/// A server in a thread of its own.
-struct Running {
-    address: SocketAddr,
-    shutdown: Option<oneshot::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Running {
-    /// Runs `serve` with a listener and a future that completes at [`Running::stop`].
-    fn start<F: Future<Output = ()>>(
-        serve: impl FnOnce(TcpListener, Box<dyn Future<Output = ()> + Send + Unpin>) -> F + Send + 'static,
-    ) -> Self {
-        let (sender, address) = std::sync::mpsc::sync_channel(1);
-        let (shutdown, stopped) = oneshot::channel();
-        let thread = std::thread::spawn(move || {
-            block_on(async {
-                let listener = tallycast_server::listen(SocketAddr::from(([127, 0, 0, 1], 0)), 64 * 1024).unwrap();
-                sender.send(listener.local_addr().unwrap()).unwrap();
-                let stopped = Box::pin(async {
-                    let _ = stopped.await;
-                });
-                tokio::time::timeout(LIMIT, serve(listener, Box::new(stopped))).await.expect("the server did not end");
-            });
-        });
-        let address = address.recv_timeout(LIMIT).unwrap();
-        Self { address, shutdown: Some(shutdown), thread: Some(thread) }
-    }
-
-    /// A server on an engine of its own, set up by `setup`.
-    fn server(setup: impl FnOnce(Server, Handle) -> Server + Send + 'static) -> (Self, Publisher, Handle) {
-        let (sender, engine) = std::sync::mpsc::sync_channel(1);
-        let running = Self::start(move |listener, shutdown| async move {
-            let fanout = Fanout::builder().build();
-            // The publisher outlives the server.
-            sender.send((fanout.publisher(), fanout.handle())).unwrap();
-            let server = setup(Server::new(fanout.handle()), fanout.handle());
-            server.serve(listener).with_graceful_shutdown(shutdown).await.unwrap();
-        });
-        let (publisher, handle) = engine.recv_timeout(LIMIT).unwrap();
-        (running, publisher, handle)
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
-    }
-
-    fn open(&self, path: &str) -> EventSource {
-        EventSource::open_url(reqwest::Client::builder(), self.url(path))
-    }
-
-    /// Starts the graceful shutdown.
-    fn signal(&mut self) {
-        drop(self.shutdown.take());
-    }
-
-    /// Starts the graceful shutdown and waits until the server has ended.
-    fn stop(mut self) {
-        self.signal();
-        self.thread.take().unwrap().join().unwrap();
-    }
-
-    /// The response to a request after which the connection ends.
-    fn response(&self, request: &str) -> String {
-        let mut connection = Raw::connect_to(self.address);
-        connection.send(request);
-        connection.read_to_end()
-    }
-}
-
-fn send(publisher: &Publisher, namespace: &str, text: &str) {
-    block_on(publisher.send(Message::text(namespace.parse().unwrap(), text))).unwrap();
-}
 
 #[test]
 fn clock_example_serves_the_time_and_ends_its_streams() {
@@ -142,7 +66,7 @@ fn axum_example_streams_topics_of_the_logged_in_user() {
     assert_eq!(websocket.json(), json!({"namespace": "/users/ann", "event": null, "data": "hello"}));
     // A client may narrow its topics, but not widen them.
     websocket.send_text(r#"{"subscribe": ["/users/bob"]}"#);
-    assert_eq!(websocket.json(), json!({"error": "not allowed to read /news,/users/ann,/users/bob"}));
+    assert_eq!(websocket.json(), json!({"error": "not allowed to read /users/bob"}));
     websocket.send_text(r#"{"unsubscribe": ["/news"]}"#);
     assert_eq!(websocket.json(), json!({"subscribed": ["/users/ann"]}));
     let foreign = [("cookie", &*cookie), ("origin", "https://example.org")];
@@ -348,7 +272,7 @@ fn authorizer_decides_about_every_way_in() {
     };
     eventually("all connections have a subject", || subjects() == 3);
     websocket.send_text(r#"{"subscribe": ["/users/bob"]}"#);
-    assert_eq!(websocket.json(), json!({"error": "not allowed to read /users/ann,/users/bob"}));
+    assert_eq!(websocket.json(), json!({"error": "not allowed to read /users/bob"}));
     websocket.send_text(r#"{"subscribe": ["/users/ann/slow"], "id": 1}"#);
     assert_eq!(websocket.json(), json!({"error": "authorization took too long; try again in a moment.", "id": 1}));
     websocket.send_text(r#"{"unsubscribe": ["/users/ann"], "subscribe": ["/users/ann/inbox"], "id": 2}"#);

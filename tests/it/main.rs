@@ -31,6 +31,7 @@ mod pages;
 mod publish;
 mod rates;
 mod reconnect;
+mod renewal;
 mod resume;
 mod shutdown;
 mod slow;

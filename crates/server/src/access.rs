@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hyper::http::request::Parts;
 use tallycast_fanout::{Access, Grant, Topics};
 
-use crate::authorizer::{AccessRequest, Action, AuthorizeError, Denied, authorize, check};
+use crate::authorizer::{AccessRequest, Action, AuthorizeError, authorize, check, narrow};
 use crate::streams::Streams;
 
 /// The access that a host gives to one request.
@@ -14,12 +14,14 @@ use crate::streams::Streams;
 pub(crate) struct HostAccess {
     /// The grant of a middleware.
     pub(crate) grant: Option<Arc<Grant>>,
-    /// The topics that the stream may read where neither a grant nor an authorizer limits it.
+    /// What the stream may read where neither a grant nor an authorizer limits it.
     pub(crate) readable: Access,
 }
 
 /// The access of one stream.
 pub(crate) struct StreamAccess {
+    /// The topics that it reads.
+    pub(crate) topics: Topics,
     pub(crate) grant: Option<Arc<Grant>>,
     /// The limit of later changes of topics.
     #[cfg(feature = "websocket")]
@@ -27,7 +29,7 @@ pub(crate) struct StreamAccess {
 }
 
 impl StreamAccess {
-    /// Decides whether a stream of `topics` may start.
+    /// Decides what a stream of `topics` may read.
     pub(crate) async fn decide(
         request: &Parts,
         topics: &Topics,
@@ -35,10 +37,11 @@ impl StreamAccess {
         host: HostAccess,
         streams: &Streams,
     ) -> Result<Self, AuthorizeError> {
-        let grant = grant(request, topics, client, &host, streams).await.inspect_err(|error| {
+        let (grant, topics) = grant(request, topics, client, &host, streams).await.inspect_err(|error| {
             streams.stats.denied.add(u64::from(matches!(error, AuthorizeError::Denied(_))));
         })?;
         Ok(Self {
+            topics,
             #[cfg(feature = "websocket")]
             readable: grant.as_ref().map_or(host.readable, |grant| grant.readable.clone()),
             grant,
@@ -46,25 +49,25 @@ impl StreamAccess {
     }
 }
 
-/// The grant of the authorizer if there is one, or else of the host.
+/// The grant of the authorizer if there is one, or else of the host, and what it allows of `topics`.
 async fn grant(
     request: &Parts,
     topics: &Topics,
     client: IpAddr,
     host: &HostAccess,
     streams: &Streams,
-) -> Result<Option<Arc<Grant>>, AuthorizeError> {
+) -> Result<(Option<Arc<Grant>>, Topics), AuthorizeError> {
     if let Some(authorizer) = &streams.authorizer {
         let access = AccessRequest::new(request, client, Action::Subscribe);
         let limit = streams.config.borrow().authorize_timeout;
-        return Ok(Some(authorize(&**authorizer, access, topics, limit).await?));
+        let (grant, topics) = authorize(&**authorizer, access, topics, limit).await?;
+        return Ok((Some(grant), topics));
     }
     match &host.grant {
         Some(grant) => {
-            check(grant, topics)?;
-            Ok(Some(Arc::clone(grant)))
+            let topics = check(grant, topics)?;
+            Ok((Some(Arc::clone(grant)), topics))
         }
-        None if host.readable.covers(topics) => Ok(None),
-        None => Err(Denied::not_readable(topics).into()),
+        None => Ok((None, narrow(&host.readable, topics)?)),
     }
 }

@@ -1,6 +1,7 @@
 //! Authorization: the embedding program decides which clients may read which topics.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use hyper::header::{HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::{Extensions, Uri};
 
-use tallycast_fanout::{Grant, Topics};
+use tallycast_fanout::{Access, Grant, Topic, Topics};
 
 /// Decides which clients may read which topics. Every way to a stream asks it: Server-Sent Events, WebSocket before the
 /// upgrade, HTTP/2, a mounted [`StreamService`](crate::StreamService), and each change of topics over WebSocket.
@@ -33,12 +34,14 @@ use tallycast_fanout::{Grant, Topics};
 /// }
 /// ```
 pub trait Authorizer: Send + Sync + 'static {
-    /// Decides whether the client may read all of `topics`. The topics must also be in [`Grant::readable`].
+    /// Decides what the client may read of `topics`. The stream reads what they have in common with [`Grant::readable`]: a
+    /// topic with wildcards becomes what the grant contains of it. With a topic outside of the grant, the request is answered
+    /// with 403.
     ///
     /// Takes at most [`Config::authorize_timeout`](crate::Config::authorize_timeout); then the request is answered with 503.
     ///
     /// # Errors
-    /// When the client may not read all of them.
+    /// When the client may not read one of them.
     fn authorize(
         &self,
         access: &AccessRequest<'_>,
@@ -54,20 +57,46 @@ pub enum Action {
     Subscribe,
     /// Read other topics on an open WebSocket. The request is the one that opened it.
     ChangeTopics,
+    /// Go on with a new [token](AccessRequest::token) on an open WebSocket, for the topics that it reads or for others. The request
+    /// is the one that opened it. The grant replaces the current one; if it is denied, the stream goes on as before.
+    Renew,
 }
 
 /// The request that an [`Authorizer`] decides about.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct AccessRequest<'a> {
     parts: &'a Parts,
     client: IpAddr,
     action: Action,
+    token: Option<&'a str>,
+}
+
+/// Without anything that may be a secret: headers, query and token.
+impl fmt::Debug for AccessRequest<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { parts, client, action, .. } = self;
+        let mut debug = formatter.debug_struct("AccessRequest");
+        debug.field("method", &parts.method).field("path", &parts.uri.path());
+        debug.field("client", client).field("action", action).finish_non_exhaustive()
+    }
 }
 
 impl<'a> AccessRequest<'a> {
     /// A request of the client at `client`.
     pub fn new(parts: &'a Parts, client: IpAddr, action: Action) -> Self {
-        Self { parts, client, action }
+        Self { parts, client, action, token: None }
+    }
+
+    /// Sets [`token`](Self::token).
+    #[must_use]
+    pub fn with_token(self, token: &'a str) -> Self {
+        Self { token: Some(token), ..self }
+    }
+
+    /// The token that the client sent over WebSocket after the request: with [`Action::Renew`] a new one, and with
+    /// [`Action::ChangeTopics`] the last one that was accepted. It goes before the credentials of the request, which are older.
+    pub fn token(&self) -> Option<&'a str> {
+        self.token
     }
 
     /// The request headers.
@@ -117,8 +146,9 @@ impl Denied {
         Self { status: StatusCode::FORBIDDEN, reason: one_line(reason.into()), challenge: None }
     }
 
-    pub(crate) fn not_readable(topics: &Topics) -> Self {
-        Self::forbidden(format!("not allowed to read {topics}"))
+    /// 403: the client may read nothing of `topic`.
+    pub(crate) fn not_readable(topic: &Topic) -> Self {
+        Self::forbidden(format!("not allowed to read {topic}"))
     }
 
     /// Sets the `www-authenticate` header of the response, such as `Basic realm="events"`.
@@ -175,28 +205,36 @@ pub(crate) enum AuthorizeError {
     TimedOut,
 }
 
-/// Asks `authorizer`, and checks that its grant holds for `topics` now.
+/// Asks `authorizer`. Returns its grant, and what the grant allows of `topics`.
 pub(crate) async fn authorize(
     authorizer: &dyn DynAuthorizer,
     access: AccessRequest<'_>,
     topics: &Topics,
     limit: Duration,
-) -> Result<Arc<Grant>, AuthorizeError> {
+) -> Result<(Arc<Grant>, Topics), AuthorizeError> {
     let decided = tokio::time::timeout(limit, authorizer.authorize_boxed(&access, topics)).await;
     let grant = decided.map_err(|_| AuthorizeError::TimedOut)??;
-    check(&grant, topics)?;
-    Ok(Arc::new(grant))
+    let topics = check(&grant, topics)?;
+    Ok((Arc::new(grant), topics))
 }
 
-/// Checks that `grant` holds for `topics` now.
-pub(crate) fn check(grant: &Grant, topics: &Topics) -> Result<(), Denied> {
+/// What `grant` allows of `topics` now.
+pub(crate) fn check(grant: &Grant, topics: &Topics) -> Result<Topics, Denied> {
     if grant.is_expired(SystemTime::now()) {
         return Err(Denied::unauthorized("the authorization has expired"));
     }
-    if !grant.readable.covers(topics) {
-        return Err(Denied::not_readable(topics));
+    narrow(&grant.readable, topics)
+}
+
+/// What `readable` contains of `topics`.
+pub(crate) fn narrow(readable: &Access, topics: &Topics) -> Result<Topics, Denied> {
+    for topic in topics.iter() {
+        let one = Topics::new(vec![topic.clone()]).unwrap_or_else(|_| Topics::none());
+        if !readable.covers(&one) {
+            return Err(Denied::not_readable(&topic));
+        }
     }
-    Ok(())
+    Ok(topics.clone())
 }
 
 #[cfg(test)]
@@ -214,10 +252,20 @@ mod tests {
         let grant = Grant::default().with_readable(Access::Topics(topics("/user/42,/news/*")));
         assert!(check(&grant, &topics("/user/42/inbox,/news/*,/user/42/*")).is_ok());
         let denied = check(&grant, &topics("/user/42,/user/4")).unwrap_err();
-        assert_eq!((denied.status().as_u16(), denied.reason()), (403, "not allowed to read /user/4,/user/42"));
+        assert_eq!((denied.status().as_u16(), denied.reason()), (403, "not allowed to read /user/4"));
         assert!(check(&grant, &topics("/news/a")).is_err(), "it includes what is below /news/a");
         let expired = check(&Grant::default().with_expiry(SystemTime::now()), &topics("/a")).unwrap_err();
         assert_eq!(expired.status().as_u16(), 401);
+    }
+
+    #[test]
+    fn debug_output_has_no_secrets() {
+        let request = hyper::Request::get("/a?token=secret").header("authorization", "Bearer secret").body(()).unwrap();
+        let (parts, ()) = request.into_parts();
+        let access = AccessRequest::new(&parts, IpAddr::from([127, 0, 0, 1]), Action::Renew).with_token("secret");
+        assert_eq!(access.token(), Some("secret"));
+        let debug = format!("{access:?}");
+        assert!(debug.contains("/a") && debug.contains("Renew") && !debug.contains("secret"), "{debug}");
     }
 
     #[test]

@@ -128,14 +128,16 @@ impl Streams {
         let envelope = flag(query, ENVELOPE).map_err(bad_request)?;
         let max_rate = max_rate(query).map_err(bad_request)?;
         let start = requested(request).map_err(bad_request)?;
-        let notices = flag(query, NOTICES).map_err(bad_request)? || self.handle.has_history(&topics);
-        let notices = if notices { Notices::Events } else { Notices::Comments };
+        let notices = flag(query, NOTICES).map_err(bad_request)?;
         #[cfg(feature = "websocket")]
         let is_upgrade = is_upgrade(request);
         #[cfg(not(feature = "websocket"))]
         let is_upgrade = false;
         let access = StreamAccess::decide(request, &topics, client.ip, host, self).await;
         let access = access.map_err(|error| not_authorized(&error))?;
+        let topics = access.topics.clone();
+        let notices = notices || self.handle.has_history(&topics);
+        let notices = if notices { Notices::Events } else { Notices::Comments };
         let keeps_totals = || topics.as_namespace().is_some_and(|namespace| self.handle.keeps_totals(&namespace));
         let last_values = snapshot && !keeps_totals() && self.handle.has_last_values(&topics);
         let snapshot = snapshot && !last_values;
@@ -201,12 +203,13 @@ impl Streams {
             let error = TopicError::TooManyTopics(max_topics);
             return Err(text_response(StatusCode::BAD_REQUEST, format!("{error}\n")));
         }
-        if let Some(grant) = &grant {
-            check(grant, &topics).map_err(|denied| {
+        let topics = match &grant {
+            Some(grant) => check(grant, &topics).map_err(|denied| {
                 self.stats.denied.add(1);
                 not_authorized(&denied.into())
-            })?;
-        }
+            })?,
+            None => topics,
+        };
         let mut resume = None;
         if request.method == Method::GET {
             resume = self.resume(request, &topics, grant.as_deref(), start, false).await?;

@@ -1,4 +1,4 @@
-//! The messages that clients may send: changes of their topics.
+//! The messages that clients may send: changes of their topics, and new tokens.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use serde_json::value::RawValue;
 use tallycast_fanout::{Topic, TopicError, Topics};
+
+use super::policy::Token;
 
 /// The size of a request id, as JSON, in bytes.
 const MAX_ID_BYTES: usize = 64;
@@ -44,6 +46,10 @@ pub(crate) struct Request {
     pub(crate) id: Option<RequestId>,
     /// All topics that the client asks for.
     pub(crate) topics: Topics,
+    /// Whether it names topics, and not only a token.
+    pub(crate) names_topics: bool,
+    /// The token that it goes on with.
+    pub(crate) token: Option<Token>,
     /// The id after which it wants the messages of topics that it did not read before.
     pub(crate) after: Option<Box<str>>,
 }
@@ -72,7 +78,7 @@ pub(crate) enum CommandError {
 }
 
 /// The topics that a client that reads `topics` asks for with the message `text`: at most `max_topics`, or as many as it reads
-/// already. With both fields they change in one step.
+/// already. With both lists they change in one step, and a token with them.
 pub(crate) fn apply_command(text: &str, topics: &Topics, max_topics: usize) -> Result<Request, CommandError> {
     let max_topics = max_topics.max(topics.len());
     let mut invalid = None;
@@ -80,10 +86,12 @@ pub(crate) fn apply_command(text: &str, topics: &Topics, max_topics: usize) -> R
     let command = json.deserialize_map(CommandVisitor { max_topics, invalid: &mut invalid });
     let command = command.and_then(|command| json.end().map(|()| command));
     // What stopped the parser is in the words of this program.
-    let Command { id, subscribe, unsubscribe, after } =
+    let Command { id, subscribe, unsubscribe, after, token } =
         command.map_err(|error| invalid.unwrap_or(CommandError::Json(error)))?;
-    if subscribe.is_none() && unsubscribe.is_none() {
-        return Err(CommandError::Nothing);
+    let names_topics = subscribe.is_some() || unsubscribe.is_some();
+    if !names_topics {
+        let Some(token) = token else { return Err(CommandError::Nothing) };
+        return Ok(Request { id, topics: topics.clone(), names_topics, token: Some(token), after: None });
     }
     let mut wanted: BTreeSet<Topic> = topics.iter().collect();
     for topic in unsubscribe.unwrap_or_default() {
@@ -93,13 +101,13 @@ pub(crate) fn apply_command(text: &str, topics: &Topics, max_topics: usize) -> R
     }
     wanted.extend(subscribe.unwrap_or_default());
     if wanted.is_empty() {
-        return Ok(Request { id, topics: Topics::none(), after: None });
+        return Ok(Request { id, topics: Topics::none(), names_topics, token, after: None });
     }
     if wanted.len() > max_topics {
         return Err(CommandError::Count(TopicError::TooManyTopics(max_topics)));
     }
     let topics = Topics::new(wanted.into_iter().collect()).map_err(CommandError::Count)?;
-    Ok(Request { id, topics, after })
+    Ok(Request { id, topics, names_topics, token, after })
 }
 
 /// A message of a client.
@@ -108,6 +116,7 @@ struct Command {
     subscribe: Option<Vec<Topic>>,
     unsubscribe: Option<Vec<Topic>>,
     after: Option<Box<str>>,
+    token: Option<Token>,
 }
 
 #[derive(Deserialize)]
@@ -117,6 +126,7 @@ enum Field {
     Subscribe,
     Unsubscribe,
     After,
+    Token,
 }
 
 /// Reads a [`Command`], and stops at an invalid id, at the first invalid topic or at the one that is too many.
@@ -135,7 +145,7 @@ impl<'de> Visitor<'de> for CommandVisitor<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Command, A::Error> {
         let Self { max_topics, invalid } = self;
-        let (mut id, mut subscribe, mut unsubscribe, mut after) = (None, None, None, None);
+        let (mut id, mut subscribe, mut unsubscribe, mut after, mut token) = (None, None, None, None, None);
         while let Some(field) = map.next_key()? {
             let (list, name) = match field {
                 Field::Id if id.is_some() => return Err(A::Error::duplicate_field("id")),
@@ -151,6 +161,11 @@ impl<'de> Visitor<'de> for CommandVisitor<'_> {
                     after = map.next_value()?;
                     continue;
                 }
+                Field::Token if token.is_some() => return Err(A::Error::duplicate_field("token")),
+                Field::Token => {
+                    token = map.next_value::<Option<Box<str>>>()?.map(Token::from);
+                    continue;
+                }
                 Field::Subscribe => (&mut subscribe, "subscribe"),
                 Field::Unsubscribe => (&mut unsubscribe, "unsubscribe"),
             };
@@ -159,7 +174,7 @@ impl<'de> Visitor<'de> for CommandVisitor<'_> {
             }
             *list = map.next_value_seed(TopicList { max_topics, invalid: &mut *invalid })?;
         }
-        Ok(Command { id, subscribe, unsubscribe, after })
+        Ok(Command { id, subscribe, unsubscribe, after, token })
     }
 }
 
@@ -231,12 +246,29 @@ mod tests {
         assert_eq!(
             of(r#"{"publish": 1}"#, &["/"]),
             format!(
-                "{expected}: unknown field `publish`, expected one of `id`, `subscribe`, `unsubscribe`, `after` at line 1 column 10"
+                "{expected}: unknown field `publish`, expected one of `id`, `subscribe`, `unsubscribe`, `after`, `token` at line 1 column 10"
             )
         );
         assert_eq!(of(r#"{"subscribe": ["raw"]}"#, &["/"]), "bad topic \"raw\": a namespace must start with '/'");
         assert_eq!(of(r#"{"unsubscribe": ["/raw"]}"#, &["/"]), "not subscribed to /raw; subscribed to [/]");
         assert_eq!(of(r#"{"subscribe": ["/0", "/1", "/2"]}"#, &["/"]), "expected at most 3 topics, found more");
+    }
+
+    #[test]
+    fn token_comes_alone_or_with_topics_and_is_not_shown() {
+        let topics = Topics::new(vec!["/a".parse().unwrap()]).unwrap();
+        let read = |text: &str| apply_command(text, &topics, 3).map_err(|error| error.to_string());
+        let alone = read(r#"{"token": "secret", "id": 1}"#).unwrap();
+        assert!(alone.token.is_some() && !alone.names_topics && alone.topics == topics);
+        assert!(!format!("{alone:?}").contains("secret"));
+        let both = read(r#"{"token": "secret", "subscribe": ["/b"]}"#).unwrap();
+        assert!(both.token.is_some() && both.names_topics);
+        assert_eq!(both.topics.to_string(), "/a,/b");
+        assert!(read(r#"{"token": null}"#).unwrap_err().starts_with("expected {"));
+        let error = read(r#"{"token": ["secret"]}"#).unwrap_err();
+        assert!(error.contains("invalid type: sequence") && !error.contains("secret"), "{error}");
+        let error = read(r#"{"token": "secret", "token": "secret"}"#).unwrap_err();
+        assert!(error.contains("duplicate field `token`") && !error.contains("secret"), "{error}");
     }
 
     #[test]

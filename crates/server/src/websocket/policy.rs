@@ -1,40 +1,98 @@
-//! The policy for changes of topics on an open WebSocket.
+//! The policy for what a client may change on an open WebSocket: its topics, and its token.
 
+use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
-use tallycast_fanout::{Access, Decision, Grant, Subscription, Topics};
+use tallycast_fanout::{Access, Decision, Grant, Handle, Resume, Start, Subscription, Topics};
 
 use crate::access::StreamAccess;
-use crate::authorizer::{AccessRequest, Action, AuthorizeError, Denied, DynAuthorizer, authorize};
+use crate::authorizer::{AccessRequest, Action, AuthorizeError, DynAuthorizer, authorize, narrow};
 use crate::limits::SubscriptionPermits;
 use crate::streams::Streams;
 
-/// The outcome of a change of topics.
+/// The answer to a token where nothing asks for one.
+const NO_TOKENS: &str = "this server has no tokens";
+
+/// What a client asks for.
+#[derive(Debug)]
+pub(crate) struct Change {
+    /// All topics that it wants to read.
+    pub(crate) topics: Topics,
+    /// A token in the place of the current one.
+    pub(crate) token: Option<Token>,
+    /// Where the topics start that it does not read yet; `None` for now.
+    pub(crate) start: Option<ChangeStart>,
+}
+
+/// A client's token. Never written anywhere.
+#[derive(Clone)]
+pub(crate) struct Token(Arc<str>);
+
+impl From<Box<str>> for Token {
+    fn from(token: Box<str>) -> Self {
+        Self(token.into())
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Token(..)")
+    }
+}
+
+/// The engine, as far as positions in its history are looked up, and the time limit for that.
+#[derive(Debug, Clone)]
+pub(crate) struct History {
+    pub(crate) handle: Handle,
+    pub(crate) limit: Duration,
+}
+
+/// The place in the history where topics start that a client does not read yet.
+#[derive(Debug)]
+pub(crate) struct ChangeStart {
+    /// The id of the message before it.
+    pub(crate) after: Box<str>,
+    /// The topics that the client reads.
+    pub(crate) known: Topics,
+    pub(crate) history: History,
+}
+
+impl ChangeStart {
+    async fn find(self, topics: &Topics, grant: Option<&Grant>) -> Result<Option<Resume>, String> {
+        let Self { after, known, history } = self;
+        let resume = history.handle.resume(topics, Some(&known), grant, &Start::After(after), history.limit).await;
+        resume.map_err(|error| error.to_string())
+    }
+}
+
+/// The outcome of a change.
 pub(crate) enum TopicChange {
-    Allowed,
+    /// The client may read these topics.
+    Allowed(Topics),
     Refused(Refused),
     /// To be decided.
     Pending(Decision),
 }
 
-/// Why a change of topics is refused.
+/// Why a change is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// The client may not read them.
+    /// The client may not do that.
     Denied(String),
-    /// They have too many streams now.
+    /// The topics have too many streams now.
     Full(String),
 }
 
-/// Decides about changes of topics on one stream.
-pub(crate) trait TopicPolicy: Send + std::fmt::Debug {
-    fn change(&mut self, topics: &Topics) -> TopicChange;
+/// Decides about changes on one stream.
+pub(crate) trait TopicPolicy: Send + fmt::Debug {
+    fn change(&mut self, change: Change) -> TopicChange;
 
-    /// The client's grant now.
-    fn grant(&self) -> Option<Arc<Grant>> {
+    /// The last [`TopicChange::Pending`] has taken effect, if there was one. Returns the client's grant.
+    fn applied(&mut self) -> Option<Arc<Grant>> {
         None
     }
 
@@ -44,32 +102,85 @@ pub(crate) trait TopicPolicy: Send + std::fmt::Debug {
     }
 }
 
-/// Every change is allowed.
+/// Every change of topics is allowed.
 #[derive(Debug)]
 pub(crate) struct AllowAll;
 
 impl TopicPolicy for AllowAll {
-    fn change(&mut self, _topics: &Topics) -> TopicChange {
-        TopicChange::Allowed
+    fn change(&mut self, Change { topics, token, .. }: Change) -> TopicChange {
+        match token {
+            Some(_) => TopicChange::Refused(Refused::Denied(NO_TOKENS.to_owned())),
+            None => TopicChange::Allowed(topics),
+        }
     }
+}
+
+/// What decisions about one stream change.
+#[derive(Debug)]
+struct Decided {
+    permits: SubscriptionPermits,
+    was_full: bool,
+    /// Of the newest decision, until it takes effect.
+    accepted: Option<Accepted>,
+}
+
+/// What the client has once a change takes effect.
+#[derive(Debug)]
+struct Accepted {
+    grant: Arc<Grant>,
+    token: Option<Token>,
+}
+
+impl Decided {
+    /// Acquires the permits of `topics`.
+    fn acquire(&mut self, topics: &Topics) -> Result<(), String> {
+        let acquired = self.permits.acquire(topics).map_err(|error| error.to_string());
+        self.was_full = acquired.is_err();
+        acquired
+    }
+}
+
+fn lock(decided: &Mutex<Decided>) -> MutexGuard<'_, Decided> {
+    decided.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Changes within the topics that the stream may read, as far as namespaces have room.
 #[derive(Debug)]
 struct Within {
     readable: Access,
-    permits: SubscriptionPermits,
+    grant: Option<Arc<Grant>>,
+    decided: Arc<Mutex<Decided>>,
 }
 
 impl TopicPolicy for Within {
-    fn change(&mut self, topics: &Topics) -> TopicChange {
-        if !self.readable.covers(topics) {
-            return TopicChange::Refused(Refused::Denied(Denied::not_readable(topics).to_string()));
+    fn change(&mut self, Change { topics, token, start }: Change) -> TopicChange {
+        if token.is_some() {
+            return TopicChange::Refused(Refused::Denied(NO_TOKENS.to_owned()));
         }
-        match self.permits.acquire(topics) {
-            Ok(()) => TopicChange::Allowed,
-            Err(error) => TopicChange::Refused(Refused::Full(error.to_string())),
-        }
+        let topics = match narrow(&self.readable, &topics) {
+            Ok(topics) => topics,
+            Err(denied) => return TopicChange::Refused(Refused::Denied(denied.to_string())),
+        };
+        let Some(start) = start else {
+            return match lock(&self.decided).acquire(&topics) {
+                Ok(()) => TopicChange::Allowed(topics),
+                Err(error) => TopicChange::Refused(Refused::Full(error)),
+            };
+        };
+        let (decided, grant) = (Arc::clone(&self.decided), self.grant.clone());
+        TopicChange::Pending(Box::pin(async move {
+            let resume = start.find(&topics, grant.as_deref()).await?;
+            lock(&decided).acquire(&topics)?;
+            Ok(Subscription { topics, grant: None, resume })
+        }))
+    }
+
+    fn applied(&mut self) -> Option<Arc<Grant>> {
+        self.grant.clone()
+    }
+
+    fn was_full(&self) -> bool {
+        lock(&self.decided).was_full
     }
 }
 
@@ -80,43 +191,60 @@ struct Authorized {
     request: Arc<Parts>,
     client: IpAddr,
     streams: Arc<Streams>,
-    permits: Arc<Mutex<DecidedPermits>>,
-}
-
-/// What a decision changes.
-#[derive(Debug)]
-struct DecidedPermits {
-    permits: SubscriptionPermits,
-    was_full: bool,
+    grant: Option<Arc<Grant>>,
+    /// The last one that was accepted after the request.
+    token: Option<Token>,
+    decided: Arc<Mutex<Decided>>,
 }
 
 impl TopicPolicy for Authorized {
-    fn change(&mut self, topics: &Topics) -> TopicChange {
-        let (authorizer, request, streams) =
-            (Arc::clone(&self.authorizer), Arc::clone(&self.request), Arc::clone(&self.streams));
-        let (permits, client, topics) = (Arc::clone(&self.permits), self.client, topics.clone());
+    fn change(&mut self, Change { topics, token, start }: Change) -> TopicChange {
+        let action = if token.is_some() { Action::Renew } else { Action::ChangeTopics };
+        let token = token.or_else(|| self.token.clone());
+        let (authorizer, request, client, streams) =
+            (Arc::clone(&self.authorizer), Arc::clone(&self.request), self.client, Arc::clone(&self.streams));
+        let decided = Arc::clone(&self.decided);
+        {
+            let mut decided = lock(&decided);
+            // Of a decision that was refused after all.
+            (decided.was_full, decided.accepted) = (false, None);
+        }
         TopicChange::Pending(Box::pin(async move {
-            let access = AccessRequest::new(&request, client, Action::ChangeTopics);
+            let mut access = AccessRequest::new(&request, client, action);
+            if let Some(Token(token)) = &token {
+                access = access.with_token(token);
+            }
             let limit = streams.config.borrow().authorize_timeout;
-            let grant = authorize(&*authorizer, access, &topics, limit).await.map_err(|error| {
+            let authorized = authorize(&*authorizer, access, &topics, limit).await;
+            let (grant, topics) = authorized.map_err(|error| {
                 streams.stats.denied.add(u64::from(matches!(error, AuthorizeError::Denied(_))));
                 error.to_string()
             })?;
-            let mut decided = permits.lock().unwrap_or_else(PoisonError::into_inner);
-            let acquired = decided.permits.acquire(&topics).map_err(|error| error.to_string());
-            decided.was_full = acquired.is_err();
-            acquired?;
-            Ok(Subscription { topics, grant: Some(grant), resume: None })
+            let resume = match start {
+                Some(start) => start.find(&topics, Some(&grant)).await?,
+                None => None,
+            };
+            let mut decided = lock(&decided);
+            decided.acquire(&topics)?;
+            decided.accepted = Some(Accepted { grant: Arc::clone(&grant), token });
+            Ok(Subscription { topics, grant: Some(grant), resume })
         }))
     }
 
+    fn applied(&mut self) -> Option<Arc<Grant>> {
+        if let Some(Accepted { grant, token }) = lock(&self.decided).accepted.take() {
+            (self.grant, self.token) = (Some(grant), token);
+        }
+        self.grant.clone()
+    }
+
     fn was_full(&self) -> bool {
-        self.permits.lock().unwrap_or_else(PoisonError::into_inner).was_full
+        lock(&self.decided).was_full
     }
 }
 
-impl std::fmt::Debug for Authorized {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Authorized {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Authorized").field("client", &self.client).finish_non_exhaustive()
     }
 }
@@ -130,8 +258,10 @@ impl StreamAccess {
         permits: SubscriptionPermits,
         streams: &Arc<Streams>,
     ) -> Box<dyn TopicPolicy> {
+        let Self { grant, readable, .. } = self;
+        let decided = Arc::new(Mutex::new(Decided { permits, was_full: false, accepted: None }));
         let Some(authorizer) = &streams.authorizer else {
-            return Box::new(Within { readable: self.readable, permits });
+            return Box::new(Within { readable, grant, decided });
         };
         let mut request = request.clone();
         // It belongs to the connection.
@@ -141,7 +271,9 @@ impl StreamAccess {
             request: Arc::new(request),
             client,
             streams: Arc::clone(streams),
-            permits: Arc::new(Mutex::new(DecidedPermits { permits, was_full: false })),
+            grant,
+            token: None,
+            decided,
         })
     }
 }

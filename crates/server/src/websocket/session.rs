@@ -1,19 +1,19 @@
-//! The handler of what one client sends: changes of its topics, within its rate.
+//! The handler of what one client sends: changes of its topics and new tokens, within its rate.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use serde::Serialize;
-use tallycast_fanout::{ClientAction, Counter, Decision, Handle, Inbound, Start, Subscription, Topics};
+use tallycast_fanout::{ClientAction, Counter, Handle, Inbound, Topics};
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::commands::{Request, RequestId, apply_command};
 use super::frames::{CloseFrame, write_close};
 use super::framing::write_json;
 use super::handshake::Subprotocol;
-use super::policy::{AllowAll, Refused, TopicChange, TopicPolicy};
+use super::policy::{AllowAll, Change, ChangeStart, History, Refused, TopicChange, TopicPolicy};
 use super::protocol::{CloseCause, Protocol, Received};
 use crate::config::DEFAULT_MAX_TOPICS;
 use crate::observer::StreamWatch;
@@ -50,13 +50,6 @@ pub struct Stats {
     pub failed: Counter,
 }
 
-/// The engine, as far as positions in its history are looked up, and the time limit for that.
-#[derive(Debug, Clone)]
-struct History {
-    handle: Handle,
-    limit: Duration,
-}
-
 /// The program's watch of one stream.
 struct Watch(Box<dyn StreamWatch>);
 
@@ -78,25 +71,51 @@ pub struct Session {
     history: Option<History>,
     /// Watches the stream for the program.
     watch: Option<Watch>,
-    /// Of the command whose change of topics is under way.
-    pending_id: Option<RequestId>,
+    /// The command whose change is under way.
+    pending: Option<Pending>,
     stats: Arc<Stats>,
 }
 
+/// A command whose change is under way.
+#[derive(Debug)]
+struct Pending {
+    id: Option<RequestId>,
+    renewal: Option<Renewal>,
+}
+
+/// The part of a command that is a new token.
+#[derive(Debug)]
+struct Renewal {
+    /// The topics before, if the command names none: the answer names them only if the grant has narrowed them.
+    topics: Option<Topics>,
+}
+
 /// A reply to a command.
-#[derive(Serialize)]
+#[derive(Serialize, Default)]
 struct Reply {
     #[serde(flatten)]
-    outcome: Outcome,
+    renewed: Option<Renewed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscribed: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<RequestId>,
 }
 
+/// The part of a reply to a token that was accepted.
 #[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Outcome {
-    Subscribed(Vec<String>),
-    Error(String),
+struct Renewed {
+    token: &'static str,
+    /// When the stream ends now, in seconds since 1970.
+    expires: Option<u64>,
+}
+
+impl Renewed {
+    fn until(expires_at: Option<SystemTime>) -> Self {
+        let expires = expires_at.map(|time| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+        Self { token: "accepted", expires }
+    }
 }
 
 impl Session {
@@ -134,7 +153,7 @@ impl Session {
             policy,
             history,
             watch: None,
-            pending_id: None,
+            pending: None,
             stats,
         }
     }
@@ -161,7 +180,7 @@ impl Session {
         reason.truncate(reason.floor_char_boundary(MAX_ERROR_BYTES));
         match self.subprotocol {
             Subprotocol::Json => {
-                write_json(&Reply { outcome: Outcome::Error(reason), id }, replies);
+                write_json(&Reply { error: Some(reason), id, ..Reply::default() }, replies);
                 ClientAction::None
             }
             Subprotocol::Raw => {
@@ -172,59 +191,47 @@ impl Session {
     }
 
     fn confirm(&self, topics: &Topics, id: Option<RequestId>, replies: &mut Vec<u8>) {
+        self.reply(Reply { subscribed: Some(names(topics)), id, ..Reply::default() }, replies);
+    }
+
+    fn reply(&self, reply: Reply, replies: &mut Vec<u8>) {
         if self.subprotocol == Subprotocol::Json {
-            let outcome = Outcome::Subscribed(topics.iter().map(|topic| topic.to_string()).collect());
-            write_json(&Reply { outcome, id }, replies);
+            write_json(&reply, replies);
         }
     }
 
     fn follow(&mut self, text: &str, topics: &Topics, replies: &mut Vec<u8>) -> ClientAction {
-        let Request { id, topics: requested, after } = match apply_command(text, topics, self.max_topics as usize) {
+        let request = match apply_command(text, topics, self.max_topics as usize) {
             Ok(request) => request,
             Err(error) => {
                 let id = RequestId::of_refused(text);
                 return self.refuse(CloseCode::Policy, error.to_string(), id, replies);
             }
         };
-        if requested == *topics {
+        let Request { id, topics: requested, names_topics, token, after } = request;
+        if requested == *topics && token.is_none() {
             self.confirm(topics, id, replies);
             return ClientAction::None;
         }
-        let (change, history) = (self.policy.change(&requested), self.history.clone());
-        match (change, after.zip(history)) {
-            (TopicChange::Allowed, Some(start)) => {
-                self.pending_id = id;
-                let subscription = Subscription { topics: requested, grant: None, resume: None };
-                let decision = std::future::ready(Ok(subscription));
-                ClientAction::Authorize(resumed(Box::pin(decision), topics.clone(), start))
+        let renewal = token.is_some().then(|| Renewal { topics: (!names_topics).then(|| topics.clone()) });
+        let start = after.zip(self.history.clone());
+        let start = start.map(|(after, history)| ChangeStart { after, known: topics.clone(), history });
+        let action = match self.policy.change(Change { topics: requested, token, start }) {
+            TopicChange::Allowed(topics) => ClientAction::Subscribe(topics),
+            TopicChange::Pending(decision) => ClientAction::Authorize(decision),
+            TopicChange::Refused(Refused::Denied(reason)) => {
+                return self.refuse(CloseCode::Policy, reason, id, replies);
             }
-            (TopicChange::Pending(decision), Some(start)) => {
-                self.pending_id = id;
-                ClientAction::Authorize(resumed(decision, topics.clone(), start))
-            }
-            (TopicChange::Allowed, None) => {
-                self.pending_id = id;
-                ClientAction::Subscribe(requested)
-            }
-            (TopicChange::Pending(decision), None) => {
-                self.pending_id = id;
-                ClientAction::Authorize(decision)
-            }
-            (TopicChange::Refused(Refused::Denied(reason)), _) => self.refuse(CloseCode::Policy, reason, id, replies),
-            (TopicChange::Refused(Refused::Full(reason)), _) => self.refuse(CloseCode::Again, reason, id, replies),
-        }
+            TopicChange::Refused(Refused::Full(reason)) => return self.refuse(CloseCode::Again, reason, id, replies),
+        };
+        self.pending = Some(Pending { id, renewal });
+        action
     }
 }
 
-/// A decision about a change of topics, with where those that are not among `known` start.
-fn resumed(decision: Decision, known: Topics, (after, history): (Box<str>, History)) -> Decision {
-    Box::pin(async move {
-        let subscription = decision.await?;
-        let start = Start::After(after);
-        let Subscription { topics, grant, .. } = &subscription;
-        let resume = history.handle.resume(topics, Some(&known), grant.as_deref(), &start, history.limit).await;
-        Ok(Subscription { resume: resume.map_err(|error| error.to_string())?, ..subscription })
-    })
+/// The topics as a client names them.
+fn names(topics: &Topics) -> Vec<String> {
+    topics.iter().map(|topic| topic.to_string()).collect()
 }
 
 impl Inbound for Session {
@@ -260,22 +267,32 @@ impl Inbound for Session {
 
     fn subscribed(&mut self, topics: &Topics, replies: &mut Vec<u8>) {
         // A change by the server itself never comes between a command and its answer.
-        let id = self.pending_id.take();
-        self.confirm(topics, id, replies);
+        let pending = self.pending.take();
+        let grant = self.policy.applied();
+        match pending {
+            Some(Pending { id, renewal: Some(renewal) }) => {
+                let renewed = Some(Renewed::until(grant.as_ref().and_then(|grant| grant.expires_at)));
+                let subscribed = (renewal.topics.as_ref() != Some(topics)).then(|| names(topics));
+                self.reply(Reply { renewed, subscribed, id, ..Reply::default() }, replies);
+            }
+            pending => self.confirm(topics, pending.and_then(|pending| pending.id), replies),
+        }
         if let Some(Watch(watch)) = &mut self.watch {
-            watch.topics_changed(topics, self.policy.grant().as_deref());
+            watch.topics_changed(topics, grant.as_deref());
         }
     }
 
     fn refused(&mut self, reason: &str, replies: &mut Vec<u8>) -> ClientAction {
         let code = if self.policy.was_full() { CloseCode::Again } else { CloseCode::Policy };
-        let id = self.pending_id.take();
+        let id = self.pending.take().and_then(|pending| pending.id);
         self.refuse(code, reason.to_owned(), id, replies)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use tallycast_fanout::{CloseReason, Namespace};
 
@@ -284,7 +301,7 @@ mod tests {
     struct Full;
 
     impl TopicPolicy for Full {
-        fn change(&mut self, _topics: &Topics) -> TopicChange {
+        fn change(&mut self, _change: Change) -> TopicChange {
             TopicChange::Refused(Refused::Full("full".to_owned()))
         }
     }

@@ -1,0 +1,171 @@
+//! Tokens renewed over WebSocket, and grants that narrow topics.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use tallycast_fanout::{ConnectionInfo, Publisher, Topics};
+use tallycast_server::{Access, AccessRequest, Action, Authorizer, Denied, Grant, Stats, StreamObserver, StreamWatch};
+
+use crate::support::{Running, WebSocket, send};
+
+/// Action and token of a question.
+type Question = (Action, Option<String>);
+
+/// Knows tokens, in the header `token` or as sent later.
+#[derive(Clone)]
+struct Tokens {
+    /// What each token allows, and the seconds for which it holds.
+    known: Arc<HashMap<&'static str, (&'static str, u64)>>,
+    started_at: SystemTime,
+    questions: Arc<Mutex<Vec<Question>>>,
+}
+
+impl Authorizer for Tokens {
+    async fn authorize(&self, access: &AccessRequest<'_>, _topics: &Topics) -> Result<Grant, Denied> {
+        tokio::task::yield_now().await;
+        self.questions.lock().unwrap().push((access.action(), access.token().map(str::to_owned)));
+        let header = || access.headers().get("token").and_then(|token| token.to_str().ok());
+        let token = access.token().or_else(header).ok_or_else(|| Denied::unauthorized("expected a token"))?;
+        let (readable, seconds) = self.known.get(token).ok_or_else(|| Denied::unauthorized("unknown token"))?;
+        let readable = readable.split(',').map(|topic| topic.parse().unwrap()).collect();
+        Ok(Grant::default()
+            .with_subject(token)
+            .with_readable(Access::Topics(Topics::new(readable).unwrap()))
+            .with_expiry(self.started_at + Duration::from_secs(*seconds)))
+    }
+}
+
+struct Fixture {
+    server: Running,
+    publisher: Publisher,
+    tokens: Tokens,
+    stats: Arc<Stats>,
+    /// Subjects and topics after each change.
+    changes: Changes,
+}
+
+#[derive(Clone, Default)]
+struct Changes(Arc<Mutex<Vec<String>>>);
+
+impl StreamObserver for Changes {
+    fn opened(&self, _stream: &ConnectionInfo, _grant: Option<&Grant>) -> Box<dyn StreamWatch> {
+        Box::new(self.clone())
+    }
+}
+
+impl StreamWatch for Changes {
+    fn topics_changed(&mut self, topics: &Topics, grant: Option<&Grant>) {
+        let subject = grant.and_then(|grant| grant.subject.as_deref()).unwrap_or("-");
+        self.0.lock().unwrap().push(format!("{subject} {topics}"));
+    }
+}
+
+fn start(known: &[(&'static str, (&'static str, u64))]) -> Fixture {
+    let tokens = Tokens {
+        known: Arc::new(known.iter().copied().collect()),
+        started_at: SystemTime::now(),
+        questions: Arc::default(),
+    };
+    let (stats, changes) = (Arc::<Stats>::default(), Changes::default());
+    let (server, publisher, _handle) = Running::server({
+        let (tokens, stats, changes) = (tokens.clone(), Arc::clone(&stats), changes.clone());
+        move |server, _| server.authorizer(tokens).stats(stats).observer(changes)
+    });
+    Fixture { server, publisher, tokens, stats, changes }
+}
+
+impl Fixture {
+    fn open(&self, path: &str, token: &str) -> WebSocket {
+        WebSocket::open_at(self.server.address, path, &[("token", token)]).unwrap()
+    }
+
+    /// When a token of so many seconds expires, as clients see it.
+    fn expiry(&self, seconds: u64) -> u64 {
+        (self.tokens.started_at + Duration::from_secs(seconds)).duration_since(UNIX_EPOCH).unwrap().as_secs()
+    }
+}
+
+#[test]
+fn renewed_token_prolongs_the_stream() {
+    let fixture = start(&[("old", ("/a", 3)), ("new", ("/a", 3600))]);
+    let mut renewed = fixture.open("/ws/a", "old");
+    let mut expired = fixture.open("/ws/a", "old");
+    renewed.send_text(r#"{"token": "new", "id": 7}"#);
+    assert_eq!(renewed.json(), json!({"token": "accepted", "expires": fixture.expiry(3600), "id": 7}));
+    assert_eq!(expired.closed(), (1008, "the authorization has expired".to_owned()));
+    send(&fixture.publisher, "/a", "1");
+    assert_eq!(renewed.json()["data"], "1");
+    let questions = fixture.tokens.questions.lock().unwrap().clone();
+    assert_eq!(questions[2..], [(Action::Renew, Some("new".to_owned()))]);
+    assert_eq!(*fixture.changes.0.lock().unwrap(), ["new /a"]);
+    fixture.server.stop();
+}
+
+#[test]
+fn refused_token_leaves_the_stream_as_it_was() {
+    let fixture = start(&[("old", ("/a,/b", 3)), ("other", ("/c", 3600)), ("expired", ("/a", 0))]);
+    let mut websocket = fixture.open("/ws/a", "old");
+    for (token, error) in [
+        ("unknown", "unknown token"),
+        ("other", "not allowed to read /a"),
+        ("expired", "the authorization has expired"),
+    ] {
+        websocket.send_text(&json!({"token": token, "id": token}).to_string());
+        assert_eq!(websocket.json(), json!({"error": error, "id": token}));
+    }
+    assert_eq!((fixture.stats.denied.get(), fixture.stats.websocket.refused.get()), (3, 3));
+    // The old token still holds.
+    websocket.send_text(r#"{"subscribe": ["/b"]}"#);
+    assert_eq!(websocket.json(), json!({"subscribed": ["/a", "/b"]}));
+    assert_eq!(fixture.tokens.questions.lock().unwrap().last(), Some(&(Action::ChangeTopics, None)));
+    send(&fixture.publisher, "/b", "1");
+    assert_eq!(websocket.json()["data"], "1");
+    assert_eq!(websocket.closed(), (1008, "the authorization has expired".to_owned()));
+    fixture.server.stop();
+}
+
+#[test]
+fn later_changes_of_topics_are_decided_with_the_renewed_token() {
+    let fixture = start(&[("old", ("/a", 3600)), ("new", ("/a,/b", 7200)), ("newer", ("/a,/b,/c", 9000))]);
+    let mut websocket = fixture.open("/ws/a", "old");
+    websocket.send_text(r#"{"subscribe": ["/b"]}"#);
+    assert_eq!(websocket.json(), json!({"error": "not allowed to read /b"}));
+    websocket.send_text(r#"{"token": "new"}"#);
+    assert_eq!(websocket.json(), json!({"token": "accepted", "expires": fixture.expiry(7200)}));
+    websocket.send_text(r#"{"subscribe": ["/b"]}"#);
+    assert_eq!(websocket.json(), json!({"subscribed": ["/a", "/b"]}));
+    assert_eq!(fixture.tokens.questions.lock().unwrap().last(), Some(&(Action::ChangeTopics, Some("new".to_owned()))));
+    // In one message.
+    websocket.send_text(r#"{"token": "newer", "subscribe": ["/c"], "unsubscribe": ["/a"], "id": 1}"#);
+    assert_eq!(
+        websocket.json(),
+        json!({"token": "accepted", "expires": fixture.expiry(9000), "subscribed": ["/b", "/c"], "id": 1})
+    );
+    assert_eq!(*fixture.changes.0.lock().unwrap(), ["new /a", "new /a,/b", "newer /b,/c"]);
+    fixture.server.stop();
+}
+
+#[test]
+fn tokens_are_refused_where_nothing_asks_for_them() {
+    let (server, _publisher, _handle) = Running::server(|server, _| server);
+    let mut websocket = WebSocket::open_at(server.address, "/ws/a", &[]).unwrap();
+    websocket.send_text(r#"{"token": "secret", "subscribe": ["/b"], "id": 1}"#);
+    assert_eq!(websocket.json(), json!({"error": "this server has no tokens", "id": 1}));
+    websocket.send_text(r#"{"subscribe": ["/b"]}"#);
+    assert_eq!(websocket.json(), json!({"subscribed": ["/a", "/b"]}));
+    server.stop();
+}
+
+#[test]
+fn raw_clients_renew_silently_and_are_closed_when_refused() {
+    let fixture = start(&[("old", ("/a", 3600)), ("new", ("/a", 7200))]);
+    let headers = [("token", "old"), ("sec-websocket-protocol", "raw")];
+    let mut websocket = WebSocket::open_at(fixture.server.address, "/ws/a", &headers).unwrap();
+    websocket.send_text(r#"{"token": "new"}"#);
+    websocket.send_text(r#"{"token": "unknown"}"#);
+    assert_eq!(websocket.closed(), (1008, "unknown token".to_owned()));
+    assert_eq!(*fixture.changes.0.lock().unwrap(), ["new /a"]);
+    fixture.server.stop();
+}
