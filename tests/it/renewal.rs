@@ -4,11 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use axum::{Extension, Router};
+use reqwest::header::HeaderMap;
 use serde_json::json;
-use tallycast_fanout::{ConnectionInfo, Publisher, Topics};
-use tallycast_server::{Access, AccessRequest, Action, Authorizer, Denied, Grant, Stats, StreamObserver, StreamWatch};
+use tallycast_fanout::{ConnectionInfo, Fanout, Handle, Publisher, Topics};
+use tallycast_server::{
+    Access, AccessRequest, Action, Authorizer, Denied, Grant, Stats, StreamObserver, StreamService, StreamWatch,
+};
 
-use crate::support::{Running, WebSocket, send};
+use crate::support::{EventSource, LIMIT, Running, WebSocket, block_on, eventually, send};
 
 /// Action and token of a question.
 type Question = (Action, Option<String>);
@@ -40,6 +44,7 @@ impl Authorizer for Tokens {
 struct Fixture {
     server: Running,
     publisher: Publisher,
+    handle: Handle,
     tokens: Tokens,
     stats: Arc<Stats>,
     /// Subjects and topics after each change.
@@ -69,11 +74,11 @@ fn start(known: &[(&'static str, (&'static str, u64))]) -> Fixture {
         questions: Arc::default(),
     };
     let (stats, changes) = (Arc::<Stats>::default(), Changes::default());
-    let (server, publisher, _handle) = Running::server({
+    let (server, publisher, handle) = Running::server({
         let (tokens, stats, changes) = (tokens.clone(), Arc::clone(&stats), changes.clone());
         move |server, _| server.authorizer(tokens).stats(stats).observer(changes)
     });
-    Fixture { server, publisher, tokens, stats, changes }
+    Fixture { server, publisher, handle, tokens, stats, changes }
 }
 
 impl Fixture {
@@ -168,4 +173,78 @@ fn raw_clients_renew_silently_and_are_closed_when_refused() {
     assert_eq!(websocket.closed(), (1008, "unknown token".to_owned()));
     assert_eq!(*fixture.changes.0.lock().unwrap(), ["new /a"]);
     fixture.server.stop();
+}
+
+#[test]
+fn grant_narrows_the_topics_of_every_stream() {
+    let fixture = start(&[("old", ("/a/1,/b", 3600)), ("new", ("/a/2", 3600))]);
+    let headers = HeaderMap::from_iter([("token".parse().unwrap(), "old".parse().unwrap())]);
+    let open = |http2: bool| {
+        let client = reqwest::Client::builder().default_headers(headers.clone());
+        let client = if http2 { client.http2_prior_knowledge() } else { client };
+        EventSource::open_url(client, fixture.server.url("/subscribe/a/*"))
+    };
+    let readers = [open(false), open(true)];
+    let mut websocket = fixture.open("/ws/a/*", "old");
+    let topics = || {
+        let connections = block_on(fixture.handle.report()).unwrap().connections;
+        connections.iter().map(|connection| connection.info.topics.to_string()).collect::<Vec<_>>()
+    };
+    eventually("all streams are open", || topics().len() == 3);
+    assert_eq!(topics(), ["/a/1", "/a/1", "/a/1"]);
+    send(&fixture.publisher, "/a/2", "not for them");
+    send(&fixture.publisher, "/a/1", "1");
+    assert_eq!(readers.map(|reader| reader.next().data), ["1", "1"]);
+    assert_eq!(websocket.json()["data"], "1");
+    websocket.send_text(r#"{"subscribe": ["/*"]}"#);
+    assert_eq!(websocket.json(), json!({"subscribed": ["/a/1", "/b"]}));
+    // Outside of the grant.
+    websocket.send_text(r#"{"subscribe": ["/c/*"]}"#);
+    assert_eq!(websocket.json(), json!({"error": "not allowed to read /c/*"}));
+    let denied =
+        fixture.server.response("GET /subscribe/c/* HTTP/1.1\r\nhost: x\r\ntoken: old\r\nconnection: close\r\n\r\n");
+    assert!(denied.starts_with("HTTP/1.1 403 ") && denied.ends_with("\r\n\r\nnot allowed to read /c/*\n"), "{denied}");
+    fixture.server.stop();
+}
+
+#[test]
+fn renewed_token_narrows_the_topics() {
+    let fixture = start(&[("old", ("/a/*", 3600)), ("new", ("/a/2", 7200))]);
+    let mut websocket = fixture.open("/ws/a/*", "old");
+    websocket.send_text(r#"{"token": "new"}"#);
+    let answer = json!({"token": "accepted", "expires": fixture.expiry(7200), "subscribed": ["/a/2"]});
+    assert_eq!(websocket.json(), answer);
+    send(&fixture.publisher, "/a/1", "not for it");
+    send(&fixture.publisher, "/a/2", "1");
+    assert_eq!(websocket.json()["data"], "1");
+    assert_eq!(*fixture.changes.0.lock().unwrap(), ["new /a/2"]);
+    fixture.server.stop();
+}
+
+#[test]
+fn grant_of_a_host_narrows_mounted_streams() {
+    let (sender, started) = std::sync::mpsc::sync_channel(1);
+    let server = Running::start(move |listener, shutdown| async move {
+        let fanout = Fanout::builder().build();
+        sender.send(fanout.publisher()).unwrap();
+        let handle = fanout.handle();
+        let readable = Topics::new(vec!["/a/1".parse().unwrap()]).unwrap();
+        let grant = Grant::default().with_readable(Access::Topics(readable));
+        let router = Router::new().nest_service("/events", StreamService::new(fanout.handle())).layer(Extension(grant));
+        let shutdown = async move {
+            shutdown.await;
+            handle.shutdown();
+        };
+        axum::serve(listener, router).with_graceful_shutdown(shutdown).await.unwrap();
+    });
+    let publisher = started.recv_timeout(LIMIT).unwrap();
+    let reader = server.open("/events/a/*");
+    let mut websocket = WebSocket::open_at(server.address, "/events/a/*", &[]).unwrap();
+    send(&publisher, "/a/2", "not for them");
+    send(&publisher, "/a/1", "1");
+    assert_eq!((reader.next().data, websocket.json()["data"].clone()), ("1".to_owned(), json!("1")));
+    let denied = server.response("GET /events/b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    assert!(denied.starts_with("HTTP/1.1 403 ") && denied.ends_with("\r\n\r\nnot allowed to read /b\n"), "{denied}");
+    drop((reader, websocket));
+    server.stop();
 }
