@@ -15,8 +15,8 @@ use tallycast_fanout::{
     CloseReason, ConnectionInfo, Fanout, Framing, Handle, Kept, Message, Publisher, Retention, Start, Topics,
 };
 use tallycast_server::{
-    Access, Compression, Config, Contract, ContractStream, Grant, Server, Stats, StreamObserver, StreamWatch,
-    WholeResponse, text_response,
+    Access, Compression, Config, Contract, ContractStream, Grant, Server, Stats, StreamObserver, StreamService,
+    StreamWatch, WholeResponse, text_response,
 };
 
 use crate::support::{LIMIT, Raw, Running, WebSocket, block_on, eventually, send};
@@ -487,4 +487,34 @@ fn observer_sees_the_end_of_streams_at_shutdown() {
     drop(websocket);
     stopped.join().unwrap();
     seen.expect(&["contract /a: closed", "ws /b: closed"]);
+}
+
+#[test]
+fn observer_sees_mounted_streams() {
+    let seen = Seen::default();
+    let server = Running::start({
+        let seen = seen.clone();
+        move |listener, shutdown| async move {
+            let fanout = Fanout::builder().build();
+            let handle = fanout.handle();
+            let router = Router::new().nest_service("/events", StreamService::new(fanout.handle()).observer(seen));
+            let shutdown = async move {
+                shutdown.await;
+                handle.shutdown();
+            };
+            axum::serve(listener, router).with_graceful_shutdown(shutdown).await.unwrap();
+        }
+    });
+    let mut sse = Raw::connect_to(server.address);
+    sse.send(&get("/events/a", "1.1", "user-agent: sse\r\n"));
+    sse.head();
+    let mut websocket = WebSocket::open_at(server.address, "/events/b", &[("user-agent", "ws")]).unwrap();
+    seen.expect(&["sse /a: opened by -", "ws /b: opened by -"]);
+    websocket.send_text(r#"{"subscribe": ["/c"]}"#);
+    assert_eq!(websocket.json(), json!({"subscribed": ["/b", "/c"]}));
+    seen.expect(&["ws /b: /b,/c"]);
+    drop((sse, websocket));
+    seen.expect(&["sse /a: closed", "ws /b: closed"]);
+    server.stop();
+    seen.expect(&[]);
 }

@@ -259,6 +259,11 @@ fn authorizer_decides_about_every_way_in() {
         assert!(websocket.head().starts_with(&format!("HTTP/1.1 {status} ")));
     }
     assert_eq!(stats.denied.get(), 6);
+    // Pages of every origin may send a token.
+    let preflight = server.response("OPTIONS /subscribe HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let headers =
+        "\r\naccess-control-allow-headers: accept, authorization, cache-control, content-type, last-event-id\r\n";
+    assert!(preflight.contains(headers) && !preflight.contains("credentials"), "{preflight}");
 
     let headers = HeaderMap::from_iter([("user".parse().unwrap(), "ann".parse().unwrap())]);
     let open = |http2| {
@@ -290,7 +295,11 @@ fn streams_end_when_their_grant_expires() {
     stream.send("GET /subscribe/users/ann HTTP/1.1\r\nhost: x\r\nuser: ann\r\n\r\n");
     stream.head();
     let mut websocket = WebSocket::open_at(server.address, "/ws/users/ann", &[("user", "ann")]).unwrap();
+    let headers = HeaderMap::from_iter([("user".parse().unwrap(), "ann".parse().unwrap())]);
+    let client = reqwest::Client::builder().default_headers(headers).http2_prior_knowledge();
+    let page = EventSource::open_url(client, server.url("/subscribe/users/ann?notices=1"));
     assert_eq!(stream.chunks_to_end(), ": tallycast\n\n: the authorization has expired\n\n");
+    assert_eq!(page.rest(), [Event::named("expired", r#"{"reason":"the authorization has expired"}"#)]);
     assert_eq!(websocket.closed(), (1008, "the authorization has expired".to_owned()));
     server.stop();
 }

@@ -94,7 +94,8 @@ pub struct ContractStream {
     pub grant: Option<Arc<Grant>>,
     /// Where it starts in the history. Default: now.
     pub start: Option<Start>,
-    /// The first bytes of the body, as the framing would write them. Default: none.
+    /// The first bytes of the body, as the framing would write them. Default: none. Native streams have
+    /// [`Config::greeting`](crate::Config::greeting) and [`Config::retry`](crate::Config::retry) there.
     pub preamble: Bytes,
     /// Response headers. They replace those of native streams that have the same names; `vary` is added to. Those that belong to
     /// the connection and to compression are the server's: `connection`, `content-encoding`, `content-length` and

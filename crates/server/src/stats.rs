@@ -39,7 +39,7 @@ pub struct Stats {
     pub tls_failures: Counter,
     /// WebSockets refused because of the origin of the page.
     pub refused_origin: Counter,
-    /// Streams and changes of topics that the authorizer denied.
+    /// Streams, changes of topics and tokens that the authorizer denied, and streams that a contract answered with 401 or 403.
     pub denied: Counter,
     /// WebSocket.
     #[cfg(feature = "websocket")]
