@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::{Extension, Router};
 use reqwest::header::HeaderMap;
 use serde_json::json;
-use tallycast_fanout::{ConnectionInfo, Fanout, Handle, Publisher, Topics};
+use tallycast_fanout::{ConnectionInfo, Fanout, Handle, Message, Publisher, Topics, Update};
 use tallycast_server::{
     Access, AccessRequest, Action, Authorizer, Denied, Grant, Stats, StreamObserver, StreamService, StreamWatch,
 };
@@ -34,9 +34,12 @@ impl Authorizer for Tokens {
         let token = access.token().or_else(header).ok_or_else(|| Denied::unauthorized("expected a token"))?;
         let (readable, seconds) = self.known.get(token).ok_or_else(|| Denied::unauthorized("unknown token"))?;
         let readable = readable.split(',').map(|topic| topic.parse().unwrap()).collect();
+        let readable = Topics::new(readable).unwrap();
+        let private = if token.starts_with("private") { readable.clone() } else { Topics::none() };
         Ok(Grant::default()
             .with_subject(token)
-            .with_readable(Access::Topics(Topics::new(readable).unwrap()))
+            .with_readable(Access::Topics(readable))
+            .with_private(private)
             .with_expiry(self.started_at + Duration::from_secs(*seconds)))
     }
 }
@@ -149,6 +152,31 @@ fn later_changes_of_topics_are_decided_with_the_renewed_token() {
         json!({"token": "accepted", "expires": fixture.expiry(9000), "subscribed": ["/b", "/c"], "id": 1})
     );
     assert_eq!(*fixture.changes.0.lock().unwrap(), ["new /a", "new /a,/b", "newer /b,/c"]);
+    fixture.server.stop();
+}
+
+#[test]
+fn renewed_token_opens_private_updates() {
+    let fixture = start(&[("old", ("/a", 3600)), ("private", ("/a", 7200))]);
+    let private = |text: &str| {
+        let mut message = Message::text("/a".parse().unwrap(), text);
+        message.update = Some(Box::new(Update { is_private: true, ..Update::default() }));
+        block_on(fixture.publisher.send(message)).unwrap();
+    };
+    let mut websocket = fixture.open("/ws/a", "old");
+    let mut other = fixture.open("/ws/a", "old");
+    private("1");
+    websocket.send_text(r#"{"token": "private"}"#);
+    assert_eq!(websocket.json()["token"], "accepted");
+    private("2");
+    send(&fixture.publisher, "/a", "3");
+    assert_eq!([websocket.json()["data"].clone(), websocket.json()["data"].clone()], ["2", "3"]);
+    assert_eq!(other.json()["data"], "3");
+    websocket.send_text(r#"{"token": "old"}"#);
+    assert_eq!(websocket.json()["token"], "accepted");
+    private("4");
+    send(&fixture.publisher, "/a", "5");
+    assert_eq!(websocket.json()["data"], "5");
     fixture.server.stop();
 }
 
