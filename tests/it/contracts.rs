@@ -82,7 +82,7 @@ impl Contract for LineContract {
             Some("slow") => std::future::pending().await,
             Some(user) => {
                 let readable = Topics::new(vec![format!("/users/{user}").parse().unwrap()]).unwrap();
-                let expiry = SystemTime::now() + Duration::from_secs(if user == "brief" { 1 } else { 3600 });
+                let expiry = SystemTime::now() + Duration::from_secs(if user == "brief" { 3 } else { 3600 });
                 let grant = Grant::default().with_readable(Access::Topics(readable)).with_expiry(expiry);
                 stream.grant = Some(Arc::new(grant.with_subject(user)));
             }

@@ -97,7 +97,7 @@ impl Fixture {
 
 #[test]
 fn renewed_token_prolongs_the_stream() {
-    let fixture = start(&[("old", ("/a", 3)), ("new", ("/a", 3600))]);
+    let fixture = start(&[("old", ("/a", 6)), ("new", ("/a", 3600))]);
     let mut renewed = fixture.open("/ws/a", "old");
     let mut expired = fixture.open("/ws/a", "old");
     renewed.send_text(r#"{"token": "new", "id": 7}"#);
@@ -113,7 +113,7 @@ fn renewed_token_prolongs_the_stream() {
 
 #[test]
 fn refused_token_leaves_the_stream_as_it_was() {
-    let fixture = start(&[("old", ("/a,/b", 3)), ("other", ("/c", 3600)), ("expired", ("/a", 0))]);
+    let fixture = start(&[("old", ("/a,/b", 6)), ("other", ("/c", 3600)), ("expired", ("/a", 0))]);
     let mut websocket = fixture.open("/ws/a", "old");
     for (token, error) in [
         ("unknown", "unknown token"),
