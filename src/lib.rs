@@ -16,11 +16,13 @@
 pub mod admin;
 pub mod api;
 mod assets;
+pub mod auth;
 pub mod client;
 mod conditional;
 pub mod config;
 pub mod decode;
 pub mod demo;
+mod http_client;
 pub mod publishing;
 mod rate_limited_log;
 pub mod redis_client;

@@ -2,31 +2,19 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper::header::{HOST, RETRY_AFTER};
+use hyper::header::RETRY_AFTER;
 use hyper::http::uri::{Authority, Scheme};
 use hyper::{Request, Response, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use super::{ClientError, ServerOptions};
+use crate::http_client::{self, ANSWER_LIMIT, Failure, Trust};
 
-/// Time to connect, TLS included; time for an answer to begin, and for all of it.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-const ANSWER_LIMIT: Duration = Duration::from_secs(40);
 /// The size of an answer that is read to its end, in bytes.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
@@ -119,37 +107,15 @@ pub(super) async fn open(
     body: String,
 ) -> Result<Response<Incoming>, ClientError> {
     let url = &server.url;
-    let unavailable = |error: &dyn fmt::Display| ClientError::Unavailable(format!("cannot reach {url}: {error}"));
-    let port = url.authority.port_u16().unwrap_or(if url.is_tls { 443 } else { 80 });
-    let host = url.authority.host().trim_matches(['[', ']']).to_owned();
-    let connect = async {
-        let stream = TcpStream::connect((host.as_str(), port)).await?;
-        stream.set_nodelay(true)?;
-        let stream: Box<dyn Io> = if url.is_tls {
-            let name = ServerName::try_from(host.clone()).map_err(std::io::Error::other)?;
-            let config = tls(server.insecure).map_err(std::io::Error::other)?;
-            Box::new(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
-        } else {
-            Box::new(stream)
-        };
-        std::io::Result::Ok(stream)
-    };
-    let stream = match timeout(CONNECT_LIMIT, connect).await {
-        Ok(stream) => stream.map_err(|error| unavailable(&error))?,
-        Err(_) => return Err(unavailable(&"no answer in time")),
-    };
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| unavailable(&error))?;
-    // Ends with the connection, whose errors the request reports.
-    tokio::spawn(connection);
-    let mut request = Request::builder().method(method).uri(path).header(HOST, url.authority.as_str());
+    let unavailable = |error: Failure| ClientError::Unavailable(format!("cannot reach {url}: {error}"));
+    let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
     let request = request.body(Full::<Bytes>::from(body)).map_err(|error| ClientError::Refused(error.to_string()))?;
-    match timeout(ANSWER_LIMIT, sender.send_request(request)).await {
-        Ok(response) => response.map_err(|error| unavailable(&error)),
-        Err(_) => Err(unavailable(&"no answer in time")),
-    }
+    let trust = if server.insecure { Trust::Any } else { Trust::System };
+    let tls = url.is_tls.then(|| http_client::tls(&trust)).transpose().map_err(unavailable)?;
+    http_client::send(&url.authority, tls, request).await.map_err(unavailable)
 }
 
 /// A path with everything percent-encoded that has a meaning in a URL.
@@ -163,64 +129,6 @@ pub(super) fn encoded(text: &str) -> String {
         }
     }
     encoded
-}
-
-/// A connection.
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
-
-/// Trusts the certificates that the system trusts, or any.
-fn tls(insecure: bool) -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    if insecure {
-        let verifier = Arc::new(AcceptAny(provider));
-        return Ok(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
-    }
-    let mut roots = RootCertStore::empty();
-    // Certificates that cannot be read are not trusted.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// Accepts any certificate, whose key the server must have.
-#[derive(Debug)]
-struct AcceptAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

@@ -15,8 +15,10 @@ use super::flags::{
     ServerOptions, SourceOption,
 };
 use super::secret::Secret;
+use super::tokens;
 use crate::admin::{self, Token};
 use crate::api::native::PublishKeys;
+use crate::auth;
 use crate::decode::Routes;
 use crate::redis_client::RedisUrl;
 use crate::source::redis::streams::Trim;
@@ -55,6 +57,8 @@ pub struct Config {
     pub demo_key: Option<Secret>,
     /// The keys of those who may publish.
     pub publish_keys: PublishKeys,
+    /// How tokens are verified.
+    pub tokens: auth::Config,
     /// The size of a request to publish, in bytes.
     pub max_publish_bytes: usize,
     /// The address that the HTTP server listens on.
@@ -128,7 +132,7 @@ pub(super) fn compose(
     pipeline: PipelineOptions,
     options: Vec<EffectiveOption>,
 ) -> Result<Config, ConfigError> {
-    let PipelineOptions { routing, readers, server, publishing, .. } = pipeline;
+    let PipelineOptions { routing, readers, server, publishing, tokens, .. } = pipeline;
     let routes = routes(&source, &routing)?;
     let demo_key = (matches!(source, SourceOptions::Demo(_)) && publishing.publish_keys.is_empty()).then(demo_key);
     let instance =
@@ -157,6 +161,7 @@ pub(super) fn compose(
         admin_token: server.admin_token.clone().map(Token::from),
         demo_key: demo_key.clone(),
         publish_keys: PublishKeys::new(publishing.publish_keys.into_iter().chain(demo_key), publishing.publish_rate),
+        tokens: tokens::compose(tokens, publishing.publish_rate)?,
         max_publish_bytes: publishing.max_publish_bytes.0,
         drain: Drain { delay: pipeline.drain_delay, over: pipeline.drain, retry: server.retry.unwrap_or(DRAIN_RETRY) },
         // Its connections end with their streams.

@@ -67,7 +67,7 @@ fn configuration_page_lists_every_flag() {
 /// What the options are called whose values are limits.
 const LIMITS: [&str; 4] = ["BYTES", "COUNT", "DURATION", "NAMESPACE=COUNT"];
 /// Options whose values look like limits, but are not.
-const NO_LIMITS: [&str; 9] = [
+const NO_LIMITS: [&str; 10] = [
     "drain",
     "drain-delay",
     "keep-alive",
@@ -76,6 +76,7 @@ const NO_LIMITS: [&str; 9] = [
     "shards",
     "status-interval",
     "tally-period",
+    "token-leeway",
     "totals-interval",
 ];
 

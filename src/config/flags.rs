@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::clients::{CountCommand, PublishCommand, TailCommand};
 use super::secret::Secret;
+use super::tokens::TokenOptions;
 use super::values::{
     admin_token, count, duration, duration_or_zero, duration_text, ip_address, log_filter, network, port, publish_key,
     rate, redis_url, seed, topic_count,
@@ -261,6 +262,8 @@ pub(super) struct PipelineOptions {
     pub(super) server: ServerOptions,
     #[command(flatten)]
     pub(super) publishing: PublishingOptions,
+    #[command(flatten)]
+    pub(super) tokens: TokenOptions,
 }
 
 #[derive(Debug, Clone, Args)]

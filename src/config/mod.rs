@@ -13,6 +13,7 @@ mod file;
 mod flags;
 mod reload;
 mod secret;
+mod tokens;
 mod values;
 
 use std::ffi::OsString;

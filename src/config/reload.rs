@@ -3,7 +3,7 @@
 use super::effective::EffectiveOption;
 
 /// The options that SIGHUP changes without closing a connection.
-pub(super) const RELOADABLE: [&str; 26] = [
+pub(super) const RELOADABLE: [&str; 37] = [
     "source",
     "route",
     "log",
@@ -30,6 +30,17 @@ pub(super) const RELOADABLE: [&str; 26] = [
     "publish-key",
     "publish-rate",
     "retry",
+    "token-key",
+    "token-jwks",
+    "token-jwks-ca",
+    "token-issuer",
+    "token-audience",
+    "token-leeway",
+    "token-cookie",
+    "token-in-query",
+    "token-read",
+    "token-publish",
+    "public",
 ];
 
 /// The names of the options that differ between two configurations.

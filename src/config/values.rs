@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::secret::Secret;
+use crate::auth::{KeyError, KeyOption};
 use crate::redis_client::{RedisUrl, UrlError};
 
 /// The shortest duration: below it timers are not exact.
@@ -94,6 +95,21 @@ pub(super) fn publish_key(text: &str) -> Result<Secret, &'static str> {
         return Err("expected a secret of visible ASCII characters without spaces");
     }
     Ok(Secret::new(text))
+}
+
+/// A key of tokens, shown without its secret.
+pub(super) fn token_key(text: &str) -> Result<Secret, KeyError> {
+    let shown = KeyOption::parse(text)?.shown(text);
+    Ok(Secret::shown_as(text, &shown))
+}
+
+/// The name of a cookie (RFC 6265, §4.1.1).
+pub(super) fn cookie_name(text: &str) -> Result<String, &'static str> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if text.is_empty() || !text.bytes().all(is_token) {
+        return Err("expected letters, digits, - and _");
+    }
+    Ok(text.to_owned())
 }
 
 #[cfg(test)]

@@ -1,0 +1,166 @@
+//! Tokens -> grants: who may read and publish what.
+//!
+//! A JWT is verified by keys of the configuration or of its issuer, and its claims become a grant. Handlers that need no stream ask
+//! [`Auth`] directly.
+
+mod claims;
+mod crypto;
+mod error;
+mod jwks;
+mod keys;
+mod pem;
+mod stats;
+mod template;
+mod verifier;
+
+use std::num::NonZeroU32;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use tallycast_fanout::Topic;
+use tokio::time::Instant;
+
+pub use claims::{Claims, MercureClaims};
+pub use error::{Role, TokenError};
+pub use jwks::{JwksConfig, JwksOption, JwksOptionError};
+pub use keys::{Key, KeyError, KeyOption, MIN_SECRET_BYTES, Scope};
+pub use pem::PemError;
+pub use stats::AuthStats;
+pub use template::{Template, TemplateError};
+
+use claims::Rules;
+use jwks::Jwks;
+use verifier::TokenHeader;
+
+/// The length of a token, in bytes.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+/// The topics in each list of a token, those of templates included.
+pub const MAX_TOKEN_TOPICS: usize = 256;
+/// How long a request waits for keys that are being fetched.
+const FETCH_PATIENCE: Duration = Duration::from_secs(4);
+
+/// How tokens are verified, and what they allow.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// The keys.
+    pub keys: Vec<Key>,
+    /// The JWK sets.
+    pub jwks: Vec<JwksConfig>,
+    /// How far clocks may be apart.
+    pub leeway: Duration,
+    /// The cookie that may hold a token.
+    pub cookie: String,
+    /// Whether the query may hold one.
+    pub in_query: bool,
+    /// What every token may read.
+    pub read: Vec<Template>,
+    /// What every token may publish.
+    pub publish: Vec<Template>,
+    /// What is readable without a token.
+    pub public: Vec<Topic>,
+    /// The messages per second that each subject may publish.
+    pub publish_rate: NonZeroU32,
+}
+
+impl Config {
+    /// Whether there is a key. Without one, everything is public.
+    pub fn is_enabled(&self) -> bool {
+        !self.keys.is_empty() || !self.jwks.is_empty()
+    }
+
+    fn rules(&self) -> Rules<'_> {
+        Rules { leeway: self.leeway, read: &self.read, publish: &self.publish }
+    }
+}
+
+/// Verifies tokens. Cheap to clone; clones share keys and counters.
+#[derive(Debug, Clone)]
+pub struct Auth(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: RwLock<Arc<State>>,
+    stats: Arc<AuthStats>,
+}
+
+/// What SIGHUP replaces.
+#[derive(Debug)]
+struct State {
+    config: Config,
+    jwks: Vec<Arc<Jwks>>,
+}
+
+impl Auth {
+    /// Starts to fetch the JWK sets of `config`. In a runtime.
+    pub fn start(config: Config, stats: Arc<AuthStats>) -> Self {
+        let state = State::new(config, &[], &stats);
+        Self(Arc::new(Shared { state: RwLock::new(Arc::new(state)), stats }))
+    }
+
+    /// Verifies by other keys from now on. Streams that are open stay open. JWK sets that are the same keep their keys.
+    pub fn reload(&self, config: Config) {
+        let state = State::new(config, &self.state().jwks, &self.0.stats);
+        *self.0.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+    }
+
+    /// Whether there is a key. Without one, everything is public, and no token is looked at.
+    pub fn is_enabled(&self) -> bool {
+        self.state().config.is_enabled()
+    }
+
+    /// Verifies a token. Waits a few seconds for keys that are being fetched.
+    ///
+    /// # Errors
+    /// When it is not valid now, or its key is not for `role`.
+    pub async fn verify(&self, token: &str, role: Role) -> Result<Claims, TokenError> {
+        let verified = self.state().verify(token, role).await;
+        self.0.stats.count(&verified);
+        verified
+    }
+
+    fn state(&self) -> Arc<State> {
+        Arc::clone(&self.0.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl State {
+    fn new(config: Config, running: &[Arc<Jwks>], stats: &Arc<AuthStats>) -> Self {
+        let jwks = config.jwks.iter().map(|config| {
+            let same = running.iter().find(|running| running.config == *config);
+            same.map_or_else(|| Arc::new(Jwks::start(config.clone(), Arc::clone(stats))), Arc::clone)
+        });
+        Self { jwks: jwks.collect(), config }
+    }
+
+    async fn verify(&self, token: &str, role: Role) -> Result<Claims, TokenError> {
+        let header = TokenHeader::read(token)?;
+        let deadline = Instant::now() + FETCH_PATIENCE;
+        let first = self.verify_now(token, &header, role);
+        let Err(TokenError::Algorithm(_) | TokenError::UnknownKey | TokenError::Signature) = first else {
+            return first;
+        };
+        // The issuer may have a new key, or none is known yet.
+        let is_unknown = matches!(first, Err(TokenError::UnknownKey | TokenError::Algorithm(_)));
+        let mut is_fetched = false;
+        for jwks in &self.jwks {
+            if jwks.keys().is_none() || (is_unknown && header.kid.is_some()) {
+                is_fetched |= jwks.refresh(deadline).await;
+            }
+        }
+        let second = if is_fetched { self.verify_now(token, &header, role) } else { first };
+        let is_missing = || self.jwks.iter().any(|jwks| jwks.keys().is_none());
+        match second {
+            Err(TokenError::Algorithm(_) | TokenError::UnknownKey | TokenError::Signature) if is_missing() => {
+                Err(TokenError::Unavailable)
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_now(&self, token: &str, header: &TokenHeader, role: Role) -> Result<Claims, TokenError> {
+        let fetched: Vec<Arc<[Key]>> = self.jwks.iter().filter_map(|jwks| jwks.keys()).collect();
+        let keys = self.config.keys.iter().chain(fetched.iter().flat_map(|keys| keys.iter()));
+        verifier::verify(token, header, role, keys, self.config.rules(), SystemTime::now())
+    }
+}
