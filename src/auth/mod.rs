@@ -3,14 +3,18 @@
 //! A JWT is verified by keys of the configuration or of its issuer, and its claims become a grant. Handlers that need no stream ask
 //! [`Auth`] directly.
 
+mod authorizer;
 mod claims;
+pub mod credentials;
 mod crypto;
 mod error;
 mod jwks;
 mod keys;
 mod pem;
+mod rates;
 mod stats;
 mod template;
+mod tickets;
 mod verifier;
 
 use std::num::NonZeroU32;
@@ -18,24 +22,31 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use tallycast_fanout::Topic;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use authorizer::{AuthError, Authenticated, challenge};
 pub use claims::{Claims, MercureClaims};
 pub use error::{Role, TokenError};
 pub use jwks::{JwksConfig, JwksOption, JwksOptionError};
 pub use keys::{Key, KeyError, KeyOption, MIN_SECRET_BYTES, Scope};
 pub use pem::PemError;
+pub use rates::{RateError, SubjectRates};
 pub use stats::AuthStats;
 pub use template::{Template, TemplateError};
+pub use tickets::{TICKET_LIFE, TicketError, TicketStore};
 
 use claims::Rules;
 use jwks::Jwks;
+use tickets::Tickets;
 use verifier::TokenHeader;
 
 /// The length of a token, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// The topics in each list of a token, those of templates included.
 pub const MAX_TOKEN_TOPICS: usize = 256;
+/// The tickets that each subject may have made.
+const TICKETS_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
 /// How long a request waits for keys that are being fetched.
 const FETCH_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -82,6 +93,12 @@ pub struct Auth(Arc<Shared>);
 struct Shared {
     state: RwLock<Arc<State>>,
     stats: Arc<AuthStats>,
+    tickets: Tickets,
+    /// What each subject may publish, and how many tickets it may have.
+    rates: RwLock<Arc<SubjectRates>>,
+    ticket_rates: SubjectRates,
+    /// Has the origins whose pages may use the cookie.
+    server: watch::Receiver<tallycast_server::Config>,
 }
 
 /// What SIGHUP replaces.
@@ -92,14 +109,25 @@ struct State {
 }
 
 impl Auth {
-    /// Starts to fetch the JWK sets of `config`. In a runtime.
-    pub fn start(config: Config, stats: Arc<AuthStats>) -> Self {
-        let state = State::new(config, &[], &stats);
-        Self(Arc::new(Shared { state: RwLock::new(Arc::new(state)), stats }))
+    /// Starts to fetch the JWK sets of `config`. In a runtime. `server` has the allowed origins.
+    pub fn start(
+        config: Config,
+        tickets: TicketStore,
+        server: watch::Receiver<tallycast_server::Config>,
+        stats: Arc<AuthStats>,
+    ) -> Self {
+        let rates = RwLock::new(Arc::new(SubjectRates::new(config.publish_rate)));
+        let state = RwLock::new(Arc::new(State::new(config, &[], &stats)));
+        let ticket_rates = SubjectRates::new(TICKETS_PER_SECOND);
+        Self(Arc::new(Shared { state, stats, tickets: Tickets::new(tickets), rates, ticket_rates, server }))
     }
 
     /// Verifies by other keys from now on. Streams that are open stay open. JWK sets that are the same keep their keys.
     pub fn reload(&self, config: Config) {
+        if config.publish_rate != self.publish_rates().rate() {
+            let rates = Arc::new(SubjectRates::new(config.publish_rate));
+            *self.0.rates.write().unwrap_or_else(PoisonError::into_inner) = rates;
+        }
         let state = State::new(config, &self.state().jwks, &self.0.stats);
         *self.0.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
     }
@@ -117,6 +145,23 @@ impl Auth {
         let verified = self.state().verify(token, role).await;
         self.0.stats.count(&verified);
         verified
+    }
+
+    /// Makes a ticket for the token of a request.
+    ///
+    /// # Errors
+    /// When the subject asks for too many, or tickets are not available.
+    pub async fn ticket(&self, authenticated: &Authenticated) -> Result<String, TicketError> {
+        let taken = self.0.ticket_rates.take(authenticated.rate_key(), 1);
+        taken.map_err(|_| TicketError::TooMany)?;
+        let ticket = self.0.tickets.make(&authenticated.token).await?;
+        self.0.stats.tickets.add(1);
+        Ok(ticket)
+    }
+
+    /// What each subject may publish.
+    pub fn publish_rates(&self) -> Arc<SubjectRates> {
+        Arc::clone(&self.0.rates.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn state(&self) -> Arc<State> {
