@@ -125,7 +125,7 @@ impl<'a> AccessRequest<'a> {
     }
 }
 
-/// Why a client may not read: a status, 401 or 403, and a reason in one line that the client is sent.
+/// Why a client may not read: a status, 401, 403 or 503, and a reason in one line that the client is sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Denied {
@@ -146,6 +146,11 @@ impl Denied {
         Self { status: StatusCode::FORBIDDEN, reason: one_line(reason.into()), challenge: None }
     }
 
+    /// 503: it cannot be decided now. The response says when to try again.
+    pub fn unavailable(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, reason: one_line(reason.into()), challenge: None }
+    }
+
     /// 403: the client may read nothing of `topic`.
     pub(crate) fn not_readable(topic: &Topic) -> Self {
         Self::forbidden(format!("not allowed to read {topic}"))
@@ -158,7 +163,7 @@ impl Denied {
         self
     }
 
-    /// 401 or 403.
+    /// 401, 403 or 503.
     pub fn status(&self) -> StatusCode {
         self.status
     }

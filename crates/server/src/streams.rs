@@ -357,6 +357,9 @@ pub(crate) fn try_again(status: StatusCode, text: String) -> WholeResponse {
 fn not_authorized(error: &AuthorizeError) -> WholeResponse {
     let text = format!("{error}\n");
     match error {
+        AuthorizeError::Denied(denied) if denied.status() == StatusCode::SERVICE_UNAVAILABLE => {
+            try_again(StatusCode::SERVICE_UNAVAILABLE, text)
+        }
         AuthorizeError::Denied(denied) => {
             let mut response = text_response(denied.status(), text);
             if let Some(challenge) = denied.challenge() {
