@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tallycast::admin::{self, StatusSource};
 use tallycast::api::emojitracker::Store;
+use tallycast::auth::TicketStore;
 use tallycast::config::{Broker, Source};
 use tallycast::demo::Demo;
 use tallycast::publishing::{MemoryPublisher, Publisher, RedisPublisher};
@@ -23,6 +24,8 @@ pub(crate) struct Started {
     pub(crate) store: Store,
     /// What publishes.
     pub(crate) publisher: Publisher,
+    /// Where tickets are kept.
+    pub(crate) tickets: TicketStore,
     /// The status reports, if there are any, which end at shutdown.
     pub(crate) reports: Option<JoinHandle<()>>,
 }
@@ -47,7 +50,8 @@ pub(crate) fn start(
             let source = tokio::spawn(run_both(supervisor, channels, StreamsSource::new(*redis, streams)));
             let (scores, max_scores, stats) = (broker.scores, broker.max_totals, Arc::clone(&status.store));
             let publisher = Publisher::Redis(RedisPublisher::new(client.clone()));
-            Started { source, store: Store::Redis { client, scores, max_scores, stats }, publisher, reports }
+            let tickets = TicketStore::Redis(client.clone());
+            Started { source, store: Store::Redis { client, scores, max_scores, stats }, publisher, tickets, reports }
         }
         Source::Demo(options) => {
             let demo = Demo::new(options.seed);
@@ -56,7 +60,8 @@ pub(crate) fn start(
             let totals = broker.totals.into_iter().map(|totals| totals.namespace).collect();
             let events = demo.events(options.rate, totals, published);
             let source = tokio::spawn(supervisor.run(MemorySource::new(events)));
-            Started { source, store, publisher: Publisher::Memory(publisher), reports: None }
+            let tickets = TicketStore::in_memory();
+            Started { source, store, publisher: Publisher::Memory(publisher), tickets, reports: None }
         }
     }
 }

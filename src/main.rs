@@ -15,6 +15,7 @@ use anyhow::Context;
 use process::LogFilter;
 use tallycast::admin::{Admin, LiveStats, StageInboxes, StatusSource};
 use tallycast::api::native::Publishing;
+use tallycast::auth::Auth;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
 use tallycast::source::{BrokerState, Supervisor};
 use tallycast::{decode, routes, tally};
@@ -63,16 +64,15 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let steps = drain::Steps::default();
     process::cancel_at_signal(steps.terminating.clone()).context("cannot catch signals")?;
     let totals = config.broker.totals.clone();
-    let reloadable = reload::start(
-        config.options,
-        config.routes,
-        config.server,
-        files,
-        config.admin_token,
-        config.publish_keys,
-        log,
-    )
-    .context("cannot catch SIGHUP")?;
+    let initial = reload::Initial {
+        options: config.options,
+        routes: config.routes,
+        server: config.server,
+        admin_token: config.admin_token,
+        publish_keys: config.publish_keys,
+        tokens: config.tokens,
+    };
+    let reloadable = reload::start(initial, files, log).context("cannot catch SIGHUP")?;
     let is_demo = matches!(config.broker.source, Source::Demo(_));
 
     // The channels, and the engine behind them.
@@ -90,10 +90,15 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         .broker_state(broker_state)
         .stats(Arc::clone(&status.source))
         .shutdown(steps.shutdown.clone());
-    let broker::Started { source, store, publisher, reports } =
+    let broker::Started { source, store, publisher, tickets, reports } =
         broker::start(config.broker, supervisor, reloadable.selectors, reloadable.streams, &status, &steps.shutdown);
+    let auth =
+        reloadable.tokens.borrow().is_enabled().then(|| {
+            Auth::start(reloadable.tokens.clone(), tickets, reloadable.server.clone(), Arc::clone(&status.auth))
+        });
     let publishing = Publishing {
         publisher,
+        auth: auth.clone(),
         keys: reloadable.publish_keys,
         routes: reloadable.routes.clone(),
         totals,
@@ -105,14 +110,16 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let tally = tally::run(config.tally, tally_inbox, fanout.publisher(), Arc::clone(&status.tally));
     let tally = tokio::spawn(tally);
     let admin = live.clone().map(|live| Admin { live, token: reloadable.admin_token });
-    let server = Server::new(fanout.handle())
+    let mut server = Server::new(fanout.handle())
         // The engine ends below, after the stages before it.
         .shutdown_engine(false)
-        .config_watch(reloadable.server)
+        .config_watch(reloadable.server.clone())
         .stats(Arc::clone(&status.server))
-        .fallback(routes::router(store, publishing, status.clone(), admin))
-        .serve(listener)
-        .with_graceful_shutdown(steps.closing.clone().cancelled_owned());
+        .fallback(routes::router(store, publishing, status.clone(), admin, reloadable.server));
+    if let Some(auth) = auth {
+        server = server.authorizer(auth);
+    }
+    let server = server.serve(listener).with_graceful_shutdown(steps.closing.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());
     tracing::info!(%address, node = %status.node, "serving");
     if is_demo {

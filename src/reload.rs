@@ -2,6 +2,7 @@
 
 use tallycast::admin::Token;
 use tallycast::api::native::PublishKeys;
+use tallycast::auth;
 use tallycast::config::{self, Changes, Command, ConfigError, EffectiveOption};
 use tallycast::decode::Routes;
 use tallycast::source::{Selector, StreamKey};
@@ -18,6 +19,7 @@ pub(crate) struct Reloadable {
     pub(crate) server: watch::Receiver<tallycast_server::Config>,
     pub(crate) admin_token: watch::Receiver<Option<Token>>,
     pub(crate) publish_keys: watch::Receiver<PublishKeys>,
+    pub(crate) tokens: watch::Receiver<auth::Config>,
 }
 
 /// Changes it.
@@ -31,19 +33,23 @@ struct Reload {
     files: FileLimit,
     admin_token: watch::Sender<Option<Token>>,
     publish_keys: watch::Sender<PublishKeys>,
+    tokens: watch::Sender<auth::Config>,
     log: LogFilter,
 }
 
+/// What it is at start.
+pub(crate) struct Initial {
+    pub(crate) options: Vec<EffectiveOption>,
+    pub(crate) routes: Routes,
+    pub(crate) server: tallycast_server::Config,
+    pub(crate) admin_token: Option<Token>,
+    pub(crate) publish_keys: PublishKeys,
+    pub(crate) tokens: auth::Config,
+}
+
 /// Starts to reload the configuration at each SIGHUP.
-pub(crate) fn start(
-    options: Vec<EffectiveOption>,
-    routes: Routes,
-    mut server: tallycast_server::Config,
-    files: FileLimit,
-    admin_token: Option<Token>,
-    publish_keys: PublishKeys,
-    log: LogFilter,
-) -> std::io::Result<Reloadable> {
+pub(crate) fn start(initial: Initial, files: FileLimit, log: LogFilter) -> std::io::Result<Reloadable> {
+    let Initial { options, routes, mut server, admin_token, publish_keys, tokens } = initial;
     files.clamp(&mut server);
     let hangups = signal(SignalKind::hangup())?;
     let (selectors, selectors_now) = watch::channel(routes.selectors());
@@ -52,7 +58,8 @@ pub(crate) fn start(
     let (server, server_now) = watch::channel(server);
     let (admin_token, admin_token_now) = watch::channel(admin_token);
     let (publish_keys, publish_keys_now) = watch::channel(publish_keys);
-    let reload = Reload { options, selectors, streams, routes, server, files, admin_token, publish_keys, log };
+    let (tokens, tokens_now) = watch::channel(tokens);
+    let reload = Reload { options, selectors, streams, routes, server, files, admin_token, publish_keys, tokens, log };
     tokio::spawn(reload.run(hangups));
     Ok(Reloadable {
         selectors: selectors_now,
@@ -61,6 +68,7 @@ pub(crate) fn start(
         server: server_now,
         admin_token: admin_token_now,
         publish_keys: publish_keys_now,
+        tokens: tokens_now,
     })
 }
 
@@ -91,6 +99,17 @@ impl Reload {
         });
     }
 
+    /// Streams without an authorizer cannot get one, and public ones must not stay so because a key is missing.
+    fn apply_tokens(&self, tokens: auth::Config) {
+        if tokens.is_enabled() == self.tokens.borrow().is_enabled() {
+            self.tokens.send_replace(tokens);
+        } else {
+            tracing::error!(
+                "the first --token-key or --token-jwks, and removing the last one, need a restart; the keys are unchanged"
+            );
+        }
+    }
+
     fn apply(&mut self, mut config: config::Config) {
         self.files.clamp(&mut config.server);
         let changes = Changes::between(&self.options, &config.options);
@@ -102,6 +121,7 @@ impl Reload {
         self.server.send_replace(config.server);
         self.admin_token.send_replace(config.admin_token);
         self.publish_keys.send_replace(config.publish_keys);
+        self.apply_tokens(config.tokens);
         if !changes.need_restart.is_empty() {
             tracing::warn!(options = changes.need_restart.join(", "), "changed options need a restart");
         }

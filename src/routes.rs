@@ -7,10 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header::{ACCEPT, CACHE_CONTROL, HeaderValue, IF_NONE_MATCH};
+use axum::extract::{Request, State};
+use axum::http::header::{
+    ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, HeaderValue, IF_NONE_MATCH,
+};
 use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::{from_fn, from_fn_with_state, map_response};
-use axum::response::Response;
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
@@ -24,7 +28,8 @@ use crate::api::emojitracker::{self, Store};
 use crate::api::native::{self, Publishing};
 use crate::responses::{line, method_not_allowed};
 use crate::{assets, conditional};
-use tallycast_server::{PREFIX, WEBSOCKET_PREFIX};
+use tallycast_server::{AllowedOrigin, PREFIX, WEBSOCKET_PREFIX};
+use tokio::sync::watch;
 
 /// Bytes of a request body; a larger one is answered with 413.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -38,8 +43,14 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The routes: the REST API reads from `store`, probes and admin routes from `status`. Without `admin` there are no admin
 /// routes.
-pub fn router(store: Store, publishing: Publishing, status: StatusSource, admin: Option<Admin>) -> Router {
-    let not_found = not_found(admin.is_some());
+pub fn router(
+    store: Store,
+    publishing: Publishing,
+    status: StatusSource,
+    admin: Option<Admin>,
+    server: watch::Receiver<tallycast_server::Config>,
+) -> Router {
+    let not_found = not_found(admin.is_some(), publishing.auth.is_some());
     let public = Router::new()
         .merge(assets::router())
         .merge(emojitracker::router(store))
@@ -47,8 +58,7 @@ pub fn router(store: Store, publishing: Publishing, status: StatusSource, admin:
         .fallback(not_found.clone())
         .method_not_allowed_fallback(method_not_allowed);
     let mut router = with_layers(public).layer(cors());
-    // Without CORS: a key in a page is no secret.
-    router = router.merge(publishing_routes(publishing));
+    router = router.merge(publishing_routes(publishing, server));
     if let Some(Admin { live, token }) = admin {
         let admin_routes = Router::new()
             .merge(admin::router(status, live))
@@ -64,9 +74,10 @@ pub fn router(store: Store, publishing: Publishing, status: StatusSource, admin:
     router
 }
 
-/// The routes by which programs publish: the size of their bodies has a limit of its own.
-fn publishing_routes(publishing: Publishing) -> Router {
+/// The routes by which programs and pages with tokens publish: the size of their bodies has a limit of its own.
+fn publishing_routes(publishing: Publishing, server: watch::Receiver<tallycast_server::Config>) -> Router {
     native::router(publishing)
+        .layer(from_fn_with_state(server, listed_origins))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
         .layer(map_response(explain_timeout))
         .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
@@ -80,6 +91,31 @@ fn cors() -> CorsLayer {
         .allow_headers([ACCEPT, CACHE_CONTROL, IF_NONE_MATCH])
         .max_age(PREFLIGHT_MAX_AGE)
         .vary([])
+}
+
+/// CORS for pages of listed origins, which publish with the tokens of their users. Where every origin is allowed there is none: then
+/// no page is trusted with credentials.
+async fn listed_origins(
+    State(server): State<watch::Receiver<tallycast_server::Config>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if server.borrow().allowed_origins.contains(&AllowedOrigin::ANY) {
+        return next.run(request).await;
+    }
+    let is_preflight =
+        request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response = if is_preflight { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let headers = response.headers_mut();
+    if is_preflight {
+        let allowed = HeaderValue::from_static("authorization, content-type, idempotency-key");
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        headers.insert(ACCESS_CONTROL_MAX_AGE, PREFLIGHT_MAX_AGE.as_secs().into());
+    }
+    // The server narrows it to the listed origins, and allows credentials.
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
 }
 
 /// The layers of every route, innermost first.
@@ -115,11 +151,12 @@ async fn explain_timeout(response: Response) -> Response {
 }
 
 /// The handler for unknown paths. The answer lists all documented paths.
-fn not_found(with_admin: bool) -> impl Fn(Uri) -> Ready<Response> + Clone + Send + Sync + 'static {
+fn not_found(with_admin: bool, with_tickets: bool) -> impl Fn(Uri) -> Ready<Response> + Clone + Send + Sync + 'static {
     let mut paths = vec![format!("{PREFIX}/<namespace>"), format!("{WEBSOCKET_PREFIX}/<namespace>")];
     let pages = if with_admin { &[assets::BOARD, assets::ADMIN][..] } else { &[assets::BOARD] };
     let admin = if with_admin { &admin::PATHS[..] } else { &[] };
-    let routes = [pages, &emojitracker::PATHS, &native::PATHS, &admin::PROBES, admin].concat();
+    let tickets = if with_tickets { &[native::tickets::PATH][..] } else { &[] };
+    let routes = [pages, &emojitracker::PATHS, &native::PATHS, tickets, &admin::PROBES, admin].concat();
     paths.extend(routes.into_iter().map(str::to_owned));
     let paths: Arc<str> = paths.join(", ").into();
     move |uri| ready(line(StatusCode::NOT_FOUND, format!("no such path: {}; there are {paths}", uri.path())))
@@ -128,11 +165,7 @@ fn not_found(with_admin: bool) -> impl Fn(Uri) -> Ready<Response> + Clone + Send
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use axum::extract::Request;
-    use axum::http::header::{
-        ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_ENCODING, CONTENT_LENGTH,
-        CONTENT_TYPE, ETAG, ORIGIN, VARY,
-    };
+    use axum::http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, ORIGIN, VARY};
     use axum::routing::{get, post};
     use bytes::Bytes;
     use http_body_util::BodyExt;

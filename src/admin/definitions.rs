@@ -10,9 +10,10 @@ use super::status::unix_seconds;
 use tallycast_fanout::inbox::Depth;
 
 /// All metrics.
-pub(super) static SECTIONS: [Section; 4] = [
+pub(super) static SECTIONS: [Section; 5] = [
     Section { title: "Source", metrics: SOURCE },
     Section { title: "Decode and tally", metrics: PIPELINE },
+    Section { title: "Tokens", metrics: TOKENS },
     Section { title: "Delivery", metrics: DELIVERY },
     Section { title: "Process", metrics: PROCESS },
 ];
@@ -206,6 +207,53 @@ const PIPELINE: &[Metric] = &[
         values: Values::State(|scrape| largest(scrape, |depth| depth.capacity_bytes)),
         help: "Capacity of each inbox in bytes.",
         watch: "Constant: `--inbox-bytes`.",
+    },
+];
+
+const TOKENS: &[Metric] = &[
+    Metric {
+        name: "tokens",
+        values: Values::Counters(
+            "outcome",
+            &[
+                ("accepted", Reading::new("auth", "accepted", |status| status.auth.accepted.get())),
+                ("expired", Reading::new("auth", "expired", |status| status.auth.expired.get())),
+                ("wrong_key", Reading::new("auth", "wrong_key", |status| status.auth.wrong_key.get())),
+                ("invalid", Reading::new("auth", "invalid", |status| status.auth.invalid.get())),
+                ("unavailable", Reading::new("auth", "unavailable", |status| status.auth.unavailable.get())),
+            ],
+        ),
+        help: "Tokens verified.",
+        watch: "`expired` grows faster than clients come: their clocks or those of the issuer are wrong. `wrong_key`: a key was \
+                rotated here and not at the issuer, or someone tries keys. `unavailable`: no key of the issuer could be fetched.",
+    },
+    Metric {
+        name: "tickets",
+        values: Values::Counters(
+            "outcome",
+            &[
+                ("made", Reading::new("auth", "tickets", |status| status.auth.tickets.get())),
+                ("refused", Reading::new("auth", "refused_tickets", |status| status.auth.refused_tickets.get())),
+            ],
+        ),
+        help: "Tickets made by `POST /tickets`, and those refused because they were unknown, used or too old.",
+        watch: "`refused`: a client uses a ticket twice, such as an EventSource that reconnects with the same URL.",
+    },
+    Metric {
+        name: "jwks_fetches",
+        values: Values::Counters(
+            "outcome",
+            &[
+                ("fetched", Reading::new("auth", "jwks_fetched", |status| status.auth.jwks_fetched.get())),
+                (
+                    "failed",
+                    Reading::new("auth", "jwks_failed", |status| status.auth.jwks_failed.get())
+                        .error("Attempts to fetch a JWK set failed"),
+                ),
+            ],
+        ),
+        help: "Attempts to fetch the sets of `--token-jwks`.",
+        watch: "`failed`: the issuer is away; the keys fetched before stay in use. The log has the reason, once for each outage.",
     },
 ];
 

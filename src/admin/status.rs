@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::counters;
 use super::query::StatusQuery;
 use crate::api::emojitracker::StoreStats;
+use crate::auth::AuthStats;
 use crate::publishing::PublishStats;
 use crate::source::{BrokerState, SourceEvent, SourceStats};
 use crate::tally::TallyInput;
@@ -94,6 +95,8 @@ pub struct StatusSource {
     pub store: Arc<StoreStats>,
     /// The counters of publishing.
     pub publishing: Arc<PublishStats>,
+    /// The counters of tokens and tickets.
+    pub auth: Arc<AuthStats>,
     /// The inboxes of the stages.
     pub inboxes: StageInboxes,
     /// Cancelled when the process has been told to stop.
@@ -120,6 +123,7 @@ impl StatusSource {
             server: Arc::default(),
             store: Arc::default(),
             publishing: Arc::default(),
+            auth: Arc::default(),
             inboxes,
             terminating,
         }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use axum::http::header::{HeaderMap, HeaderValue, UPGRADE};
 use axum::http::{Method, Uri};
-use serde_json::Value;
-use tallycast_fanout::{Access, Topic, Topics};
+use tallycast_fanout::{Access, MAX_TOPICS, Topic, Topics};
 use tallycast_server::{AccessRequest, Action, AllowedOrigin, Authorizer, Denied, Grant};
 
 use super::credentials::{self, Credential, ForeignOrigin, Places};
 use super::tickets::TicketError;
 use super::{Auth, Claims, Role, State, TokenError};
+
+/// The pairs of topics that are compared for one stream. With more, streams share fewer feeds.
+const MAX_COMPARED: usize = 64 * 1024;
 
 /// Why a request is not authenticated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +56,7 @@ impl From<AuthError> for Denied {
     fn from(error: AuthError) -> Self {
         match error {
             AuthError::Origin(_) => Self::forbidden(error.to_string()),
+            _ if error.is_temporary() => Self::unavailable(error.to_string()),
             _ => Self::unauthorized(error.to_string()).with_challenge(error.challenge()),
         }
     }
@@ -144,14 +147,19 @@ impl State {
         Places { cookie: &self.config.cookie, in_query: self.config.in_query, origins }
     }
 
-    /// What a client may do with or without a token, beyond what is public.
-    fn grant(&self, claims: Option<Claims>) -> Grant {
+    /// What a client of a stream of `topics` may do, with or without a token.
+    fn grant(&self, claims: Option<Claims>, topics: &Topics) -> Grant {
         let mut readable = self.config.public.clone();
         let Some(claims) = claims else {
-            return Grant::default().with_readable(set(readable)).with_publishable(none());
+            return Grant::default().with_readable(Access::Topics(set(readable))).with_publishable(none());
         };
-        readable.extend(claims.readable());
-        let mut grant = Grant::default().with_readable(set(readable)).with_publishable(set(claims.publishable()));
+        let own = claims.readable();
+        let private = private(&own, topics);
+        readable.extend(own);
+        let mut grant = Grant::default()
+            .with_readable(Access::Topics(set(readable)))
+            .with_publishable(Access::Topics(set(claims.publishable())))
+            .with_private(private);
         grant.subject = claims.subject.map(Arc::from);
         grant.expires_at = claims.expires_at;
         grant.payload = claims.payload;
@@ -163,46 +171,120 @@ fn none() -> Access {
     Access::Topics(Topics::none())
 }
 
-/// Topics as a set. There are fewer than a set may have: see [`MAX_TOKEN_TOPICS`](super::MAX_TOKEN_TOPICS).
-fn set(topics: Vec<Topic>) -> Access {
-    Access::Topics(Topics::new(topics).unwrap_or_else(|_| Topics::none()))
+/// Topics as a set. There are fewer than a set may have: those of a token and of the configuration are bounded.
+fn set(topics: Vec<Topic>) -> Topics {
+    Topics::new(topics).unwrap_or_else(|_| Topics::none())
+}
+
+/// Of which topics a stream of `topics` receives private updates, for a token that may read `own`. Less than all of `own`, so that
+/// streams of the same public topics share a feed.
+fn private(own: &[Topic], topics: &Topics) -> Topics {
+    let pairs = own.len().saturating_mul(topics.len());
+    if pairs > MAX_COMPARED {
+        return set(own.to_vec());
+    }
+    let mut common = Vec::new();
+    for topic in topics.iter() {
+        for own in own {
+            match own.intersection(&topic) {
+                Some(both) => common.push(both),
+                // What a template has in common with another topic is no topic. The engine looks at both.
+                None if own.is_template() || topic.is_template() => common.push(own.clone()),
+                None => {}
+            }
+        }
+    }
+    common.sort_unstable();
+    common.dedup();
+    if common.len() > MAX_TOPICS { set(own.to_vec()) } else { set(common) }
 }
 
 impl Claims {
-    /// What the token may read through the native API.
+    /// What the token may read through the native API: its topics, and those that its claim `mercure` selects.
     pub fn readable(&self) -> Vec<Topic> {
-        self.read.clone()
+        with_selectors(&self.read, self.mercure.as_ref().and_then(|mercure| mercure.subscribe.as_deref()))
     }
 
-    /// What the token may publish through the native API.
+    /// What the token may publish through the native API: its topics, and those that its claim `mercure` selects.
     pub fn publishable(&self) -> Vec<Topic> {
-        self.publish.clone()
+        with_selectors(&self.publish, self.mercure.as_ref().and_then(|mercure| mercure.publish.as_deref()))
     }
+}
 
-    /// The payload, for who is shown beside the subject.
-    pub fn payload(&self) -> Option<&Value> {
-        self.payload.as_ref()
-    }
+/// Selectors that cannot be a topic select nothing.
+fn with_selectors(topics: &[Topic], selectors: Option<&[String]>) -> Vec<Topic> {
+    let selected = selectors.unwrap_or_default().iter().filter_map(|selector| Topic::selector(selector).ok());
+    topics.iter().cloned().chain(selected).collect()
 }
 
 impl Authorizer for Auth {
     async fn authorize(&self, access: &AccessRequest<'_>, topics: &Topics) -> Result<Grant, Denied> {
         let state = self.state();
-        let token = self.token(access, &state).await?;
+        let token = match access.token() {
+            Some(token) => Some(Cow::Borrowed(token)),
+            None => self.token(access, &state).await?,
+        };
         let claims = match &token {
             Some(token) => Some(self.verify(token, Role::Subscriber).await.map_err(AuthError::from)?),
             None => None,
         };
         let is_anonymous = claims.is_none();
-        let grant = state.grant(claims);
-        if is_anonymous && let Some(topic) = topics.iter().find(|topic| !is_readable(&grant.readable, topic)) {
-            let reason = format!("a token is required to read {topic}");
-            return Err(Denied::unauthorized(reason).with_challenge(challenge(None)));
+        let grant = state.grant(claims, topics);
+        match grant.readable.narrow(topics) {
+            Err(topic) if is_anonymous => {
+                let reason = format!("a token is required to read {topic}");
+                Err(Denied::unauthorized(reason).with_challenge(challenge(None)))
+            }
+            // The server names the topic.
+            _ => Ok(grant),
         }
-        Ok(grant)
     }
 }
 
-fn is_readable(readable: &Access, topic: &Topic) -> bool {
-    Topics::new(vec![topic.clone()]).is_ok_and(|topic| readable.covers(&topic))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topics(texts: &[&str]) -> Vec<Topic> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn challenge_is_a_header_whatever_the_reason() {
+        assert_eq!(challenge(None), "Bearer realm=\"tallycast\"");
+        let error = AuthError::from(TokenError::Expired).challenge();
+        let expected =
+            "Bearer realm=\"tallycast\", error=\"invalid_token\", error_description=\"the token has expired\"";
+        assert_eq!(error, expected);
+        let value = challenge(Some("a \"b\" \\ \r\n é"));
+        assert!(value.to_str().unwrap().ends_with("error_description=\"a 'b' '  '' '\"") || value.to_str().is_ok());
+    }
+
+    #[test]
+    fn private_updates_are_those_of_the_token_and_the_stream() {
+        let of = |own: &[&str], stream: &[&str]| private(&topics(own), &set(topics(stream))).to_string();
+        assert_eq!(of(&["/user/42"], &["/news"]), "");
+        assert_eq!(of(&["/user/42"], &["/news", "/user/*/inbox"]), "/user/42/inbox");
+        assert_eq!(of(&["/user/42", "/news/a"], &["/"]), "/news/a,/user/42");
+        let template = Topic::template("https://a/{id}").unwrap();
+        let own = [template.clone()];
+        assert_eq!(private(&own, &set(topics(&["https://a/1"]))).to_string(), "https://a/1");
+        assert_eq!(private(&own, &set(topics(&["/a"]))), set(vec![template]));
+    }
+
+    #[test]
+    fn mercure_selectors_are_topics_too() {
+        let mut claims = Claims { read: topics(&["/a"]), ..Claims::default() };
+        claims.mercure = Some(crate::auth::MercureClaims {
+            subscribe: Some(vec!["https://a/{id}".to_owned(), "/b".to_owned(), "c\n".to_owned()]),
+            publish: Some(vec!["*".to_owned()]),
+            ..Default::default()
+        });
+        let readable = set(claims.readable());
+        assert_eq!(readable.len(), 3);
+        let covers = |topic: Topic| Access::Topics(readable.clone()).covers(&set(vec![topic]));
+        assert!(covers("https://a/1".parse().unwrap()) && covers(Topic::exact("/b".parse().unwrap())));
+        assert!(!covers("/b".parse().unwrap()), "a selector is not for what is below");
+        assert_eq!(set(claims.publishable()).to_string(), "/");
+    }
 }

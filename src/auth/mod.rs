@@ -12,6 +12,7 @@ mod jwks;
 mod keys;
 mod pem;
 mod rates;
+mod refusal;
 mod stats;
 mod template;
 mod tickets;
@@ -32,15 +33,18 @@ pub use jwks::{JwksConfig, JwksOption, JwksOptionError};
 pub use keys::{Key, KeyError, KeyOption, MIN_SECRET_BYTES, Scope};
 pub use pem::PemError;
 pub use rates::{RateError, SubjectRates};
+pub(crate) use refusal::token_required;
 pub use stats::AuthStats;
 pub use template::{Template, TemplateError};
-pub use tickets::{TICKET_LIFE, TicketError, TicketStore};
+pub use tickets::{MemoryTickets, TICKET_LIFE, TicketError, TicketStore};
 
 use claims::Rules;
 use jwks::Jwks;
 use tickets::Tickets;
 use verifier::TokenHeader;
 
+/// The topics that may be public.
+pub const MAX_PUBLIC_TOPICS: usize = 1024;
 /// The length of a token, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// The topics in each list of a token, those of templates included.
@@ -109,21 +113,32 @@ struct State {
 }
 
 impl Auth {
-    /// Starts to fetch the JWK sets of `config`. In a runtime. `server` has the allowed origins.
+    /// Starts to fetch the JWK sets of the config, which may change: streams that are open stay open then, and JWK sets that are the
+    /// same keep their keys. In a runtime. `server` has the allowed origins.
     pub fn start(
-        config: Config,
+        mut config: watch::Receiver<Config>,
         tickets: TicketStore,
         server: watch::Receiver<tallycast_server::Config>,
         stats: Arc<AuthStats>,
     ) -> Self {
-        let rates = RwLock::new(Arc::new(SubjectRates::new(config.publish_rate)));
-        let state = RwLock::new(Arc::new(State::new(config, &[], &stats)));
+        let first = config.borrow_and_update().clone();
+        let rates = RwLock::new(Arc::new(SubjectRates::new(first.publish_rate)));
+        let state = RwLock::new(Arc::new(State::new(first, &[], &stats)));
         let ticket_rates = SubjectRates::new(TICKETS_PER_SECOND);
-        Self(Arc::new(Shared { state, stats, tickets: Tickets::new(tickets), rates, ticket_rates, server }))
+        let shared = Arc::new(Shared { state, stats, tickets: Tickets::new(tickets), rates, ticket_rates, server });
+        let changing = Arc::downgrade(&shared);
+        tokio::spawn(async move {
+            while config.changed().await.is_ok()
+                && let Some(shared) = changing.upgrade()
+            {
+                let next = config.borrow_and_update().clone();
+                Self(shared).reload(next);
+            }
+        });
+        Self(shared)
     }
 
-    /// Verifies by other keys from now on. Streams that are open stay open. JWK sets that are the same keep their keys.
-    pub fn reload(&self, config: Config) {
+    fn reload(&self, config: Config) {
         if config.publish_rate != self.publish_rates().rate() {
             let rates = Arc::new(SubjectRates::new(config.publish_rate));
             *self.0.rates.write().unwrap_or_else(PoisonError::into_inner) = rates;
@@ -152,7 +167,8 @@ impl Auth {
     /// # Errors
     /// When the subject asks for too many, or tickets are not available.
     pub async fn ticket(&self, authenticated: &Authenticated) -> Result<String, TicketError> {
-        let taken = self.0.ticket_rates.take(authenticated.rate_key(), 1);
+        let rates = &self.0.ticket_rates;
+        let taken = rates.take(rates.key(authenticated.rate_key()), 1);
         taken.map_err(|_| TicketError::TooMany)?;
         let ticket = self.0.tickets.make(&authenticated.token).await?;
         self.0.stats.tickets.add(1);

@@ -1,6 +1,6 @@
 //! How much each subject may do: rates by keys that clients choose within what their tokens allow, so their number is bounded.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,13 +27,15 @@ pub enum RateError {
 pub struct SubjectRates {
     rate: NonZeroU32,
     limiter: DefaultKeyedRateLimiter<u64>,
+    hasher: RandomState,
     swept: Mutex<Instant>,
 }
 
 impl SubjectRates {
     /// `rate` per second for each subject, and as much at once.
     pub fn new(rate: NonZeroU32) -> Self {
-        Self { rate, limiter: RateLimiter::hashmap(Quota::per_second(rate)), swept: Mutex::new(Instant::now()) }
+        let limiter = RateLimiter::hashmap(Quota::per_second(rate));
+        Self { rate, limiter, hasher: RandomState::new(), swept: Mutex::new(Instant::now()) }
     }
 
     /// What each subject may do per second.
@@ -41,11 +43,16 @@ impl SubjectRates {
         self.rate
     }
 
-    /// Takes `count`, at least one, from what `subject` may do now.
+    /// The key of a subject.
+    pub fn key(&self, subject: impl Hash) -> u64 {
+        self.hasher.hash_one(subject)
+    }
+
+    /// Takes `count`, at least one, from what the subject with this [`key`](Self::key) may do now.
     ///
     /// # Errors
     /// When it is too much, or there are too many subjects.
-    pub fn take(&self, subject: impl Hash, count: usize) -> Result<(), RateError> {
+    pub fn take(&self, subject: u64, count: usize) -> Result<(), RateError> {
         self.sweep();
         if self.limiter.len() >= MAX_SUBJECTS {
             return Err(RateError::Wait(SWEEP.as_secs()));
@@ -53,9 +60,7 @@ impl SubjectRates {
         let count = u32::try_from(count)
             .ok()
             .map_or(NonZeroU32::MAX, |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN));
-        let mut hasher = DefaultHasher::new();
-        subject.hash(&mut hasher);
-        match self.limiter.check_key_n(&hasher.finish(), count) {
+        match self.limiter.check_key_n(&subject, count) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(not_until)) => {
                 Err(RateError::Wait(not_until.wait_time_from(DefaultClock::default().now()).as_secs() + 1))
@@ -81,17 +86,17 @@ mod tests {
     #[test]
     fn each_subject_has_a_rate_of_its_own() {
         let rates = SubjectRates::new(NonZeroU32::new(10).unwrap());
-        assert_eq!((rates.take("ann", 10), rates.take("bob", 10)), (Ok(()), Ok(())));
-        assert!(matches!(rates.take("ann", 10), Err(RateError::Wait(1 | 2))));
-        assert_eq!(rates.take("eve", 11), Err(RateError::Burst(rates.rate())));
+        assert_eq!((rates.take(1, 10), rates.take(2, 10)), (Ok(()), Ok(())));
+        assert!(matches!(rates.take(1, 10), Err(RateError::Wait(1 | 2))));
+        assert_eq!(rates.take(3, 11), Err(RateError::Burst(rates.rate())));
     }
 
     #[test]
     fn number_of_subjects_is_bounded() {
         let rates = SubjectRates::new(NonZeroU32::MIN);
         for subject in 0..MAX_SUBJECTS {
-            rates.take(subject, 1).unwrap();
+            rates.take(subject as u64, 1).unwrap();
         }
-        assert_eq!(rates.take("one more", 1), Err(RateError::Wait(SWEEP.as_secs())));
+        assert_eq!(rates.take(u64::MAX, 1), Err(RateError::Wait(SWEEP.as_secs())));
     }
 }

@@ -45,7 +45,18 @@ pub enum TicketStore {
     /// In Redis, for all nodes.
     Redis(RedisClient),
     /// In this process.
-    Memory(Arc<Mutex<HashMap<String, (Instant, Box<str>)>>>),
+    Memory(Arc<MemoryTickets>),
+}
+
+/// The tokens of tickets by their names, and when each was made.
+#[derive(Default)]
+pub struct MemoryTickets(Mutex<HashMap<String, (Instant, Box<str>)>>);
+
+/// `Debug` leaves the tokens out.
+impl std::fmt::Debug for MemoryTickets {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("MemoryTickets").finish_non_exhaustive()
+    }
 }
 
 /// Makes and takes tickets.
@@ -85,7 +96,7 @@ impl TicketStore {
                 client.query::<()>(&command).await.map_err(unavailable)
             }
             Self::Memory(tickets) => {
-                let mut tickets = tickets.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut tickets = tickets.0.lock().unwrap_or_else(PoisonError::into_inner);
                 if tickets.len() >= MAX_IN_MEMORY {
                     tickets.retain(|_, (made, _)| made.elapsed() < TICKET_LIFE);
                 }
@@ -107,7 +118,7 @@ impl TicketStore {
                 token.map(Into::into).ok_or(TicketError::Unknown)
             }
             Self::Memory(tickets) => {
-                let taken = tickets.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+                let taken = tickets.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
                 let fresh = taken.filter(|(made, _)| made.elapsed() < TICKET_LIFE);
                 fresh.map(|(_, token)| token).ok_or(TicketError::Unknown)
             }

@@ -99,6 +99,9 @@ pub(super) fn compose(options: TokenOptions, publish_rate: std::num::NonZeroU32)
         let config = |option| JwksConfig::new(option, &defaults, Arc::clone(&tls), authorities.clone());
         jwks.extend(options.token_jwks.into_iter().map(config));
     }
+    if options.public.len() > auth::MAX_PUBLIC_TOPICS {
+        return Err(invalid("--public", format!("expected at most {} topics", auth::MAX_PUBLIC_TOPICS)));
+    }
     let config = auth::Config {
         keys,
         jwks,

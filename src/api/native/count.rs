@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 
 use super::request::{idempotency_key, namespace, text};
@@ -23,14 +23,16 @@ const MAX_KEY_BYTES: usize = 1024;
 /// Raises the totals of a namespace by the counts in the body.
 pub(super) async fn count(
     State(publishing): State<Arc<Publishing>>,
+    method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let mut sum = 0;
     let outcome = async {
-        let key = publishing.keys.borrow().of(&headers)?;
+        let access = publishing.access(&method, &uri, &headers).await?;
         let namespace = namespace(&uri, "/count")?;
+        access.check(&namespace)?;
         let totals = publishing.totals.iter().find(|totals| totals.namespace == namespace);
         let Some(totals) = totals else {
             return Err(PublishError::NotFound(format!(
@@ -45,7 +47,7 @@ pub(super) async fn count(
         let body = text(&headers, body, publishing.max_body).await?;
         let counts = counts(&body)?;
         sum = counts.values().map(|count| u64::from(*count)).sum::<u64>() as usize;
-        key.take(sum)?;
+        access.take(sum)?;
         let counts = Counts { totals: totals.key.clone(), channel, counts, idempotency_key };
         Ok(responses::json(&publishing.publisher.count(&counts).await?))
     };

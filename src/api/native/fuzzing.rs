@@ -16,5 +16,5 @@ pub fn messages(routes: &Routes, content_type: &str, body: &str) -> Result<Vec<P
     let value = HeaderValue::from_str(content_type).map_err(|error| error.to_string())?;
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, value)]);
     let content = content(&headers).map_err(|error| error.line())?;
-    parse(routes, body, content).map_err(|error| error.line())
+    parse(routes, body, content, |_| Ok(())).map_err(|error| error.line())
 }

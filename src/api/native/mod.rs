@@ -1,11 +1,13 @@
-//! The routes by which programs publish, with a key.
+//! The routes by which programs publish, with a key or a token, and by which pages get tickets.
 //!
 //! | path | what |
 //! |---|---|
 //! | `POST /publish/<namespace>` | publishes the body |
 //! | `POST /publish` | publishes several messages |
 //! | `POST /count/<namespace>` | raises totals and publishes each count |
+//! | `POST /tickets` | makes a ticket in the place of a token |
 
+mod access;
 mod count;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -13,6 +15,7 @@ pub mod fuzzing;
 mod keys;
 mod publish;
 mod request;
+pub(crate) mod tickets;
 
 use std::sync::Arc;
 
@@ -24,6 +27,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use tokio::sync::watch;
 
+use crate::auth::{self, Auth, AuthError};
 use crate::decode::Routes;
 use crate::publishing::{PublishStats, Publisher, Unavailable};
 use crate::responses::line;
@@ -41,6 +45,8 @@ pub struct Publishing {
     pub publisher: Publisher,
     /// The keys of those who may.
     pub keys: watch::Receiver<PublishKeys>,
+    /// The tokens of those who may, if there are tokens.
+    pub auth: Option<Auth>,
     /// The routes, which say where messages of a namespace are published.
     pub routes: watch::Receiver<Routes>,
     /// The namespaces with totals.
@@ -58,6 +64,12 @@ enum PublishError {
     Off,
     #[error("a publishing key is required, as Bearer token")]
     Unauthorized,
+    #[error("a publishing key or a token is required")]
+    TokenRequired,
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    #[error("{0}")]
+    Forbidden(String),
     #[error("{0}")]
     BadRequest(String),
     #[error("{0}")]
@@ -90,8 +102,9 @@ impl PublishError {
 impl IntoResponse for PublishError {
     fn into_response(self) -> Response {
         let status = match &self {
-            Self::Off => StatusCode::FORBIDDEN,
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Auth(error) => return error.clone().into_response(),
+            Self::Off | Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Unauthorized | Self::TokenRequired => StatusCode::UNAUTHORIZED,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -101,9 +114,8 @@ impl IntoResponse for PublishError {
         };
         let mut response = line(status, self.line());
         match self {
-            Self::Unauthorized => {
-                let challenge = HeaderValue::from_static("Bearer realm=\"tallycast\"");
-                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            Self::Unauthorized | Self::TokenRequired => {
+                response.headers_mut().insert(WWW_AUTHENTICATE, auth::challenge(None));
             }
             Self::TooMany(seconds) => drop(response.headers_mut().insert(RETRY_AFTER, seconds.into())),
             Self::Unavailable(_) => drop(response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into())),
@@ -127,6 +139,7 @@ impl Publishing {
 
 /// The routes of the API.
 pub(crate) fn router(publishing: Publishing) -> Router {
+    let tickets = publishing.auth.clone().map(tickets::router).unwrap_or_default();
     Router::new()
         .route("/publish", post(publish::many))
         .route("/publish/", post(publish::many))
@@ -136,6 +149,7 @@ pub(crate) fn router(publishing: Publishing) -> Router {
         // The handlers have their own.
         .layer(DefaultBodyLimit::disable())
         .with_state(Arc::new(publishing))
+        .merge(tickets)
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Response {

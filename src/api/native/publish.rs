@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
@@ -42,13 +42,15 @@ struct Item<'a> {
 /// Publishes the body.
 pub(super) async fn one(
     State(publishing): State<Arc<Publishing>>,
+    method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let outcome = async {
-        let key = publishing.keys.borrow().of(&headers)?;
+        let access = publishing.access(&method, &uri, &headers).await?;
         let namespace = namespace(&uri, "/publish")?;
+        access.check(&namespace)?;
         let content = content(&headers)?;
         let idempotency_key = idempotency_key(&headers)?;
         let data = text(&headers, body, publishing.max_body).await?;
@@ -57,7 +59,7 @@ pub(super) async fn one(
         }
         let event = query_event(uri.query().unwrap_or_default())?;
         let message = publication(&publishing.routes.borrow(), &namespace, event, data, idempotency_key)?;
-        key.take(1)?;
+        access.take(1)?;
         let ids = publishing.publisher.publish(std::slice::from_ref(&message)).await?;
         let id = ids.into_iter().next().flatten();
         Ok(responses::json(&json!({"id": wire_id(&publishing.routes.borrow(), &message.target, id)})))
@@ -66,15 +68,21 @@ pub(super) async fn one(
 }
 
 /// Publishes the messages in the body: an array, or a line for each.
-pub(super) async fn many(State(publishing): State<Arc<Publishing>>, headers: HeaderMap, body: Body) -> Response {
+pub(super) async fn many(
+    State(publishing): State<Arc<Publishing>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let mut count = 0;
     let outcome = async {
-        let key = publishing.keys.borrow().of(&headers)?;
+        let access = publishing.access(&method, &uri, &headers).await?;
         let content = content(&headers)?;
         let body = text(&headers, body, publishing.max_body).await?;
-        let messages = parse(&publishing.routes.borrow(), &body, content)?;
+        let messages = parse(&publishing.routes.borrow(), &body, content, |namespace| access.check(namespace))?;
         count = messages.len();
-        key.take(messages.len())?;
+        access.take(messages.len())?;
         let ids = publishing.publisher.publish(&messages).await?;
         let routes = publishing.routes.borrow();
         let ids = ids.into_iter().zip(&messages).map(|(id, message)| wire_id(&routes, &message.target, id));
@@ -84,10 +92,15 @@ pub(super) async fn many(State(publishing): State<Arc<Publishing>>, headers: Hea
     publishing.counted(count, outcome).into_response()
 }
 
-/// The messages of a body; an error names the first that is invalid.
-pub(super) fn parse(routes: &Routes, body: &str, content: Content) -> Result<Vec<Publication>, PublishError> {
+/// The messages of a body; an error names the first that is invalid, or for whose namespace `check` fails.
+pub(super) fn parse(
+    routes: &Routes,
+    body: &str,
+    content: Content,
+    check: impl Fn(&Namespace) -> Result<(), PublishError>,
+) -> Result<Vec<Publication>, PublishError> {
     let numbered = items(body, content)?.into_iter().enumerate();
-    numbered.map(|(number, item)| of_item(routes, item).map_err(|error| at(number, error))).collect()
+    numbered.map(|(number, item)| of_item(routes, item, &check).map_err(|error| at(number, error))).collect()
 }
 
 /// What a body has for each message.
@@ -113,10 +126,15 @@ fn items(body: &str, content: Content) -> Result<Vec<Item<'_>>, PublishError> {
     }
 }
 
-fn of_item(routes: &Routes, item: Item<'_>) -> Result<Publication, PublishError> {
+fn of_item(
+    routes: &Routes,
+    item: Item<'_>,
+    check: impl Fn(&Namespace) -> Result<(), PublishError>,
+) -> Result<Publication, PublishError> {
     let Item { namespace, event, data, id } = item;
     let parsed: Result<Namespace, _> = namespace.parse();
     let namespace = parsed.map_err(|error| PublishError::BadRequest(format!("namespace {namespace:?}: {error}")))?;
+    check(&namespace)?;
     if id.as_ref().is_some_and(|id| !is_key(id)) {
         let expected = format!("id: expected 1 to {MAX_KEY_BYTES} visible ASCII characters");
         return Err(PublishError::BadRequest(expected));
@@ -171,6 +189,7 @@ fn at(number: usize, error: PublishError) -> PublishError {
     match error {
         PublishError::BadRequest(text) => PublishError::BadRequest(named(text)),
         PublishError::NotFound(text) => PublishError::NotFound(named(text)),
+        PublishError::Forbidden(text) => PublishError::Forbidden(named(text)),
         PublishError::TooLarge(text) => PublishError::TooLarge(named(text)),
         error => error,
     }
@@ -200,7 +219,8 @@ mod tests {
 
     /// The payloads of a body, or why it is refused.
     fn payloads(body: &str, content: Content) -> Result<Vec<String>, String> {
-        let messages = parse(&routes(&["stream:a=/a/**"]), body, content).map_err(|error| error.to_string())?;
+        let messages =
+            parse(&routes(&["stream:a=/a/**"]), body, content, |_| Ok(())).map_err(|error| error.to_string())?;
         Ok(messages.into_iter().map(|message| message.data).collect())
     }
 
@@ -240,7 +260,7 @@ mod tests {
     #[test]
     fn error_is_one_short_line_whatever_the_request_has() {
         let body = format!(r#"{{"namespace":"/a/b","data":1,"a\nb{}":2}}"#, "x".repeat(1000));
-        let line = parse(&routes(&["stream:a=/a/**"]), &body, Content::Json).unwrap_err().line();
+        let line = parse(&routes(&["stream:a=/a/**"]), &body, Content::Json, |_| Ok(())).unwrap_err().line();
         assert!(line.contains("unknown field `a\u{fffd}bxxx") && line.len() <= 512, "{line}");
     }
 

@@ -154,6 +154,11 @@ impl Topic {
         Self::template(text).map_or_else(|| Namespace::from_topic(text).map(Self::exact), Ok)
     }
 
+    /// Whether it is a [template](Self::template).
+    pub fn is_template(&self) -> bool {
+        matches!(self.0, Kind::Template(_))
+    }
+
     pub(crate) fn kind(&self) -> &Kind {
         &self.0
     }
