@@ -36,6 +36,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Command::Healthcheck(address)) => return healthcheck::run(address),
+        Ok(Command::CheckToken(config, token)) => return process::check_token(*config, &token),
         Ok(Command::Client(command)) => return process::run_client(*command),
         Err(error) => return error.print(),
     };

@@ -1,15 +1,19 @@
 //! What a process needs around its work: logging, signals, file descriptors, warnings.
 
-use std::io::{IsTerminal, stderr};
+use std::fs::File;
+use std::io::{IsTerminal, Read, stderr};
 use std::process::ExitCode;
 
-use tallycast::client;
-use tallycast::config::{Config, EXIT_UNAVAILABLE, LogFormat};
+use tallycast::config::{Config, EXIT_UNAVAILABLE, EXIT_USAGE, LogFormat, Secret};
+use tallycast::{auth, client};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry, reload};
+
+/// The bytes of a file that are read as a token: more than one may have.
+const MAX_TOKEN_FILE_BYTES: u64 = 16 * 1024;
 
 /// Runs a command that uses a running server, on a runtime of its own.
 #[expect(clippy::print_stderr, reason = "for people: such a command has no log")]
@@ -24,6 +28,30 @@ pub(crate) fn run_client(command: client::Command) -> ExitCode {
         Err(error) => {
             eprintln!("tallycast: cannot start the runtime: {error}");
             ExitCode::from(EXIT_UNAVAILABLE)
+        }
+    }
+}
+
+/// Prints what a token may do.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "for people: such a command has no log")]
+pub(crate) fn check_token(config: auth::Config, token: &Secret) -> ExitCode {
+    let token = match token.expose() {
+        "-" => std::io::read_to_string(std::io::stdin().take(MAX_TOKEN_FILE_BYTES)),
+        text => match text.strip_prefix('@') {
+            Some(path) => File::open(path).and_then(|file| std::io::read_to_string(file.take(MAX_TOKEN_FILE_BYTES))),
+            None => Ok(text.to_owned()),
+        },
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match token.and_then(|token| Ok((token, runtime?))) {
+        Ok((token, runtime)) => {
+            let (report, is_valid) = runtime.block_on(auth::check(config, token.trim()));
+            print!("{report}");
+            if is_valid { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("tallycast: cannot read the token: {error}");
+            ExitCode::from(EXIT_USAGE)
         }
     }
 }

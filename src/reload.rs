@@ -82,7 +82,8 @@ impl Reload {
                     tracing::error!(error, "invalid configuration, keeping the previous one");
                 }
                 // Impossible: the same arguments started the pipeline.
-                Ok(Command::Print(_) | Command::Healthcheck(_) | Command::Client(_)) | Err(ConfigError::Help(_)) => {}
+                Ok(Command::Print(_) | Command::CheckToken(..) | Command::Healthcheck(_) | Command::Client(_))
+                | Err(ConfigError::Help(_)) => {}
             }
         }
     }

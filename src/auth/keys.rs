@@ -189,6 +189,11 @@ impl<'a> KeyOption<'a> {
         Ok((key, algorithm, self.options.id))
     }
 
+    /// What its tokens are for.
+    pub(super) fn scope(&self) -> &Scope {
+        &self.options.scope
+    }
+
     fn is_hmac(&self) -> bool {
         self.algorithms[0].family() == AlgorithmFamily::Hmac
     }

@@ -4,12 +4,14 @@
 //! [`Auth`] directly.
 
 mod authorizer;
+mod check;
 mod claims;
 pub mod credentials;
 mod crypto;
 mod error;
 mod jwks;
 mod keys;
+mod mint;
 mod pem;
 mod rates;
 mod refusal;
@@ -27,10 +29,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use authorizer::{AuthError, Authenticated, challenge};
+pub use check::check;
 pub use claims::{Claims, MercureClaims};
 pub use error::{Role, TokenError};
 pub use jwks::{JwksConfig, JwksOption, JwksOptionError};
 pub use keys::{Key, KeyError, KeyOption, MIN_SECRET_BYTES, Scope};
+pub use mint::mint;
 pub use pem::PemError;
 pub use rates::{RateError, SubjectRates};
 pub(crate) use refusal::token_required;

@@ -12,7 +12,7 @@ use super::secret::is_secret;
 /// do.
 fn definition() -> clap::Command {
     let commands = Cli::definition(Some("serve"));
-    ["publish", "count", "tail"]
+    ["publish", "count", "tail", "token"]
         .into_iter()
         .fold(commands, |commands, client| commands.mut_subcommand(client, |_| clap::Command::new(client)))
 }

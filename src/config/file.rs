@@ -15,7 +15,7 @@ use super::flags;
 use super::secret::is_secret;
 
 /// Flags that a file cannot have: they name the file, or ask for something other than serving.
-const NOT_IN_FILES: [&str; 4] = ["config", "print-config", "help", "version"];
+const NOT_IN_FILES: [&str; 5] = ["config", "print-config", "token", "help", "version"];
 /// The maximum size of a file, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
 

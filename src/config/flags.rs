@@ -14,11 +14,12 @@ use tallycast_server::{AllowedOrigin, ClientAddressHeader, Compression, Namespac
 use tracing_subscriber::EnvFilter;
 
 use super::clients::{CountCommand, PublishCommand, TailCommand};
+use super::mint::TokenCommand;
 use super::secret::Secret;
 use super::tokens::TokenOptions;
 use super::values::{
     admin_token, count, duration, duration_or_zero, duration_text, ip_address, log_filter, network, port, publish_key,
-    rate, redis_url, seed, topic_count,
+    rate, redis_url, seed, token, topic_count,
 };
 use crate::decode::{Route, Routes};
 use crate::size::{self, Size};
@@ -77,13 +78,15 @@ pub(super) enum Subcommands {
     /// Serve generated traffic; needs no Redis
     Demo(Box<DemoOptions>),
     /// Validate the configuration, print every value and its origin, and exit: 0 if valid, 64 if not
-    Check(Box<ServeOptions>),
+    Check(Box<CheckOptions>),
     /// Publish messages by a running server
     Publish(PublishCommand),
     /// Count something in the totals of a running server
     Count(CountCommand),
     /// Print messages of a running server as they come
     Tail(TailCommand),
+    /// Make a token for development, and print it
+    Token(Box<TokenCommand>),
     /// Ask the tallycast on this machine whether it is alive, and exit: 0 if it is, 1 if not
     Healthcheck(HealthcheckOptions),
 }
@@ -96,6 +99,23 @@ pub(super) struct ServeOptions {
     pub(super) broker: BrokerOptions,
     #[command(flatten)]
     pub(super) pipeline: PipelineOptions,
+}
+
+// Options of `tallycast check`.
+#[derive(Debug, Clone, Args)]
+pub(super) struct CheckOptions {
+    #[command(flatten)]
+    pub(super) serve: ServeOptions,
+    /// Token to check, @FILE with one, or - for standard input: prints what it may read and publish by this configuration, and until
+    /// when, or why it is not valid. Exits with 1 if it is not [default: none]
+    #[arg(
+        long,
+        env = "TALLYCAST_TOKEN",
+        value_name = "TOKEN|@FILE|-",
+        hide_env_values = true,
+        value_parser = token
+    )]
+    pub(super) token: Option<Secret>,
 }
 
 /// Options of `tallycast demo`.

@@ -11,6 +11,7 @@ mod effective;
 mod errors;
 mod file;
 mod flags;
+mod mint;
 mod reload;
 mod secret;
 mod tokens;
@@ -29,7 +30,7 @@ pub use flags::{DemoOptions, LogFormat};
 pub use reload::Changes;
 pub use secret::Secret;
 
-use crate::client;
+use crate::{auth, client};
 use compose::{SourceOptions, compose};
 use errors::explain;
 use file::File;
@@ -42,6 +43,8 @@ pub enum Command {
     Run(Box<Config>),
     /// Print this text and exit.
     Print(String),
+    /// Say what a token may do.
+    CheckToken(Box<auth::Config>, Secret),
     /// Use a running server.
     Client(Box<client::Command>),
     /// Ask the tallycast that listens on this address whether it is alive.
@@ -91,6 +94,7 @@ fn resolve(
         None => Subcommands::Serve(Box::new(ServeOptions::from_arg_matches(&matches).map_err(explain)?)),
     };
     let mut check = false;
+    let mut token = None;
     let (source, pipeline) = match command {
         Subcommands::Healthcheck(options) => {
             return Ok(Command::Healthcheck(SocketAddr::new(options.address, options.port)));
@@ -100,19 +104,24 @@ fn resolve(
         }
         Subcommands::Count(options) => return Ok(Command::Client(Box::new(client::Command::Count(options.into())))),
         Subcommands::Tail(options) => return Ok(Command::Client(Box::new(client::Command::Tail(options.into())))),
+        Subcommands::Token(options) => return Ok(Command::Print(options.mint()? + "\n")),
         Subcommands::Demo(options) => {
             let pipeline = options.pipeline.clone();
             (SourceOptions::Demo(options), pipeline)
         }
         Subcommands::Check(options) => {
             check = true;
-            (SourceOptions::Redis(options.broker), options.pipeline)
+            token = options.token;
+            (SourceOptions::Redis(options.serve.broker), options.serve.pipeline)
         }
         Subcommands::Serve(options) => (SourceOptions::Redis(options.broker), options.pipeline),
     };
     let print = check || pipeline.print_config;
     let (definition, matches) = chosen(&definition, &matches);
     let config = compose(source, pipeline, effective::effective(definition, matches, file))?;
+    if let Some(token) = token {
+        return Ok(Command::CheckToken(Box::new(config.tokens), token));
+    }
     if print {
         return Ok(Command::Print(config.options.iter().map(|option| format!("{option}\n")).collect()));
     }

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::secret::Secret;
@@ -101,6 +102,22 @@ pub(super) fn publish_key(text: &str) -> Result<Secret, &'static str> {
 pub(super) fn token_key(text: &str) -> Result<Secret, KeyError> {
     let shown = KeyOption::parse(text)?.shown(text);
     Ok(Secret::shown_as(text, &shown))
+}
+
+/// A token, which nothing shows.
+pub(super) fn token(text: &str) -> Result<Secret, &'static str> {
+    if text.is_empty() { Err("expected a token") } else { Ok(Secret::new(text)) }
+}
+
+/// A claim: its name, and its value as JSON or else as text.
+pub(super) fn claim(text: &str) -> Result<(String, Value), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE, such as name=Ann or admin=true")?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok((name.to_owned(), value))
+}
+
+pub(super) fn json_value(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("expected JSON: {error}"))
 }
 
 /// The name of a cookie (RFC 6265, §4.1.1).
