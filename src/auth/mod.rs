@@ -9,6 +9,9 @@ mod claims;
 pub mod credentials;
 mod crypto;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod jwks;
 mod keys;
 mod mint;
