@@ -30,7 +30,6 @@ pub(super) struct TokenCommand {
         value_delimiter = ';',
         value_name = "ALGORITHM=SECRET|@FILE[,...]",
         hide_env_values = true,
-        required = true,
         value_parser = token_key
     )]
     token_keys: Vec<Secret>,
@@ -99,9 +98,12 @@ impl TokenCommand {
             claims.extend(value.map(|value| (name.to_owned(), value)));
         }
         claims.extend(self.claims);
-        // clap requires one.
-        let key = self.token_keys.first().map_or("", |key| key.expose());
-        let token = KeyOption::parse(key).and_then(|key| auth::mint(&key, self.kid.as_deref(), claims));
+        let Some(key) = self.token_keys.first() else {
+            let expected =
+                "tallycast token needs --token-key (--key): a secret or a private key, such as HS256=@secret";
+            return Err(ConfigError::Usage(expected.to_owned()));
+        };
+        let token = KeyOption::parse(key.expose()).and_then(|key| auth::mint(&key, self.kid.as_deref(), claims));
         token.map_err(|error| ConfigError::Usage(format!("invalid value for --token-key: {error}")))
     }
 }

@@ -19,7 +19,7 @@ const DEFAULT_LEEWAY: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Tokens")]
 pub(super) struct TokenOptions {
-    /// Key that verifies tokens (JWT). From then on, streams need a token, except those of --public topics. ALGORITHM is HS256,
+    /// Key that verifies tokens (JWT). With one, streams need a token, unless their topics are public. ALGORITHM is HS256,
     /// HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 or EdDSA, or several with + between them. A secret
     /// (HS) has at least 32 bytes; FILE holds a secret, or a public key in PEM. Options follow after commas: kid=ID is the id
     /// of the key, iss=ISSUER and aud=AUDIENCE are what its tokens must have, for=subscribers or for=publishers
@@ -34,8 +34,8 @@ pub(super) struct TokenOptions {
     )]
     pub(super) token_keys: Vec<Secret>,
     /// JWK set of an issuer: https://, or http:// on this machine. It is fetched at start and again before it is stale,
-    /// for unknown keys at most once in 10 s, and kept while the issuer is away. Options follow after commas as those of
-    /// --token-key, with alg=ALGORITHM for the only ones that its keys may have. Repeatable [default: none]
+    /// for unknown keys at most once in 10 s, and kept while the issuer is away. Options follow after commas: iss=,
+    /// aud= and for= as for keys, and alg=ALGORITHM for the only ones that its keys may have. Repeatable [default: none]
     #[arg(long = "token-jwks", env = "TALLYCAST_TOKEN_JWKS", value_delimiter = ';', value_name = "URL[,...]")]
     pub(super) token_jwks: Vec<JwksOption>,
     /// Authorities whose certificates the servers of --token-jwks have, in PEM [default: those that the system trusts]

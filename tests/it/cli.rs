@@ -109,7 +109,10 @@ fn unknown_arguments_exit_with_one_line() {
     for (arguments, expected) in [
         (&["--prot", "80"][..], "unknown flag --prot; did you mean --port?"),
         (&["-x"], "unknown flag -x; see tallycast serve --help"),
-        (&["sing"], "unknown command \"sing\": expected serve, demo, check, publish, count, tail or healthcheck"),
+        (
+            &["sing"],
+            "unknown command \"sing\": expected serve, demo, check, publish, count, tail, token or healthcheck",
+        ),
         (&["--port"], "no value for --port: expected NUMBER"),
         (&["--no-admin=1"], "--no-admin takes no value"),
         (

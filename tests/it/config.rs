@@ -141,6 +141,7 @@ fn annotated_example_lists_every_option_with_default() {
     // Paths must name existing files.
     let certificate = Certificate::self_signed();
     let options = options.join("\n").replace("/etc/tallycast/cert.pem", &certificate.certificate());
+    let options = options.replace("/etc/tallycast/ca.pem", &certificate.certificate());
     let file = File::new(&options.replace("/etc/tallycast/key.pem", &certificate.key()));
     let path = file.path().display().to_string();
     let defaults = check(command().arg("check"));
@@ -158,6 +159,7 @@ fn annotated_example_lists_every_option_with_default() {
             "instance",
             "max-per-address",
             "namespace-limit",
+            "public",
             "publish-key",
             "rate-per-address",
             "retry",
@@ -166,6 +168,13 @@ fn annotated_example_lists_every_option_with_default() {
             "stream-minid",
             "tls-cert",
             "tls-key",
+            "token-audience",
+            "token-issuer",
+            "token-jwks",
+            "token-jwks-ca",
+            "token-key",
+            "token-publish",
+            "token-read",
             "trusted-proxy",
         ]
     );

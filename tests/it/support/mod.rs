@@ -5,11 +5,14 @@ mod curl;
 mod event_source;
 mod http;
 mod http2;
+mod jwks;
+mod libraries;
 mod raw;
 mod redis;
 mod running;
 mod tallycast;
 mod tls;
+mod tokens;
 mod websocket;
 
 use std::time::{Duration, Instant};
@@ -19,11 +22,14 @@ pub(crate) use curl::Curl;
 pub(crate) use event_source::{Event, EventSource};
 pub(crate) use http::get;
 pub(crate) use http2::Http2;
+pub(crate) use jwks::JwksServer;
+pub(crate) use libraries::libraries;
 pub(crate) use raw::Raw;
 pub(crate) use redis::{Certificate, RedisServer, TempDir};
 pub(crate) use running::{Running, send};
 pub(crate) use tallycast::{Tallycast, command, example, run};
 pub(crate) use tls::{OpenSsl, TlsClient};
+pub(crate) use tokens::{Answer, Keys, Library, SECRET, post, read, token};
 pub(crate) use websocket::{WebSocket, upgrade};
 
 /// The time limit of every wait, generous because test machines are busy.
