@@ -103,11 +103,19 @@ impl Auth {
         match credentials::find(method, uri, headers, state.places(&origins))? {
             Some(Credential::Token(token)) => self.verified(&token, role).await.map(Some),
             Some(Credential::Ticket(ticket)) if role == Role::Subscriber && method.is_safe() => {
-                let token = self.taken(self.0.tickets.take(&ticket, false).await)?;
+                let token = self.redeem(&ticket).await?;
                 self.verified(&token, role).await.map(Some)
             }
             Some(Credential::Ticket(_)) | None => Ok(None),
         }
+    }
+
+    /// The token of a ticket, which cannot be used again. For streams of other protocols, which verify it as one that the client sent.
+    ///
+    /// # Errors
+    /// When the ticket is not valid.
+    pub async fn redeem(&self, ticket: &str) -> Result<Box<str>, AuthError> {
+        self.taken(self.0.tickets.take(ticket, false).await)
     }
 
     async fn verified(&self, token: &str, role: Role) -> Result<Authenticated, AuthError> {
@@ -137,7 +145,8 @@ impl Auth {
         })
     }
 
-    fn origins(&self) -> Vec<AllowedOrigin> {
+    /// The origins whose pages may use cookies, besides those of the same host. `*` does not count.
+    pub fn origins(&self) -> Vec<AllowedOrigin> {
         self.0.server.borrow().allowed_origins.clone()
     }
 }

@@ -13,6 +13,7 @@ use tokio_stream::StreamExt;
 
 use super::http::{encoded, open};
 use super::{ClientError, ServerOptions, print};
+use crate::config::Secret;
 
 /// Pauses between attempts to connect.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -53,6 +54,8 @@ impl FromStr for Since {
 pub struct TailOptions {
     /// Where the server is.
     pub server: ServerOptions,
+    /// The token that it needs.
+    pub token: Option<Secret>,
     /// The topics.
     pub topics: Vec<Topic>,
     /// Where to start.
@@ -131,8 +134,9 @@ impl Tail {
 
     /// Reads one connection to its end.
     async fn read(&mut self) -> Result<End, ClientError> {
-        let headers: Vec<(&str, &str)> =
-            self.position.iter().map(|position| ("last-event-id", position.as_str())).collect();
+        let authorization = self.options.token.as_ref().map(|token| format!("Bearer {}", token.expose()));
+        let headers = [("last-event-id", self.position.as_deref()), ("authorization", authorization.as_deref())];
+        let headers: Vec<(&str, &str)> = headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         let response = open(&self.options.server, "GET", &self.path(), &headers, String::new()).await?;
         let (head, body) = response.into_parts();
         if head.status != StatusCode::OK {

@@ -20,7 +20,7 @@ struct ServerArguments {
 /// The key of programs that publish.
 #[derive(Debug, Clone, Args)]
 struct KeyArguments {
-    /// Publishing key: one of the server's --publish-key. Better given by the variable, which no list of processes shows
+    /// Publishing key: one of the server's --publish-key, or a token. Better given by the variable, which no list of processes shows
     #[arg(
         long,
         env = "TALLYCAST_PUBLISH_KEY",
@@ -107,6 +107,9 @@ pub(super) struct TailCommand {
     /// End after so many messages
     #[arg(long, value_name = "COUNT")]
     count: Option<u64>,
+    /// Token, if the server needs one. Better given by the variable, which no list of processes shows
+    #[arg(long, env = "TALLYCAST_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = publish_key)]
+    token: Option<Secret>,
     #[command(flatten)]
     server: ServerArguments,
 }
@@ -132,7 +135,7 @@ impl From<CountCommand> for CountOptions {
 }
 
 impl From<TailCommand> for TailOptions {
-    fn from(TailCommand { topics, since, last, json, count, server }: TailCommand) -> Self {
-        Self { server: server.into(), topics, since, last, json, count }
+    fn from(TailCommand { topics, since, last, json, count, token, server }: TailCommand) -> Self {
+        Self { server: server.into(), token, topics, since, last, json, count }
     }
 }

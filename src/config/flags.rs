@@ -110,7 +110,7 @@ pub(super) struct CheckOptions {
     /// when, or why it is not valid. Exits with 1 if it is not [default: none]
     #[arg(
         long,
-        env = "TALLYCAST_TOKEN",
+        env = "TALLYCAST_CHECK_TOKEN",
         value_name = "TOKEN|@FILE|-",
         hide_env_values = true,
         value_parser = token
