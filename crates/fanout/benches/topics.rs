@@ -29,7 +29,7 @@ struct Case {
     sent: fn(&str) -> Vec<String>,
 }
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     Case {
         name: "names",
         many: 100_000,
@@ -71,6 +71,13 @@ const CASES: [Case; 6] = [
         topic: |name| format!("https://e/{name}"),
         private: Some(|name| format!("user:{name}")),
         sent: |name| vec![format!("https://e/{name}"), format!("user:{name}")],
+    },
+    Case {
+        name: "private, all granted everything",
+        many: 100_000,
+        topic: |name| format!("https://e/{name}"),
+        private: Some(|_| "*".to_owned()),
+        sent: |name| vec![format!("https://e/{name}")],
     },
 ];
 
