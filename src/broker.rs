@@ -8,6 +8,7 @@ use tallycast::auth::TicketStore;
 use tallycast::config::{Broker, Source};
 use tallycast::demo::Demo;
 use tallycast::publishing::{MemoryPublisher, Publisher, RedisPublisher};
+use tallycast::redis_client::RedisClient;
 use tallycast::source::memory::MemorySource;
 use tallycast::source::redis::streams::StreamsSource;
 use tallycast::source::redis::{Config as Redis, RedisSource};
@@ -22,6 +23,8 @@ pub(crate) struct Started {
     pub(crate) source: JoinHandle<Result<(), SourceError>>,
     /// What the REST API reads.
     pub(crate) store: Store,
+    /// Commands to Redis, if there is one.
+    pub(crate) redis: Option<RedisClient>,
     /// What publishes.
     pub(crate) publisher: Publisher,
     /// Where tickets are kept.
@@ -50,8 +53,9 @@ pub(crate) fn start(
             let source = tokio::spawn(run_both(supervisor, channels, StreamsSource::new(*redis, streams)));
             let (scores, max_scores, stats) = (broker.scores, broker.max_totals, Arc::clone(&status.store));
             let publisher = Publisher::Redis(RedisPublisher::new(client.clone()));
-            let tickets = TicketStore::Redis(client.clone());
-            Started { source, store: Store::Redis { client, scores, max_scores, stats }, publisher, tickets, reports }
+            let (tickets, redis) = (TicketStore::Redis(client.clone()), Some(client.clone()));
+            let store = Store::Redis { client, scores, max_scores, stats };
+            Started { source, store, redis, publisher, tickets, reports }
         }
         Source::Demo(options) => {
             let demo = Demo::new(options.seed);
@@ -60,8 +64,8 @@ pub(crate) fn start(
             let totals = broker.totals.into_iter().map(|totals| totals.namespace).collect();
             let events = demo.events(options.rate, totals, published);
             let source = tokio::spawn(supervisor.run(MemorySource::new(events)));
-            let tickets = TicketStore::in_memory();
-            Started { source, store, publisher: Publisher::Memory(publisher), tickets, reports: None }
+            let (tickets, publisher) = (TicketStore::in_memory(), Publisher::Memory(publisher));
+            Started { source, store, redis: None, publisher, tickets, reports: None }
         }
     }
 }

@@ -23,6 +23,8 @@ pub mod config;
 pub mod decode;
 pub mod demo;
 mod http_client;
+mod nodes;
+pub mod presence;
 pub mod publishing;
 mod rate_limited_log;
 pub mod redis_client;

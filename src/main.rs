@@ -17,6 +17,8 @@ use tallycast::admin::{Admin, LiveStats, StageInboxes, StatusSource};
 use tallycast::api::native::Publishing;
 use tallycast::auth::Auth;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
+use tallycast::presence::Presence;
+use tallycast::routes::Subscriptions;
 use tallycast::source::{BrokerState, Supervisor};
 use tallycast::{decode, routes, tally};
 use tallycast_fanout::{Fanout, inbox};
@@ -91,12 +93,17 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         .broker_state(broker_state)
         .stats(Arc::clone(&status.source))
         .shutdown(steps.shutdown.clone());
-    let broker::Started { source, store, publisher, tickets, reports } =
+    let broker::Started { source, store, redis, publisher, tickets, reports } =
         broker::start(config.broker, supervisor, reloadable.selectors, reloadable.streams, &status, &steps.shutdown);
     let auth =
         reloadable.tokens.borrow().is_enabled().then(|| {
             Auth::start(reloadable.tokens.clone(), tickets, reloadable.server.clone(), Arc::clone(&status.auth))
         });
+    let presence = config.subscriptions.then(|| {
+        // Nobody receives the events.
+        let (presence, _) = Presence::start(&status.node, redis, Arc::clone(&status.presence));
+        presence
+    });
     let publishing = Publishing {
         publisher,
         auth: auth.clone(),
@@ -110,15 +117,20 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let decode = tokio::spawn(decode);
     let tally = tally::run(config.tally, tally_inbox, fanout.publisher(), Arc::clone(&status.tally));
     let tally = tokio::spawn(tally);
+    let subscriptions =
+        presence.clone().map(|presence| Subscriptions { presence, token: reloadable.admin_token.clone() });
     let admin = live.clone().map(|live| Admin { live, token: reloadable.admin_token });
     let mut server = Server::new(fanout.handle())
         // The engine ends below, after the stages before it.
         .shutdown_engine(false)
         .config_watch(reloadable.server.clone())
         .stats(Arc::clone(&status.server))
-        .fallback(routes::router(store, publishing, status.clone(), admin, reloadable.server));
+        .fallback(routes::router(store, publishing, subscriptions, status.clone(), admin, reloadable.server));
     if let Some(auth) = auth {
         server = server.authorizer(auth);
+    }
+    if let Some(presence) = &presence {
+        server = server.observer(presence.observer());
     }
     let server = server.serve(listener).with_graceful_shutdown(steps.closing.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());
@@ -140,6 +152,9 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         decode.await.context("the decode stage failed")?;
         tally.await.context("the tally stage failed")?;
         fanout.join().await;
+        if let Some(presence) = presence {
+            presence.close().await;
+        }
         if let Some(live) = live {
             live.closed().await;
         }

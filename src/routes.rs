@@ -23,9 +23,10 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use crate::admin::{self, Admin, StatusSource};
+use crate::admin::{self, Admin, StatusSource, Token};
 use crate::api::emojitracker::{self, Store};
 use crate::api::native::{self, Publishing};
+use crate::presence::Presence;
 use crate::responses::{line, method_not_allowed};
 use crate::{assets, conditional};
 use tallycast_server::{AllowedOrigin, PREFIX, WEBSOCKET_PREFIX};
@@ -41,16 +42,26 @@ const MIN_COMPRESSED_BYTES: u16 = 512;
 /// How long browsers remember the answer to a CORS preflight request.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The route for subscriptions, behind the admin token if one is set.
+#[derive(Debug)]
+pub struct Subscriptions {
+    /// The subscriptions.
+    pub presence: Presence,
+    /// The admin token.
+    pub token: watch::Receiver<Option<Token>>,
+}
+
 /// The routes: the REST API reads from `store`, probes and admin routes from `status`. Without `admin` there are no admin
 /// routes.
 pub fn router(
     store: Store,
     publishing: Publishing,
+    subscriptions: Option<Subscriptions>,
     status: StatusSource,
     admin: Option<Admin>,
     server: watch::Receiver<tallycast_server::Config>,
 ) -> Router {
-    let not_found = not_found(admin.is_some(), publishing.auth.is_some());
+    let not_found = not_found(publishing.auth.is_some(), subscriptions.is_some(), admin.is_some());
     let public = Router::new()
         .merge(assets::router())
         .merge(emojitracker::router(store))
@@ -59,6 +70,12 @@ pub fn router(
         .method_not_allowed_fallback(method_not_allowed);
     let mut router = with_layers(public).layer(cors());
     router = router.merge(publishing_routes(publishing, server));
+    if let Some(Subscriptions { presence, token }) = subscriptions {
+        let routes =
+            native::subscriptions_router(presence).route_layer(from_fn_with_state(token, admin::require_token));
+        // Without CORS, as the admin routes: they say who the clients are.
+        router = router.merge(with_layers(routes));
+    }
     if let Some(Admin { live, token }) = admin {
         let admin_routes = Router::new()
             .merge(admin::router(status, live))
@@ -151,12 +168,17 @@ async fn explain_timeout(response: Response) -> Response {
 }
 
 /// The handler for unknown paths. The answer lists all documented paths.
-fn not_found(with_admin: bool, with_tickets: bool) -> impl Fn(Uri) -> Ready<Response> + Clone + Send + Sync + 'static {
+fn not_found(
+    with_tickets: bool,
+    with_subscriptions: bool,
+    with_admin: bool,
+) -> impl Fn(Uri) -> Ready<Response> + Clone + Send + Sync + 'static {
     let mut paths = vec![format!("{PREFIX}/<namespace>"), format!("{WEBSOCKET_PREFIX}/<namespace>")];
     let pages = if with_admin { &[assets::BOARD, assets::ADMIN][..] } else { &[assets::BOARD] };
     let admin = if with_admin { &admin::PATHS[..] } else { &[] };
     let tickets = if with_tickets { &[native::tickets::PATH][..] } else { &[] };
-    let routes = [pages, &emojitracker::PATHS, &native::PATHS, tickets, &admin::PROBES, admin].concat();
+    let subscriptions = if with_subscriptions { &[native::SUBSCRIPTIONS_PATH][..] } else { &[] };
+    let routes = [pages, &emojitracker::PATHS, &native::PATHS, tickets, subscriptions, &admin::PROBES, admin].concat();
     paths.extend(routes.into_iter().map(str::to_owned));
     let paths: Arc<str> = paths.join(", ").into();
     move |uri| ready(line(StatusCode::NOT_FOUND, format!("no such path: {}; there are {paths}", uri.path())))

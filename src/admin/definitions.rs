@@ -10,11 +10,12 @@ use super::status::unix_seconds;
 use tallycast_fanout::inbox::Depth;
 
 /// All metrics.
-pub(super) static SECTIONS: [Section; 5] = [
+pub(super) static SECTIONS: [Section; 6] = [
     Section { title: "Source", metrics: SOURCE },
     Section { title: "Decode and tally", metrics: PIPELINE },
     Section { title: "Tokens", metrics: TOKENS },
     Section { title: "Delivery", metrics: DELIVERY },
+    Section { title: "Subscriptions", metrics: SUBSCRIPTIONS },
     Section { title: "Process", metrics: PROCESS },
 ];
 
@@ -570,6 +571,52 @@ const DELIVERY: &[Metric] = &[
         help: "Client messages refused, by reason; rate and protocol end the connection.",
         watch: "`message`: not a valid command; the client gets an error. `rate`: more than `--message-rate`. \
                 `protocol`: a violation of RFC 6455, or a message larger than `--max-message-bytes` or in too many frames.",
+    },
+];
+
+const SUBSCRIPTIONS: &[Metric] = &[
+    Metric {
+        name: "subscriptions",
+        values: Values::Gauge(Reading::new("subscriptions", "open", |status| status.presence.subscriptions.get())),
+        help: "Subscriptions of open streams, one for each topic; zero without `--subscriptions`.",
+        watch: "Follows `tallycast_connections`.",
+    },
+    Metric {
+        name: "subscriptions_overflow",
+        values: Values::Gauge(
+            Reading::new("subscriptions", "overflow", |status| status.presence.overflow.get())
+                .error("Subscriptions unknown: too many topics"),
+        ),
+        help: "Subscriptions that are not known because the node has too many topics.",
+        watch: "Above zero: `GET /subscriptions` lacks these. See [limits](limits.md#subscriptions).",
+    },
+    Metric {
+        name: "subscriptions_events",
+        values: Values::Counter(Reading::new("subscriptions", "events", |status| status.presence.events.get())),
+        help: "Connect, disconnect and count events sent.",
+        watch: "The rate at which clients come and go.",
+    },
+    Metric {
+        name: "subscriptions_silenced",
+        values: Values::Counter(Reading::new("subscriptions", "silenced", |status| status.presence.silenced.get())),
+        help: "Listed subscriptions without events of their own because their topics have too many, or too many in a second.",
+        watch: "Expected for popular topics, whose events are counts.",
+    },
+    Metric {
+        name: "subscriptions_failures",
+        values: Values::Counter(
+            Reading::new("subscriptions", "failures", |status| status.presence.failures.get())
+                .error("Subscriptions not shared: broker away"),
+        ),
+        help: "Attempts to share subscriptions through Redis that failed.",
+        watch: "Grows for longer than 15 s: the other nodes take this one for dead. Redis is unreachable, or its user lacks \
+                [permissions](api.md#subscriptions). The log has the reason, once for each outage.",
+    },
+    Metric {
+        name: "subscriptions_inherited",
+        values: Values::Counter(Reading::new("subscriptions", "inherited", |status| status.presence.inherited.get())),
+        help: "Dead nodes whose subscriptions this one has ended.",
+        watch: "A node was killed, or was cut off from Redis for more than 15 s.",
     },
 ];
 

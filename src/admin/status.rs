@@ -13,6 +13,7 @@ use super::counters;
 use super::query::StatusQuery;
 use crate::api::emojitracker::StoreStats;
 use crate::auth::AuthStats;
+use crate::presence::PresenceStats;
 use crate::publishing::PublishStats;
 use crate::source::{BrokerState, SourceEvent, SourceStats};
 use crate::tally::TallyInput;
@@ -97,6 +98,8 @@ pub struct StatusSource {
     pub publishing: Arc<PublishStats>,
     /// The counters of tokens and tickets.
     pub auth: Arc<AuthStats>,
+    /// The counters of subscriptions.
+    pub presence: Arc<PresenceStats>,
     /// The inboxes of the stages.
     pub inboxes: StageInboxes,
     /// Cancelled when the process has been told to stop.
@@ -124,6 +127,7 @@ impl StatusSource {
             store: Arc::default(),
             publishing: Arc::default(),
             auth: Arc::default(),
+            presence: Arc::default(),
             inboxes,
             terminating,
         }

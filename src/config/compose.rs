@@ -61,6 +61,8 @@ pub struct Config {
     pub tokens: auth::Config,
     /// The size of a request to publish, in bytes.
     pub max_publish_bytes: usize,
+    /// Whether subscriptions are registered and served.
+    pub subscriptions: bool,
     /// The address that the HTTP server listens on.
     pub address: SocketAddr,
     /// The size of the kernel's send buffer of each connection, in bytes.
@@ -132,7 +134,7 @@ pub(super) fn compose(
     pipeline: PipelineOptions,
     options: Vec<EffectiveOption>,
 ) -> Result<Config, ConfigError> {
-    let PipelineOptions { routing, readers, server, publishing, tokens, .. } = pipeline;
+    let PipelineOptions { routing, readers, server, publishing, tokens, subscriptions, .. } = pipeline;
     let routes = routes(&source, &routing)?;
     let demo_key = (matches!(source, SourceOptions::Demo(_)) && publishing.publish_keys.is_empty()).then(demo_key);
     let instance =
@@ -163,6 +165,7 @@ pub(super) fn compose(
         publish_keys: PublishKeys::new(publishing.publish_keys.into_iter().chain(demo_key), publishing.publish_rate),
         tokens: tokens::compose(tokens, publishing.publish_rate)?,
         max_publish_bytes: publishing.max_publish_bytes.0,
+        subscriptions: subscriptions.subscriptions,
         drain: Drain { delay: pipeline.drain_delay, over: pipeline.drain, retry: server.retry.unwrap_or(DRAIN_RETRY) },
         // Its connections end with their streams.
         server: http(server, readers.stall_limit, pipeline.drain + pipeline.shutdown_limit)?,

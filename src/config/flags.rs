@@ -284,6 +284,17 @@ pub(super) struct PipelineOptions {
     pub(super) publishing: PublishingOptions,
     #[command(flatten)]
     pub(super) tokens: TokenOptions,
+    #[command(flatten)]
+    pub(super) subscriptions: SubscriptionOptions,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Subscriptions")]
+pub(super) struct SubscriptionOptions {
+    /// Serve GET /subscriptions: who reads which topics, on all nodes that share the Redis server. It requires the admin token, if
+    /// there is one
+    #[arg(long, env = "TALLYCAST_SUBSCRIPTIONS")]
+    pub(super) subscriptions: bool,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -29,6 +29,7 @@ mod hostile;
 mod http;
 mod limits;
 mod pages;
+mod presence;
 mod publish;
 mod rates;
 mod reconnect;

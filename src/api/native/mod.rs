@@ -15,6 +15,7 @@ pub mod fuzzing;
 mod keys;
 mod publish;
 mod request;
+mod subscriptions;
 pub(crate) mod tickets;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::responses::line;
 use crate::totals::TotalsKey;
 
 pub use keys::{PublishKey, PublishKeys};
+pub(crate) use subscriptions::{PATH as SUBSCRIPTIONS_PATH, router as subscriptions_router};
 
 /// The documented paths of this API.
 pub(crate) const PATHS: [&str; 3] = ["/publish/<namespace>", "/publish", "/count/<namespace>"];
