@@ -1,5 +1,6 @@
 //! `tallycast tail`: prints the messages of topics as they come, and comes back where it was when the connection ends.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -185,9 +186,8 @@ impl Tail {
         } else {
             let raw = envelope.data.map_or("null", RawValue::get);
             let text = serde_json::from_str::<String>(raw).unwrap_or_else(|_| raw.to_owned());
-            // A message is a line.
-            let text = text.replace('\r', "\\r").replace('\n', "\\n");
-            print(format_args!("{namespace} {} {text}", envelope.event.as_deref().unwrap_or("-")))?;
+            let event = envelope.event.as_deref().unwrap_or("-");
+            print(format_args!("{} {} {}", printable(&namespace), printable(event), printable(&text)))?;
         }
         self.printed += 1;
         Ok(self.options.count.is_some_and(|count| self.printed >= count))
@@ -211,14 +211,31 @@ impl Tail {
     }
 }
 
+/// A message is a line, and what was published must not control the terminal: control characters are shown as Rust writes them.
+fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    let shown = |character: char| {
+        if character.is_control() { character.escape_default().to_string() } else { character.to_string() }
+    };
+    text.chars().map(shown).collect::<String>().into()
+}
+
 #[expect(clippy::print_stderr, reason = "notes for people; messages go to standard output")]
 fn note(text: &str) {
-    eprintln!("tallycast tail: {text}");
+    eprintln!("tallycast tail: {}", printable(text));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(printable("a \u{1b}[2J\r\n\u{9b}1mé😂"), "a \\u{1b}[2J\\r\\n\\u{9b}1mé😂");
+        assert!(matches!(printable("plain"), Cow::Borrowed("plain")));
+    }
 
     #[test]
     fn start_is_a_time_or_an_id() {
