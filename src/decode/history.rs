@@ -55,7 +55,16 @@ impl History {
         let Self { max_messages, max_bytes, max_age, last_values } = self;
         (self != Self::default()).then(|| {
             let name = name.into();
-            Arc::new(Retention { name, namespace, sequence, max_messages, max_bytes, max_age, last_values })
+            Arc::new(Retention {
+                name,
+                namespace,
+                except: Box::default(),
+                sequence,
+                max_messages,
+                max_bytes,
+                max_age,
+                last_values,
+            })
         })
     }
 }

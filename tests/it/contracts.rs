@@ -304,6 +304,7 @@ fn contract_starts_in_the_history() {
         Arc::new(Retention {
             name: namespace.into(),
             namespace: namespace.parse().unwrap(),
+            except: Box::default(),
             sequence: sequence.map(Into::into),
             max_messages: Some(10),
             max_bytes: None,

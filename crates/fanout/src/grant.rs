@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use crate::{MAX_TOPICS, Namespace, Topic, Topics};
 
 /// What an authorizer granted to a client. The engine ends the stream when the grant expires, and sends it private messages by
-/// [`private`](Self::private). It does not check the other topics: the transport does, when it opens a stream, changes its topics or
+/// [`private`](Self::private) and [`plain`](Self::plain). It does not check the other topics: the transport does, when it opens a stream, changes its topics or
 /// publishes.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
@@ -20,6 +20,9 @@ pub struct Grant {
     pub publishable: Access,
     /// Of which topics it receives private messages: of those that it reads, the ones that have a topic in this set. Default: none.
     pub private: Topics,
+    /// Of which topics it receives messages that are no [updates](crate::Update): of those that it reads, the ones that have a topic in
+    /// this set. Default: all.
+    pub plain: Access,
     /// When its streams end. The engine looks once a second.
     pub expires_at: Option<SystemTime>,
     /// Data about the client for the application.
@@ -27,7 +30,7 @@ pub struct Grant {
 }
 
 /// A set of namespaces.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum Access {
     /// Every namespace.
     #[default]
@@ -118,6 +121,13 @@ impl Grant {
     #[must_use]
     pub fn with_private(mut self, private: Topics) -> Self {
         self.private = private;
+        self
+    }
+
+    /// Sets [`plain`](Self::plain).
+    #[must_use]
+    pub fn with_plain(mut self, plain: Access) -> Self {
+        self.plain = plain;
         self
     }
 

@@ -200,7 +200,7 @@ impl Hub {
         for reset in self.recorder.sequence_event(event) {
             self.stats.resets.add(1);
             let slots = self.framings.slots();
-            self.turn.messages.push(Outgoing::new(Arc::new(reset), Audience::Overlapping, None, slots));
+            self.turn.messages.push(Outgoing::new(Arc::new(reset), Audience::Concerned, None, slots));
         }
     }
 

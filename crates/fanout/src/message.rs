@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::{Kept, Namespace, Reset};
+use crate::{Kept, Namespace, Reset, Retention};
 
 /// The memory that a key of a tally takes beside its text: its place in the table, the allocation, and a third of both for
 /// room in the table.
@@ -136,9 +136,15 @@ impl Message {
         self.update.as_ref()?.id.as_deref()
     }
 
-    /// A reset of readers of topics that overlap `namespace`.
-    pub(crate) fn reset(namespace: Namespace, reset: Reset) -> Self {
-        Self { event: Some(RESET.into()), ..Self::new(namespace, Data::Reset(reset)) }
+    /// A reset for a single reader.
+    pub(crate) fn reset(reset: Reset) -> Self {
+        Self { event: Some(RESET.into()), ..Self::new(Namespace::root(), Data::Reset(reset)) }
+    }
+
+    /// A reset of the readers that `retention` concerns.
+    pub(crate) fn reset_of(retention: Arc<Retention>, reset: Reset) -> Self {
+        let namespace = retention.namespace.clone();
+        Self { namespace, kept: Some(Box::new(Kept::new(retention, None))), ..Self::reset(reset) }
     }
 
     fn new(namespace: Namespace, data: Data) -> Self {

@@ -138,14 +138,14 @@ impl Recorder {
         };
         sequence.newest = after;
         let position: Box<str> = self.sequences.id().into();
-        let namespaces = self.history.write(|history| {
+        let retentions = self.history.write(|history| {
             history.sequences.clone_from(&self.sequences);
             history.forget(place, after);
-            history.namespaces_of(place)
+            history.retentions_of(place)
         });
         let reset = |reason| crate::Reset { reason, earliest: position.clone(), position: position.clone() };
-        let resets =
-            reason.map(|reason| namespaces.into_iter().map(move |namespace| Message::reset(namespace, reset(reason))));
+        let resets = reason
+            .map(|reason| retentions.into_iter().map(move |retention| Message::reset_of(retention, reset(reason))));
         resets.into_iter().flatten().collect()
     }
 }

@@ -105,7 +105,7 @@ impl Replay {
             self.span = replay.map_or(none, |span| Span { end, ..span });
             if let Some(mut reset) = reset {
                 reset.move_back(position);
-                framing.message(&Message::reset(crate::Namespace::root(), reset), &mut batch);
+                framing.message(&Message::reset(reset), &mut batch);
             }
             return (chunk(finished(framing, batch, budget), 0), true);
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Namespace, Position};
+use crate::{Namespace, Position, Topic};
 
 /// How long the messages of a source's route are kept. All bounds apply; the oldest messages go first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +12,9 @@ pub struct Retention {
     pub name: Arc<str>,
     /// Contains the namespaces of all its messages.
     pub namespace: Namespace,
+    /// Namespaces in it whose messages it does not keep, nor of those below them. Readers of these alone get no ids and no resets
+    /// because of this retention.
+    pub except: Box<[Namespace]>,
     /// The sequence in which its messages have positions; `None` if their source has none, so that the engine numbers them,
     /// and a position is valid for this engine only.
     pub sequence: Option<Arc<str>>,
@@ -23,6 +26,14 @@ pub struct Retention {
     pub max_age: Option<Duration>,
     /// Whether the newest message of each namespace is kept, whatever the other bounds. Without other bounds, nothing else is.
     pub last_values: bool,
+}
+
+impl Retention {
+    /// Whether readers of `topic` may get messages that are kept by this retention.
+    pub(crate) fn concerns(&self, topic: &Topic) -> bool {
+        let is_excepted = |except: &Namespace| Topic::from(except.clone()).covers(topic);
+        topic.overlaps(&self.namespace) && !self.except.iter().any(is_excepted)
+    }
 }
 
 /// What makes a message part of the history.

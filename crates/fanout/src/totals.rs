@@ -51,8 +51,8 @@ pub(crate) enum Audience {
     Everyone,
     /// Those that started with the totals of the namespace.
     WithTotals,
-    /// Those whose topics overlap the namespace, too.
-    Overlapping,
+    /// Those that the retention of the message concerns, whatever its namespace.
+    Concerned,
 }
 
 impl Totals {

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use crate::Message;
 use crate::interest::Interest;
 use crate::topic::Topic;
 use crate::topic_index::TopicIndex;
+use crate::{Access, Message};
 
 /// What a reader gets, ready for many lookups.
 #[derive(Debug)]
@@ -21,16 +21,27 @@ pub(crate) struct Filter {
 struct Selection {
     topics: TopicIndex<()>,
     private: TopicIndex<()>,
+    /// `None` for everything.
+    plain: Option<TopicIndex<()>>,
 }
 
 impl Selection {
     fn new(topics: impl Iterator<Item = Topic>, interest: &Interest) -> Self {
-        Self { topics: TopicIndex::of(topics, ()), private: TopicIndex::of(interest.private.iter(), ()) }
+        let plain = match &interest.plain {
+            Access::All => None,
+            Access::Topics(topics) => Some(TopicIndex::of(topics.iter(), ())),
+        };
+        Self { topics: TopicIndex::of(topics, ()), private: TopicIndex::of(interest.private.iter(), ()), plain }
     }
 
     fn contains(&self, message: &Message) -> bool {
+        let permitted = match &message.update {
+            Some(update) if update.is_private => Some(&self.private),
+            Some(_) => None,
+            None => self.plain.as_ref(),
+        };
         self.topics.contains_any(message.topics())
-            && (!message.is_private() || self.private.contains_any(message.topics()))
+            && permitted.is_none_or(|permitted| permitted.contains_any(message.topics()))
     }
 }
 

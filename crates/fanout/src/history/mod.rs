@@ -15,7 +15,7 @@ mod tests;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
-use crate::{EntryId, Namespace, Retention, Topics};
+use crate::{EntryId, Retention, Topics};
 
 pub(crate) use filter::Filter;
 pub(crate) use resume::{Beginning, NotYet, Span};
@@ -74,7 +74,8 @@ impl History {
             let is_same = |store: &Store| {
                 store.retention.name == retention.name
                     && store.retention.sequence == retention.sequence
-                    && store.retention.namespace == retention.namespace
+                    && (&store.retention.namespace, &store.retention.except)
+                        == (&retention.namespace, &retention.except)
             };
             let mut store = match known.iter().position(is_same) {
                 Some(place) => known.swap_remove(place),
@@ -173,9 +174,9 @@ impl History {
         self.stores.iter_mut().filter(|store| store.sequence == sequence).for_each(|store| store.clear(after, head));
     }
 
-    /// The namespaces whose messages are in a sequence.
-    pub(crate) fn namespaces_of(&self, sequence: usize) -> Vec<Namespace> {
+    /// The retentions whose messages are in a sequence.
+    pub(crate) fn retentions_of(&self, sequence: usize) -> Vec<Arc<Retention>> {
         let stores = self.stores.iter().filter(|store| store.sequence == sequence);
-        stores.map(|store| store.retention.namespace.clone()).collect()
+        stores.map(|store| Arc::clone(&store.retention)).collect()
     }
 }

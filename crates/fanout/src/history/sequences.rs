@@ -158,6 +158,7 @@ mod tests {
             Arc::new(Retention {
                 name: format!("{name:?}").into(),
                 namespace: crate::Namespace::root(),
+                except: Box::default(),
                 sequence: name.map(Into::into),
                 max_messages: None,
                 max_bytes: None,

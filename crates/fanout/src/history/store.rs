@@ -291,7 +291,7 @@ impl Store {
 
     /// Whether it may have messages of `topics`.
     pub(crate) fn may_have<'a>(&self, topics: impl IntoIterator<Item = &'a Topic>) -> bool {
-        self.has_other_topics || topics.into_iter().any(|topic| topic.overlaps(&self.retention.namespace))
+        self.has_other_topics || topics.into_iter().any(|topic| self.retention.concerns(topic))
     }
 
     /// Visits the namespaces that `topic` contains and that have messages, in their order. Looks at `max` namespaces at most; returns

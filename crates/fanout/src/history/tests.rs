@@ -7,12 +7,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::interest::Interest;
-use crate::{EntryId, Kept, Message, ResetReason, Topic, Update};
+use crate::{EntryId, Kept, Message, Namespace, ResetReason, Topic, Update};
 
 fn retention(name: &str, max_messages: Option<usize>, last_values: bool) -> Arc<Retention> {
     Arc::new(Retention {
         name: name.into(),
         namespace: format!("/{name}").parse().unwrap(),
+        except: Box::default(),
         sequence: None,
         max_messages,
         max_bytes: None,
@@ -184,7 +185,7 @@ proptest! {
             let selectors = |texts: &BTreeSet<&str>| {
                 Topics::new(texts.iter().map(|text| Topic::selector(text).unwrap()).collect()).unwrap_or_default()
             };
-            Interest { topics: selectors(topics), private: selectors(private) }
+            Interest { topics: selectors(topics), private: selectors(private), plain: crate::Access::All }
         };
         let gets = |interest: &Interest, number: usize| {
             let is_in = |set: &Topics| set.iter().any(|topic| messages[number].topics().any(|of| topic.contains(of)));

@@ -6,7 +6,7 @@ use std::time::Instant;
 use slab::Slab;
 
 use super::Budgets;
-use super::private_sets::PrivateSetId;
+use super::topic_sets::TopicSetId;
 use crate::conflation::Rules;
 use crate::connection::{Connection, FeedView};
 use crate::framing::Interned;
@@ -59,7 +59,9 @@ pub(super) struct Feed {
     /// Its first and last match in the turns that are being matched, or [`NONE`](super::feeds::NONE).
     pub(super) matches: [u32; 2],
     /// Of which topics its readers get private messages.
-    pub(super) private_set: PrivateSetId,
+    pub(super) private_set: TopicSetId,
+    /// Of which topics they get messages that are no updates, if not of all.
+    pub(super) plain_set: Option<TopicSetId>,
 }
 
 /// Keys of the connections that read a feed.
@@ -117,6 +119,7 @@ impl Feed {
             is_touched: false,
             matches: [super::feeds::NONE; 2],
             private_set: super::feeds::NONE,
+            plain_set: None,
         }
     }
 

@@ -9,14 +9,14 @@ use slab::Slab;
 
 use super::Budgets;
 use super::feed::{Feed, FeedKey, Readers, place};
-use super::private_sets::PrivateSets;
+use super::topic_sets::TopicSets;
 use crate::interest::Interest;
 use crate::log::Batch;
 use crate::policy::policy_of;
 use crate::topic_index::TopicIndex;
 use crate::totals::Audience;
 use crate::turn::{Outgoing, Turn};
-use crate::{CloseReason, NamespacePolicy, Policy, Stats};
+use crate::{Access, CloseReason, NamespacePolicy, Policy, Stats, Topic};
 
 /// A feed's place in its shard's table. Used again after the feed has gone.
 pub(crate) type FeedId = u32;
@@ -35,7 +35,12 @@ pub(super) struct Feeds {
     by_key: HashTable<FeedId>,
     hasher: RandomState,
     topics: TopicIndex<FeedId>,
-    private_sets: PrivateSets,
+    /// Of which topics readers get private messages.
+    private_sets: TopicSets,
+    /// Of which topics readers get messages that are no updates, where these are restricted.
+    plain_sets: TopicSets,
+    /// The number of feeds where they are.
+    restricted: usize,
     policies: Arc<[NamespacePolicy]>,
     budgets: Budgets,
     stats: Arc<Stats>,
@@ -63,7 +68,9 @@ impl Feeds {
             by_key: HashTable::new(),
             hasher: RandomState::new(),
             topics: TopicIndex::new(),
-            private_sets: PrivateSets::new(),
+            private_sets: TopicSets::new(),
+            plain_sets: TopicSets::new(),
+            restricted: 0,
             policies,
             budgets,
             stats,
@@ -97,9 +104,13 @@ impl Feeds {
             Policy::Skip if key.totals.is_some() => Policy::Merge,
             policy => policy,
         };
-        let Interest { topics, private } = key.interest.clone();
+        let Interest { topics, private, plain } = key.interest.clone();
         let mut feed = Feed::new(key, policy, &self.budgets);
         feed.private_set = self.private_sets.join(&private);
+        if let Access::Topics(plain) = plain {
+            self.restricted += 1;
+            feed.plain_set = Some(self.plain_sets.join(&plain));
+        }
         let id = place(self.feeds.insert(feed));
         topics.iter().for_each(|topic| self.topics.insert(&topic, id));
         let Self { feeds, by_key, hasher, .. } = self;
@@ -111,9 +122,13 @@ impl Feeds {
     /// Removes a feed.
     pub(super) fn remove(&mut self, id: FeedId) {
         let Some(feed) = self.feeds.try_remove(id as usize) else { return };
-        let Interest { topics, private } = &feed.key.interest;
+        let Interest { topics, private, plain } = &feed.key.interest;
         topics.iter().for_each(|topic| self.topics.remove(&topic, id));
         self.private_sets.leave(private);
+        if let Access::Topics(plain) = plain {
+            self.restricted -= 1;
+            self.plain_sets.leave(plain);
+        }
         if let Ok(entry) = self.by_key.find_entry(hash(&self.hasher, &feed.key), |&other| other == id) {
             entry.remove();
         }
@@ -160,23 +175,33 @@ impl Feeds {
 
     /// Adds message `number` of the turns to the matches of each feed that contains it and belongs to its audience.
     fn find(&mut self, number: u32, Outgoing { message, audience, .. }: &Outgoing) {
-        let Self { topics, private_sets, feeds, matches, matched, closing, .. } = self;
+        let Self { topics, private_sets, plain_sets, restricted, feeds, matches, matched, closing, .. } = self;
         let is_private = message.is_private();
-        private_sets.mark(message);
-        let overlapping: Option<Vec<FeedId>> = (*audience == Audience::Overlapping).then(|| {
-            let overlaps =
-                |feed: &Feed| feed.key.interest.topics.iter().any(|topic| topic.overlaps(&message.namespace));
-            feeds.iter().filter(|(_, feed)| overlaps(feed)).map(|(id, _)| place(id)).collect()
+        if is_private {
+            private_sets.mark(message);
+        }
+        let is_plain = message.update.is_none() && *restricted > 0 && *audience == Audience::Everyone;
+        if is_plain {
+            plain_sets.mark(message);
+        }
+        let concerned: Option<Vec<FeedId>> = (*audience == Audience::Concerned).then(|| {
+            let retention = message.kept.as_ref().map(|kept| &kept.retention);
+            let is_concerned = |topic: &Topic| retention.is_none_or(|retention| retention.concerns(topic));
+            let concerned = |feed: &Feed| feed.key.interest.topics.iter().any(|topic| is_concerned(&topic));
+            feeds.iter().filter(|(_, feed)| concerned(feed)).map(|(id, _)| place(id)).collect()
         });
         // Of readers that see no event names.
         let close_reason = match audience {
             Audience::Everyone => None,
             Audience::WithTotals => Some(CloseReason::TotalsUnavailable),
-            Audience::Overlapping => Some(CloseReason::MessagesLost),
+            Audience::Concerned => Some(CloseReason::MessagesLost),
         };
         let mut found = |id: FeedId| {
             let feed = &mut feeds[id as usize];
             if is_private && !private_sets.is_permitted(feed.private_set) {
+                return;
+            }
+            if is_plain && feed.plain_set.is_some_and(|set| !plain_sets.is_permitted(set)) {
                 return;
             }
             if *audience == Audience::WithTotals && feed.key.totals.as_ref() != Some(&message.namespace) {
@@ -202,7 +227,7 @@ impl Feeds {
             *last = at;
             matches.push(Match { message: number, next: NONE });
         };
-        match overlapping {
+        match concerned {
             Some(feeds) => feeds.into_iter().for_each(found),
             None => message.topics().for_each(|topic| topics.visit(topic, &mut found)),
         }

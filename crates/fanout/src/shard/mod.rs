@@ -4,11 +4,11 @@ mod drain;
 mod feed;
 mod feeds;
 mod pacing;
-mod private_sets;
 mod replays;
 mod serve;
 mod slow_readers;
 mod tick;
+mod topic_sets;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

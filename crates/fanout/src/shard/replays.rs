@@ -13,7 +13,7 @@ use crate::framing::Interned;
 use crate::history::{Beginning, Span};
 use crate::interest::Interest;
 use crate::replay::{PieceCache, Replay, finished};
-use crate::{Message, Namespace, Resume, Subscription};
+use crate::{Message, Resume, Subscription};
 
 /// Pieces that are made before live messages get a turn.
 const PIECES_PER_TURN: usize = 8;
@@ -82,7 +82,7 @@ impl Shard {
         let Beginning { position, reset, replay } = beginning;
         let mut batch = Vec::new();
         match reset {
-            Some(reset) => framing.framing.message(&Message::reset(Namespace::root(), reset), &mut batch),
+            Some(reset) => framing.framing.message(&Message::reset(reset), &mut batch),
             None if position.is_empty() => {}
             None => framing.framing.position(&position, &mut batch),
         }

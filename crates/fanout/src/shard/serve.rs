@@ -54,9 +54,10 @@ impl Shard {
         let contains = |namespace: &&Namespace| topics.iter().any(|topic| topic.contains(namespace));
         let totals = feed.key.totals.as_ref().filter(contains).cloned();
         let (known, framing) = (feed.key.interest.clone(), Arc::clone(&feed.key.framing));
-        let private = grant.as_ref().map_or_else(|| known.private.clone(), |grant| grant.private.clone());
-        let interest = Interest { topics, private };
-        let topics = interest.topics.clone();
+        let interest = match &grant {
+            Some(grant) => Interest::new(&topics, Some(grant)),
+            None => Interest { topics: topics.clone(), ..known.clone() },
+        };
         let new = FeedKey { interest: interest.clone(), totals, ..feed.key.clone() };
         let has_history = self.history.read().has(&topics);
         let beginning = resume.map(|resume| self.first_bytes_of_change(resume, &framing, interest, known));

@@ -10,6 +10,7 @@ fn retention(sequence: Option<&str>, max_messages: Option<usize>) -> Arc<Retenti
     Arc::new(Retention {
         name: "kept".into(),
         namespace: ns("/kept"),
+        except: Box::default(),
         sequence: sequence.map(Into::into),
         max_messages,
         max_bytes: None,

@@ -10,6 +10,7 @@ fn retention(max_messages: Option<usize>) -> Arc<Retention> {
     Arc::new(Retention {
         name: "all".into(),
         namespace: Namespace::root(),
+        except: Box::default(),
         sequence: None,
         max_messages,
         max_bytes: None,

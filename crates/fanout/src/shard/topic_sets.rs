@@ -1,4 +1,5 @@
-//! Who may get a private message: the sets of topics that readers of a shard were granted, found by the topics of the message.
+//! Who may get a message that needs permission: the sets of topics that readers of a shard were granted, found by the topics of the
+//! message.
 
 use std::collections::HashMap;
 
@@ -10,37 +11,37 @@ use crate::topic_index::TopicIndex;
 use crate::{Message, Topics};
 
 /// The place of a set in its shard's table, or [`NONE`] for the empty set.
-pub(super) type PrivateSetId = u32;
+pub(super) type TopicSetId = u32;
 
 /// All sets that feeds have. Feeds that agree in it share a set, so that a message marks few sets, however many feeds there are.
 #[derive(Debug)]
-pub(super) struct PrivateSets {
-    sets: Slab<PrivateSet>,
-    by_topics: HashMap<Topics, PrivateSetId>,
-    index: TopicIndex<PrivateSetId>,
-    /// The number of private messages so far, which tells them apart.
+pub(super) struct TopicSets {
+    sets: Slab<TopicSet>,
+    by_topics: HashMap<Topics, TopicSetId>,
+    index: TopicIndex<TopicSetId>,
+    /// The number of messages so far that were marked, which tells them apart.
     messages: u64,
 }
 
 #[derive(Debug)]
-struct PrivateSet {
+struct TopicSet {
     feeds: usize,
-    /// The number of the last private message that has one of its topics, or zero.
+    /// The number of the last marked message that has one of its topics, or zero.
     last_permitted: u64,
 }
 
-impl PrivateSets {
+impl TopicSets {
     pub(super) fn new() -> Self {
         Self { sets: Slab::new(), by_topics: HashMap::new(), index: TopicIndex::new(), messages: 0 }
     }
 
     /// Counts a feed that has this set.
-    pub(super) fn join(&mut self, topics: &Topics) -> PrivateSetId {
+    pub(super) fn join(&mut self, topics: &Topics) -> TopicSetId {
         if topics.is_empty() {
             return NONE;
         }
         let id = *self.by_topics.entry(topics.clone()).or_insert_with(|| {
-            let id = place(self.sets.insert(PrivateSet { feeds: 0, last_permitted: 0 }));
+            let id = place(self.sets.insert(TopicSet { feeds: 0, last_permitted: 0 }));
             topics.iter().for_each(|topic| self.index.insert(&topic, id));
             id
         });
@@ -64,19 +65,16 @@ impl PrivateSets {
         }
     }
 
-    /// Notes which sets contain a topic of `message`, if it is private.
+    /// Notes which sets contain a topic of `message`.
     pub(super) fn mark(&mut self, message: &Message) {
-        if !message.is_private() {
-            return;
-        }
         self.messages += 1;
         let Self { sets, index, messages, .. } = self;
-        let mut permit = |id: PrivateSetId| sets[id as usize].last_permitted = *messages;
+        let mut permit = |id: TopicSetId| sets[id as usize].last_permitted = *messages;
         message.topics().for_each(|topic| index.visit(topic, &mut permit));
     }
 
-    /// Whether feeds with this set get the private message that was [marked](Self::mark) last.
-    pub(super) fn is_permitted(&self, id: PrivateSetId) -> bool {
+    /// Whether feeds with this set get the message that was [marked](Self::mark) last.
+    pub(super) fn is_permitted(&self, id: TopicSetId) -> bool {
         self.sets.get(id as usize).is_some_and(|set| set.last_permitted == self.messages)
     }
 }
@@ -84,26 +82,25 @@ impl PrivateSets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Topic;
     use crate::tests::ns;
-    use crate::{Topic, Update};
 
-    fn private(topic: &str) -> Message {
-        let update = Update { is_private: true, ..Update::default() };
-        Message { update: Some(Box::new(update)), ..Message::text(ns(topic), "x") }
+    fn message(topic: &str) -> Message {
+        Message::text(ns(topic), "x")
     }
 
     #[test]
     fn set_is_shared_until_its_last_feed_goes() {
-        let mut sets = PrivateSets::new();
+        let mut sets = TopicSets::new();
         let of = |text: &str| Topics::new(vec![text.parse::<Topic>().unwrap()]).unwrap();
         let (one, same, other) = (sets.join(&of("/a")), sets.join(&of("/a")), sets.join(&of("/b")));
         assert!(one == same && one != other && sets.join(&Topics::none()) == NONE);
-        sets.mark(&private("/a/1"));
+        sets.mark(&message("/a/1"));
         assert!(sets.is_permitted(one) && !sets.is_permitted(other) && !sets.is_permitted(NONE));
-        sets.mark(&private("/b"));
+        sets.mark(&message("/b"));
         assert!(!sets.is_permitted(one) && sets.is_permitted(other));
         sets.leave(&of("/a"));
-        sets.mark(&private("/a"));
+        sets.mark(&message("/a"));
         assert!(sets.is_permitted(one));
         sets.leave(&of("/a"));
         assert_eq!((sets.sets.len(), sets.by_topics.len()), (1, 1));
