@@ -62,7 +62,7 @@ pub(crate) fn start(
             let store = Store::Memory(demo.memory());
             let (publisher, published) = MemoryPublisher::new(demo.memory());
             let totals = broker.totals.into_iter().map(|totals| totals.namespace).collect();
-            let events = demo.events(options.rate, totals, published);
+            let events = demo.events(options.rate, totals, streams.borrow().clone(), published);
             let source = tokio::spawn(supervisor.run(MemorySource::new(events)));
             let (tickets, publisher) = (TicketStore::in_memory(), Publisher::Memory(publisher));
             Started { source, store, redis: None, publisher, tickets, reports: None }

@@ -10,9 +10,9 @@ use tokio_stream::{Stream, StreamExt};
 
 use crate::api::emojitracker::MemoryStore;
 use crate::publishing::PublishedEvents;
-use crate::source::{RawEvent, SourceEvent};
+use crate::source::{RawEvent, SourceEvent, StreamKey};
 use crate::totals::TotalsSnapshot;
-use tallycast_fanout::{Namespace, Tally};
+use tallycast_fanout::{EntryId, Namespace, SequenceEvent, SequenceEventKind, Tally};
 
 /// The number of posts that each emoji has at start.
 const POSTS: u16 = 10;
@@ -45,17 +45,23 @@ impl Demo {
 
     /// The events of an Emojitracker feeder at `rate` updates a second: the score of each update, then its post. They
     /// start with the scores as the totals of each of `namespaces`.
-    /// What is `published` comes among them.
+    /// What is `published` comes among them. The streams with the keys `streams` are empty at the start.
     pub fn events(
         self,
         rate: NonZeroU32,
         namespaces: Vec<Namespace>,
+        streams: Vec<StreamKey>,
         published: PublishedEvents,
     ) -> impl Stream<Item = SourceEvent> {
         let Self { generator, memory } = self;
         let generated = async_stream::stream! {
             let scores: Tally =
                 generator.standings().map(|(emoji, score)| (emoji.id.to_string(), score as i64)).collect();
+            for StreamKey { key, .. } in streams {
+                for kind in [SequenceEventKind::Start { after: EntryId::ZERO }, SequenceEventKind::Current] {
+                    yield SequenceEvent { sequence: Arc::clone(&key), kind }.into();
+                }
+            }
             for namespace in namespaces {
                 yield TotalsSnapshot { namespace, totals: scores.clone() }.into();
             }

@@ -202,12 +202,6 @@ fn routes(source: &SourceOptions, routing: &RoutingOptions) -> Result<Routes, Co
     let routes =
         routes.collect::<Result<_, _>>().map_err(|error| invalid("--route with --source redis-streams", &error))?;
     let routes = Routes::new(routes).map_err(|error| invalid("--route", &error))?;
-    if let (SourceOptions::Demo(_), Some(stream)) = (source, routes.streams().first()) {
-        let key = &stream.key;
-        return Err(ConfigError::Usage(format!(
-            "invalid value for --route: stream:{key} reads Redis, and tallycast demo has none; expected a channel"
-        )));
-    }
     let has_totals = |namespace: &Namespace| routing.totals.iter().any(|totals| totals.namespace == *namespace);
     let counted = routes.stream_tallies().find(|(_, namespace)| has_totals(namespace));
     if let Some((pattern, namespace)) = counted {
@@ -225,7 +219,7 @@ fn redis(broker: &BrokerOptions, routing: &RoutingOptions) -> Result<source::red
     config.require_broker = broker.require_broker;
     config.timeout = broker.redis_timeout;
     config.ping_interval = broker.redis_ping;
-    config.trim = Trim { max_length: broker.stream_maxlen, max_age: broker.stream_minid };
+    config.trim = Trim { max_length: broker.stream_maxlen, max_age: broker.stream_minid, own: None };
     config.totals = totals::Config {
         keys: routing.totals.clone(),
         max_members: routing.max_totals,

@@ -8,6 +8,7 @@ mod route;
 mod routes;
 mod stage;
 mod target;
+mod template;
 
 pub use history::HistoryError;
 pub use route::{Route, RouteError};
@@ -17,5 +18,7 @@ pub use target::{Target, TargetError};
 
 /// The largest payload, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
+/// The largest number of topics that an entry may name.
+pub const MAX_UPDATE_TOPICS: usize = 1000;
 /// The largest number of routes: every event is compared with each.
 pub const MAX_ROUTES: usize = 256;

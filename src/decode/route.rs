@@ -7,20 +7,20 @@ use std::sync::Arc;
 use tallycast_fanout::{Namespace, NamespaceError, Retention};
 
 use super::history::{History, HistoryError};
+use super::template::Template;
 use crate::source::Selector;
 
 /// What the pattern of a route for a stream starts with.
 const STREAM: &str = "stream:";
 
 /// Which events go where. Written `PATTERN=NAMESPACE[,event=channel|NAME][,split=CHARS][,tally=NAMESPACE][,history=BOUND]`;
-/// the pattern is a channel, a prefix and `*`, or `stream:` and the key of a stream.
+/// the pattern is a channel, a prefix and `*`, or `stream:` and the key of a stream. The namespace `*` stands for the topics that each
+/// entry of a stream names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     pub(super) pattern: Pattern,
-    template: Vec<Segment>,
+    pub(super) template: Template,
     pub(super) event: EventName,
-    /// The characters at which the text that `*` stands for is split into segments; empty for no splitting.
-    split: String,
     pub(super) tally: Option<Namespace>,
     history: History,
     /// How long its messages are kept, if they are.
@@ -34,13 +34,6 @@ pub(super) enum Pattern {
     Channels(Selector),
     /// The entries of the stream with this key.
     Stream(Arc<str>),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Segment {
-    Literal(String),
-    /// What `*` stands for in the pattern, or the topic of an entry of a stream.
-    Rest,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +67,11 @@ pub enum RouteError {
     /// The namespace has `*` and the pattern does not.
     #[error("the namespace {0:?} has a *, but the pattern has none that it could stand for")]
     NothingToStandFor(String),
+    /// The namespace is `*`, and the pattern is for channels.
+    #[error(
+        "the namespace * stands for the topics of an entry, and {0:?} is a channel; expected stream: before the key of a stream"
+    )]
+    TopicsOfChannels(String),
     /// `split` is given and the namespace has no `*`.
     #[error("split={0:?} has nothing to split: the namespace {1:?} has no *")]
     NothingToSplit(String, String),
@@ -96,7 +94,7 @@ impl FromStr for Route {
         let route = options.next().unwrap_or_default();
         let (pattern, namespace) = route.split_once('=').ok_or_else(|| RouteError::NoNamespace(text.to_owned()))?;
         let pattern = self::pattern(pattern)?;
-        let (template, mut split) = template(namespace)?;
+        let mut template = Template::parse(namespace)?;
         let (mut event, mut tally, mut history) = (EventName::None, None, History::default());
         for option in options {
             match option.split_once('=') {
@@ -106,10 +104,11 @@ impl FromStr for Route {
                     return Err(RouteError::EventName(name.to_owned()));
                 }
                 Some(("event", name)) if !name.is_empty() => event = EventName::Fixed(name.into()),
-                Some(("split", characters)) if !template.contains(&Segment::Rest) => {
-                    return Err(RouteError::NothingToSplit(characters.to_owned(), namespace.to_owned()));
+                Some(("split", characters)) if !characters.is_empty() => {
+                    if !template.split_at(characters) {
+                        return Err(RouteError::NothingToSplit(characters.to_owned(), namespace.to_owned()));
+                    }
                 }
-                Some(("split", characters)) if !characters.is_empty() => split = characters.to_owned(),
                 Some(("tally", namespace)) => {
                     let parsed = namespace.parse();
                     tally = Some(parsed.map_err(|error| RouteError::Namespace(namespace.to_owned(), error))?);
@@ -120,7 +119,7 @@ impl FromStr for Route {
                 _ => return Err(RouteError::Option(option.to_owned())),
             }
         }
-        Ok(Self { pattern, template, event, split, tally, history, retention: None }.with_retention())
+        Ok(Self { pattern, template, event, tally, history, retention: None }.with_retention())
     }
 }
 
@@ -150,28 +149,6 @@ fn selector(pattern: &str) -> Result<Selector, RouteError> {
     }
     let is_exact = prefix.len() == pattern.len();
     Ok(if is_exact { Selector::Exact(pattern.to_owned()) } else { Selector::Prefix(prefix.to_owned()) })
-}
-
-/// Parses a namespace that may contain `*` or `**`, and returns the characters at which `**` splits.
-fn template(text: &str) -> Result<(Vec<Segment>, String), RouteError> {
-    // The text that replaces `*` is checked for each event.
-    let namespace: Namespace = text.parse().map_err(|error| RouteError::Namespace(text.to_owned(), error))?;
-    let (mut template, mut split) = (Vec::new(), String::new());
-    for segment in namespace.segments() {
-        template.push(match segment {
-            "*" => Segment::Rest,
-            "**" => {
-                split = ":".to_owned();
-                Segment::Rest
-            }
-            literal if literal.contains('*') => return Err(RouteError::Wildcard(text.to_owned())),
-            literal => Segment::Literal(literal.to_owned()),
-        });
-    }
-    if template.iter().filter(|segment| **segment == Segment::Rest).count() > 1 {
-        return Err(RouteError::Wildcard(text.to_owned()));
-    }
-    Ok((template, split))
 }
 
 impl fmt::Display for Pattern {
@@ -205,20 +182,22 @@ impl Route {
         matches!(self.pattern, Pattern::Stream(_))
     }
 
+    /// Whether each of its entries names its own topics, of any form.
+    pub fn has_topics(&self) -> bool {
+        self.template == Template::Topics
+    }
+
     /// Whether the namespace depends on the text that `*` stands for.
     pub(super) fn has_wildcard(&self) -> bool {
-        self.template.contains(&Segment::Rest)
+        self.template.has_wildcard()
     }
 
     /// Checks that there is a text that the `*` of the namespace stands for.
     pub(super) fn check(&self) -> Result<(), RouteError> {
         match &self.pattern {
+            Pattern::Channels(selector) if self.has_topics() => Err(RouteError::TopicsOfChannels(selector.to_string())),
             Pattern::Channels(Selector::Exact(_)) if self.has_wildcard() => {
-                let segments = self.template.iter().map(|segment| match segment {
-                    Segment::Literal(literal) => format!("/{literal}"),
-                    Segment::Rest => "/*".to_owned(),
-                });
-                Err(RouteError::NothingToStandFor(segments.collect()))
+                Err(RouteError::NothingToStandFor(self.template.to_string()))
             }
             _ => Ok(()),
         }
@@ -229,47 +208,18 @@ impl Route {
             Pattern::Channels(_) => None,
             Pattern::Stream(key) => Some(Arc::clone(key)),
         };
-        let retention = self.history.retention(self.pattern.to_string(), self.literal_prefix(), sequence);
+        let retention = self.history.retention(self.pattern.to_string(), self.template.literal_prefix(), sequence);
         Self { retention, ..self }
-    }
-
-    /// The namespace that contains those of all events.
-    fn literal_prefix(&self) -> Namespace {
-        let literals = self.template.iter().map_while(|segment| match segment {
-            Segment::Literal(literal) => Some(literal.as_str()),
-            Segment::Rest => None,
-        });
-        // The segments are those of a valid namespace.
-        Namespace::from_segments(literals).unwrap_or_else(|_| Namespace::root())
     }
 
     /// The text that `*` would stand for in `namespace`; empty if there is no `*`. `None` if no text makes this namespace.
     pub(super) fn rest(&self, namespace: &Namespace) -> Option<String> {
-        let theirs: Vec<&str> = namespace.segments().collect();
-        let place = self.template.iter().position(|segment| *segment == Segment::Rest);
-        let rest = match place {
-            Some(place) => {
-                let after = self.template.len() - place - 1;
-                let joint = self.split.chars().next().map(String::from).unwrap_or_default();
-                theirs.get(place..theirs.len().checked_sub(after)?)?.join(&joint)
-            }
-            None => String::new(),
-        };
-        // A segment may contain a character at which the text is split.
-        (self.namespace(&rest).as_ref() == Ok(namespace)).then_some(rest)
+        self.template.rest(namespace)
     }
 
     /// The namespace of an event; `rest` is the text that `*` stands for.
     pub(super) fn namespace(&self, rest: &str) -> Result<Namespace, NamespaceError> {
-        let mut segments = Vec::new();
-        for segment in &self.template {
-            match segment {
-                Segment::Literal(literal) => segments.push(literal.as_str()),
-                Segment::Rest if self.split.is_empty() => segments.push(rest),
-                Segment::Rest => segments.extend(rest.split(|character| self.split.contains(character))),
-            }
-        }
-        Namespace::from_segments(segments)
+        self.template.namespace(rest)
     }
 }
 

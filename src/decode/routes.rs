@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use tallycast_fanout::{Kept, Message, Namespace, NamespaceError, Retention};
+use tallycast_fanout::{Kept, Message, Namespace, NamespaceError, Retention, Update};
 
 use super::route::{EventName, Pattern, Route, RouteError};
-use super::{MAX_PAYLOAD_BYTES, MAX_ROUTES};
+use super::{MAX_PAYLOAD_BYTES, MAX_ROUTES, MAX_UPDATE_TOPICS};
 use crate::source::{Entry, RawEvent, Selector, StreamKey};
 use crate::tally::Key;
+
+/// The namespaces below are reserved for protocols (RFC 8615), so no route owns them.
+const WELL_KNOWN: &str = "/.well-known/";
 
 /// The table of routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +62,15 @@ pub enum DecodeError {
     /// The namespace of the route needs the topic of an entry.
     #[error("the entry has no field \"topic\", which the * in the namespace of the route stands for")]
     NoTopic,
+    /// An entry names too many topics.
+    #[error("the entry has more than {MAX_UPDATE_TOPICS} fields \"topic\"")]
+    TooManyTopics,
+    /// A topic that an entry names is one that another route decides about.
+    #[error("the entry names a topic that belongs to another route")]
+    ForeignTopic,
+    /// The id of an entry would break lines, or its pause is no number.
+    #[error("the field \"id\" contains a control character, or \"retry\" is no number of milliseconds")]
+    Update,
     /// An entry is for the history alone, and the route has none any more.
     #[error("the entry is for the history, and the route keeps none")]
     NoHistory,
@@ -84,6 +96,8 @@ impl Routes {
         }
         routes.iter().try_for_each(Route::check)?;
         routes.sort_by_key(|route| std::cmp::Reverse(specificity(&route.pattern)));
+        let owned: Vec<Namespace> = routes.iter().flat_map(Route::owned_namespaces).collect();
+        routes.iter_mut().filter(|route| route.has_topics()).for_each(|route| route.leave_out(&owned));
         let routes = Self(routes);
         let mut keys = std::collections::HashSet::new();
         match routes.streams().into_iter().find(|stream| !keys.insert(Arc::clone(&stream.key))) {
@@ -128,6 +142,21 @@ impl Routes {
         retentions
     }
 
+    /// The route that decides about a namespace, beside those whose entries name their own topics. Such entries must not name
+    /// these namespaces: their readers' positions, totals and limits belong to the other route.
+    pub fn owner(&self, namespace: &Namespace) -> Option<String> {
+        if namespace.is_name() || namespace.as_str().starts_with(WELL_KNOWN) {
+            return None;
+        }
+        let owns = |route: &&Route| route.owned_namespaces().any(|owned| owned.contains(namespace));
+        self.0.iter().find(owns).map(|route| route.pattern.to_string())
+    }
+
+    /// Whether the entries of some route name their own topics, of any form.
+    pub fn has_topics(&self) -> bool {
+        self.0.iter().any(Route::has_topics)
+    }
+
     /// The streams whose entries are counted, each with the namespace of the tally.
     pub fn stream_tallies(&self) -> impl Iterator<Item = (String, &Namespace)> {
         let routes = self.0.iter().filter(|route| route.is_stream());
@@ -158,11 +187,13 @@ impl Routes {
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(DecodeError::TooLarge);
         }
-        let Addressed { namespace, kept, event } = match entry {
+        let Addressed { namespace, kept, event, update } = match entry {
             None => {
                 let kept = route.retention.clone().map(|retention| Kept::new(retention, None));
-                Addressed { namespace: route.namespace(rest)?, kept, event: None }
+                Addressed { namespace: route.namespace(rest)?, kept, event: None, update: None }
             }
+            Some(entry) if !entry.has_payload => return Err(DecodeError::NoPayload),
+            Some(entry) if route.has_topics() => route.decode_update(*entry, self)?,
             Some(entry) => route.decode_entry(*entry)?,
         };
         let name = match (event, &route.event) {
@@ -179,7 +210,7 @@ impl Routes {
         let tally = route.tally.as_ref().filter(|_| !kept.as_ref().is_some_and(|kept| kept.is_backlog));
         let key = tally.map(|namespace| Key { namespace: namespace.clone(), key: text.clone(), received_at });
         let kept = kept.map(Box::new);
-        let message = Message { event: name, received_at, kept, ..Message::text(namespace, text) };
+        let message = Message { event: name, received_at, kept, update, ..Message::text(namespace, text) };
         Ok(Decoded { message, key, route: index })
     }
 }
@@ -190,9 +221,24 @@ struct Addressed {
     kept: Option<Kept>,
     /// The event name of an entry.
     event: Option<Arc<str>>,
+    update: Option<Box<Update>>,
 }
 
 impl Route {
+    /// The namespaces whose messages are this route's alone; none for a route whose entries name their own topics.
+    pub(super) fn owned_namespaces(&self) -> impl Iterator<Item = Namespace> {
+        let prefix = (!self.has_topics()).then(|| self.template.literal_prefix());
+        prefix.into_iter().chain(self.tally.clone())
+    }
+
+    /// Keeps no messages of `namespaces`, which are those of other routes. Without the root, which would be everything.
+    fn leave_out(&mut self, namespaces: &[Namespace]) {
+        let except = || namespaces.iter().filter(|namespace| !namespace.is_root()).cloned().collect();
+        let retention = self.retention.take();
+        self.retention =
+            retention.map(|retention| Arc::new(Retention { except: except(), ..Retention::clone(&retention) }));
+    }
+
     /// The part of `channel` that a `*` stands for, if the route is for it.
     pub(super) fn strip<'a>(&self, channel: &'a str, is_entry: bool) -> Option<&'a str> {
         match &self.pattern {
@@ -202,17 +248,47 @@ impl Route {
         }
     }
 
-    fn decode_entry(&self, entry: Entry) -> Result<Addressed, DecodeError> {
-        let Entry { position, event, topic, has_payload, is_backlog } = entry;
-        if !has_payload {
-            return Err(DecodeError::NoPayload);
-        }
-        let topic = topic.map(text).transpose()?;
-        let topic = match &topic {
-            Some(topic) => topic,
+    fn decode_entry(&self, mut entry: Entry) -> Result<Addressed, DecodeError> {
+        let topic = match std::mem::take(&mut entry.topics).into_iter().next() {
+            Some(topic) => text(topic)?,
             None if self.has_wildcard() => return Err(DecodeError::NoTopic),
-            None => "",
+            None => String::new(),
         };
+        let (kept, event) = self.decode_common(entry)?;
+        Ok(Addressed { namespace: self.namespace(&topic)?, kept, event, update: None })
+    }
+
+    /// An entry that names its own topics, none of which may belong to another of `routes`.
+    fn decode_update(&self, mut entry: Entry, routes: &Routes) -> Result<Addressed, DecodeError> {
+        let topics = std::mem::take(&mut entry.topics);
+        if topics.len() > MAX_UPDATE_TOPICS {
+            return Err(DecodeError::TooManyTopics);
+        }
+        let namespaces = topics.into_iter().map(|topic| {
+            let namespace = Namespace::from_topic(&text(topic)?)?;
+            if routes.owner(&namespace).is_some() { Err(DecodeError::ForeignTopic) } else { Ok(namespace) }
+        });
+        let mut namespaces = namespaces.collect::<Result<Vec<_>, _>>()?.into_iter();
+        let namespace = namespaces.next().ok_or(DecodeError::NoTopic)?;
+        let id = entry.id.take().map(text).transpose()?.filter(|id| !id.is_empty());
+        if id.as_ref().is_some_and(|id| id.contains(char::is_control)) {
+            return Err(DecodeError::Update);
+        }
+        let retry = entry.retry.take().map(text).transpose()?.map(|retry| retry.parse());
+        let retry = retry.transpose().map_err(|_| DecodeError::Update)?;
+        let update = Update {
+            alternates: namespaces.collect(),
+            is_private: entry.is_private,
+            id: id.map(String::into_boxed_str),
+            retry,
+        };
+        let (kept, event) = self.decode_common(entry)?;
+        Ok(Addressed { namespace, kept, event, update: Some(Box::new(update)) })
+    }
+
+    /// What all entries of streams have in common: how long they are kept, and the event name.
+    fn decode_common(&self, entry: Entry) -> Result<(Option<Kept>, Option<Arc<str>>), DecodeError> {
+        let Entry { position, event, is_backlog, .. } = entry;
         let name = event.map(text).transpose()?.filter(|name| !name.is_empty());
         if name.as_ref().is_some_and(|name| name.contains(char::is_control)) {
             return Err(DecodeError::EventName);
@@ -226,7 +302,7 @@ impl Route {
             None if is_backlog => return Err(DecodeError::NoHistory),
             None => None,
         };
-        Ok(Addressed { namespace: self.namespace(topic)?, kept, event: name.map(Arc::from) })
+        Ok((kept, name.map(Arc::from)))
     }
 }
 
@@ -319,7 +395,7 @@ mod tests {
 
     fn entry() -> Entry {
         let position = Position { sequence: "a".into(), entry: EntryId::new(7, 1) };
-        Entry { position, event: None, topic: None, has_payload: true, is_backlog: false }
+        Entry::new(position)
     }
 
     #[test]
@@ -330,8 +406,8 @@ mod tests {
         let streams = routes.streams();
         assert_eq!(streams.iter().map(|stream| &*stream.key).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(routes.retentions(), [streams[0].retention.clone().unwrap()]);
-        let topic = Some(b"p:q".to_vec());
-        let decoded = routes.decode(RawEvent::from_entry("1", Entry { topic: topic.clone(), ..entry() })).unwrap();
+        let topics = vec![b"p:q".to_vec()];
+        let decoded = routes.decode(RawEvent::from_entry("1", Entry { topics: topics.clone(), ..entry() })).unwrap();
         assert_eq!(
             decoded.message,
             Message { event: Some("e".into()), ..Message::text("/x/p/q".parse().unwrap(), "1") }
@@ -339,7 +415,7 @@ mod tests {
         let kept = decoded.message.kept.unwrap();
         assert_eq!((kept.position, kept.is_backlog), (Some(entry().position), false));
         assert!(decoded.key.is_some());
-        let backlog = Entry { topic: topic.clone(), event: Some(b"own".to_vec()), is_backlog: true, ..entry() };
+        let backlog = Entry { topics: topics.clone(), event: Some(b"own".to_vec()), is_backlog: true, ..entry() };
         let decoded = routes.decode(RawEvent::from_entry("1", backlog)).unwrap();
         assert_eq!((decoded.message.event.as_deref(), decoded.key), (Some("own"), None));
         assert!(decoded.message.kept.unwrap().is_backlog);
@@ -350,12 +426,52 @@ mod tests {
         assert_eq!(namespace(&routes, "a").unwrap(), "/channel");
         let error = |entry: Entry| routes.decode(RawEvent::from_entry("1", entry)).unwrap_err();
         assert_eq!(error(entry()), DecodeError::NoTopic);
-        assert_eq!(error(Entry { topic: Some(vec![0xff]), ..entry() }), DecodeError::NotText);
-        assert_eq!(error(Entry { topic, event: Some(b"a\nb".to_vec()), ..entry() }), DecodeError::EventName);
+        assert_eq!(error(Entry { topics: vec![vec![0xff]], ..entry() }), DecodeError::NotText);
+        assert_eq!(error(Entry { topics, event: Some(b"a\nb".to_vec()), ..entry() }), DecodeError::EventName);
         assert_eq!(error(Entry { has_payload: false, ..entry() }), DecodeError::NoPayload);
         assert_eq!(error(Entry { is_backlog: true, ..in_b }), DecodeError::NoHistory);
         let unknown = Position { sequence: "ab".into(), ..entry().position };
         assert_eq!(error(Entry { position: unknown, ..entry() }), DecodeError::NoRoute);
+    }
+
+    #[test]
+    fn entries_of_a_route_for_any_topics_are_updates() {
+        let routes = routes(&["r*=/raw/*,tally=/eps", "stream:a=*,history=10"]);
+        let decode = |entry: Entry| routes.decode(RawEvent::from_entry("1", entry)).map(|decoded| decoded.message);
+        let topics = |topics: &[&str]| topics.iter().map(|topic| topic.as_bytes().to_vec()).collect::<Vec<_>>();
+        let all = Entry {
+            topics: topics(&["https://e.com/a", "/b", "c"]),
+            id: Some(b"urn:x".to_vec()),
+            retry: Some(b"500".to_vec()),
+            is_private: true,
+            event: Some(b"e".to_vec()),
+            ..entry()
+        };
+        let message = decode(all.clone()).unwrap();
+        let texts: Vec<&str> = message.topics().map(Namespace::as_str).collect();
+        assert_eq!((&*texts, message.event.as_deref()), (&["https://e.com/a", "/b", "c"][..], Some("e")));
+        let update = message.update.unwrap();
+        assert_eq!((update.id.as_deref(), update.retry, update.is_private), (Some("urn:x"), Some(500), true));
+        let public = decode(Entry { topics: topics(&["x"]), ..entry() }).unwrap().update.unwrap();
+        assert_eq!((public.id.clone(), public.retry, public.is_private), (None, None, false));
+        let error = |entry: Entry| decode(entry).unwrap_err();
+        assert_eq!(error(entry()), DecodeError::NoTopic);
+        assert_eq!(error(Entry { topics: topics(&["x", "/raw/y"]), ..entry() }), DecodeError::ForeignTopic);
+        assert_eq!(error(Entry { topics: topics(&["/eps"]), ..entry() }), DecodeError::ForeignTopic);
+        assert_eq!(
+            error(Entry { topics: topics(&["x"; MAX_UPDATE_TOPICS + 1]), ..entry() }),
+            DecodeError::TooManyTopics
+        );
+        assert_eq!(error(Entry { id: Some(b"a\nb".to_vec()), ..all.clone() }), DecodeError::Update);
+        assert_eq!(error(Entry { retry: Some(b"x".to_vec()), ..all }), DecodeError::Update);
+        // Readers of other routes' namespaces get no ids because of it.
+        let retention = routes.retentions().remove(0);
+        let except: Vec<&str> = retention.except.iter().map(Namespace::as_str).collect();
+        assert_eq!((retention.namespace.as_str(), &*except), ("/", &["/raw", "/eps"][..]));
+        assert_eq!(routes.owner(&"/raw/y".parse().unwrap()).as_deref(), Some("r*"));
+        for free in ["/x", "/.well-known/mercure/subscriptions/x", "raw", "https://e.com/raw"] {
+            assert_eq!(routes.owner(&Namespace::from_topic(free).unwrap()), None, "{free}");
+        }
     }
 
     #[test]
@@ -392,8 +508,8 @@ mod tests {
                 prop_assert!(!decoded.message.event.is_some_and(|name| name.contains(char::is_control)));
             }
             let table = self::routes(&["stream:a=/a/*,split=:."]);
-            let (topic, event) = (Some(channel.clone().into_bytes()), Some(channel.into_bytes()));
-            if let Ok(decoded) = table.decode(RawEvent::from_entry(payload, Entry { topic, event, ..entry() })) {
+            let (topics, event) = (vec![channel.clone().into_bytes()], Some(channel.into_bytes()));
+            if let Ok(decoded) = table.decode(RawEvent::from_entry(payload, Entry { topics, event, ..entry() })) {
                 prop_assert!(!decoded.message.namespace.as_str().contains(char::is_control));
                 prop_assert!(!decoded.message.event.is_some_and(|name| name.contains(char::is_control)));
             }

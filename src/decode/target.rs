@@ -48,7 +48,10 @@ impl Routes {
     /// # Errors
     /// No route leads to the namespace, or the route decides about event names itself.
     pub fn target(&self, namespace: &Namespace, event: Option<&str>) -> Result<Target, TargetError> {
-        let found = self.iter().find_map(|route| Some((route, self.target_of(route, namespace)?)));
+        // Those whose entries name their own topics lead to whatever no other route owns.
+        let (any, others): (Vec<_>, Vec<_>) = self.iter().partition(|route| route.has_topics());
+        let any = any.into_iter().filter(|_| self.owner(namespace).is_none());
+        let found = others.into_iter().chain(any).find_map(|route| Some((route, self.target_of(route, namespace)?)));
         let (route, target) = found.ok_or_else(|| TargetError::NoRoute(namespace.clone()))?;
         let name = match (&target, &route.event) {
             (Target::Stream { .. }, _) => return Ok(target),

@@ -27,8 +27,23 @@ pub struct Publication {
     pub event: Option<String>,
     /// The payload.
     pub data: String,
+    /// What else it has where the route's entries name their own topics.
+    pub update: UpdateFields,
     /// Of messages with the same key, only the first is published, whoever published it.
     pub idempotency_key: Option<String>,
+}
+
+/// What an entry says that names its own topics, beside the first of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpdateFields {
+    /// The topics after the first.
+    pub alternates: Vec<String>,
+    /// The id that its publisher gave it.
+    pub id: Option<String>,
+    /// The pause before a client connects again, in milliseconds.
+    pub retry: Option<u64>,
+    /// Whether only clients that were granted one of the topics receive it.
+    pub is_private: bool,
 }
 
 /// Counts to add to the totals of a namespace.

@@ -82,13 +82,17 @@ impl RedisPublisher {
 }
 
 fn command(message: &Publication) -> Cmd {
-    let Publication { target, event, data, idempotency_key } = message;
+    let Publication { target, event, data, update, idempotency_key } = message;
+    let retry = update.retry.map(|retry| retry.to_string());
     let (kind, place, fields) = match target {
         Target::Channel(channel) => ("channel", channel.as_str(), vec![data.as_str()]),
         Target::Stream { key, topic } => {
             let mut fields = vec!["data", data];
             fields.extend(event.iter().flat_map(|event| ["event", event]));
-            fields.extend(topic.iter().flat_map(|topic| ["topic", topic]));
+            fields.extend(topic.iter().chain(&update.alternates).flat_map(|topic| ["topic", topic]));
+            fields.extend(update.id.iter().flat_map(|id| ["id", id]));
+            fields.extend(retry.iter().flat_map(|retry| ["retry", retry]));
+            fields.extend(update.is_private.then_some(["private", "on"]).into_iter().flatten());
             ("stream", &**key, fields)
         }
     };

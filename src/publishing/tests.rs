@@ -10,7 +10,13 @@ use crate::redis_client::tests::Server;
 
 fn message(target: Target, data: &str, key: Option<&str>) -> Publication {
     let event = matches!(target, Target::Stream { .. }).then(|| "e".to_owned());
-    Publication { target, event, data: data.to_owned(), idempotency_key: key.map(str::to_owned) }
+    Publication {
+        target,
+        event,
+        data: data.to_owned(),
+        update: UpdateFields::default(),
+        idempotency_key: key.map(str::to_owned),
+    }
 }
 
 fn stream(topic: Option<&str>) -> Target {
@@ -37,6 +43,23 @@ async fn messages_with_the_same_key_are_published_once() {
     assert_eq!(ids, [first[0].clone(), again[1].clone()]);
     let period: i64 = client.query(cmd("PTTL").arg("tallycast:publish:k")).await.unwrap();
     assert!(period > 0 && period <= 600_000, "{period}");
+}
+
+#[tokio::test]
+async fn entry_has_the_fields_of_an_update() {
+    let server = Server::start("publishing-update");
+    let client = RedisClient::new(crate::redis_client::open(&server.url()).unwrap(), Duration::from_secs(5));
+    let publisher = Publisher::Redis(RedisPublisher::new(client.clone()));
+    let update = UpdateFields {
+        alternates: vec!["b".to_owned(), "c".to_owned()],
+        id: Some("urn:x".to_owned()),
+        retry: Some(7),
+        is_private: true,
+    };
+    publisher.publish(&[Publication { update, ..message(stream(Some("a")), "1", None) }]).await.unwrap();
+    let entries: Vec<(String, Vec<String>)> =
+        client.query(cmd("XRANGE").arg("orders").arg("-").arg("+")).await.unwrap();
+    assert_eq!(entries[0].1.join(" "), "data 1 event e topic a topic b topic c id urn:x retry 7 private on");
 }
 
 #[tokio::test]

@@ -110,12 +110,34 @@ pub struct Entry {
     pub position: Position,
     /// Its event name.
     pub event: Option<Vec<u8>>,
-    /// What a `*` in the namespace of its route stands for.
-    pub topic: Option<Vec<u8>>,
+    /// What a `*` in the namespace of its route stands for. With several, its message has several topics.
+    pub topics: Vec<Vec<u8>>,
+    /// The id that its publisher gave it.
+    pub id: Option<Vec<u8>>,
+    /// The pause before a client connects again, in milliseconds.
+    pub retry: Option<Vec<u8>>,
+    /// Whether only clients that were granted one of its topics receive it.
+    pub is_private: bool,
     /// Whether it has a payload. Otherwise that of the event is empty.
     pub has_payload: bool,
     /// It is for the history alone: readers have received it before, or it was published before the source started.
     pub is_backlog: bool,
+}
+
+impl Entry {
+    /// An entry with a payload and nothing else.
+    pub fn new(position: Position) -> Self {
+        Self {
+            position,
+            event: None,
+            topics: Vec::new(),
+            id: None,
+            retry: None,
+            is_private: false,
+            has_payload: true,
+            is_backlog: false,
+        }
+    }
 }
 
 impl RawEvent {
@@ -153,7 +175,8 @@ impl Weight for SourceEvent {
 
 impl Entry {
     fn weight(&self) -> usize {
-        let texts = [&self.event, &self.topic].into_iter().flatten().map(Vec::capacity);
+        let texts = [&self.event, &self.id, &self.retry].into_iter().flatten().chain(&self.topics);
+        let texts = texts.map(|text| size_of::<Vec<u8>>() + text.capacity());
         size_of::<Self>() + texts.sum::<usize>()
     }
 }

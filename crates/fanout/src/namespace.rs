@@ -124,7 +124,7 @@ impl Namespace {
     }
 
     /// Whether it is `/`.
-    pub(crate) fn is_root(&self) -> bool {
+    pub fn is_root(&self) -> bool {
         &*self.0 == "/"
     }
 

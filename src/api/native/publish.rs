@@ -16,7 +16,7 @@ use tallycast_fanout::{Namespace, Position};
 use super::request::{Content, MAX_KEY_BYTES, content, idempotency_key, is_key, namespace, text};
 use super::{PublishError, Publishing};
 use crate::decode::{MAX_PAYLOAD_BYTES, Routes, Target};
-use crate::publishing::Publication;
+use crate::publishing::{Publication, UpdateFields};
 use crate::responses;
 
 /// Messages in one request.
@@ -163,7 +163,7 @@ fn publication(
         crate::decode::TargetError::NoRoute(_) => PublishError::NotFound(error.to_string()),
         crate::decode::TargetError::Event { .. } => PublishError::BadRequest(error.to_string()),
     })?;
-    Ok(Publication { target, event, data, idempotency_key })
+    Ok(Publication { target, event, data, update: UpdateFields::default(), idempotency_key })
 }
 
 /// The event name in a query.

@@ -30,14 +30,21 @@ impl StreamEntry {
     /// The event of this entry of `sequence`. Its payload is the field `data`, or the only field, whatever its name.
     pub(super) fn into_event(mut self, sequence: Arc<str>, is_backlog: bool) -> RawEvent {
         let only = if self.fields.len() == 1 { self.fields.pop().map(|(_, value)| value) } else { None };
-        let mut take = |name: &[u8]| {
-            let place = self.fields.iter().position(|(field, _)| field == name)?;
-            Some(self.fields.swap_remove(place).1)
-        };
-        let (data, event, topic) = (take(b"data"), take(b"event"), take(b"topic"));
+        let mut entry = Entry { is_backlog, ..Entry::new(Position { sequence, entry: self.id }) };
+        let mut data = None;
+        for (name, value) in self.fields {
+            match &*name {
+                b"data" => drop(data.get_or_insert(value)),
+                b"event" => drop(entry.event.get_or_insert(value)),
+                b"topic" => entry.topics.push(value),
+                b"id" => drop(entry.id.get_or_insert(value)),
+                b"retry" => drop(entry.retry.get_or_insert(value)),
+                b"private" => entry.is_private = true,
+                _ => {}
+            }
+        }
         let payload = only.or(data);
-        let position = Position { sequence, entry: self.id };
-        let entry = Entry { position, event, topic, has_payload: payload.is_some(), is_backlog };
+        entry.has_payload = payload.is_some();
         RawEvent::from_entry(payload.unwrap_or_default(), entry)
     }
 }
@@ -146,14 +153,19 @@ mod tests {
             let entry = event.entry.unwrap();
             assert_eq!((&*event.channel, entry.position.entry), ("k", EntryId::new(1, 2)));
             let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-            (entry.has_payload.then(|| text(event.payload)), entry.event.map(text), entry.topic.map(text))
+            let topics: Vec<String> = entry.topics.into_iter().map(text).collect();
+            (entry.has_payload.then(|| text(event.payload)), entry.event.map(text), topics.join(" "))
         };
         let some = |text: &str| Some(text.to_owned());
-        assert_eq!(parts(&["topic", "t", "data", "d", "other", "o", "event", "e"]), (some("d"), some("e"), some("t")));
-        assert_eq!(parts(&["payload", "p"]), (some("p"), None, None));
-        assert_eq!(parts(&["a", "1", "b", "2"]), (None, None, None));
-        assert_eq!(parts(&["topic", "t"]), (some("t"), None, None));
-        assert_eq!(parts(&["topic", "t", "payload", "p"]), (None, None, some("t")));
+        let all = parts(&["topic", "t", "data", "d", "other", "o", "event", "e"]);
+        assert_eq!(all, (some("d"), some("e"), "t".to_owned()));
+        assert_eq!(parts(&["payload", "p"]), (some("p"), None, String::new()));
+        assert_eq!(parts(&["a", "1", "b", "2"]), (None, None, String::new()));
+        assert_eq!(parts(&["topic", "t"]), (some("t"), None, String::new()));
+        assert_eq!(parts(&["topic", "t", "payload", "p"]), (None, None, "t".to_owned()));
+        assert_eq!(parts(&["topic", "t", "data", "d", "topic", "u", "data", "x"]), (some("d"), None, "t u".to_owned()));
+        let update = event(&["data", "d", "id", "urn:a", "retry", "500", "private", "on"]).entry.unwrap();
+        assert_eq!((update.id, update.retry, update.is_private), (Some(b"urn:a".into()), Some(b"500".into()), true));
     }
 
     #[test]

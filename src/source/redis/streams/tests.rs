@@ -332,13 +332,15 @@ async fn newest_entries_that_a_server_lacks_are_reported() {
 
 #[tokio::test]
 async fn streams_are_trimmed_to_length_and_age() {
-    for (name, max_length, max_age) in
-        [("streams-maxlen", Some(10), None), ("streams-minid", None, Some(Duration::from_secs(60)))]
-    {
+    for (name, trim) in [
+        ("streams-maxlen", Trim { max_length: Some(10), ..Trim::default() }),
+        ("streams-minid", Trim { max_age: Some(Duration::from_secs(60)), ..Trim::default() }),
+        ("streams-own", Trim { own: Some(("a".into(), 10)), ..Trim::default() }),
+    ] {
         let server = Server::start(name);
         let redis = &mut connect(&server).await;
         add(redis, "a", 1..=1000).await;
-        let mut source = start_with(&server, &["stream:a=/x,history=1000"], 4096, Trim { max_length, max_age });
+        let mut source = start_with(&server, &["stream:a=/x,history=1000"], 4096, trim);
         source.expect(&["start a after 0-0", "backlog a 1-0 1"]).await;
         let deadline = Instant::now() + PATIENCE;
         loop {
