@@ -14,11 +14,13 @@ use std::sync::Arc;
 use anyhow::Context;
 use process::LogFilter;
 use tallycast::admin::{Admin, LiveStats, StageInboxes, StatusSource};
+use tallycast::api::mercure::{self, Hub};
 use tallycast::api::native::Publishing;
+use tallycast::api::presence_events;
 use tallycast::auth::Auth;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
 use tallycast::presence::Presence;
-use tallycast::routes::Subscriptions;
+use tallycast::routes::{Services, Subscriptions};
 use tallycast::source::{BrokerState, Supervisor};
 use tallycast::{decode, routes, tally};
 use tallycast_fanout::{Fanout, inbox};
@@ -99,10 +101,25 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         reloadable.tokens.borrow().is_enabled().then(|| {
             Auth::start(reloadable.tokens.clone(), tickets, reloadable.server.clone(), Arc::clone(&status.auth))
         });
-    let presence = config.subscriptions.then(|| {
-        // Nobody receives the events.
-        let (presence, _) = Presence::start(&status.node, redis, Arc::clone(&status.presence));
-        presence
+    let (presence, presence_events) =
+        config.subscriptions.then(|| Presence::start(&status.node, redis, Arc::clone(&status.presence))).unzip();
+    // Dropped where no route leads to their topics.
+    let presence_events = presence_events.filter(|_| reloadable.routes.borrow().has_topics()).map(|events| {
+        let (routes, publisher) = (reloadable.routes.clone(), publisher.clone());
+        let shutdown = steps.shutdown.clone();
+        tokio::spawn(presence_events::run(events, routes, publisher, config.mercure.is_some(), shutdown))
+    });
+    let mercure = auth.clone().zip(config.mercure).map(|(auth, config)| {
+        Arc::new(Hub {
+            config,
+            auth,
+            publisher: publisher.clone(),
+            routes: reloadable.routes.clone(),
+            server: reloadable.server.clone(),
+            engine: fanout.handle(),
+            presence: presence.clone(),
+            stats: Arc::clone(&status.publishing),
+        })
     });
     let publishing = Publishing {
         publisher,
@@ -120,14 +137,26 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let subscriptions =
         presence.clone().map(|presence| Subscriptions { presence, token: reloadable.admin_token.clone() });
     let admin = live.clone().map(|live| Admin { live, token: reloadable.admin_token });
+    let services = Services {
+        store,
+        publishing,
+        mercure: mercure.clone(),
+        subscriptions,
+        status: status.clone(),
+        admin,
+        server: reloadable.server.clone(),
+    };
     let mut server = Server::new(fanout.handle())
         // The engine ends below, after the stages before it.
         .shutdown_engine(false)
-        .config_watch(reloadable.server.clone())
+        .config_watch(reloadable.server)
         .stats(Arc::clone(&status.server))
-        .fallback(routes::router(store, publishing, subscriptions, status.clone(), admin, reloadable.server));
+        .fallback(routes::router(services));
     if let Some(auth) = auth {
         server = server.authorizer(auth);
+    }
+    if let Some(hub) = mercure {
+        server = server.contract(mercure::Subscriptions(hub));
     }
     if let Some(presence) = &presence {
         server = server.observer(presence.observer());
@@ -154,6 +183,9 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         fanout.join().await;
         if let Some(presence) = presence {
             presence.close().await;
+        }
+        if let Some(events) = presence_events {
+            events.await.context("the events of subscriptions failed")?;
         }
         if let Some(live) = live {
             live.closed().await;

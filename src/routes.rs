@@ -25,7 +25,8 @@ use tower_http::timeout::TimeoutLayer;
 
 use crate::admin::{self, Admin, StatusSource, Token};
 use crate::api::emojitracker::{self, Store};
-use crate::api::native::{self, Publishing};
+use crate::api::mercure::{self, Hub};
+use crate::api::native::{self, Publishing, SubscriptionsGuard};
 use crate::presence::Presence;
 use crate::responses::{line, method_not_allowed};
 use crate::{assets, conditional};
@@ -42,7 +43,7 @@ const MIN_COMPRESSED_BYTES: u16 = 512;
 /// How long browsers remember the answer to a CORS preflight request.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The route for subscriptions, behind the admin token if one is set.
+/// The route for subscriptions, for the admin token, and for tokens that may read there.
 #[derive(Debug)]
 pub struct Subscriptions {
     /// The subscriptions.
@@ -51,17 +52,29 @@ pub struct Subscriptions {
     pub token: watch::Receiver<Option<Token>>,
 }
 
-/// The routes: the REST API reads from `store`, probes and admin routes from `status`. Without `admin` there are no admin
-/// routes.
-pub fn router(
-    store: Store,
-    publishing: Publishing,
-    subscriptions: Option<Subscriptions>,
-    status: StatusSource,
-    admin: Option<Admin>,
-    server: watch::Receiver<tallycast_server::Config>,
-) -> Router {
-    let not_found = not_found(publishing.auth.is_some(), subscriptions.is_some(), admin.is_some());
+/// What the routes need.
+#[derive(Debug)]
+pub struct Services {
+    /// What the REST API reads from.
+    pub store: Store,
+    /// What publishes.
+    pub publishing: Publishing,
+    /// The hub of the Mercure protocol, if it is served.
+    pub mercure: Option<Arc<Hub>>,
+    /// Who subscribes, if that is served.
+    pub subscriptions: Option<Subscriptions>,
+    /// What probes and admin routes show.
+    pub status: StatusSource,
+    /// The admin routes, if there are any.
+    pub admin: Option<Admin>,
+    /// The configuration of the server.
+    pub server: watch::Receiver<tallycast_server::Config>,
+}
+
+/// The routes.
+pub fn router(services: Services) -> Router {
+    let not_found = not_found(services.paths());
+    let Services { store, publishing, mercure, subscriptions, status, admin, server } = services;
     let public = Router::new()
         .merge(assets::router())
         .merge(emojitracker::router(store))
@@ -69,12 +82,15 @@ pub fn router(
         .fallback(not_found.clone())
         .method_not_allowed_fallback(method_not_allowed);
     let mut router = with_layers(public).layer(cors());
-    router = router.merge(publishing_routes(publishing, server));
+    let auth = publishing.auth.clone();
+    router = router.merge(publishing_routes(native::router(publishing), server.clone()));
+    if let Some(hub) = mercure {
+        router = router.merge(publishing_routes(mercure::router(hub), server));
+    }
     if let Some(Subscriptions { presence, token }) = subscriptions {
-        let routes =
-            native::subscriptions_router(presence).route_layer(from_fn_with_state(token, admin::require_token));
+        let guard = from_fn_with_state(SubscriptionsGuard { token, auth: auth.clone() }, native::guard_subscriptions);
         // Without CORS, as the admin routes: they say who the clients are.
-        router = router.merge(with_layers(routes));
+        router = router.merge(with_layers(native::subscriptions_router(presence).route_layer(guard)));
     }
     if let Some(Admin { live, token }) = admin {
         let admin_routes = Router::new()
@@ -92,8 +108,8 @@ pub fn router(
 }
 
 /// The routes by which programs and pages with tokens publish: the size of their bodies has a limit of its own.
-fn publishing_routes(publishing: Publishing, server: watch::Receiver<tallycast_server::Config>) -> Router {
-    native::router(publishing)
+fn publishing_routes(router: Router, server: watch::Receiver<tallycast_server::Config>) -> Router {
+    router
         .layer(from_fn_with_state(server, listed_origins))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
         .layer(map_response(explain_timeout))
@@ -167,19 +183,24 @@ async fn explain_timeout(response: Response) -> Response {
     }
 }
 
-/// The handler for unknown paths. The answer lists all documented paths.
-fn not_found(
-    with_tickets: bool,
-    with_subscriptions: bool,
-    with_admin: bool,
-) -> impl Fn(Uri) -> Ready<Response> + Clone + Send + Sync + 'static {
-    let mut paths = vec![format!("{PREFIX}/<namespace>"), format!("{WEBSOCKET_PREFIX}/<namespace>")];
-    let pages = if with_admin { &[assets::BOARD, assets::ADMIN][..] } else { &[assets::BOARD] };
-    let admin = if with_admin { &admin::PATHS[..] } else { &[] };
-    let tickets = if with_tickets { &[native::tickets::PATH][..] } else { &[] };
-    let subscriptions = if with_subscriptions { &[native::SUBSCRIPTIONS_PATH][..] } else { &[] };
-    let routes = [pages, &emojitracker::PATHS, &native::PATHS, tickets, subscriptions, &admin::PROBES, admin].concat();
-    paths.extend(routes.into_iter().map(str::to_owned));
+impl Services {
+    /// All documented paths.
+    fn paths(&self) -> Vec<String> {
+        let mut paths = vec![format!("{PREFIX}/<namespace>"), format!("{WEBSOCKET_PREFIX}/<namespace>")];
+        let pages = if self.admin.is_some() { &[assets::BOARD, assets::ADMIN][..] } else { &[assets::BOARD] };
+        let admin = if self.admin.is_some() { &admin::PATHS[..] } else { &[] };
+        let tickets = if self.publishing.auth.is_some() { &[native::tickets::PATH][..] } else { &[] };
+        let subscriptions = if self.subscriptions.is_some() { &[native::SUBSCRIPTIONS_PATH][..] } else { &[] };
+        let mercure = if self.mercure.is_some() { &[mercure::PATH][..] } else { &[] };
+        let all: [&[&str]; 8] =
+            [pages, &emojitracker::PATHS, &native::PATHS, tickets, subscriptions, mercure, &admin::PROBES, admin];
+        paths.extend(all.concat().into_iter().map(str::to_owned));
+        paths
+    }
+}
+
+/// The handler for unknown paths. The answer lists `paths`.
+fn not_found(paths: Vec<String>) -> impl Fn(Uri) -> Ready<Response> + Clone + Send + Sync + 'static {
     let paths: Arc<str> = paths.join(", ").into();
     move |uri| ready(line(StatusCode::NOT_FOUND, format!("no such path: {}; there are {paths}", uri.path())))
 }

@@ -25,7 +25,7 @@ impl From<Secret> for Token {
 }
 
 impl Token {
-    fn is_in(&self, headers: &HeaderMap) -> bool {
+    pub(crate) fn is_in(&self, headers: &HeaderMap) -> bool {
         let bearer = headers.typed_get::<Authorization<Bearer>>();
         let basic = headers.typed_get::<Authorization<Basic>>();
         bearer.is_some_and(|credentials| self.is(credentials.token()))

@@ -1,4 +1,7 @@
 //! Wire contracts: each module has the routes of one, on top of the engine and the store.
 
 pub mod emojitracker;
+pub mod mercure;
 pub mod native;
+pub mod presence_events;
+mod request;

@@ -118,7 +118,8 @@ impl Auth {
         self.taken(self.0.tickets.take(ticket, false).await)
     }
 
-    async fn verified(&self, token: &str, role: Role) -> Result<Authenticated, AuthError> {
+    /// As [`verify`](Self::verify), for a token whose place the caller knows.
+    pub(crate) async fn verified(&self, token: &str, role: Role) -> Result<Authenticated, AuthError> {
         let claims = self.verify(token, role).await?;
         Ok(Authenticated { claims, token: token.into() })
     }

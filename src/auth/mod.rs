@@ -159,6 +159,11 @@ impl Auth {
         self.state().config.is_enabled()
     }
 
+    /// What is readable without a token.
+    pub fn public(&self) -> Vec<Topic> {
+        self.state().config.public.clone()
+    }
+
     /// Verifies a token. Waits a few seconds for keys that are being fetched.
     ///
     /// # Errors

@@ -14,9 +14,11 @@ use super::flags::{
     AppEnv, BrokerOptions, DEFAULT_SCORES, DemoOptions, LogFormat, PipelineOptions, ReaderOptions, RoutingOptions,
     ServerOptions, SourceOption,
 };
+use super::mercure::MercureOptions;
 use super::secret::Secret;
 use super::tokens;
 use crate::admin::{self, Token};
+use crate::api::mercure;
 use crate::api::native::PublishKeys;
 use crate::auth;
 use crate::decode::Routes;
@@ -57,6 +59,8 @@ pub struct Config {
     pub demo_key: Option<Secret>,
     /// The keys of those who may publish.
     pub publish_keys: PublishKeys,
+    /// The Mercure protocol, if it is served.
+    pub mercure: Option<mercure::Config>,
     /// How tokens are verified.
     pub tokens: auth::Config,
     /// The size of a request to publish, in bytes.
@@ -134,8 +138,9 @@ pub(super) fn compose(
     pipeline: PipelineOptions,
     options: Vec<EffectiveOption>,
 ) -> Result<Config, ConfigError> {
-    let PipelineOptions { routing, readers, server, publishing, tokens, subscriptions, .. } = pipeline;
-    let routes = routes(&source, &routing)?;
+    let PipelineOptions { routing, readers, server, publishing, tokens, subscriptions, mercure, .. } = pipeline;
+    let routes = routes(&source, &routing, &mercure)?;
+    let tokens = tokens::compose(tokens, publishing.publish_rate)?;
     let demo_key = (matches!(source, SourceOptions::Demo(_)) && publishing.publish_keys.is_empty()).then(demo_key);
     let instance =
         pipeline.instance.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
@@ -143,7 +148,7 @@ pub(super) fn compose(
     let (source, status_interval) = match source {
         SourceOptions::Redis(broker) => {
             let interval = (pipeline.app_env != AppEnv::Development).then_some(broker.status_interval);
-            (Source::Redis(Box::new(redis(&broker, &routing)?)), interval)
+            (Source::Redis(Box::new(redis(&broker, &routing, &mercure)?)), interval)
         }
         SourceOptions::Demo(options) => (Source::Demo(options), None),
     };
@@ -163,7 +168,8 @@ pub(super) fn compose(
         admin_token: server.admin_token.clone().map(Token::from),
         demo_key: demo_key.clone(),
         publish_keys: PublishKeys::new(publishing.publish_keys.into_iter().chain(demo_key), publishing.publish_rate),
-        tokens: tokens::compose(tokens, publishing.publish_rate)?,
+        mercure: mercure.config(tokens.is_enabled(), publishing.max_publish_bytes.0)?,
+        tokens,
         max_publish_bytes: publishing.max_publish_bytes.0,
         subscriptions: subscriptions.subscriptions,
         drain: Drain { delay: pipeline.drain_delay, over: pipeline.drain, retry: server.retry.unwrap_or(DRAIN_RETRY) },
@@ -196,11 +202,12 @@ fn invalid(flags: &str, error: &dyn std::fmt::Display) -> ConfigError {
     ConfigError::Usage(format!("invalid value for {flags}: {error}"))
 }
 
-fn routes(source: &SourceOptions, routing: &RoutingOptions) -> Result<Routes, ConfigError> {
+fn routes(source: &SourceOptions, routing: &RoutingOptions, mercure: &MercureOptions) -> Result<Routes, ConfigError> {
     let all_streams = matches!(source, SourceOptions::Redis(broker) if broker.source == SourceOption::RedisStreams);
     let routes = routing.routes.iter().cloned().map(|route| if all_streams { route.into_stream() } else { Ok(route) });
-    let routes =
+    let mut routes: Vec<_> =
         routes.collect::<Result<_, _>>().map_err(|error| invalid("--route with --source redis-streams", &error))?;
+    mercure.add_route(&mut routes);
     let routes = Routes::new(routes).map_err(|error| invalid("--route", &error))?;
     let has_totals = |namespace: &Namespace| routing.totals.iter().any(|totals| totals.namespace == *namespace);
     let counted = routes.stream_tallies().find(|(_, namespace)| has_totals(namespace));
@@ -213,13 +220,17 @@ fn routes(source: &SourceOptions, routing: &RoutingOptions) -> Result<Routes, Co
     Ok(routes)
 }
 
-fn redis(broker: &BrokerOptions, routing: &RoutingOptions) -> Result<source::redis::Config, ConfigError> {
+fn redis(
+    broker: &BrokerOptions,
+    routing: &RoutingOptions,
+    mercure: &MercureOptions,
+) -> Result<source::redis::Config, ConfigError> {
     let url: RedisUrl = broker.redis_url.expose().parse().map_err(|error| invalid("--redis-url", &error))?;
     let mut config = source::redis::Config::new(url).map_err(|error| invalid("--redis-url", &error))?;
     config.require_broker = broker.require_broker;
     config.timeout = broker.redis_timeout;
     config.ping_interval = broker.redis_ping;
-    config.trim = Trim { max_length: broker.stream_maxlen, max_age: broker.stream_minid, own: None };
+    config.trim = Trim { max_length: broker.stream_maxlen, max_age: broker.stream_minid, own: mercure.own_stream() };
     config.totals = totals::Config {
         keys: routing.totals.clone(),
         max_members: routing.max_totals,

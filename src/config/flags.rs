@@ -14,6 +14,7 @@ use tallycast_server::{AllowedOrigin, ClientAddressHeader, Compression, Namespac
 use tracing_subscriber::EnvFilter;
 
 use super::clients::{CountCommand, PublishCommand, TailCommand};
+use super::mercure::MercureOptions;
 use super::mint::TokenCommand;
 use super::secret::Secret;
 use super::tokens::TokenOptions;
@@ -286,6 +287,8 @@ pub(super) struct PipelineOptions {
     pub(super) tokens: TokenOptions,
     #[command(flatten)]
     pub(super) subscriptions: SubscriptionOptions,
+    #[command(flatten)]
+    pub(super) mercure: MercureOptions,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -329,7 +332,7 @@ pub(super) struct PublishingOptions {
 #[command(next_help_heading = "Routes and tallies")]
 pub(super) struct RoutingOptions {
     /// Route from Redis channels to a namespace. PATTERN is a channel name, or the start of one followed by *, or stream: and
-    /// the key of a Redis stream. In NAMESPACE, * stands for the rest of the channel name, or for the field topic of a
+    /// the key of a Redis stream. The NAMESPACE * is for streams whose entries name their own topics, of any form. In another NAMESPACE, * stands for the rest of the channel name, or for the field topic of a
     /// stream's entry, as one segment, and ** for the same text split at ':'. Options follow after commas: event=channel or
     /// event=NAME names the event, split=CHARS splits the text at other characters, tally=NAMESPACE counts payloads there,
     /// history=BOUND keeps messages for readers that come later: 10m, 1000 (messages), 64MiB or last. Repeatable

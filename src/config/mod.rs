@@ -11,6 +11,7 @@ mod effective;
 mod errors;
 mod file;
 mod flags;
+mod mercure;
 mod mint;
 mod reload;
 mod secret;

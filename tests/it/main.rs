@@ -28,6 +28,7 @@ mod history;
 mod hostile;
 mod http;
 mod limits;
+mod mercure;
 mod pages;
 mod presence;
 mod publish;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{EventSource, Http2, RedisServer, Tallycast, WebSocket, command, eventually, get};
+use crate::support::{EventSource, Http2, RedisServer, SECRET, Tallycast, WebSocket, command, eventually, get, signed};
 
 /// Of an HTTP/2 stream, in bytes.
 const WINDOW: u32 = 65_535;
@@ -187,4 +187,52 @@ fn demo_lists_its_own_subscriptions() {
     assert_eq!((&page["count"], &page["truncated"], &page["next"]), (&json!(1), &json!(false), &Value::Null));
     drop(stream);
     until_count(&tallycast, "/none", 0);
+}
+
+#[test]
+fn connects_and_disconnects_are_private_messages() {
+    let redis = RedisServer::start();
+    let key = format!("HS256={SECRET}");
+    let flags =
+        ["--subscriptions", "--token-key", &key, "--public", "/room/**", "--token-in-query", "--route", "stream:any=*"];
+    let flags = [&flags[..], &["--admin-token", "operator"]].concat();
+    let (one, other) = (Tallycast::start(&redis, &flags), Tallycast::start(&redis, &flags));
+    let may_read =
+        |topics: &[&str]| signed(&json!({"sub": "ann", "tallycast": {"read": topics, "payload": {"name": "Ann"}}}));
+    let watcher = may_read(&["/subscriptions/**"]);
+    let watched = EventSource::open(&one, &format!("/subscribe/subscriptions?envelope=1&token={watcher}"));
+    let reader = EventSource::open(&other, &format!("/subscribe/room/1?token={}", may_read(&[])));
+    let next = || loop {
+        let event: Value = serde_json::from_str(&watched.next().data).unwrap();
+        if event["data"]["topic"] == "/room/1" {
+            return event;
+        }
+    };
+    let begun = next();
+    assert_eq!((&begun["namespace"], &begun["event"]), (&json!("/subscriptions/%2Froom%2F1"), &json!("subscribed")));
+    let data = &begun["data"];
+    assert_eq!(
+        (&data["subject"], &data["payload"], &data["active"]),
+        (&json!("ann"), &json!({"name": "Ann"}), &json!(true))
+    );
+    drop(reader);
+    let ended = next();
+    assert_eq!(
+        (&ended["event"], &ended["data"]["id"], &ended["data"]["active"]),
+        (&json!("unsubscribed"), &data["id"], &json!(false))
+    );
+
+    // The same right, or the admin token, lists them.
+    let status = |query: &str, token: &str| {
+        let path = format!("/subscriptions?{query}");
+        get(&one, &path, &[("authorization", &format!("Bearer {token}"))]).status
+    };
+    assert_eq!((status("", &watcher), status("topic=/room/1", &watcher), status("", "operator")), (200, 200, 200));
+    let of_room = may_read(&["/subscriptions/%2Froom%2F1"]);
+    assert_eq!(
+        (status("topic=/room/1", &of_room), status("topic=/room/2", &of_room), status("", &of_room)),
+        (200, 403, 403)
+    );
+    assert_eq!((status("", &may_read(&["/room/**"])), status("", "wrong")), (403, 401));
+    assert_eq!(get(&one, "/subscriptions", &[]).status, 401);
 }

@@ -25,6 +25,9 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause between checks whether a waiting reader can start.
 const RESUME_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Time for an update to arrive whose id is not known yet. Most such ids are of updates that are not kept any more.
+const UPDATE_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Access to a running engine. Cheap to clone; does not keep the engine running.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -146,6 +149,11 @@ impl Handle {
         self.links.history.read().has(topics)
     }
 
+    /// The id that its publisher gave the newest update that is kept, if there is one.
+    pub fn newest_update(&self) -> Option<Box<str>> {
+        self.links.history.read().newest_update()
+    }
+
     /// Whether the newest message of each namespace is kept for some of `topics`.
     pub fn has_last_values(&self, topics: &Topics) -> bool {
         self.links.history.read().has_last_values(topics)
@@ -167,7 +175,7 @@ impl Handle {
     ) -> Result<Option<Resume>, NotCurrent> {
         let known = known.map(|known| Interest::new(known, grant));
         let filter = Filter::new(&Interest::new(topics, grant), known.as_ref());
-        let deadline = tokio::time::Instant::now() + limit;
+        let begun_at = tokio::time::Instant::now();
         loop {
             let found = self.links.history.read().resume(&filter, start, Instant::now());
             let not_yet = match found {
@@ -176,13 +184,16 @@ impl Handle {
             };
             // Not at every message: clients choose the position that they wait for.
             let next = tokio::time::Instant::now() + RESUME_INTERVAL;
-            if next <= deadline {
+            let limit = if not_yet == NotYet::UnknownUpdate { limit.min(UPDATE_PATIENCE) } else { limit };
+            if next <= begun_at + limit {
                 tokio::time::sleep_until(next).await;
                 continue;
             }
             return match not_yet {
                 NotYet::NotCurrent => Err(NotCurrent),
-                NotYet::Ahead => Ok(Some(self.links.history.read().resume_unknown(&filter, start))),
+                NotYet::Ahead | NotYet::UnknownUpdate => {
+                    Ok(Some(self.links.history.read().resume_unknown(&filter, start)))
+                }
             };
         }
     }

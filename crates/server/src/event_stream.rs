@@ -243,7 +243,7 @@ fn write_id(id: Option<&str>, batch: &mut Vec<u8>) {
 
 /// The fields `data` of an event, and its end.
 fn write_data(text: &str, batch: &mut Vec<u8>) {
-    for line in lines(text) {
+    for line in data_lines(text) {
         batch.extend_from_slice(b"data:");
         write_value(line, batch);
     }
@@ -259,8 +259,9 @@ fn write_value(value: &str, batch: &mut Vec<u8>) {
     batch.push(b'\n');
 }
 
-/// The lines of a text, ended by CR, LF or CRLF. A text that ends with a line end has an empty last line.
-fn lines(text: &str) -> impl Iterator<Item = &str> {
+/// The lines of a text, each of which is the value of a field `data`: ended by CR, LF or CRLF. A text that ends with a line end has an
+/// empty last line.
+pub fn data_lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;

@@ -112,7 +112,7 @@ pub use client::ClientAddress;
 pub use coding::Coding;
 pub use config::{Compression, Config, PREFIX, WEBSOCKET_PREFIX};
 pub use contract::{Contract, ContractStream};
-pub use event_stream::{EventFormat, EventStream, Notices};
+pub use event_stream::{EventFormat, EventStream, Notices, data_lines};
 pub use limits::{NamespaceLimit, NamespaceLimitError};
 pub use listener::listen;
 pub use observer::{StreamObserver, StreamWatch};

@@ -8,8 +8,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 
-use super::request::{idempotency_key, namespace, text};
+use super::request::{idempotency_key, namespace};
 use super::{PublishError, Publishing};
+use crate::api::request::text;
 use crate::publishing::Counts;
 use crate::responses;
 

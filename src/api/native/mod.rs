@@ -28,6 +28,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use tokio::sync::watch;
 
+use crate::api::request::BodyError;
 use crate::auth::{self, Auth, AuthError};
 use crate::decode::Routes;
 use crate::publishing::{PublishStats, Publisher, Unavailable};
@@ -35,7 +36,9 @@ use crate::responses::line;
 use crate::totals::TotalsKey;
 
 pub use keys::{PublishKey, PublishKeys};
-pub(crate) use subscriptions::{PATH as SUBSCRIPTIONS_PATH, router as subscriptions_router};
+pub use subscriptions::SubscriptionsGuard;
+pub(super) use subscriptions::namespace_of;
+pub(crate) use subscriptions::{PATH as SUBSCRIPTIONS_PATH, guard_subscriptions, router as subscriptions_router};
 
 /// The documented paths of this API.
 pub(crate) const PATHS: [&str; 3] = ["/publish/<namespace>", "/publish", "/count/<namespace>"];
@@ -98,6 +101,15 @@ impl PublishError {
         let mut line = self.to_string().replace(char::is_control, "\u{fffd}");
         line.truncate(line.floor_char_boundary(MAX_ERROR_BYTES));
         line
+    }
+}
+
+impl From<BodyError> for PublishError {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge(_) => Self::TooLarge(error.to_string()),
+            BodyError::NotText => Self::BadRequest(error.to_string()),
+        }
     }
 }
 

@@ -13,8 +13,9 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tallycast_fanout::{Namespace, Position};
 
-use super::request::{Content, MAX_KEY_BYTES, content, idempotency_key, is_key, namespace, text};
+use super::request::{Content, MAX_KEY_BYTES, content, idempotency_key, is_key, namespace};
 use super::{PublishError, Publishing};
+use crate::api::request::text;
 use crate::decode::{MAX_PAYLOAD_BYTES, Routes, Target};
 use crate::publishing::{Publication, UpdateFields};
 use crate::responses;

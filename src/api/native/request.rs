@@ -1,7 +1,6 @@
 //! What requests to publish have in common: the namespace in the path, the body, the idempotency key.
 
-use axum::body::{Body, to_bytes};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Uri};
 use tallycast_fanout::{Namespace, Topic};
 
@@ -48,18 +47,6 @@ pub(super) fn content(headers: &HeaderMap) -> Result<Content, PublishError> {
             "content-type {essence:?}: expected text/plain, application/json or application/x-ndjson"
         ))),
     }
-}
-
-/// The body, as text of at most `max` bytes.
-pub(super) async fn text(headers: &HeaderMap, body: Body, max: usize) -> Result<String, PublishError> {
-    let too_large = || PublishError::TooLarge(format!("the request body is too large; the limit is {max} bytes"));
-    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|announced| announced > max) {
-        return Err(too_large());
-    }
-    // It is too large, or has not arrived.
-    let body = to_bytes(body, max).await.map_err(|_| too_large())?;
-    String::from_utf8(body.into()).map_err(|_| PublishError::BadRequest("the request body is not UTF-8".to_owned()))
 }
 
 /// The idempotency key of a request.

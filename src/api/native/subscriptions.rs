@@ -1,15 +1,19 @@
 //! `GET /subscriptions`: who reads a topic, and which topics have readers, on all nodes.
 
 use axum::Router;
-use axum::extract::{RawQuery, State};
+use axum::extract::{RawQuery, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
-use tallycast_fanout::Topic;
+use tallycast_fanout::{Namespace, NamespaceError, Topic};
+use tokio::sync::watch;
 
 use super::RETRY_SECONDS;
+use crate::admin::{self, Token};
+use crate::auth::{Auth, Role, token_required};
 use crate::presence::{Cursor, InvalidCursor, Presence, SubscriptionJson, TopicPage, Unavailable};
 use crate::responses::{json, line, method_not_allowed};
 
@@ -77,6 +81,52 @@ struct TopicsAnswer {
 struct TopicEntry {
     topic: String,
     count: u64,
+}
+
+/// Who may ask for subscriptions.
+#[derive(Debug, Clone)]
+pub struct SubscriptionsGuard {
+    /// The admin token.
+    pub token: watch::Receiver<Option<Token>>,
+    /// What verifies tokens, if there are keys.
+    pub auth: Option<Auth>,
+}
+
+/// The namespace of the private messages about the subscriptions to `topic`. A token that may read it may also ask for them.
+pub(crate) fn namespace_of(topic: &str) -> Result<Namespace, NamespaceError> {
+    let encoded: String = form_urlencoded::byte_serialize(topic.as_bytes()).collect();
+    Namespace::from_topic(&format!("{PATH}/{encoded}"))
+}
+
+/// Answers 401 or 403 to requests that have neither the admin token nor one that may read the messages about the subscriptions. The
+/// middleware of the route. Without keys of tokens, the admin token alone counts, and without that everyone may ask.
+pub(crate) async fn guard_subscriptions(
+    State(SubscriptionsGuard { token, auth }): State<SubscriptionsGuard>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_operator = token.borrow().as_ref().is_some_and(|token| token.is_in(request.headers()));
+    let Some(auth) = auth.filter(|_| !is_operator) else {
+        return admin::require_token(State(token), request, next).await;
+    };
+    let query = Query::parse(request.uri().query().unwrap_or_default()).unwrap_or_default();
+    let namespace = match query.topic.as_deref() {
+        Some(topic) => namespace_of(topic),
+        None => PATH.parse(),
+    };
+    let namespace = match namespace {
+        Ok(namespace) => namespace,
+        Err(error) => return line(StatusCode::BAD_REQUEST, format!("bad query: topic: {error}")),
+    };
+    let authenticated = auth.authenticate(request.method(), request.uri(), request.headers(), Role::Subscriber).await;
+    match authenticated {
+        Ok(Some(client)) if client.claims.readable().iter().any(|topic| topic.contains(&namespace)) => {
+            next.run(request).await
+        }
+        Ok(Some(_)) => line(StatusCode::FORBIDDEN, format!("not allowed to read {namespace}")),
+        Ok(None) => token_required("a token is required, or the admin token"),
+        Err(error) => error.into_response(),
+    }
 }
 
 /// The route.

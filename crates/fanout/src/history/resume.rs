@@ -101,6 +101,8 @@ pub(crate) enum NotYet {
     NotCurrent,
     /// The position is ahead of every message.
     Ahead,
+    /// No message has this id of its publisher: it is not kept any more, or not known here yet.
+    UnknownUpdate,
 }
 
 impl History {
@@ -159,6 +161,10 @@ impl History {
                     let resume = self.resume(filter, &Start::After(id.clone()), now)?;
                     match resume.filter(|resume| resume.reset.is_none()) {
                         Some(resume) => Resume { position: id.clone(), ..resume },
+                        // Another node may have it already.
+                        None if stores().any(|store| self.sequences.is_shared(store.sequence)) => {
+                            return Err(NotYet::UnknownUpdate);
+                        }
                         None => from(all(0), false, EARLIEST.into()),
                     }
                 }
@@ -200,6 +206,12 @@ impl History {
     /// The number of the newest message whose publisher gave it this id.
     fn number_of_update(&self, id: &str) -> Option<u64> {
         self.stores.iter().filter_map(|store| store.number_of_update(id)).max()
+    }
+
+    /// The id that its publisher gave the newest update.
+    pub(crate) fn newest_update(&self) -> Option<Box<str>> {
+        let newest = self.stores.iter().filter_map(Store::newest_update).max_by_key(|(number, _)| *number);
+        newest.map(|(_, id)| id.into())
     }
 
     /// What a reader of `topics` gets first: from where it starts, or from now on.

@@ -55,6 +55,11 @@ impl Sequences {
         self.all.get_mut(place)
     }
 
+    /// Whether other nodes send the messages of the sequence at this place, too.
+    pub(crate) fn is_shared(&self, place: usize) -> bool {
+        self.get(place).is_some_and(|sequence| sequence.name.is_some())
+    }
+
     /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.all.is_empty()

@@ -289,6 +289,12 @@ impl Store {
         self.by_update_id.get(id).copied()
     }
 
+    /// The newest message with an id of its publisher: its number, and that id.
+    pub(crate) fn newest_update(&self) -> Option<(u64, &str)> {
+        // Usually the first one.
+        self.order.iter().rev().find_map(|slot| Some((slot.number, slot.message.update.as_ref()?.id.as_deref()?)))
+    }
+
     /// Whether it may have messages of `topics`.
     pub(crate) fn may_have<'a>(&self, topics: impl IntoIterator<Item = &'a Topic>) -> bool {
         self.has_other_topics || topics.into_iter().any(|topic| self.retention.concerns(topic))

@@ -1,0 +1,149 @@
+//! What clients may do: their tokens, as the protocol reads them, and the topics that follow from these.
+
+use std::sync::Arc;
+
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, Uri};
+use tallycast_fanout::{Access, Grant, Handle, Namespace, Topic, Topics};
+use tallycast_server::AllowedOrigin;
+use tokio::sync::watch;
+
+use super::credentials::find;
+use super::refusal::Refusal;
+use super::{Config, PATH};
+use crate::auth::{Auth, Authenticated, Role};
+use crate::decode::Routes;
+use crate::presence::Presence;
+use crate::publishing::{PublishStats, Publisher};
+
+/// The hub of the protocol.
+#[derive(Debug)]
+pub struct Hub {
+    /// What it allows.
+    pub config: Config,
+    /// What verifies tokens.
+    pub auth: Auth,
+    /// What publishes.
+    pub publisher: Publisher,
+    /// The routes, which say where updates are published, and which topics belong to others.
+    pub routes: watch::Receiver<Routes>,
+    /// The configuration of the server, which has the origins of pages.
+    pub server: watch::Receiver<tallycast_server::Config>,
+    /// The engine, which knows the newest update.
+    pub engine: Handle,
+    /// Who is subscribed, if that is served.
+    pub presence: Option<Presence>,
+    /// The counters.
+    pub stats: Arc<PublishStats>,
+}
+
+/// A client that may publish.
+pub(super) struct UpdatePublisher {
+    authenticated: Authenticated,
+    selectors: Vec<Topic>,
+}
+
+impl UpdatePublisher {
+    pub(super) fn may_publish(&self, topic: &Namespace) -> bool {
+        self.selectors.iter().any(|selector| selector.contains(topic))
+    }
+}
+
+impl Hub {
+    /// The grant of a client that subscribes to `topics`. Public updates are for everyone who selects them; messages of the
+    /// namespaces of other routes need the same rights as for native streams.
+    pub(super) async fn subscriber(&self, request: &Parts, topics: &Topics) -> Result<Grant, Refusal> {
+        let token = find(&request.method, &request.uri, &request.headers, &self.origins())?;
+        let public = self.auth.public();
+        let Some(token) = token else {
+            if !self.config.anonymous {
+                return Err(Refusal::unauthorized("a token is required"));
+            }
+            self.check(topics, &public)
+                .map_err(|namespace| Refusal::unauthorized(format!("a token is required to read {namespace}")))?;
+            return Ok(Grant::default().with_plain(access(public)));
+        };
+        let Authenticated { claims, .. } = self.auth.verified(&token, Role::Subscriber).await?;
+        let own = claims.readable();
+        let readable: Vec<Topic> = public.into_iter().chain(own.iter().cloned()).collect();
+        let refused = |namespace| Refusal::Forbidden(format!("not allowed to read {namespace}"));
+        self.check(topics, &readable).map_err(refused)?;
+        let mut grant = Grant::default().with_plain(access(readable)).with_private(set(own));
+        (grant.subject, grant.payload, grant.expires_at) =
+            (claims.subject.map(Into::into), claims.payload, claims.expires_at);
+        Ok(grant)
+    }
+
+    /// Checks that a client may read the private updates of `topic`.
+    pub(super) async fn check_reader(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        topic: &Namespace,
+    ) -> Result<(), Refusal> {
+        let token = find(method, uri, headers, &self.origins())?;
+        let token = token.ok_or_else(|| Refusal::unauthorized("a token is required"))?;
+        let Authenticated { claims, .. } = self.auth.verified(&token, Role::Subscriber).await?;
+        if claims.readable().iter().any(|selector| selector.contains(topic)) {
+            return Ok(());
+        }
+        Err(Refusal::unauthorized(format!("the token does not allow reading {topic}")))
+    }
+
+    /// Checks that each single namespace of another route among `topics` is readable. Of wildcards and templates, the engine sends
+    /// what is.
+    fn check(&self, topics: &Topics, readable: &[Topic]) -> Result<(), Namespace> {
+        let routes = self.routes.borrow();
+        let is_refused = |namespace: &Namespace| {
+            !namespace.is_root()
+                && routes.owner(namespace).is_some()
+                && !readable.iter().any(|topic| topic.contains(namespace))
+        };
+        let mut namespaces = topics.iter().filter_map(|topic| topic.as_namespace().cloned());
+        namespaces.find(is_refused).map_or(Ok(()), Err)
+    }
+
+    /// The client of a request to publish.
+    pub(super) async fn update_publisher(&self, uri: &Uri, headers: &HeaderMap) -> Result<UpdatePublisher, Refusal> {
+        let token = find(&Method::POST, uri, headers, &self.origins())?;
+        let token = token.ok_or_else(|| Refusal::unauthorized("a token is required"))?;
+        let authenticated = self.auth.verified(&token, Role::Publisher).await?;
+        let selectors = authenticated.claims.publishable();
+        Ok(UpdatePublisher { selectors, authenticated })
+    }
+
+    /// Takes an update from what a client may publish now.
+    pub(super) fn take(&self, publisher: &UpdatePublisher) -> Result<(), Refusal> {
+        let rates = self.auth.publish_rates();
+        Ok(rates.take(rates.key(publisher.authenticated.rate_key()), 1)?)
+    }
+
+    /// Counts the outcome of a request to publish.
+    pub(super) fn count<T>(&self, outcome: &Result<T, Refusal>) {
+        match outcome {
+            Ok(_) => self.stats.published.add(1),
+            Err(Refusal::Unavailable(_)) => self.stats.failed.add(1),
+            Err(_) => self.stats.refused.add(1),
+        }
+    }
+
+    fn origins(&self) -> Vec<AllowedOrigin> {
+        self.server.borrow().allowed_origins.clone()
+    }
+}
+
+/// Whether a topic is one that the hub itself publishes.
+pub(super) fn is_of_the_hub(topic: &Namespace) -> bool {
+    topic.as_str().contains(PATH)
+}
+
+/// Topics as a set. There are fewer than a set may have: those of a token and of the configuration are bounded.
+fn set(topics: Vec<Topic>) -> Topics {
+    Topics::new(topics).unwrap_or_default()
+}
+
+fn access(topics: Vec<Topic>) -> Access {
+    let is_everything = |topic: &Topic| topic.covers(&Namespace::root().into());
+    if topics.iter().any(is_everything) { Access::All } else { Access::Topics(set(topics)) }
+}
