@@ -123,7 +123,7 @@ impl Hub {
     pub(super) fn count<T>(&self, outcome: &Result<T, Refusal>) {
         match outcome {
             Ok(_) => self.stats.published.add(1),
-            Err(Refusal::Unavailable(_)) => self.stats.failed.add(1),
+            Err(Refusal::Unavailable) => self.stats.failed.add(1),
             Err(_) => self.stats.refused.add(1),
         }
     }

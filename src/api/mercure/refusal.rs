@@ -36,8 +36,8 @@ pub(super) enum Refusal {
     TooMany(u64),
     #[error(transparent)]
     Token(#[from] AuthError),
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
+    #[error("the broker did not take the update, or has not confirmed it; try again")]
+    Unavailable,
     #[error("{0}")]
     Subscriptions(String),
 }
@@ -48,6 +48,13 @@ impl From<BodyError> for Refusal {
             BodyError::TooLarge(_) => Self::TooLarge(error.to_string()),
             BodyError::NotText => Self::BadRequest(error.to_string()),
         }
+    }
+}
+
+impl From<Unavailable> for Refusal {
+    /// The reason is in the log. Its text names a header that this protocol does not have.
+    fn from(_: Unavailable) -> Self {
+        Self::Unavailable
     }
 }
 
@@ -76,7 +83,7 @@ impl Refusal {
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Token(error) if !error.is_temporary() => StatusCode::UNAUTHORIZED,
-            Self::Token(_) | Self::Unavailable(_) | Self::Subscriptions(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Token(_) | Self::Unavailable | Self::Subscriptions(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use tallycast_fanout::{Namespace, Position};
+use tallycast_fanout::{Namespace, Position, Topic, TopicError};
 
 use super::request::{Content, MAX_KEY_BYTES, content, idempotency_key, is_key, namespace};
 use super::{PublishError, Publishing};
@@ -133,7 +133,7 @@ fn of_item(
     check: impl Fn(&Namespace) -> Result<(), PublishError>,
 ) -> Result<Publication, PublishError> {
     let Item { namespace, event, data, id } = item;
-    let parsed: Result<Namespace, _> = namespace.parse();
+    let parsed = path_or_name(&namespace);
     let namespace = parsed.map_err(|error| PublishError::BadRequest(format!("namespace {namespace:?}: {error}")))?;
     check(&namespace)?;
     if id.as_ref().is_some_and(|id| !is_key(id)) {
@@ -143,6 +143,15 @@ fn of_item(
     // A string is text, and anything else is sent as it is written.
     let text = serde_json::from_str::<String>(data.get()).unwrap_or_else(|_| data.get().to_owned());
     publication(routes, &namespace, event.map(Cow::into_owned), text, id.map(Cow::into_owned))
+}
+
+/// A namespace as a message names it: a path, or an absolute IRI, which is the name of a topic.
+fn path_or_name(text: &str) -> Result<Namespace, TopicError> {
+    if text.starts_with('/') {
+        return Ok(text.parse()?);
+    }
+    let topic: Topic = text.parse()?;
+    topic.as_namespace().cloned().ok_or(TopicError::Wildcard)
 }
 
 fn publication(
@@ -233,6 +242,19 @@ mod tests {
         assert_eq!(payloads(&format!(" [{}]", items.join(",\n")), Content::Json), expected);
         assert_eq!(payloads(&items.join("\n"), Content::Lines), expected);
         assert_eq!(payloads(&items.join("\r\n\n"), Content::Text), expected);
+    }
+
+    #[test]
+    fn messages_of_names_go_to_the_stream_of_any_topics() {
+        let routes = routes(&["a=/a", "stream:any=*"]);
+        let body = r#"[{"namespace":"https://e.com/1","data":"x"},{"namespace":"/a","data":"y"},{"namespace":"/b","data":"z"}]"#;
+        let targets =
+            parse(&routes, body, Content::Json, |_| Ok(())).unwrap().into_iter().map(|message| message.target);
+        let stream = |topic: &str| Target::Stream { key: "any".into(), topic: Some(topic.to_owned()) };
+        assert_eq!(
+            targets.collect::<Vec<_>>(),
+            [stream("https://e.com/1"), Target::Channel("a".to_owned()), stream("/b")]
+        );
     }
 
     #[test]
