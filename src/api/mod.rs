@@ -4,4 +4,5 @@ pub mod emojitracker;
 pub mod mercure;
 pub mod native;
 pub mod presence_events;
+mod refusal;
 mod request;

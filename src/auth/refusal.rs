@@ -10,14 +10,21 @@ use crate::responses::line;
 /// The seconds after which a client tries again while keys or tickets are not available.
 const RETRY_SECONDS: u64 = 1;
 
-impl IntoResponse for AuthError {
-    fn into_response(self) -> Response {
-        let status = match &self {
+impl AuthError {
+    /// The status of the response.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
             Self::Origin(_) => StatusCode::FORBIDDEN,
             Self::Ticket(TicketError::TooMany) => StatusCode::TOO_MANY_REQUESTS,
             error if error.is_temporary() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Token(_) | Self::Ticket(_) => StatusCode::UNAUTHORIZED,
-        };
+        }
+    }
+}
+
+impl IntoResponse for AuthError {
+    fn into_response(self) -> Response {
+        let status = self.status();
         let mut response = line(status, &self);
         let (name, value) = match status {
             StatusCode::UNAUTHORIZED => (WWW_AUTHENTICATE, self.challenge()),

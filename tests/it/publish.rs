@@ -166,7 +166,7 @@ fn keys_have_a_rate_and_change_by_sighup() {
     while limited.status == 200 {
         limited = status("first-key");
     }
-    assert_eq!(limited.line(), (429, "more messages than the key may publish; try again in 1 s"));
+    assert_eq!(limited.line(), (429, "more messages than may be published now (--publish-rate); try again in 1 s"));
     assert_eq!(limited.headers["retry-after"], "1");
     assert_eq!(status("second-key").status, 200);
     std::fs::write(&file, "publish-key = [\"third-key\"]\n").unwrap();

@@ -286,7 +286,7 @@ fn publishers_publish_what_their_token_names() {
     assert_eq!(read(&tallycast, "/subscribe/raw", &publisher).1, "the key of the token is not for subscribers");
     let many: Vec<Value> = (0..11).map(|number| json!({"namespace": "/news", "data": number})).collect();
     let limited = publish(&publisher, "/publish", &json!(many).to_string());
-    assert_eq!(limited.line(), (413, "11 messages; a token may publish 10 at once (--publish-rate)"));
+    assert_eq!(limited.line(), (413, "11 messages; at most 10 may be published at once (--publish-rate)"));
     let missing = post(&tallycast, "/publish/news", &[], "x");
     assert_eq!(missing.line(), (401, "a publishing key or a token is required"));
     assert_eq!(missing.header("www-authenticate"), "Bearer realm=\"tallycast\"");

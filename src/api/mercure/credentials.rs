@@ -4,7 +4,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Method, Uri};
 use tallycast_server::AllowedOrigin;
 
-use super::refusal::Refusal;
+use crate::api::refusal::Refusal;
 use crate::auth::credentials::{ForeignOrigin, bearer, cookie, is_own_page, query_value};
 
 /// The cookie with the token.
@@ -38,7 +38,7 @@ pub(super) fn find(
     }
     let Some(token) = cookie(headers, COOKIE) else { return Ok(None) };
     if !is_own_page(method, uri, headers, origins) {
-        return Err(Refusal::Forbidden(ForeignOrigin.to_string()));
+        return Err(Refusal::forbidden(ForeignOrigin.to_string()));
     }
     Ok(Some(token.to_owned()))
 }

@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use tallycast_fanout::Namespace;
 
-use super::refusal::Refusal;
+use crate::api::refusal::Refusal;
 use crate::decode::{MAX_PAYLOAD_BYTES, MAX_UPDATE_TOPICS};
 
 const FORM: &str = "application/x-www-form-urlencoded";

@@ -9,8 +9,8 @@ use tallycast_server::AllowedOrigin;
 use tokio::sync::watch;
 
 use super::credentials::find;
-use super::refusal::Refusal;
 use super::{Config, PATH};
+use crate::api::refusal::Refusal;
 use crate::auth::{Auth, Authenticated, Role};
 use crate::decode::Routes;
 use crate::presence::Presence;
@@ -66,7 +66,7 @@ impl Hub {
         let Authenticated { claims, .. } = self.auth.verified(&token, Role::Subscriber).await?;
         let own = claims.readable();
         let readable: Vec<Topic> = public.into_iter().chain(own.iter().cloned()).collect();
-        let refused = |namespace| Refusal::Forbidden(format!("not allowed to read {namespace}"));
+        let refused = |namespace| Refusal::forbidden(format!("not allowed to read {namespace}"));
         self.check(topics, &readable).map_err(refused)?;
         let mut grant = Grant::default().with_plain(access(readable)).with_private(set(own));
         (grant.subject, grant.payload, grant.expires_at) =
@@ -116,14 +116,14 @@ impl Hub {
     /// Takes an update from what a client may publish now.
     pub(super) fn take(&self, publisher: &UpdatePublisher) -> Result<(), Refusal> {
         let rates = self.auth.publish_rates();
-        Ok(rates.take(rates.key(publisher.authenticated.rate_key()), 1)?)
+        rates.take(rates.key(publisher.authenticated.rate_key()), 1).map_err(|error| Refusal::of_rate(error, 1))
     }
 
     /// Counts the outcome of a request to publish.
     pub(super) fn count<T>(&self, outcome: &Result<T, Refusal>) {
         match outcome {
             Ok(_) => self.stats.published.add(1),
-            Err(Refusal::Unavailable) => self.stats.failed.add(1),
+            Err(Refusal::Unavailable(_)) => self.stats.failed.add(1),
             Err(_) => self.stats.refused.add(1),
         }
     }

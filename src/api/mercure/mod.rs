@@ -14,7 +14,6 @@ mod form;
 mod framing;
 mod hub;
 mod publish;
-mod refusal;
 mod subscribe;
 mod subscriptions;
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::Hub;
 use super::form::{Form, check_content_type};
 use super::hub::is_of_the_hub;
-use super::refusal::Refusal;
+use crate::api::refusal::Refusal;
 use crate::api::request;
 use crate::publishing::{Publication, UpdateFields};
 
@@ -35,7 +35,7 @@ impl Hub {
         let form = Form::parse(&body)?;
         for topic in &form.topics {
             if is_of_the_hub(topic) {
-                return Err(Refusal::Forbidden(format!(
+                return Err(Refusal::forbidden(format!(
                     "topic {topic}: the topics of the hub itself cannot be published"
                 )));
             }
@@ -45,7 +45,10 @@ impl Hub {
         }
         self.take(&publisher)?;
         let id = form.id.clone().unwrap_or_else(new_id);
-        self.publisher.publish(&[self.publication(form, id.clone())?]).await?;
+        let published = self.publisher.publish(&[self.publication(form, id.clone())?]).await;
+        // The reason is in the log; its text names a header that this protocol does not have.
+        let unavailable = |_| Refusal::Unavailable("the broker has not confirmed the update; try again".to_owned());
+        published.map_err(unavailable)?;
         Ok(id)
     }
 

@@ -13,8 +13,8 @@ use tallycast_fanout::{Framing, Start, Topic, Topics};
 use tallycast_server::{Contract, ContractStream, WholeResponse};
 
 use super::framing::{HEARTBEAT, MercureFraming};
-use super::refusal::Refusal;
 use super::{Hub, PATH};
+use crate::api::refusal::Refusal;
 use crate::decode::MAX_UPDATE_TOPICS;
 
 /// Selectors of one subscription.
@@ -43,7 +43,7 @@ impl Contract for Subscriptions {
     }
 
     async fn open(&self, request: &Parts, _client: IpAddr) -> Result<ContractStream, WholeResponse> {
-        self.stream(request).await.map_err(|refusal| refusal.response())
+        self.stream(request).await.map_err(|refusal| refusal.in_place_of_stream())
     }
 }
 

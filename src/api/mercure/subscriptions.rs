@@ -11,8 +11,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tallycast_fanout::Namespace;
 
-use super::refusal::Refusal;
 use super::{Hub, PATH};
+use crate::api::refusal::Refusal;
 use crate::presence::{Cursor, Presence, Subscription};
 
 /// Where subscriptions are, below [`PATH`].
@@ -116,7 +116,7 @@ impl Hub {
             [selector, subscriber] => {
                 let selector = decoded(selector).ok_or_else(not_found)?;
                 let id = decoded(subscriber).and_then(|id| id.parse().ok()).ok_or_else(not_found)?;
-                let found = presence.get(topic_of(&selector), id).await.map_err(|error| unavailable(&error))?;
+                let found = presence.get(topic_of(&selector), id).await?;
                 let found = found.ok_or_else(not_found)?;
                 let document = Document::new(&found, true);
                 serde_json::to_string(&Document {
@@ -141,16 +141,12 @@ fn tagged(mut response: Response, etag: &str) -> Response {
     response
 }
 
-fn unavailable(error: &crate::presence::Unavailable) -> Refusal {
-    Refusal::Subscriptions(error.to_string())
-}
-
 /// All listed subscriptions.
 async fn all(presence: &Presence) -> Result<Vec<Subscription>, Refusal> {
     let mut found = Vec::new();
     let mut after: Option<Cursor> = None;
     loop {
-        let page = presence.all(after.as_ref(), PAGE).await.map_err(|error| unavailable(&error))?;
+        let page = presence.all(after.as_ref(), PAGE).await?;
         found.extend(page.subscriptions);
         match page.next {
             Some(next) if found.len() < MAX_LISTED => after = Some(next),
@@ -164,7 +160,7 @@ async fn of_topic(presence: &Presence, topic: &str) -> Result<Vec<Subscription>,
     let mut found = Vec::new();
     let mut after: Option<Cursor> = None;
     loop {
-        let page = presence.of_topic(topic, after.as_ref(), PAGE).await.map_err(|error| unavailable(&error))?.page;
+        let page = presence.of_topic(topic, after.as_ref(), PAGE).await?.page;
         found.extend(page.subscriptions);
         match page.next {
             Some(next) if found.len() < MAX_LISTED => after = Some(next),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, Method, Uri};
 use tallycast_fanout::{Namespace, Topic};
 
+use super::Publishing;
 use super::keys::PublishKey;
-use super::{PublishError, Publishing};
-use crate::auth::{AuthError, RateError, Role, SubjectRates, TokenError, credentials};
+use crate::api::refusal::Refusal;
+use crate::auth::{AuthError, Role, SubjectRates, TokenError, credentials};
 
 /// What one request may publish.
 #[derive(Debug)]
@@ -30,23 +31,27 @@ impl Publishing {
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
-    ) -> Result<PublishAccess, PublishError> {
+    ) -> Result<PublishAccess, Refusal> {
         let key = {
             let keys = self.keys.borrow();
             if self.auth.is_none() && keys.is_empty() {
-                return Err(PublishError::Off);
+                return Err(Refusal::forbidden("publishing is off; --publish-key switches it on"));
             }
             credentials::bearer(headers).and_then(|candidate| keys.find(candidate))
         };
         if let Some(key) = key {
             return Ok(PublishAccess::Key(key));
         }
-        let Some(auth) = &self.auth else { return Err(PublishError::Unauthorized) };
+        let Some(auth) = &self.auth else {
+            return Err(Refusal::unauthorized("a publishing key is required, as Bearer token"));
+        };
         let authenticated = match auth.authenticate(method, uri, headers, Role::Publisher).await {
-            Ok(authenticated) => authenticated.ok_or(PublishError::TokenRequired)?,
+            Ok(authenticated) => {
+                authenticated.ok_or(Refusal::unauthorized("a publishing key or a token is required"))?
+            }
             // A key that is not known, where there are some.
             Err(AuthError::Token(TokenError::Malformed)) if !self.keys.borrow().is_empty() => {
-                return Err(PublishError::Unauthorized);
+                return Err(Refusal::unauthorized("a publishing key is required, as Bearer token"));
             }
             Err(error) => return Err(error.into()),
         };
@@ -58,25 +63,22 @@ impl Publishing {
 
 impl PublishAccess {
     /// Whether messages of `namespace` may be published.
-    pub(super) fn check(&self, namespace: &Namespace) -> Result<(), PublishError> {
+    pub(super) fn check(&self, namespace: &Namespace) -> Result<(), Refusal> {
         match self {
             Self::Token { topics, .. } if !topics.iter().any(|topic| topic.contains(namespace)) => {
-                Err(PublishError::Forbidden(format!("not allowed to publish to {namespace}")))
+                Err(Refusal::forbidden(format!("not allowed to publish to {namespace}")))
             }
             Self::Token { .. } | Self::Key(_) => Ok(()),
         }
     }
 
     /// Takes `messages`, at least one, from what may be published now.
-    pub(super) fn take(&self, messages: usize) -> Result<(), PublishError> {
+    pub(super) fn take(&self, messages: usize) -> Result<(), Refusal> {
         match self {
             Self::Key(key) => key.take(messages),
-            Self::Token { rates, subject, .. } => rates.take(*subject, messages).map_err(|error| match error {
-                RateError::Wait(seconds) => PublishError::TooMany(seconds),
-                RateError::Burst(rate) => PublishError::TooLarge(format!(
-                    "{messages} messages; a token may publish {rate} at once (--publish-rate)"
-                )),
-            }),
+            Self::Token { rates, subject, .. } => {
+                rates.take(*subject, messages).map_err(|error| Refusal::of_rate(error, messages))
+            }
         }
     }
 }

@@ -8,8 +8,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::{IntoResponse, Response};
 
+use super::Publishing;
 use super::request::{idempotency_key, namespace};
-use super::{PublishError, Publishing};
+use crate::api::refusal::Refusal;
 use crate::api::request::text;
 use crate::publishing::Counts;
 use crate::responses;
@@ -36,13 +37,11 @@ pub(super) async fn count(
         access.check(&namespace)?;
         let totals = publishing.totals.iter().find(|totals| totals.namespace == namespace);
         let Some(totals) = totals else {
-            return Err(PublishError::NotFound(format!(
-                "{namespace} has no totals; --totals names those that have some"
-            )));
+            return Err(Refusal::NotFound(format!("{namespace} has no totals; --totals names those that have some")));
         };
         let channel = publishing.routes.borrow().count_channel(&namespace).map(str::to_owned);
         let channel = channel.ok_or_else(|| {
-            PublishError::NotFound(format!("no route for one channel has tally={namespace}; --route names one"))
+            Refusal::NotFound(format!("no route for one channel has tally={namespace}; --route names one"))
         })?;
         let idempotency_key = idempotency_key(&headers)?;
         let body = text(&headers, body, publishing.max_body).await?;
@@ -56,20 +55,20 @@ pub(super) async fn count(
     publishing.counted(sum, outcome).into_response()
 }
 
-fn counts(body: &str) -> Result<BTreeMap<String, u32>, PublishError> {
+fn counts(body: &str) -> Result<BTreeMap<String, u32>, Refusal> {
     let expected = r#"expected counts of at least 1, such as {"1F602": 3}"#;
     let counts: BTreeMap<String, u32> =
-        serde_json::from_str(body).map_err(|error| PublishError::BadRequest(format!("{expected}: {error}")))?;
+        serde_json::from_str(body).map_err(|error| Refusal::BadRequest(format!("{expected}: {error}")))?;
     if counts.is_empty() || counts.values().any(|count| *count == 0) {
-        return Err(PublishError::BadRequest(expected.to_owned()));
+        return Err(Refusal::BadRequest(expected.to_owned()));
     }
     if counts.keys().any(|key| key.is_empty() || key.len() > MAX_KEY_BYTES) {
-        return Err(PublishError::BadRequest(format!("a key has 1 to {MAX_KEY_BYTES} bytes")));
+        return Err(Refusal::BadRequest(format!("a key has 1 to {MAX_KEY_BYTES} bytes")));
     }
     let sum: u64 = counts.values().map(|count| u64::from(*count)).sum();
     if counts.len() > MAX_KEYS || sum > MAX_SUM {
         let found = format!("{} keys with a sum of {sum}", counts.len());
-        return Err(PublishError::TooLarge(format!("{found}; a request has at most {MAX_KEYS} and {MAX_SUM}")));
+        return Err(Refusal::TooLarge(format!("{found}; a request has at most {MAX_KEYS} and {MAX_SUM}")));
     }
     Ok(counts)
 }

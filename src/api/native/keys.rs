@@ -8,7 +8,8 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use subtle::ConstantTimeEq;
 
-use super::PublishError;
+use crate::api::refusal::Refusal;
+use crate::auth::RateError;
 use crate::config::Secret;
 
 /// A key, with what its publishers have used of its rate.
@@ -50,22 +51,17 @@ impl PublishKeys {
 
 impl PublishKey {
     /// Takes `messages`, at least one, from what may be published now.
-    pub(super) fn take(&self, messages: usize) -> Result<(), PublishError> {
+    pub(super) fn take(&self, messages: usize) -> Result<(), Refusal> {
         let count = u32::try_from(messages).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
         let error = match self.limiter.check_n(count) {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(not_until)) => {
                 let wait: Duration = not_until.wait_time_from(DefaultClock::default().now());
-                PublishError::TooMany(wait.as_secs() + 1)
+                RateError::Wait(wait.as_secs() + 1)
             }
-            Err(_) => {
-                let rate = self.rate;
-                PublishError::TooLarge(format!(
-                    "{messages} messages; a key may publish {rate} at once (--publish-rate)"
-                ))
-            }
+            Err(_) => RateError::Burst(self.rate),
         };
-        Err(error)
+        Err(Refusal::of_rate(error, messages))
     }
 }
 
@@ -91,8 +87,8 @@ mod tests {
         let keys = keys(10);
         let of = |name: &str| keys.0.iter().find(|key| key.secret.expose() == name).unwrap();
         assert_eq!((of("first").take(10), of("second").take(10)), (Ok(()), Ok(())));
-        assert!(matches!(of("first").take(10), Err(PublishError::TooMany(1 | 2))));
+        assert!(matches!(of("first").take(10), Err(Refusal::TooMany(1 | 2))));
         let error = of("second").take(11).unwrap_err().to_string();
-        assert_eq!(error, "11 messages; a key may publish 10 at once (--publish-rate)");
+        assert_eq!(error, "11 messages; at most 10 may be published at once (--publish-rate)");
     }
 }

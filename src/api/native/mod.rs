@@ -22,16 +22,16 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ALLOW, HeaderValue};
 use axum::http::{Method, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::post;
 use tokio::sync::watch;
 
-use crate::api::request::BodyError;
-use crate::auth::{self, Auth, AuthError};
+use crate::api::refusal::Refusal;
+use crate::auth::Auth;
 use crate::decode::Routes;
-use crate::publishing::{PublishStats, Publisher, Unavailable};
+use crate::publishing::{PublishStats, Publisher};
 use crate::responses::line;
 use crate::totals::TotalsKey;
 
@@ -62,89 +62,12 @@ pub struct Publishing {
     pub stats: Arc<PublishStats>,
 }
 
-/// Why nothing was published. Each is one line for the client.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-enum PublishError {
-    #[error("publishing is off; --publish-key switches it on")]
-    Off,
-    #[error("a publishing key is required, as Bearer token")]
-    Unauthorized,
-    #[error("a publishing key or a token is required")]
-    TokenRequired,
-    #[error(transparent)]
-    Auth(#[from] AuthError),
-    #[error("{0}")]
-    Forbidden(String),
-    #[error("{0}")]
-    BadRequest(String),
-    #[error("{0}")]
-    NotFound(String),
-    #[error("{0}")]
-    TooLarge(String),
-    #[error("{0}")]
-    MediaType(String),
-    #[error("more messages than the key may publish; try again in {0} s")]
-    TooMany(u64),
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
-}
-
-/// The length of an error, in bytes; longer ones are cut. Some repeat a part of the request.
-const MAX_ERROR_BYTES: usize = 512;
-
-/// The seconds after which a client tries again while the broker is away.
-const RETRY_SECONDS: u64 = 1;
-
-impl PublishError {
-    /// What the client sees: one line, whatever the request had.
-    fn line(&self) -> String {
-        let mut line = self.to_string().replace(char::is_control, "\u{fffd}");
-        line.truncate(line.floor_char_boundary(MAX_ERROR_BYTES));
-        line
-    }
-}
-
-impl From<BodyError> for PublishError {
-    fn from(error: BodyError) -> Self {
-        match error {
-            BodyError::TooLarge(_) => Self::TooLarge(error.to_string()),
-            BodyError::NotText => Self::BadRequest(error.to_string()),
-        }
-    }
-}
-
-impl IntoResponse for PublishError {
-    fn into_response(self) -> Response {
-        let status = match &self {
-            Self::Auth(error) => return error.clone().into_response(),
-            Self::Off | Self::Forbidden(_) => StatusCode::FORBIDDEN,
-            Self::Unauthorized | Self::TokenRequired => StatusCode::UNAUTHORIZED,
-            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        let mut response = line(status, self.line());
-        match self {
-            Self::Unauthorized | Self::TokenRequired => {
-                response.headers_mut().insert(WWW_AUTHENTICATE, auth::challenge(None));
-            }
-            Self::TooMany(seconds) => drop(response.headers_mut().insert(RETRY_AFTER, seconds.into())),
-            Self::Unavailable(_) => drop(response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into())),
-            _ => {}
-        }
-        response
-    }
-}
-
 impl Publishing {
     /// Counts the outcome of a request that would publish `messages`.
-    fn counted<T>(&self, messages: usize, outcome: Result<T, PublishError>) -> Result<T, PublishError> {
+    fn counted<T>(&self, messages: usize, outcome: Result<T, Refusal>) -> Result<T, Refusal> {
         match &outcome {
             Ok(_) => self.stats.published.add(messages as u64),
-            Err(PublishError::Unavailable(_)) => self.stats.failed.add(1),
+            Err(Refusal::Unavailable(_)) => self.stats.failed.add(1),
             Err(_) => self.stats.refused.add(1),
         }
         outcome

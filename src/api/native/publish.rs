@@ -13,8 +13,9 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tallycast_fanout::{Namespace, Position, Topic, TopicError};
 
+use super::Publishing;
 use super::request::{Content, MAX_KEY_BYTES, content, idempotency_key, is_key, namespace};
-use super::{PublishError, Publishing};
+use crate::api::refusal::Refusal;
 use crate::api::request::text;
 use crate::decode::{MAX_PAYLOAD_BYTES, Routes, Target};
 use crate::publishing::{Publication, UpdateFields};
@@ -98,18 +99,18 @@ pub(super) fn parse(
     routes: &Routes,
     body: &str,
     content: Content,
-    check: impl Fn(&Namespace) -> Result<(), PublishError>,
-) -> Result<Vec<Publication>, PublishError> {
+    check: impl Fn(&Namespace) -> Result<(), Refusal>,
+) -> Result<Vec<Publication>, Refusal> {
     let numbered = items(body, content)?.into_iter().enumerate();
     numbered.map(|(number, item)| of_item(routes, item, &check).map_err(|error| at(number, error))).collect()
 }
 
 /// What a body has for each message.
-fn items(body: &str, content: Content) -> Result<Vec<Item<'_>>, PublishError> {
+fn items(body: &str, content: Content) -> Result<Vec<Item<'_>>, Refusal> {
     let error = |error: serde_json::Error| {
         let expected =
             r#"expected messages such as {"namespace":"/news","data":"hello"}, with event and id where needed"#;
-        PublishError::BadRequest(format!("{expected}: {error}"))
+        Refusal::BadRequest(format!("{expected}: {error}"))
     };
     let is_array = content != Content::Lines && body.trim_start().starts_with('[');
     let items: Vec<Item<'_>> = if is_array {
@@ -121,24 +122,24 @@ fn items(body: &str, content: Content) -> Result<Vec<Item<'_>>, PublishError> {
             .collect::<Result<_, _>>()?
     };
     match items.len() {
-        0 => Err(PublishError::BadRequest("expected at least one message".to_owned())),
+        0 => Err(Refusal::BadRequest("expected at least one message".to_owned())),
         1..=MAX_MESSAGES => Ok(items),
-        more => Err(PublishError::TooLarge(format!("{more} messages; a request has at most {MAX_MESSAGES}"))),
+        more => Err(Refusal::TooLarge(format!("{more} messages; a request has at most {MAX_MESSAGES}"))),
     }
 }
 
 fn of_item(
     routes: &Routes,
     item: Item<'_>,
-    check: impl Fn(&Namespace) -> Result<(), PublishError>,
-) -> Result<Publication, PublishError> {
+    check: impl Fn(&Namespace) -> Result<(), Refusal>,
+) -> Result<Publication, Refusal> {
     let Item { namespace, event, data, id } = item;
     let parsed = path_or_name(&namespace);
-    let namespace = parsed.map_err(|error| PublishError::BadRequest(format!("namespace {namespace:?}: {error}")))?;
+    let namespace = parsed.map_err(|error| Refusal::BadRequest(format!("namespace {namespace:?}: {error}")))?;
     check(&namespace)?;
     if id.as_ref().is_some_and(|id| !is_key(id)) {
         let expected = format!("id: expected 1 to {MAX_KEY_BYTES} visible ASCII characters");
-        return Err(PublishError::BadRequest(expected));
+        return Err(Refusal::BadRequest(expected));
     }
     // A string is text, and anything else is sent as it is written.
     let text = serde_json::from_str::<String>(data.get()).unwrap_or_else(|_| data.get().to_owned());
@@ -160,47 +161,47 @@ fn publication(
     event: Option<String>,
     data: String,
     idempotency_key: Option<String>,
-) -> Result<Publication, PublishError> {
+) -> Result<Publication, Refusal> {
     let event = event.filter(|event| !event.is_empty());
     if event.as_ref().is_some_and(|event| event.len() > MAX_EVENT_BYTES || event.contains(char::is_control)) {
         let expected = format!("event: expected at most {MAX_EVENT_BYTES} bytes without control characters");
-        return Err(PublishError::BadRequest(expected));
+        return Err(Refusal::BadRequest(expected));
     }
     if data.len() > MAX_PAYLOAD_BYTES {
-        return Err(PublishError::TooLarge(format!("a message has at most {MAX_PAYLOAD_BYTES} bytes")));
+        return Err(Refusal::TooLarge(format!("a message has at most {MAX_PAYLOAD_BYTES} bytes")));
     }
     let target = routes.target(namespace, event.as_deref()).map_err(|error| match error {
-        crate::decode::TargetError::NoRoute(_) => PublishError::NotFound(error.to_string()),
-        crate::decode::TargetError::Event { .. } => PublishError::BadRequest(error.to_string()),
+        crate::decode::TargetError::NoRoute(_) => Refusal::NotFound(error.to_string()),
+        crate::decode::TargetError::Event { .. } => Refusal::BadRequest(error.to_string()),
     })?;
     Ok(Publication { target, event, data, update: UpdateFields::default(), idempotency_key })
 }
 
 /// The event name in a query.
-fn query_event(query: &str) -> Result<Option<String>, PublishError> {
+fn query_event(query: &str) -> Result<Option<String>, Refusal> {
     let mut event = None;
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if name != "event" {
-            return Err(PublishError::BadRequest(format!("unknown parameter {name:?}; expected event=NAME")));
+            return Err(Refusal::BadRequest(format!("unknown parameter {name:?}; expected event=NAME")));
         }
         event = Some(value.into_owned());
     }
     Ok(event)
 }
 
-fn check_json(text: &str) -> Result<(), PublishError> {
+fn check_json(text: &str) -> Result<(), Refusal> {
     let checked: Result<&RawValue, _> = serde_json::from_str(text);
-    checked.map(drop).map_err(|error| PublishError::BadRequest(format!("the request body is not JSON: {error}")))
+    checked.map(drop).map_err(|error| Refusal::BadRequest(format!("the request body is not JSON: {error}")))
 }
 
 /// An error of the message with this number, from zero.
-fn at(number: usize, error: PublishError) -> PublishError {
+fn at(number: usize, error: Refusal) -> Refusal {
     let named = |text: String| format!("message {number}: {text}");
     match error {
-        PublishError::BadRequest(text) => PublishError::BadRequest(named(text)),
-        PublishError::NotFound(text) => PublishError::NotFound(named(text)),
-        PublishError::Forbidden(text) => PublishError::Forbidden(named(text)),
-        PublishError::TooLarge(text) => PublishError::TooLarge(named(text)),
+        Refusal::BadRequest(text) => Refusal::BadRequest(named(text)),
+        Refusal::NotFound(text) => Refusal::NotFound(named(text)),
+        Refusal::Forbidden(text) => Refusal::forbidden(named(text.into_owned())),
+        Refusal::TooLarge(text) => Refusal::TooLarge(named(text)),
         error => error,
     }
 }

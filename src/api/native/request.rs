@@ -4,7 +4,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Uri};
 use tallycast_fanout::{Namespace, Topic};
 
-use super::PublishError;
+use crate::api::refusal::Refusal;
 
 /// A request with the same key is not obeyed twice.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -23,17 +23,18 @@ pub(super) enum Content {
 }
 
 /// The namespace in the path, after `prefix`.
-pub(super) fn namespace(uri: &Uri, prefix: &str) -> Result<Namespace, PublishError> {
+pub(super) fn namespace(uri: &Uri, prefix: &str) -> Result<Namespace, Refusal> {
     let path = uri.path().strip_prefix(prefix).unwrap_or_default();
-    let topic = Topic::from_url_path(path)
-        .map_err(|error| PublishError::BadRequest(format!("bad path after {prefix}: {error}")))?;
-    topic.as_namespace().cloned().ok_or_else(|| {
-        PublishError::BadRequest(format!("bad path after {prefix}: expected a namespace, found wildcards"))
-    })
+    let topic =
+        Topic::from_url_path(path).map_err(|error| Refusal::BadRequest(format!("bad path after {prefix}: {error}")))?;
+    topic
+        .as_namespace()
+        .cloned()
+        .ok_or_else(|| Refusal::BadRequest(format!("bad path after {prefix}: expected a namespace, found wildcards")))
 }
 
 /// What the body is by the header; text without one.
-pub(super) fn content(headers: &HeaderMap) -> Result<Content, PublishError> {
+pub(super) fn content(headers: &HeaderMap) -> Result<Content, Refusal> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Content::Text) };
     let value = value.to_str().unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -43,18 +44,18 @@ pub(super) fn content(headers: &HeaderMap) -> Result<Content, PublishError> {
         // curl sends this with --data if nothing else is said.
         "application/x-www-form-urlencoded" => Ok(Content::Text),
         essence if essence.starts_with("text/") => Ok(Content::Text),
-        essence => Err(PublishError::MediaType(format!(
+        essence => Err(Refusal::MediaType(format!(
             "content-type {essence:?}: expected text/plain, application/json or application/x-ndjson"
         ))),
     }
 }
 
 /// The idempotency key of a request.
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, PublishError> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = value.to_str().ok().filter(|key| is_key(key));
     key.map(|key| Some(key.to_owned())).ok_or_else(|| {
-        PublishError::BadRequest(format!("{IDEMPOTENCY_KEY}: expected 1 to {MAX_KEY_BYTES} visible ASCII characters"))
+        Refusal::BadRequest(format!("{IDEMPOTENCY_KEY}: expected 1 to {MAX_KEY_BYTES} visible ASCII characters"))
     })
 }
 

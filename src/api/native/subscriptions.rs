@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::extract::{RawQuery, Request, State};
 use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER};
+use axum::http::header::{CACHE_CONTROL, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -11,8 +11,8 @@ use serde::Serialize;
 use tallycast_fanout::{Namespace, NamespaceError, Topic};
 use tokio::sync::watch;
 
-use super::RETRY_SECONDS;
 use crate::admin::{self, Token};
+use crate::api::refusal::Refusal;
 use crate::auth::{Auth, Role, token_required};
 use crate::presence::{Cursor, InvalidCursor, Presence, SubscriptionJson, TopicPage, Unavailable};
 use crate::responses::{json, line, method_not_allowed};
@@ -47,15 +47,11 @@ enum QueryError {
 
 impl IntoResponse for QueryError {
     fn into_response(self) -> Response {
-        let status = match self {
-            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        let mut response = line(status, self.to_string().replace(char::is_control, "\u{fffd}"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, RETRY_SECONDS.into());
+        match self {
+            Self::Unavailable(error) => Refusal::from(error),
+            error => Refusal::BadRequest(error.to_string()),
         }
-        response
+        .into_response()
     }
 }
 
