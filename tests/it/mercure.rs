@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{EventSource, LIMIT, Raw, RedisServer, SECRET, Tallycast, block_on, get, signed};
+use crate::support::{EventSource, LIMIT, Raw, RedisServer, SECRET, Tallycast, block_on, get, jwt};
 
 const PATH: &str = "/.well-known/mercure";
 const BOOK: &str = "https://example.com/books/1";
@@ -25,11 +25,11 @@ fn start(redis: &RedisServer) -> Tallycast {
 
 /// A token that may publish everything.
 fn publisher() -> String {
-    signed(&json!({"mercure": {"publish": ["*"]}}))
+    jwt(&json!({"mercure": {"publish": ["*"]}}))
 }
 
 fn subscriber(selectors: &[&str]) -> String {
-    signed(&json!({"mercure": {"subscribe": selectors, "payload": {"user": "ann"}}}))
+    jwt(&json!({"mercure": {"subscribe": selectors, "payload": {"user": "ann"}}}))
 }
 
 fn encoded(text: &str) -> String {
@@ -265,7 +265,7 @@ fn tokens_decide_who_subscribes_and_publishes() {
     assert_eq!(status("topic=a", &[]), 401);
     assert_eq!(status("topic=a", &[("authorization", "Bearer short")]), 401);
     assert_eq!(status("topic=a&authorization=short", &[]), 401);
-    let expired = signed(&json!({"mercure": {"subscribe": ["*"]}, "exp": now() - 3600}));
+    let expired = jwt(&json!({"mercure": {"subscribe": ["*"]}, "exp": now() - 3600}));
     assert_eq!(status("topic=a", &[("authorization", &format!("Bearer {expired}"))]), 401);
     let open = |query: &str, header: &str| {
         let request = format!("GET {PATH}?{query} HTTP/1.1\r\nhost: localhost\r\n{header}\r\n");
@@ -274,12 +274,12 @@ fn tokens_decide_who_subscribes_and_publishes() {
     let ours = subscriber(&["a"]);
     assert_eq!(open(&format!("topic=a&authorization={ours}"), ""), "HTTP/1.1 200 OK");
     assert_eq!(open("topic=a", &format!("cookie: x=y; mercureAuthorization={ours}\r\n")), "HTTP/1.1 200 OK");
-    let namespaced = signed(&json!({"https://mercure.rocks/": {"subscribe": ["a"]}}));
+    let namespaced = jwt(&json!({"https://mercure.rocks/": {"subscribe": ["a"]}}));
     assert_eq!(open("topic=a", &format!("authorization: Bearer {namespaced}\r\n")), "HTTP/1.1 200 OK");
 
     let publish = |claims: Value, topics: &[&str]| {
         let fields: Vec<(&str, &str)> = topics.iter().map(|topic| ("topic", *topic)).collect();
-        post(&tallycast, &[("authorization", &format!("Bearer {}", signed(&claims)))], form(&fields)).status
+        post(&tallycast, &[("authorization", &format!("Bearer {}", jwt(&claims)))], form(&fields)).status
     };
     assert_eq!(publish(json!({"mercure": {"publish": ["*"]}}), &["a", "b"]), 200);
     assert_eq!(publish(json!({"mercure": {"publish": ["a", "{+x}b"]}}), &["a", "/b"]), 200);
@@ -380,7 +380,7 @@ fn streams_end_with_their_token_or_after_their_lifetime() {
     let tallycast = start_with(&redis, &["--mercure-lifetime", "2s"]);
     let (mut stream, _) = subscribe(&tallycast, "topic=a", &subscriber(&[]), "");
     stream.chunks_to_end();
-    let short = signed(&json!({"mercure": {"subscribe": ["*"]}, "exp": now() + 2}));
+    let short = jwt(&json!({"mercure": {"subscribe": ["*"]}, "exp": now() + 2}));
     let long_lived = start(&redis);
     let (mut stream, _) = subscribe(&long_lived, "topic=a", &short, "");
     stream.chunks_to_end();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{EventSource, Http2, RedisServer, SECRET, Tallycast, WebSocket, command, eventually, get, signed};
+use crate::support::{EventSource, Http2, RedisServer, SECRET, Tallycast, WebSocket, command, eventually, get, jwt};
 
 /// Of an HTTP/2 stream, in bytes.
 const WINDOW: u32 = 65_535;
@@ -198,7 +198,7 @@ fn connects_and_disconnects_are_private_messages() {
     let flags = [&flags[..], &["--admin-token", "operator"]].concat();
     let (one, other) = (Tallycast::start(&redis, &flags), Tallycast::start(&redis, &flags));
     let may_read =
-        |topics: &[&str]| signed(&json!({"sub": "ann", "tallycast": {"read": topics, "payload": {"name": "Ann"}}}));
+        |topics: &[&str]| jwt(&json!({"sub": "ann", "tallycast": {"read": topics, "payload": {"name": "Ann"}}}));
     let watcher = may_read(&["/subscriptions/**"]);
     let watched = EventSource::open(&one, &format!("/subscribe/subscriptions?envelope=1&token={watcher}"));
     let reader = EventSource::open(&other, &format!("/subscribe/room/1?token={}", may_read(&[])));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::SECRET;
 
 /// A token with `claims`, signed with [`SECRET`].
-pub(crate) fn signed(claims: &Value) -> String {
+pub(crate) fn jwt(claims: &Value) -> String {
     let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
     let header = json!({"alg": "HS256", "typ": "JWT"});
     let signed = format!("{}.{}", encode(header.to_string().as_bytes()), encode(claims.to_string().as_bytes()));

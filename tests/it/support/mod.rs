@@ -24,7 +24,7 @@ pub(crate) use event_source::{Event, EventSource};
 pub(crate) use http::get;
 pub(crate) use http2::Http2;
 pub(crate) use jwks::JwksServer;
-pub(crate) use jwt::signed;
+pub(crate) use jwt::jwt;
 pub(crate) use libraries::libraries;
 pub(crate) use raw::Raw;
 pub(crate) use redis::{Certificate, RedisServer, TempDir};
