@@ -48,6 +48,7 @@ mod tls_streams;
 mod token_keys;
 mod token_places;
 mod tokens;
+mod tokens_browser;
 mod topics;
 mod totals;
 mod websocket;

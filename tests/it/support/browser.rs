@@ -86,7 +86,12 @@ impl Browser {
         self.post("url", &json!({ "url": url }));
     }
 
-    /// Evaluates a JavaScript expression.
+    /// Runs JavaScript statements.
+    pub(crate) fn run(&self, statements: &str) {
+        self.post("execute/sync", &json!({"script": statements, "args": []}));
+    }
+
+    /// Evaluates a JavaScript expression; of a promise, what it is resolved with.
     pub(crate) fn eval(&self, expression: &str) -> Value {
         self.post("execute/sync", &json!({"script": format!("return {expression}"), "args": []}))
     }
