@@ -29,6 +29,7 @@ mod hostile;
 mod http;
 mod limits;
 mod mercure;
+mod mercure_clients;
 mod pages;
 mod presence;
 mod publish;

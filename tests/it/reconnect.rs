@@ -1,45 +1,8 @@
 //! Clients of other projects that reconnect by themselves: a browser's EventSource, npm's `eventsource` and PyPI's `requests-sse`.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
-
-use crate::support::{Browser, LIMIT, RedisServer, Tallycast, command, libraries};
+use crate::support::{Browser, NODE, PYTHON, Printer, RedisServer, Tallycast, command, libraries};
 
 const ROUTE: [&str; 4] = ["--route", "stream:orders=/orders,history=1h", "--retry", "100ms"];
-
-/// A client that prints a line for each event; killed on drop.
-struct Printer {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Printer {
-    fn start(program: &str, script: &str, url: &str) -> Self {
-        let mut client = Command::new(program);
-        client.args([script, url]).current_dir(libraries()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = client.spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = sync_channel(64);
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines }
-    }
-
-    #[track_caller]
-    fn expect(&self, lines: &[String]) {
-        for expected in lines {
-            let line = self.lines.recv_timeout(LIMIT).expect("no event in time");
-            assert_eq!(line, *expected);
-        }
-    }
-}
-
-impl Drop for Printer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 fn start(redis: &RedisServer, port: u16) -> Tallycast {
     let mut serve = command();
@@ -66,8 +29,8 @@ fn clients_of_other_projects_resume_after_a_restart() {
     let redis = RedisServer::start();
     let tallycast = start(&redis, 0);
     let url = tallycast.url("/subscribe/orders");
-    let node = Printer::start("node", "reconnect.mjs", &url);
-    let python = Printer::start("venv/bin/python", "reconnect.py", &url);
+    let node = Printer::start(NODE, "reconnect.mjs", &[&url]);
+    let python = Printer::start(PYTHON, "reconnect.py", &[&url]);
     let browser = Browser::start();
     browser.open(&tallycast, "/assets/board.css");
     browser.eval(&format!(

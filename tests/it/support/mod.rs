@@ -25,7 +25,7 @@ pub(crate) use http::get;
 pub(crate) use http2::Http2;
 pub(crate) use jwks::JwksServer;
 pub(crate) use jwt::jwt;
-pub(crate) use libraries::libraries;
+pub(crate) use libraries::{NODE, PYTHON, Printer, ask_script, libraries};
 pub(crate) use raw::Raw;
 pub(crate) use redis::{Certificate, RedisServer, TempDir};
 pub(crate) use running::{Running, send};

@@ -1,13 +1,13 @@
 //! Keys, tokens made by libraries that are not ours, and requests with them.
 
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
-use super::{LIMIT, Raw, Tallycast, TempDir, block_on, command, libraries, run};
+use super::libraries::{NODE, PYTHON, ask_script};
+use super::{LIMIT, Raw, Tallycast, TempDir, block_on, command, run};
 
 /// A secret for HS256, HS384 and HS512.
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -25,16 +25,10 @@ impl Library {
     /// The answers of the library's script: a token for each description.
     pub(crate) fn ask(self, wanted: &Value) -> Vec<Value> {
         let (program, script) = match self {
-            Self::PyJwt => ("venv/bin/python", "tokens.py"),
-            Self::Jose => ("node", "tokens.mjs"),
+            Self::PyJwt => (PYTHON, "tokens.py"),
+            Self::Jose => (NODE, "tokens.mjs"),
         };
-        let mut child = Command::new(program);
-        let child = child.arg(script).current_dir(libraries()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = child.stderr(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(wanted.to_string().as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        ask_script(program, script, wanted)
     }
 
     /// Signs claims.
