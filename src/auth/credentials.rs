@@ -21,7 +21,7 @@ use tallycast_server::AllowedOrigin;
 /// The names in a query.
 const QUERY: [&str; 3] = ["authorization", "token", "access_token"];
 /// The name of a ticket in a query.
-const TICKET: &str = "ticket";
+pub const TICKET: &str = "ticket";
 /// The start of a WebSocket subprotocol that is a token.
 const SUBPROTOCOL: &str = "bearer.";
 

@@ -277,6 +277,14 @@ fn tokens_decide_who_subscribes_and_publishes() {
     let namespaced = jwt(&json!({"https://mercure.rocks/": {"subscribe": ["a"]}}));
     assert_eq!(open("topic=a", &format!("authorization: Bearer {namespaced}\r\n")), "HTTP/1.1 200 OK");
 
+    let ticket = block_on(async {
+        let request = reqwest::Client::new().post(tallycast.url("/tickets")).bearer_auth(&ours).send();
+        let answer: Value = serde_json::from_str(&request.await.unwrap().text().await.unwrap()).unwrap();
+        answer["ticket"].as_str().unwrap().to_owned()
+    });
+    let with_ticket = format!("topic=a&ticket={ticket}");
+    assert_eq!([open(&with_ticket, ""), open(&with_ticket, "")], ["HTTP/1.1 200 OK", "HTTP/1.1 401 Unauthorized"]);
+
     let publish = |claims: Value, topics: &[&str]| {
         let fields: Vec<(&str, &str)> = topics.iter().map(|topic| ("topic", *topic)).collect();
         post(&tallycast, &[("authorization", &format!("Bearer {}", jwt(&claims)))], form(&fields)).status

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::credentials::find;
 use super::{Config, PATH};
 use crate::api::refusal::Refusal;
+use crate::auth::credentials::{TICKET, query_value};
 use crate::auth::{Auth, Authenticated, Role};
 use crate::decode::Routes;
 use crate::presence::Presence;
@@ -53,7 +54,10 @@ impl Hub {
     /// The grant of a client that subscribes to `topics`. Public updates are for everyone who selects them; messages of the
     /// namespaces of other routes need the same rights as for native streams.
     pub(super) async fn subscriber(&self, request: &Parts, topics: &Topics) -> Result<Grant, Refusal> {
-        let token = find(&request.method, &request.uri, &request.headers, &self.origins())?;
+        let token = match find(&request.method, &request.uri, &request.headers, &self.origins())? {
+            Some(token) => Some(token),
+            None => self.token_of_ticket(request).await?,
+        };
         let public = self.auth.public();
         let Some(token) = token else {
             if !self.config.anonymous {
@@ -72,6 +76,15 @@ impl Hub {
         (grant.subject, grant.payload, grant.expires_at) =
             (claims.subject.map(Into::into), claims.payload, claims.expires_at);
         Ok(grant)
+    }
+
+    /// The token for which a ticket in the query stands, which is used up.
+    async fn token_of_ticket(&self, request: &Parts) -> Result<Option<String>, Refusal> {
+        let ticket = query_value(request.uri.query().unwrap_or_default(), TICKET);
+        match ticket.filter(|_| request.method == Method::GET) {
+            Some(ticket) => Ok(Some(self.auth.redeem(&ticket).await?.into())),
+            None => Ok(None),
+        }
     }
 
     /// Checks that a client may read the private updates of `topic`.
