@@ -330,7 +330,8 @@ impl Client {
             };
             let request = || {
                 let path = self.setup.path(connection.index);
-                self.setup.stack.transport.request(&path, &self.setup.server.to_string())
+                let token = self.setup.token(connection.index);
+                self.setup.stack.transport.request(&path, &self.setup.server.to_string(), token.as_deref())
             };
             let request = if connection.state == State::Connecting { request() } else { String::new() };
             let result = connection.handle_readiness(readiness, &request, &mut context);

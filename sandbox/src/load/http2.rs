@@ -222,7 +222,11 @@ impl Opening {
         let ReaderSetup { server, workload, tls, epoch, range, .. } = &self.setup;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let uri = format!("{scheme}://{server}{}", self.setup.path(index));
-        let request = http::Request::get(uri).header("accept", "text/event-stream").body(())?;
+        let mut request = http::Request::get(uri).header("accept", "text/event-stream");
+        if let Some(token) = self.setup.token(index) {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(())?;
         let (response, _) = requests.ready().await?.send_request(request, true)?;
         let response = response.await?;
         ensure!(response.status() == http::StatusCode::OK, "unexpected response: {}", response.status());

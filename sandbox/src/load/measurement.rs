@@ -33,6 +33,10 @@ pub(super) struct Measurement {
 pub(super) struct IdleMeasurement {
     /// The time until every connection received its response headers.
     pub(super) connect_time: Duration,
+    /// Connections per second of that time.
+    pub(super) connect_rate: f64,
+    /// CPU time of the process per connection in microseconds, until then.
+    pub(super) connect_cpu_us: f64,
     /// Private memory of the process in bytes per connection. It includes one-time allocations, so it is meaningful from
     /// about 10,000 connections on.
     pub(super) user_bytes: f64,
@@ -81,16 +85,18 @@ impl Measurement {
 }
 
 impl IdleMeasurement {
-    /// Computes the figures from the memory `before` and `after` opening `connections`.
+    /// Computes the figures from the time and CPU time of opening `connections`, and the memory `before` and `after`.
     pub(super) fn new(
         connections: usize,
-        connect_time: Duration,
+        (connect_time, cpu): (Duration, CpuTime),
         (before, kernel_before): (Memory, KernelMemory),
         (after, kernel_after): (Memory, KernelMemory),
     ) -> Self {
         let per_connection = |before: u64, after: u64| (after as f64 - before as f64) / connections as f64;
         Self {
             connect_time,
+            connect_rate: connections as f64 / connect_time.as_secs_f64(),
+            connect_cpu_us: cpu.total().as_secs_f64() * 1e6 / connections as f64,
             user_bytes: per_connection(before.user, after.user),
             resident_bytes: per_connection(before.resident, after.resident),
             kernel_bytes: per_connection(kernel_before.objects, kernel_after.objects),

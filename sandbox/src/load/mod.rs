@@ -16,6 +16,7 @@ mod record;
 mod report;
 mod resume;
 mod subject;
+mod tokens;
 mod topic_changes;
 mod workload;
 mod write_loop;
@@ -62,7 +63,7 @@ const REDIS_LIMIT: Duration = Duration::from_secs(5);
 /// publishes at an even rate, and reads every event on every connection. Prints connect time, memory per idle
 /// connection, deliveries, latency from publish to read, server CPU time per delivery, and the ratio of each figure to
 /// the baseline. --ws, --compression, --tls, --http2 and --max-rate add a subject, which is also compared with plain event
-/// streams. All traffic stays on the loopback interface, from as many addresses of 127.0.0.0/8 as the ports require. Kernel
+/// streams; the subject of --tokens is compared with the same without tokens. All traffic stays on the loopback interface, from as many addresses of 127.0.0.0/8 as the ports require. Kernel
 /// memory and TCP segments are those of the whole machine.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LoadArgs {
@@ -189,6 +190,15 @@ pub(crate) struct LoadArgs {
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=128), conflicts_with_all = ["slow_readers", "churn"])]
     http2: Option<usize>,
 
+    /// Measure readers with a token each, too: a JWT (HS256) of a subject of its own, which may read /user/<number>/** and what the
+    /// reader subscribes to. The subject before is the same without tokens
+    #[arg(long, conflicts_with_all = ["topic_changes", "resume"])]
+    tokens: bool,
+
+    /// Measure readers of the Mercure protocol too, with tokens. The subject before is the same topics at --path, with tokens
+    #[arg(long, requires = "tokens", conflicts_with_all = ["ws", "max_rate", "watch_lists"])]
+    mercure: bool,
+
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
@@ -228,9 +238,12 @@ impl LoadArgs {
             (None, None) => Transport::EventStream,
         };
         let max_rate = self.max_rate.is_some();
-        let stack = Stack { transport, tls: self.tls, http2: self.http2, max_rate, topic_changes: false };
+        let stack = Stack { transport, tls: self.tls, http2: self.http2, max_rate, ..Stack::PLAIN };
+        let with_tokens = Stack { tokens: true, ..stack };
         let tallycast = match self.topic_changes {
             Some(_) => vec![stack, Stack { topic_changes: true, ..stack }],
+            None if self.mercure => vec![with_tokens, Stack { mercure: true, ..with_tokens }],
+            None if self.tokens => vec![stack, with_tokens],
             None if stack == Stack::PLAIN => vec![stack],
             None => vec![Stack::PLAIN, stack],
         };
@@ -424,6 +437,8 @@ mod tests {
             payload_bytes: 64,
             parameter: None,
             topic_changes: None,
+            has_tokens: false,
+            is_mercure: false,
             roles,
             range: 0..readers,
             connect_window: readers,
@@ -498,6 +513,14 @@ mod tests {
         assert_eq!(
             names(&["--watch-lists", "64", "--ws", "--topic-changes", "10"]),
             ["write loop", "tallycast WebSocket", "tallycast WebSocket topic changes"]
+        );
+        assert_eq!(
+            names(&["--ws", "--tokens", "--subject", "tallycast"]),
+            ["tallycast WebSocket", "tallycast WebSocket tokens"]
+        );
+        assert_eq!(
+            names(&["--tokens", "--mercure", "--subject", "tallycast"]),
+            ["tallycast tokens", "tallycast tokens Mercure"]
         );
         assert_eq!(names(&["--tls", "--subject", "variant"]), ["tallycast TLS"]);
         assert_eq!(names(&["--subject", "variant"]), ["tallycast"]);

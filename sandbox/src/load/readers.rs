@@ -17,6 +17,7 @@ use super::{
     http2::Http2Client,
     publisher::Published,
     subject::Stack,
+    tokens,
     topic_changes::Changed,
     workload::{Newest, Workload},
 };
@@ -24,6 +25,9 @@ use crate::resource_usage::{self, CpuTime};
 
 /// The longest wait of a poll while topics change.
 const CHANGE_POLL: Duration = Duration::from_millis(1);
+
+/// The path of the Mercure protocol.
+const MERCURE_PATH: &str = "/.well-known/mercure";
 
 /// What the readers of a process read, and how.
 #[derive(Clone, Debug)]
@@ -40,6 +44,10 @@ pub(super) struct ReaderSetup {
     pub(super) parameter: Option<String>,
     /// Changes of topics per second and connection.
     pub(super) topic_changes: Option<u32>,
+    /// Each reader has a token.
+    pub(super) has_tokens: bool,
+    /// They read by the Mercure protocol.
+    pub(super) is_mercure: bool,
     /// The connections of all processes.
     pub(super) roles: Roles,
     /// Those of this process.
@@ -51,12 +59,22 @@ pub(super) struct ReaderSetup {
 impl ReaderSetup {
     /// The path and query that connection `index` requests.
     pub(super) fn path(&self, index: usize) -> String {
+        if self.is_mercure {
+            let topics: Vec<String> =
+                self.workload.topics(index).iter().map(|topic| format!("topic={topic}")).collect();
+            return format!("{MERCURE_PATH}?{}", topics.join("&"));
+        }
         let path = self.workload.path(index);
         match &self.parameter {
             Some(parameter) if path.contains('?') => format!("{path}&{parameter}"),
             Some(parameter) => format!("{path}?{parameter}"),
             None => path.into_owned(),
         }
+    }
+
+    /// The token that connection `index` sends, if readers have tokens.
+    pub(super) fn token(&self, index: usize) -> Option<String> {
+        self.has_tokens.then(|| tokens::token(index, &self.workload.readable(index), self.is_mercure))
     }
 }
 

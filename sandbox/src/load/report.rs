@@ -48,7 +48,9 @@ fn load(figures: &Measurement, value: impl Fn(&LoadMeasurement) -> f64) -> Optio
 #[rustfmt::skip]
 const METRICS: &[Metric] = &[
     Metric { title: "connect time", key: "connect_us", unit: Unit::Microseconds, has_ratio: true, value: |f| Some(f.idle.connect_time.as_secs_f64() * 1e6) },
-    Metric { title: "user memory per idle connection", key: "idle_user_bytes", unit: Unit::Bytes, has_ratio: false, value: |f| Some(f.idle.user_bytes) },
+    Metric { title: "connections per second", key: "connects_per_second", unit: Unit::Count, has_ratio: true, value: |f| Some(f.idle.connect_rate) },
+    Metric { title: "server CPU per connection (us)", key: "cpu_per_connect_us", unit: Unit::Decimal, has_ratio: true, value: |f| Some(f.idle.connect_cpu_us) },
+    Metric { title: "user memory per idle connection", key: "idle_user_bytes", unit: Unit::Bytes, has_ratio: true, value: |f| Some(f.idle.user_bytes) },
     Metric { title: "resident memory per idle connection", key: "idle_resident_bytes", unit: Unit::Bytes, has_ratio: false, value: |f| Some(f.idle.resident_bytes) },
     Metric { title: "kernel memory per idle connection, both ends", key: "idle_kernel_bytes", unit: Unit::Bytes, has_ratio: false, value: |f| Some(f.idle.kernel_bytes) },
     Metric { title: "  TCP buffers", key: "idle_tcp_buffer_bytes", unit: Unit::Bytes, has_ratio: false, value: |f| Some(f.idle.tcp_buffer_bytes) },
@@ -157,6 +159,7 @@ pub(super) fn json(args: &LoadArgs, figures: &[Measurement]) -> Value {
         "churn": args.churn,
         "max_rate": args.max_rate,
         "topic_changes": args.topic_changes,
+        "tokens": args.tokens,
         "server_args": args.server_args,
         "subjects": subjects,
         "ratios": ratios,

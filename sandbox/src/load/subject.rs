@@ -17,6 +17,7 @@ use super::{
     measurement::{IdleMeasurement, LoadMeasurement, Measurement},
     publisher::{self, Plan, Published},
     readers::{LocalReaders, ReaderResult, ReaderSetup, Readers},
+    tokens,
     workload::{Newest, SYMBOL_ROUTE, Workload},
 };
 use crate::{
@@ -63,6 +64,10 @@ pub(super) struct Stack {
     pub(super) max_rate: bool,
     /// The readers change their topics.
     pub(super) topic_changes: bool,
+    /// The server verifies tokens, and each reader has one.
+    pub(super) tokens: bool,
+    /// The readers read by the Mercure protocol.
+    pub(super) mercure: bool,
 }
 
 /// What all subjects of a run have in common.
@@ -89,20 +94,29 @@ struct Run {
 
 impl Stack {
     /// Event streams without compression over HTTP/1.1, without TLS.
-    pub(super) const PLAIN: Self =
-        Self { transport: Transport::EventStream, tls: false, http2: None, max_rate: false, topic_changes: false };
+    pub(super) const PLAIN: Self = Self {
+        transport: Transport::EventStream,
+        tls: false,
+        http2: None,
+        max_rate: false,
+        topic_changes: false,
+        tokens: false,
+        mercure: false,
+    };
 }
 
 impl Subject {
     pub(super) fn name(self) -> String {
         match self {
             Self::WriteLoop => "write loop".to_owned(),
-            Self::Tallycast(Stack { transport, tls, http2, max_rate, topic_changes }) => {
+            Self::Tallycast(Stack { transport, tls, http2, max_rate, topic_changes, tokens, mercure }) => {
                 let parts = [
                     (http2.is_some(), " HTTP/2"),
                     (tls, " TLS"),
                     (max_rate, " max-rate"),
                     (topic_changes, " topic changes"),
+                    (tokens, " tokens"),
+                    (mercure, " Mercure"),
                 ];
                 let parts = parts.iter().filter(|(is_used, _)| *is_used).map(|(_, name)| *name);
                 [transport.name()].into_iter().chain(parts).collect()
@@ -157,6 +171,8 @@ impl Subject {
             payload_bytes: args.payload_bytes,
             parameter: max_rate.map(|rate| format!("max-rate={rate}")),
             topic_changes: args.topic_changes.filter(|_| stack.topic_changes),
+            has_tokens: stack.tokens,
+            is_mercure: stack.mercure,
             roles,
             range: 0..roles.total(),
             connect_window: connect_window(1),
@@ -181,6 +197,7 @@ impl Subject {
         let mut monitor = Monitor::new(self.name());
         signals::sleep_until(Instant::now() + SETTLE)?;
         let memory_before = (server.memory()?, resource_usage::kernel_memory()?);
+        let cpu_before = server.cpu_time()?;
         let mut readers = match setup.client_processes {
             1 => Readers::Local(LocalReaders::new(readers)?),
             processes => Readers::Processes(ClientProcesses::start(processes, &readers, place, setup.scratch)?),
@@ -191,6 +208,7 @@ impl Subject {
             })
         })?;
 
+        let connect_cpu = server.cpu_time()? - cpu_before;
         let idle_period = if args.idle { Duration::from_secs(args.seconds.into()) } else { SETTLE };
         let idle_since = Instant::now();
         while idle_since.elapsed() < idle_period {
@@ -199,7 +217,7 @@ impl Subject {
         }
         let idle = IdleMeasurement::new(
             connections,
-            connect_time,
+            (connect_time, connect_cpu),
             memory_before,
             (server.memory()?, resource_usage::kernel_memory()?),
         );
@@ -332,6 +350,12 @@ impl Subject {
                 }
                 if args.roles().total() > DEFAULT_CONNECTIONS {
                     command.env("TALLYCAST_MAX_CONNECTIONS", (args.roles().total() + DEFAULT_CONNECTIONS).to_string());
+                }
+                if stack.tokens {
+                    command.env("TALLYCAST_TOKEN_KEYS", tokens::key_option());
+                }
+                if stack.mercure {
+                    command.env("TALLYCAST_MERCURE", "true");
                 }
                 if let Some(certificate) = certificate.as_ref().filter(|_| stack.tls) {
                     command

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// The start of the channels of symbols.
 pub(super) const SYMBOL_CHANNELS: &str = "quotes.";
 
+/// The start of the paths of topics.
+const PATHS: &str = "/subscribe";
+
 /// The start of the paths of watch-lists. Symbols follow, separated by commas.
 pub(super) const SYMBOL_PATHS: &str = "/subscribe/quotes/";
 
@@ -159,6 +162,23 @@ impl Workload {
             None if self.distinct_topics => Cow::Owned(format!("{},own{index}", self.path)),
             None => Cow::Borrowed(&self.path),
         }
+    }
+
+    /// The topics that connection `index` requests, as those of its [`path`](Self::path): `/subscribe/a/b,c` is `/a/b` and `/a/c`.
+    pub(super) fn topics(&self, index: usize) -> Vec<String> {
+        let path = self.path(index);
+        let (path, query) = path.split_once('?').unwrap_or((&path, ""));
+        let in_query = query.split('&').filter_map(|parameter| parameter.strip_prefix("topic="));
+        let mut topics: Vec<String> = in_query.map(str::to_owned).collect();
+        if let Some((parent, names)) = path.strip_prefix(PATHS).and_then(|path| path.rsplit_once('/')) {
+            topics.extend(names.split(',').map(|name| format!("{parent}/{name}")));
+        }
+        topics
+    }
+
+    /// Topics that contain those of connection `index`, as a token would have them.
+    pub(super) fn readable(&self, index: usize) -> Vec<String> {
+        if self.has_watch_lists() { vec![format!("{SYMBOL_TOPICS}**")] } else { self.topics(index) }
     }
 
     /// The symbols that connection `index` watches at first; none without watch-lists.
@@ -372,6 +392,20 @@ mod tests {
         assert_eq!((workload.path(0), workload.path(1)), ("/p,own0".into(), "/p,own1".into()));
         let workload = Workload::one_channel("c".to_owned(), "/p?topic=/q".to_owned()).with_distinct_topics();
         assert_eq!(workload.path(7), "/p?topic=/q&topic=/own7");
+        assert_eq!(workload.topics(7), ["/q", "/own7"]);
+    }
+
+    #[test]
+    fn topics_are_those_of_the_path() {
+        let topics = |path: &str| Workload::one_channel("c".to_owned(), path.to_owned()).topics(0);
+        assert_eq!(topics("/subscribe/raw"), ["/raw"]);
+        assert_eq!(topics("/subscribe/quotes/A,B?max-rate=1/s"), ["/quotes/A", "/quotes/B"]);
+        assert_eq!(topics("/subscribe?topic=/a/*&x=y&topic=/b"), ["/a/*", "/b"]);
+        let own = Workload::one_channel("c".to_owned(), "/subscribe/raw".to_owned()).with_distinct_topics();
+        assert_eq!((own.topics(3), own.readable(3)), (own.topics(3), vec!["/raw".to_owned(), "/own3".to_owned()]));
+        let lists = Workload::watch_lists(2, 2, 1, 1, 1);
+        assert_eq!(lists.topics(0), ["/quotes/S0000", "/quotes/S0001"]);
+        assert_eq!(lists.readable(0), ["/quotes/**"]);
     }
 
     #[test]

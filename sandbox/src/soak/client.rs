@@ -145,7 +145,7 @@ async fn open(
 ) -> Result<(Box<dyn Connection>, Parser)> {
     let receive_buffer = behavior.is_stalled.then_some(STALLED_RECEIVE_BUFFER);
     let mut connection = endpoint.connect(Protocol::Http1, behavior.source, receive_buffer).await?;
-    connection.write_all(transport.request(path, &endpoint.host()).as_bytes()).await?;
+    connection.write_all(transport.request(path, &endpoint.host(), None).as_bytes()).await?;
     let mut parser = transport.parser();
     let mut buffer = vec![0; READ_BYTES];
     while !parser.has_headers() {

@@ -47,8 +47,8 @@ impl Transport {
         }
     }
 
-    /// The HTTP request for `path`.
-    pub(crate) fn request(self, path: &str, host: &str) -> String {
+    /// The HTTP request for `path`, with a bearer `token` if there is one.
+    pub(crate) fn request(self, path: &str, host: &str, token: Option<&str>) -> String {
         let headers = match self {
             Self::EventStream => "Accept: text/event-stream\r\n",
             Self::Compressed(Coding::Gzip) => "Accept: text/event-stream\r\nAccept-Encoding: gzip\r\n",
@@ -60,7 +60,10 @@ impl Transport {
         };
         let raw = self == Self::WebSocket(Subprotocol::Raw);
         let subprotocol = if raw { "Sec-WebSocket-Protocol: raw\r\n" } else { "" };
-        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: sandbox-load\r\n{headers}{subprotocol}\r\n")
+        let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: sandbox-load\r\n{headers}{subprotocol}{authorization}\r\n"
+        )
     }
 
     /// A parser for the response.

@@ -95,6 +95,25 @@ fn client_processes_share_the_connections() {
 }
 
 #[test]
+fn readers_with_tokens_receive_what_these_allow() {
+    let figures = load(&["--tokens", "--distinct-topics", "--client-processes", "2"]);
+    assert_delivered(&figures, &["write_loop", "tallycast", "tallycast_tokens"]);
+    for ratio in ["connects_per_second", "cpu_per_connect_us", "idle_user_bytes"] {
+        assert!(figures["ratios"]["tallycast_tokens:tallycast"][ratio].as_f64().unwrap() > 0.0, "{ratio}: {figures}");
+    }
+    let figures = load(&["--tokens", "--ws", "--watch-lists", "3", "--of", "12", "--subject", "variant"]);
+    assert_delivered(&figures, &["tallycast_WebSocket_tokens"]);
+    let figures = load(&["--tokens", "--http2=4", "--subject", "variant"]);
+    assert_delivered(&figures, &["tallycast_HTTP/2_tokens"]);
+}
+
+#[test]
+fn readers_of_the_mercure_protocol_receive_what_their_tokens_allow() {
+    let figures = load(&["--tokens", "--mercure", "--subject", "tallycast"]);
+    assert_delivered(&figures, &["tallycast_tokens", "tallycast_tokens_Mercure"]);
+}
+
+#[test]
 fn runs_are_recorded_one_per_line() {
     let file = std::env::temp_dir().join(format!("sandbox-record-{}.jsonl", std::process::id()));
     for name in ["first", "second"] {
