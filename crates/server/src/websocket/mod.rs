@@ -9,6 +9,7 @@ mod commands;
 mod frames;
 mod framing;
 pub(crate) mod handshake;
+mod kept_request;
 mod policy;
 mod protocol;
 pub(crate) mod session;

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::http::request::Parts;
-use hyper::upgrade::OnUpgrade;
 use tallycast_fanout::{Access, Decision, Grant, Handle, Resume, Start, Subscription, Topics};
 
+use super::kept_request::KeptRequest;
 use crate::access::StreamAccess;
 use crate::authorizer::{AccessRequest, Action, AuthorizeError, DynAuthorizer, authorize, narrow};
 use crate::limits::SubscriptionPermits;
@@ -188,7 +188,7 @@ impl TopicPolicy for Within {
 struct Authorized {
     authorizer: Arc<dyn DynAuthorizer>,
     /// The request that opened the stream.
-    request: Arc<Parts>,
+    request: Arc<KeptRequest>,
     client: IpAddr,
     streams: Arc<Streams>,
     grant: Option<Arc<Grant>>,
@@ -210,6 +210,7 @@ impl TopicPolicy for Authorized {
             (decided.was_full, decided.accepted) = (false, None);
         }
         TopicChange::Pending(Box::pin(async move {
+            let request = request.parts();
             let mut access = AccessRequest::new(&request, client, action);
             if let Some(Token(token)) = &token {
                 access = access.with_token(token);
@@ -263,12 +264,9 @@ impl StreamAccess {
         let Some(authorizer) = &streams.authorizer else {
             return Box::new(Within { readable, grant, decided });
         };
-        let mut request = request.clone();
-        // It belongs to the connection.
-        request.extensions.remove::<OnUpgrade>();
         Box::new(Authorized {
             authorizer: Arc::clone(authorizer),
-            request: Arc::new(request),
+            request: Arc::new(KeptRequest::new(request)),
             client,
             streams: Arc::clone(streams),
             grant,
