@@ -13,6 +13,7 @@ use crate::catch_up::{CatchUp, Chunk, ChunkKind};
 use crate::close::close_sink;
 use crate::conflation::Rules;
 use crate::framing::Framing;
+use crate::identity::Identity;
 use crate::inbound::{ClientAction, Decision};
 use crate::interest::Interest;
 use crate::log::Log;
@@ -119,7 +120,7 @@ pub(crate) struct Connection {
     pub(crate) generation: u64,
     /// A change of topics is being decided; nothing is read from the client meanwhile.
     pub(crate) change_pending: bool,
-    grant: Option<Arc<Grant>>,
+    identity: Option<Box<Identity>>,
     pub(crate) messages_sent: u64,
     pub(crate) origin: Origin,
     guard: Option<Box<dyn Any + Send>>,
@@ -177,7 +178,7 @@ impl Connection {
             conversation,
             generation,
             change_pending: false,
-            grant: subscriber.grant,
+            identity: Identity::of(subscriber.grant.as_deref()),
             messages_sent: 0,
             origin: Origin::new(&subscriber.info),
             guard: subscriber.guard,
@@ -314,12 +315,12 @@ impl Connection {
 
     /// Whether the client's grant has expired.
     pub(crate) fn is_expired(&self, now: SystemTime) -> bool {
-        self.grant.as_ref().is_some_and(|grant| grant.is_expired(now))
+        self.identity.as_ref().is_some_and(|identity| identity.is_expired(now))
     }
 
     /// The name of the client in its grant.
     pub(crate) fn subject(&self) -> Option<Arc<str>> {
-        self.grant.as_ref()?.subject.clone()
+        self.identity.as_ref()?.subject.clone()
     }
 
     /// Whether it has something to get from the history before it reads on in the log. Nothing may be put before the log then.
@@ -356,7 +357,7 @@ impl Connection {
         &mut self,
         topics: &Topics,
         from: &mut FeedView<'_>,
-        grant: Option<Arc<Grant>>,
+        grant: Option<&Grant>,
         beginning: Option<(Chunk, Option<Replay>)>,
     ) -> bool {
         if !self.carry_unread(from, 0) {
@@ -364,7 +365,7 @@ impl Connection {
         }
         self.change_pending = false;
         if grant.is_some() {
-            self.grant = grant;
+            self.identity = Identity::of(grant);
         }
         if let Some(conversation) = &mut self.conversation {
             let mut replies = std::mem::take(&mut conversation.replies);

@@ -39,6 +39,7 @@ mod grant;
 mod handle;
 mod history;
 mod hub;
+mod identity;
 mod inbound;
 pub mod inbox;
 mod interest;

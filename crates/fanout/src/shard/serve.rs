@@ -64,7 +64,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(key) else { return false };
         let Some(feed) = self.feeds.get_mut(old) else { return false };
         let mut view = feed.view(&self.config, &self.budgets, &self.stats);
-        if !connection.change_topics(&topics, &mut view, grant, beginning) {
+        if !connection.change_topics(&topics, &mut view, grant.as_deref(), beginning) {
             self.stats.slow_disconnected.add(1);
             self.close_connection(key, Some(&CloseReason::SlowReader));
             return false;
