@@ -121,7 +121,7 @@ struct Decided {
     permits: SubscriptionPermits,
     was_full: bool,
     /// Of the newest decision, until it takes effect.
-    accepted: Option<Accepted>,
+    accepted: Option<Box<Accepted>>,
 }
 
 /// What the client has once a change takes effect.
@@ -227,14 +227,14 @@ impl TopicPolicy for Authorized {
             };
             let mut decided = lock(&decided);
             decided.acquire(&topics)?;
-            decided.accepted = Some(Accepted { grant: Arc::clone(&grant), token });
+            decided.accepted = Some(Box::new(Accepted { grant: Arc::clone(&grant), token }));
             Ok(Subscription { topics, grant: Some(grant), resume })
         }))
     }
 
     fn applied(&mut self) -> Option<Arc<Grant>> {
-        if let Some(Accepted { grant, token }) = lock(&self.decided).accepted.take() {
-            (self.grant, self.token) = (Some(grant), token);
+        if let Some(accepted) = lock(&self.decided).accepted.take() {
+            (self.grant, self.token) = (Some(accepted.grant), accepted.token);
         }
         self.grant.clone()
     }

@@ -59,7 +59,7 @@ impl std::fmt::Debug for Watch {
     }
 }
 
-/// The handler of what one client sends.
+/// The handler of what one client sends. Few clients send anything, so what most never need is in a box of its own.
 #[derive(Debug)]
 pub struct Session {
     protocol: Protocol,
@@ -70,9 +70,9 @@ pub struct Session {
     /// Finds positions.
     history: Option<History>,
     /// Watches the stream for the program.
-    watch: Option<Watch>,
+    watch: Option<Box<Watch>>,
     /// The command whose change is under way.
-    pending: Option<Pending>,
+    pending: Option<Box<Pending>>,
     stats: Arc<Stats>,
 }
 
@@ -165,7 +165,7 @@ impl Session {
 
     /// Sets the watch of the stream, if there is an observer.
     pub(crate) fn watch(&mut self, watch: Option<Box<dyn StreamWatch>>) {
-        self.watch = watch.map(Watch);
+        self.watch = watch.map(|watch| Box::new(Watch(watch)));
     }
 
     /// Refuses a message. The subprotocol `raw` has no message for that, so the connection ends.
@@ -224,7 +224,7 @@ impl Session {
             }
             TopicChange::Refused(Refused::Full(reason)) => return self.refuse(CloseCode::Again, reason, id, replies),
         };
-        self.pending = Some(Pending { id, renewal });
+        self.pending = Some(Box::new(Pending { id, renewal }));
         action
     }
 }
@@ -267,7 +267,7 @@ impl Inbound for Session {
 
     fn subscribed(&mut self, topics: &Topics, replies: &mut Vec<u8>) {
         // A change by the server itself never comes between a command and its answer.
-        let pending = self.pending.take();
+        let pending = self.pending.take().map(|pending| *pending);
         let grant = self.policy.applied();
         match pending {
             Some(Pending { id, renewal: Some(renewal) }) => {
@@ -277,8 +277,8 @@ impl Inbound for Session {
             }
             pending => self.confirm(topics, pending.and_then(|pending| pending.id), replies),
         }
-        if let Some(Watch(watch)) = &mut self.watch {
-            watch.topics_changed(topics, grant.as_deref());
+        if let Some(watch) = &mut self.watch {
+            watch.0.topics_changed(topics, grant.as_deref());
         }
     }
 
