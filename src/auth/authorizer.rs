@@ -164,7 +164,7 @@ impl State {
             return Grant::default().with_readable(Access::Topics(set(readable))).with_publishable(none());
         };
         let own = claims.readable();
-        let private = private(&own, topics);
+        let private = in_common(&own, topics);
         readable.extend(own);
         let mut grant = Grant::default()
             .with_readable(Access::Topics(set(readable)))
@@ -186,27 +186,27 @@ fn set(topics: Vec<Topic>) -> Topics {
     Topics::new(topics).unwrap_or_else(|_| Topics::none())
 }
 
-/// Of which topics a stream of `topics` receives private updates, for a token that may read `own`. Less than all of `own`, so that
-/// streams of the same public topics share a feed.
-fn private(own: &[Topic], topics: &Topics) -> Topics {
-    let pairs = own.len().saturating_mul(topics.len());
+/// What the rights `granted` mean for a stream of `topics`: less than all of them, so that streams of the same topics share a feed, whoever
+/// reads them.
+pub(crate) fn in_common(granted: &[Topic], topics: &Topics) -> Topics {
+    let pairs = granted.len().saturating_mul(topics.len());
     if pairs > MAX_COMPARED {
-        return set(own.to_vec());
+        return set(granted.to_vec());
     }
     let mut common = Vec::new();
     for topic in topics.iter() {
-        for own in own {
-            match own.intersection(&topic) {
+        for granted in granted {
+            match granted.intersection(&topic) {
                 Some(both) => common.push(both),
                 // What a template has in common with another topic is no topic. The engine looks at both.
-                None if own.is_template() || topic.is_template() => common.push(own.clone()),
+                None if granted.is_template() || topic.is_template() => common.push(granted.clone()),
                 None => {}
             }
         }
     }
     common.sort_unstable();
     common.dedup();
-    if common.len() > MAX_TOPICS { set(own.to_vec()) } else { set(common) }
+    if common.len() > MAX_TOPICS { set(granted.to_vec()) } else { set(common) }
 }
 
 impl Claims {
@@ -272,14 +272,16 @@ mod tests {
 
     #[test]
     fn private_updates_are_those_of_the_token_and_the_stream() {
-        let of = |own: &[&str], stream: &[&str]| private(&topics(own), &set(topics(stream))).to_string();
+        let of = |own: &[&str], stream: &[&str]| in_common(&topics(own), &set(topics(stream))).to_string();
         assert_eq!(of(&["/user/42"], &["/news"]), "");
         assert_eq!(of(&["/user/42"], &["/news", "/user/*/inbox"]), "/user/42/inbox");
         assert_eq!(of(&["/user/42", "/news/a"], &["/"]), "/news/a,/user/42");
+        // Whoever reads it shares a feed.
+        assert_eq!([1, 2].map(|user| of(&[&format!("/user/{user}/**"), "/eps"], &["/eps"])), ["/eps", "/eps"]);
         let template = Topic::template("https://a/{id}").unwrap();
         let own = [template.clone()];
-        assert_eq!(private(&own, &set(topics(&["https://a/1"]))).to_string(), "https://a/1");
-        assert_eq!(private(&own, &set(topics(&["/a"]))), set(vec![template]));
+        assert_eq!(in_common(&own, &set(topics(&["https://a/1"]))).to_string(), "https://a/1");
+        assert_eq!(in_common(&own, &set(topics(&["/a"]))), set(vec![template]));
     }
 
     #[test]

@@ -31,6 +31,7 @@ use tallycast_fanout::Topic;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub(crate) use authorizer::in_common;
 pub use authorizer::{AuthError, Authenticated, challenge};
 pub use check::check;
 pub use claims::{Claims, MercureClaims};

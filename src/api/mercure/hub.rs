@@ -12,7 +12,7 @@ use super::credentials::find;
 use super::{Config, PATH};
 use crate::api::refusal::Refusal;
 use crate::auth::credentials::{TICKET, query_value};
-use crate::auth::{Auth, Authenticated, Role};
+use crate::auth::{Auth, Authenticated, Role, in_common};
 use crate::decode::Routes;
 use crate::presence::Presence;
 use crate::publishing::{PublishStats, Publisher};
@@ -65,14 +65,15 @@ impl Hub {
             }
             self.check(topics, &public)
                 .map_err(|namespace| Refusal::unauthorized(format!("a token is required to read {namespace}")))?;
-            return Ok(Grant::default().with_plain(access(public)));
+            return Ok(Grant::default().with_plain(plain(&public, topics)));
         };
         let Authenticated { claims, .. } = self.auth.verified(&token, Role::Subscriber).await?;
         let own = claims.readable();
         let readable: Vec<Topic> = public.into_iter().chain(own.iter().cloned()).collect();
         let refused = |namespace| Refusal::forbidden(format!("not allowed to read {namespace}"));
         self.check(topics, &readable).map_err(refused)?;
-        let mut grant = Grant::default().with_plain(access(readable)).with_private(set(own));
+        // Those that are not in `topics` too: an update is private to the readers of any of its topics, alternates included.
+        let mut grant = Grant::default().with_plain(plain(&readable, topics)).with_private(set(own));
         (grant.subject, grant.payload, grant.expires_at) =
             (claims.subject.map(Into::into), claims.payload, claims.expires_at);
         Ok(grant)
@@ -156,7 +157,28 @@ fn set(topics: Vec<Topic>) -> Topics {
     Topics::new(topics).unwrap_or_default()
 }
 
-fn access(topics: Vec<Topic>) -> Access {
-    let is_everything = |topic: &Topic| topic.covers(&Namespace::root().into());
-    if topics.iter().any(is_everything) { Access::All } else { Access::Topics(set(topics)) }
+/// Of which topics a stream of `topics` receives messages that are no updates, for a client that may read `readable`.
+fn plain(readable: &[Topic], topics: &Topics) -> Access {
+    let is_readable = |topic: Topic| readable.iter().any(|readable| readable.covers(&topic));
+    if topics.iter().all(is_readable) { Access::All } else { Access::Topics(in_common(readable, topics)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_to_other_topics_do_not_matter() {
+        let parsed =
+            |texts: &[&str]| -> Vec<Topic> { texts.iter().map(|text| Topic::selector(text).unwrap()).collect() };
+        let plain =
+            |readable: &[&str], topics: &[&str]| plain(&parsed(readable), &Topics::new(parsed(topics)).unwrap());
+        assert_eq!(plain(&["/user/1", "/raw"], &["/raw"]), Access::All);
+        assert_eq!(plain(&["/user/1", "*"], &["/raw", "https://a/1"]), Access::All);
+        assert_eq!(plain(&["/user/1"], &["https://a/1"]), Access::Topics(Topics::none()));
+        let Access::Topics(some) = plain(&["/user/1", "/raw"], &["https://a/1", "/raw"]) else {
+            panic!("not all are readable")
+        };
+        assert_eq!(some.to_string(), "/raw");
+    }
 }
