@@ -138,6 +138,15 @@ impl Grant {
         self
     }
 
+    /// The memory that its topics take in the engine if no other reader's grant has them, in bytes, at most, roughly.
+    pub fn weight(&self) -> usize {
+        let plain = match &self.plain {
+            Access::All => None,
+            Access::Topics(topics) => Some(topics),
+        };
+        [Some(&self.private), plain].into_iter().flatten().filter(|topics| !topics.is_empty()).map(Topics::weight).sum()
+    }
+
     /// Whether it has expired. By the wall clock, as the expiry is.
     pub fn is_expired(&self, now: SystemTime) -> bool {
         self.expires_at.is_some_and(|expires_at| expires_at <= now)
@@ -190,6 +199,16 @@ mod tests {
         let access = Access::Topics(many(|number| format!("/*/{number}")));
         let wanted = many(|number| format!("/{number}/*"));
         assert!(access.narrow(&wanted).is_err(), "it would be 10,000 topics");
+    }
+
+    #[test]
+    fn weight_is_that_of_the_topics_that_restrict_messages() {
+        let topics: Topics = "/a".parse::<Namespace>().unwrap().into();
+        let readable = Grant::default().with_readable(Access::Topics(topics.clone()));
+        let plain = |topics| Grant::default().with_plain(Access::Topics(topics));
+        assert_eq!((readable.weight(), plain(Topics::none()).weight()), (0, 0));
+        let both = plain(topics.clone()).with_private(topics.clone());
+        assert_eq!(both.weight(), 2 * topics.weight());
     }
 
     #[test]

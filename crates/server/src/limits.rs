@@ -17,7 +17,7 @@ use crate::Config;
 use crate::Stats;
 use crate::slots::{Slot, Slots};
 use crate::topic_budget::{TopicBudget, TopicPermit};
-use tallycast_fanout::{Namespace, NamespaceError, Topic, Topics};
+use tallycast_fanout::{Grant, Namespace, NamespaceError, Topic, Topics};
 
 /// Addresses whose rate of new connections is tracked. Connections from more are accepted and counted: against an attacker with so
 /// many addresses only the limit of all connections helps.
@@ -188,8 +188,8 @@ impl SubscriptionPermits {
         Self { limits, config, path_bytes, held: Vec::new(), memory }
     }
 
-    /// Acquires the permits for a stream of `topics` and releases the others. Changes nothing if one is not available.
-    pub(crate) fn acquire(&mut self, topics: &Topics) -> Result<(), LimitError> {
+    /// Acquires the permits for a stream of `topics` with `grant` and releases the others. Changes nothing if one is not available.
+    pub(crate) fn acquire(&mut self, topics: &Topics, grant: Option<&Grant>) -> Result<(), LimitError> {
         let config = self.config.borrow();
         let Limits { namespaces, stats, .. } = &*self.limits;
         let mut missing = Vec::new();
@@ -209,7 +209,8 @@ impl SubscriptionPermits {
             };
             missing.push(permit);
         }
-        self.memory.replace(topics.weight() + self.path_bytes, &config, stats)?;
+        let bytes = topics.weight() + grant.map_or(0, Grant::weight) + self.path_bytes;
+        self.memory.replace(bytes, &config, stats)?;
         self.held.retain(|held| needed.contains(&held.key));
         self.held.append(&mut missing);
         Ok(())
@@ -359,6 +360,19 @@ mod tests {
     }
 
     #[test]
+    fn topics_of_a_grant_are_charged_as_those_of_the_stream() {
+        let (limits, stats) = limits();
+        let topics: Topics = "/a".parse::<Namespace>().unwrap().into();
+        let config = Config { max_topic_bytes_per_address: 2 * topics.weight() - 1, ..Config::default() };
+        let config = watch::channel(config).1;
+        let mut permits = SubscriptionPermits::new(Arc::new(limits), config, Ipv4Addr::LOCALHOST.into(), 0);
+        let grant = Grant::default().with_private(topics.clone());
+        assert_eq!(permits.acquire(&topics, Some(&grant)).unwrap_err(), LimitError::AddressTopics);
+        permits.acquire(&topics, Some(&Grant::default())).unwrap();
+        assert_eq!(stats.refused_topics_address.get(), 1);
+    }
+
+    #[test]
     fn streams_are_limited_per_namespace() {
         let (limits, stats) = limits();
         let limit = |text: &str| text.parse::<NamespaceLimit>().unwrap();
@@ -368,10 +382,10 @@ mod tests {
         let admit = |namespace: &str| {
             let mut permits =
                 SubscriptionPermits::new(Arc::clone(&limits), config.clone(), Ipv4Addr::LOCALHOST.into(), 0);
-            permits.acquire(&topics(namespace)).map(|()| permits)
+            permits.acquire(&topics(namespace), None).map(|()| permits)
         };
         let mut first = admit("/details/26").unwrap();
-        first.acquire(&topics("/details/28")).unwrap();
+        first.acquire(&topics("/details/28"), None).unwrap();
         assert_eq!(admit("/details/27").unwrap_err(), LimitError::Namespace("/details".parse().unwrap()));
         for parent_or_wildcard in ["/", "/*", "/*/27", "/*/**"] {
             let error = admit(parent_or_wildcard).unwrap_err();
@@ -382,10 +396,10 @@ mod tests {
         drop(first);
         let mut second = admit("/details/27").unwrap();
         assert_eq!(stats.refused_namespace.get(), 6);
-        second.acquire(&topics("/eps")).unwrap();
+        second.acquire(&topics("/eps"), None).unwrap();
         let third = admit("/details/29").unwrap_err();
         assert_eq!(third, LimitError::Namespace(Namespace::root()));
-        assert!(second.acquire(&topics("/details/27")).is_ok(), "a refused stream holds no permit");
+        assert!(second.acquire(&topics("/details/27"), None).is_ok(), "a refused stream holds no permit");
         assert_eq!(
             "/a".parse::<NamespaceLimit>().unwrap_err().to_string(),
             "expected NAMESPACE=COUNT, such as /details=1000, found \"/a\""

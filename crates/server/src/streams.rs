@@ -162,7 +162,7 @@ impl Streams {
         }
         let format = if envelope { EventFormat::Envelope } else { EventFormat::Fields };
         let response = EventResponse::native(format, notices, self.coding(request, client));
-        let admitted = self.admit(request, topics, client, &response)?;
+        let admitted = self.admit(request, topics, access.grant.as_deref(), client, &response)?;
         let reader = |info, permits, topic_permit| {
             let grant = access.grant.clone();
             Reader { info, snapshot, resume, max_rate, grant, permits, topic_permit }
@@ -216,7 +216,8 @@ impl Streams {
         }
         let format = ContractFormat { contract: Arc::clone(contract), preamble, headers, position_header };
         let response = EventResponse::contract(format, self.coding(request, client));
-        let Admitted { info, mut permits, subscription } = self.admit(request, topics, client, &response)?;
+        let Admitted { info, mut permits, subscription } =
+            self.admit(request, topics, grant.as_deref(), client, &response)?;
         let topic_permit = Some(subscription.into_fixed(&mut permits));
         let reader = Reader { info, snapshot: false, resume, max_rate: None, grant, permits, topic_permit };
         Ok(Stream { reader, transport: Transport::EventStream(response) })
@@ -228,6 +229,7 @@ impl Streams {
         &self,
         request: &Parts,
         topics: Topics,
+        grant: Option<&Grant>,
         client: ClientAddress,
         response: &EventResponse,
     ) -> Result<Admitted, WholeResponse> {
@@ -238,7 +240,7 @@ impl Streams {
         }
         let (limits, path_bytes) = (Arc::clone(&self.limits), request.uri.path().len());
         let mut subscription = SubscriptionPermits::new(limits, self.config.clone(), client.ip, path_bytes);
-        subscription.acquire(&topics).map_err(|error| over_limit(&error))?;
+        subscription.acquire(&topics, grant).map_err(|error| over_limit(&error))?;
         let config = self.config.borrow();
         let mut permits = Permits::default();
         if client.limited {

@@ -132,9 +132,9 @@ struct Accepted {
 }
 
 impl Decided {
-    /// Acquires the permits of `topics`.
-    fn acquire(&mut self, topics: &Topics) -> Result<(), String> {
-        let acquired = self.permits.acquire(topics).map_err(|error| error.to_string());
+    /// Acquires the permits of `topics` with `grant`.
+    fn acquire(&mut self, topics: &Topics, grant: Option<&Grant>) -> Result<(), String> {
+        let acquired = self.permits.acquire(topics, grant).map_err(|error| error.to_string());
         self.was_full = acquired.is_err();
         acquired
     }
@@ -162,7 +162,7 @@ impl TopicPolicy for Within {
             Err(denied) => return TopicChange::Refused(Refused::Denied(denied.to_string())),
         };
         let Some(start) = start else {
-            return match lock(&self.decided).acquire(&topics) {
+            return match lock(&self.decided).acquire(&topics, self.grant.as_deref()) {
                 Ok(()) => TopicChange::Allowed(topics),
                 Err(error) => TopicChange::Refused(Refused::Full(error)),
             };
@@ -170,7 +170,7 @@ impl TopicPolicy for Within {
         let (decided, grant) = (Arc::clone(&self.decided), self.grant.clone());
         TopicChange::Pending(Box::pin(async move {
             let resume = start.find(&topics, grant.as_deref()).await?;
-            lock(&decided).acquire(&topics)?;
+            lock(&decided).acquire(&topics, grant.as_deref())?;
             Ok(Subscription { topics, grant: None, resume })
         }))
     }
@@ -226,7 +226,7 @@ impl TopicPolicy for Authorized {
                 None => None,
             };
             let mut decided = lock(&decided);
-            decided.acquire(&topics)?;
+            decided.acquire(&topics, Some(&grant))?;
             decided.accepted = Some(Box::new(Accepted { grant: Arc::clone(&grant), token }));
             Ok(Subscription { topics, grant: Some(grant), resume })
         }))
