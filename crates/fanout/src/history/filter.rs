@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::interest::Interest;
+use crate::interest::{Interest, Rights};
 use crate::topic::Topic;
 use crate::topic_index::TopicIndex;
 use crate::{Access, Message};
@@ -27,11 +27,12 @@ struct Selection {
 
 impl Selection {
     fn new(topics: impl Iterator<Item = Topic>, interest: &Interest) -> Self {
-        let plain = match &interest.plain {
+        let Rights { private, plain } = interest.rights();
+        let plain = match plain {
             Access::All => None,
             Access::Topics(topics) => Some(TopicIndex::of(topics.iter(), ())),
         };
-        Self { topics: TopicIndex::of(topics, ()), private: TopicIndex::of(interest.private.iter(), ()), plain }
+        Self { topics: TopicIndex::of(topics, ()), private: TopicIndex::of(private.iter(), ()), plain }
     }
 
     fn contains(&self, message: &Message) -> bool {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::interest::Interest;
-use crate::{EntryId, Kept, Message, Namespace, ResetReason, Topic, Update};
+use crate::{EntryId, Grant, Kept, Message, Namespace, ResetReason, Topic, Update};
 
 fn retention(name: &str, max_messages: Option<usize>, last_values: bool) -> Arc<Retention> {
     Arc::new(Retention {
@@ -185,11 +185,11 @@ proptest! {
             let selectors = |texts: &BTreeSet<&str>| {
                 Topics::new(texts.iter().map(|text| Topic::selector(text).unwrap()).collect()).unwrap_or_default()
             };
-            Interest { topics: selectors(topics), private: selectors(private), plain: crate::Access::All }
+            Interest::new(&selectors(topics), Some(&Grant::default().with_private(selectors(private))))
         };
         let gets = |interest: &Interest, number: usize| {
             let is_in = |set: &Topics| set.iter().any(|topic| messages[number].topics().any(|of| topic.contains(of)));
-            is_in(&interest.topics) && (!messages[number].is_private() || is_in(&interest.private))
+            is_in(&interest.topics) && (!messages[number].is_private() || is_in(&interest.rights().private))
         };
         let read = read.map(|(topics, private)| interest(&topics, &private));
         // Topics that were read before are not new.

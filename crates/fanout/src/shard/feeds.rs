@@ -10,7 +10,7 @@ use slab::Slab;
 use super::Budgets;
 use super::feed::{Feed, FeedKey, Readers, place};
 use super::topic_sets::TopicSets;
-use crate::interest::Interest;
+use crate::interest::Rights;
 use crate::log::Batch;
 use crate::policy::policy_of;
 use crate::topic_index::TopicIndex;
@@ -104,7 +104,7 @@ impl Feeds {
             Policy::Skip if key.totals.is_some() => Policy::Merge,
             policy => policy,
         };
-        let Interest { topics, private, plain } = key.interest.clone();
+        let (topics, Rights { private, plain }) = (key.interest.topics.clone(), key.interest.rights());
         let mut feed = Feed::new(key, policy, &self.budgets);
         feed.private_set = self.private_sets.join(&private);
         if let Access::Topics(plain) = plain {
@@ -122,12 +122,12 @@ impl Feeds {
     /// Removes a feed.
     pub(super) fn remove(&mut self, id: FeedId) {
         let Some(feed) = self.feeds.try_remove(id as usize) else { return };
-        let Interest { topics, private, plain } = &feed.key.interest;
-        topics.iter().for_each(|topic| self.topics.remove(&topic, id));
-        self.private_sets.leave(private);
+        let Rights { private, plain } = feed.key.interest.rights();
+        feed.key.interest.topics.iter().for_each(|topic| self.topics.remove(&topic, id));
+        self.private_sets.leave(&private);
         if let Access::Topics(plain) = plain {
             self.restricted -= 1;
-            self.plain_sets.leave(plain);
+            self.plain_sets.leave(&plain);
         }
         if let Ok(entry) = self.by_key.find_entry(hash(&self.hasher, &feed.key), |&other| other == id) {
             entry.remove();

@@ -56,7 +56,7 @@ impl Shard {
         let (known, framing) = (feed.key.interest.clone(), Arc::clone(&feed.key.framing));
         let interest = match &grant {
             Some(grant) => Interest::new(&topics, Some(grant)),
-            None => Interest { topics: topics.clone(), ..known.clone() },
+            None => known.of(topics.clone()),
         };
         let new = FeedKey { interest: interest.clone(), totals, ..feed.key.clone() };
         let has_history = self.history.read().has(&topics);
