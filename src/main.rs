@@ -115,7 +115,6 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
             auth,
             publisher: publisher.clone(),
             routes: reloadable.routes.clone(),
-            server: reloadable.server.clone(),
             engine: fanout.handle(),
             presence: presence.clone(),
             stats: Arc::clone(&status.publishing),

@@ -1,4 +1,4 @@
-//! Why a request is refused: one line for the client, with a status.
+//! Why a request is refused: one line for the client, with a status, and a count for the operator.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use tallycast_server::{WholeResponse, text_response};
 use super::request::BodyError;
 use crate::auth::{self, AuthError, RateError};
 use crate::presence;
-use crate::publishing;
+use crate::publishing::{self, PublishStats};
 use crate::responses::line;
 
 /// The length of a refusal, in bytes; longer ones are cut. Some repeat a part of the request.
@@ -131,6 +131,15 @@ impl From<publishing::Unavailable> for Refusal {
 impl From<presence::Unavailable> for Refusal {
     fn from(error: presence::Unavailable) -> Self {
         Self::Unavailable(error.to_string())
+    }
+}
+
+/// Counts the outcome of a request that would publish `messages`.
+pub(super) fn count_outcome<T>(stats: &PublishStats, messages: usize, outcome: &Result<T, Refusal>) {
+    match outcome {
+        Ok(_) => stats.published.add(messages as u64),
+        Err(Refusal::Unavailable(_)) => stats.failed.add(1),
+        Err(_) => stats.refused.add(1),
     }
 }
 

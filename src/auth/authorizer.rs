@@ -161,14 +161,14 @@ impl State {
     fn grant(&self, claims: Option<Claims>, topics: &Topics) -> Grant {
         let mut readable = self.config.public.clone();
         let Some(claims) = claims else {
-            return Grant::default().with_readable(Access::Topics(set(readable))).with_publishable(none());
+            return Grant::default().with_readable(Access::Topics(to_set(readable))).with_publishable(none());
         };
         let own = claims.readable();
         let private = in_common(&own, topics);
         readable.extend(own);
         let mut grant = Grant::default()
-            .with_readable(Access::Topics(set(readable)))
-            .with_publishable(Access::Topics(set(claims.publishable())))
+            .with_readable(Access::Topics(to_set(readable)))
+            .with_publishable(Access::Topics(to_set(claims.publishable())))
             .with_private(private);
         grant.subject = claims.subject.map(Arc::from);
         grant.expires_at = claims.expires_at;
@@ -182,7 +182,7 @@ fn none() -> Access {
 }
 
 /// Topics as a set. There are fewer than a set may have: those of a token and of the configuration are bounded.
-fn set(topics: Vec<Topic>) -> Topics {
+pub(crate) fn to_set(topics: Vec<Topic>) -> Topics {
     Topics::new(topics).unwrap_or_else(|_| Topics::none())
 }
 
@@ -191,7 +191,7 @@ fn set(topics: Vec<Topic>) -> Topics {
 pub(crate) fn in_common(granted: &[Topic], topics: &Topics) -> Topics {
     let pairs = granted.len().saturating_mul(topics.len());
     if pairs > MAX_COMPARED {
-        return set(granted.to_vec());
+        return to_set(granted.to_vec());
     }
     let mut common = Vec::new();
     for topic in topics.iter() {
@@ -206,7 +206,7 @@ pub(crate) fn in_common(granted: &[Topic], topics: &Topics) -> Topics {
     }
     common.sort_unstable();
     common.dedup();
-    if common.len() > MAX_TOPICS { set(granted.to_vec()) } else { set(common) }
+    if common.len() > MAX_TOPICS { to_set(granted.to_vec()) } else { to_set(common) }
 }
 
 impl Claims {
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn private_updates_are_those_of_the_token_and_the_stream() {
-        let of = |own: &[&str], stream: &[&str]| in_common(&topics(own), &set(topics(stream))).to_string();
+        let of = |own: &[&str], stream: &[&str]| in_common(&topics(own), &to_set(topics(stream))).to_string();
         assert_eq!(of(&["/user/42"], &["/news"]), "");
         assert_eq!(of(&["/user/42"], &["/news", "/user/*/inbox"]), "/user/42/inbox");
         assert_eq!(of(&["/user/42", "/news/a"], &["/"]), "/news/a,/user/42");
@@ -280,8 +280,8 @@ mod tests {
         assert_eq!([1, 2].map(|user| of(&[&format!("/user/{user}/**"), "/eps"], &["/eps"])), ["/eps", "/eps"]);
         let template = Topic::template("https://a/{id}").unwrap();
         let own = [template.clone()];
-        assert_eq!(in_common(&own, &set(topics(&["https://a/1"]))).to_string(), "https://a/1");
-        assert_eq!(in_common(&own, &set(topics(&["/a"]))), set(vec![template]));
+        assert_eq!(in_common(&own, &to_set(topics(&["https://a/1"]))).to_string(), "https://a/1");
+        assert_eq!(in_common(&own, &to_set(topics(&["/a"]))), to_set(vec![template]));
     }
 
     #[test]
@@ -292,11 +292,11 @@ mod tests {
             publish: Some(vec!["*".to_owned()]),
             ..Default::default()
         });
-        let readable = set(claims.readable());
+        let readable = to_set(claims.readable());
         assert_eq!(readable.len(), 3);
-        let covers = |topic: Topic| Access::Topics(readable.clone()).covers(&set(vec![topic]));
+        let covers = |topic: Topic| Access::Topics(readable.clone()).covers(&to_set(vec![topic]));
         assert!(covers("https://a/1".parse().unwrap()) && covers(Topic::exact("/b".parse().unwrap())));
         assert!(!covers("/b".parse().unwrap()), "a selector is not for what is below");
-        assert_eq!(set(claims.publishable()).to_string(), "/");
+        assert_eq!(to_set(claims.publishable()).to_string(), "/");
     }
 }

@@ -31,8 +31,8 @@ use tallycast_fanout::Topic;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub(crate) use authorizer::in_common;
 pub use authorizer::{AuthError, Authenticated, challenge};
+pub(crate) use authorizer::{in_common, to_set};
 pub use check::check;
 pub use claims::{Claims, MercureClaims};
 pub use error::{Role, TokenError};

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri};
 use tallycast_fanout::{Access, Grant, Handle, Namespace, Topic, Topics};
-use tallycast_server::AllowedOrigin;
 use tokio::sync::watch;
 
 use super::credentials::find;
 use super::{Config, PATH};
 use crate::api::refusal::Refusal;
 use crate::auth::credentials::{TICKET, query_value};
-use crate::auth::{Auth, Authenticated, Role, in_common};
+use crate::auth::{Auth, Authenticated, Role, in_common, to_set};
 use crate::decode::Routes;
 use crate::presence::Presence;
 use crate::publishing::{PublishStats, Publisher};
@@ -28,8 +27,6 @@ pub struct Hub {
     pub publisher: Publisher,
     /// The routes, which say where updates are published, and which topics belong to others.
     pub routes: watch::Receiver<Routes>,
-    /// The configuration of the server, which has the origins of pages.
-    pub server: watch::Receiver<tallycast_server::Config>,
     /// The engine, which knows the newest update.
     pub engine: Handle,
     /// Who is subscribed, if that is served.
@@ -54,7 +51,7 @@ impl Hub {
     /// The grant of a client that subscribes to `topics`. Public updates are for everyone who selects them; messages of the
     /// namespaces of other routes need the same rights as for native streams.
     pub(super) async fn subscriber(&self, request: &Parts, topics: &Topics) -> Result<Grant, Refusal> {
-        let token = match find(&request.method, &request.uri, &request.headers, &self.origins())? {
+        let token = match find(&request.method, &request.uri, &request.headers, &self.auth.origins())? {
             Some(token) => Some(token),
             None => self.token_of_ticket(request).await?,
         };
@@ -73,7 +70,7 @@ impl Hub {
         let refused = |namespace| Refusal::forbidden(format!("not allowed to read {namespace}"));
         self.check(topics, &readable).map_err(refused)?;
         // Those that are not in `topics` too: an update is private to the readers of any of its topics, alternates included.
-        let mut grant = Grant::default().with_plain(plain(&readable, topics)).with_private(set(own));
+        let mut grant = Grant::default().with_plain(plain(&readable, topics)).with_private(to_set(own));
         (grant.subject, grant.payload, grant.expires_at) =
             (claims.subject.map(Into::into), claims.payload, claims.expires_at);
         Ok(grant)
@@ -96,7 +93,7 @@ impl Hub {
         headers: &HeaderMap,
         topic: &Namespace,
     ) -> Result<(), Refusal> {
-        let token = find(method, uri, headers, &self.origins())?;
+        let token = find(method, uri, headers, &self.auth.origins())?;
         let token = token.ok_or_else(|| Refusal::unauthorized("a token is required"))?;
         let Authenticated { claims, .. } = self.auth.verified(&token, Role::Subscriber).await?;
         if claims.readable().iter().any(|selector| selector.contains(topic)) {
@@ -120,7 +117,7 @@ impl Hub {
 
     /// The client of a request to publish.
     pub(super) async fn update_publisher(&self, uri: &Uri, headers: &HeaderMap) -> Result<UpdatePublisher, Refusal> {
-        let token = find(&Method::POST, uri, headers, &self.origins())?;
+        let token = find(&Method::POST, uri, headers, &self.auth.origins())?;
         let token = token.ok_or_else(|| Refusal::unauthorized("a token is required"))?;
         let authenticated = self.auth.verified(&token, Role::Publisher).await?;
         let selectors = authenticated.claims.publishable();
@@ -132,29 +129,11 @@ impl Hub {
         let rates = self.auth.publish_rates();
         rates.take(rates.key(publisher.authenticated.rate_key()), 1).map_err(|error| Refusal::of_rate(error, 1))
     }
-
-    /// Counts the outcome of a request to publish.
-    pub(super) fn count<T>(&self, outcome: &Result<T, Refusal>) {
-        match outcome {
-            Ok(_) => self.stats.published.add(1),
-            Err(Refusal::Unavailable(_)) => self.stats.failed.add(1),
-            Err(_) => self.stats.refused.add(1),
-        }
-    }
-
-    fn origins(&self) -> Vec<AllowedOrigin> {
-        self.server.borrow().allowed_origins.clone()
-    }
 }
 
 /// Whether a topic is one that the hub itself publishes.
 pub(super) fn is_of_the_hub(topic: &Namespace) -> bool {
     topic.as_str().contains(PATH)
-}
-
-/// Topics as a set. There are fewer than a set may have: those of a token and of the configuration are bounded.
-fn set(topics: Vec<Topic>) -> Topics {
-    Topics::new(topics).unwrap_or_default()
 }
 
 /// Of which topics a stream of `topics` receives messages that are no updates, for a client that may read `readable`.

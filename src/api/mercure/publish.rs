@@ -13,14 +13,14 @@ use uuid::Uuid;
 use super::Hub;
 use super::form::{Form, check_content_type};
 use super::hub::is_of_the_hub;
-use crate::api::refusal::Refusal;
+use crate::api::refusal::{Refusal, count_outcome};
 use crate::api::request;
 use crate::publishing::{Publication, UpdateFields};
 
 /// Publishes the update in the body; answers with its id.
 pub(super) async fn publish(State(hub): State<Arc<Hub>>, uri: Uri, headers: HeaderMap, body: Body) -> Response {
     let outcome = hub.publish(&uri, &headers, body).await;
-    hub.count(&outcome);
+    count_outcome(&hub.stats, 1, &outcome);
     match outcome {
         Ok(id) => (StatusCode::OK, [(CONTENT_TYPE, HeaderValue::from_static("text/plain"))], id).into_response(),
         Err(refusal) => refusal.into_response(),

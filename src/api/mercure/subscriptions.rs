@@ -108,10 +108,10 @@ impl Hub {
         let below = uri.path().strip_prefix(PATH).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
         let segments: Vec<&str> = below.split('/').skip(1).collect();
         let json = match segments[..] {
-            [] | [""] => collection(uri.path(), &last_event_id, &all(presence).await?),
+            [] | [""] => collection(uri.path(), &last_event_id, &listed(presence, None).await?),
             [selector] => {
                 let selector = decoded(selector).ok_or_else(not_found)?;
-                collection(uri.path(), &last_event_id, &of_topic(presence, topic_of(&selector)).await?)
+                collection(uri.path(), &last_event_id, &listed(presence, Some(topic_of(&selector))).await?)
             }
             [selector, subscriber] => {
                 let selector = decoded(selector).ok_or_else(not_found)?;
@@ -141,26 +141,15 @@ fn tagged(mut response: Response, etag: &str) -> Response {
     response
 }
 
-/// All listed subscriptions.
-async fn all(presence: &Presence) -> Result<Vec<Subscription>, Refusal> {
+/// The listed subscriptions of `topic`, or of all topics.
+async fn listed(presence: &Presence, topic: Option<&str>) -> Result<Vec<Subscription>, Refusal> {
     let mut found = Vec::new();
     let mut after: Option<Cursor> = None;
     loop {
-        let page = presence.all(after.as_ref(), PAGE).await?;
-        found.extend(page.subscriptions);
-        match page.next {
-            Some(next) if found.len() < MAX_LISTED => after = Some(next),
-            _ => return Ok(found),
-        }
-    }
-}
-
-/// The listed subscriptions of a topic.
-async fn of_topic(presence: &Presence, topic: &str) -> Result<Vec<Subscription>, Refusal> {
-    let mut found = Vec::new();
-    let mut after: Option<Cursor> = None;
-    loop {
-        let page = presence.of_topic(topic, after.as_ref(), PAGE).await?.page;
+        let page = match topic {
+            Some(topic) => presence.of_topic(topic, after.as_ref(), PAGE).await?.page,
+            None => presence.all(after.as_ref(), PAGE).await?,
+        };
         found.extend(page.subscriptions);
         match page.next {
             Some(next) if found.len() < MAX_LISTED => after = Some(next),

@@ -28,7 +28,7 @@ use axum::response::Response;
 use axum::routing::post;
 use tokio::sync::watch;
 
-use crate::api::refusal::Refusal;
+use crate::api::refusal::{Refusal, count_outcome};
 use crate::auth::Auth;
 use crate::decode::Routes;
 use crate::publishing::{PublishStats, Publisher};
@@ -65,11 +65,7 @@ pub struct Publishing {
 impl Publishing {
     /// Counts the outcome of a request that would publish `messages`.
     fn counted<T>(&self, messages: usize, outcome: Result<T, Refusal>) -> Result<T, Refusal> {
-        match &outcome {
-            Ok(_) => self.stats.published.add(messages as u64),
-            Err(Refusal::Unavailable(_)) => self.stats.failed.add(1),
-            Err(_) => self.stats.refused.add(1),
-        }
+        count_outcome(&self.stats, messages, &outcome);
         outcome
     }
 }
