@@ -47,9 +47,10 @@ impl StreamWatch for Stream {
     fn topics_changed(&mut self, topics: &Topics, grant: Option<&Grant>) {
         let mut left: HashMap<Arc<str>, Held> =
             self.held.drain(..).map(|held| (Arc::clone(&held.topic), held)).collect();
-        let subscriber = Arc::new(self.subscriber.with_grant(grant));
-        let is_same = subscriber.is_same(&self.subscriber);
-        if !is_same {
+        let changed = grant.map(|grant| Arc::new(self.subscriber.with_grant(Some(grant))));
+        let changed = changed.filter(|subscriber| !subscriber.is_same(&self.subscriber));
+        let is_same = changed.is_none();
+        if let Some(subscriber) = changed {
             self.subscriber = subscriber;
         }
         let mut added = Vec::new();

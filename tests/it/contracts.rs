@@ -66,8 +66,8 @@ impl Contract for LineContract {
         "GET, HEAD, OPTIONS, POST"
     }
 
-    fn framing(&self) -> Arc<dyn Framing> {
-        Arc::new(Lines)
+    fn event_framing(&self) -> Option<Arc<dyn Framing>> {
+        Some(Arc::new(Lines))
     }
 
     async fn open(&self, request: &Parts, client: IpAddr) -> Result<ContractStream, WholeResponse> {

@@ -19,6 +19,7 @@ mod commands;
 mod compression;
 mod config;
 mod contract;
+mod contract_websockets;
 mod contracts;
 mod custom_source;
 mod dead_peers;

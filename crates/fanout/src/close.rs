@@ -1,6 +1,5 @@
 //! Graceful close: why the engine ends a stream, and the time a client gets to read its last bytes.
 
-use std::any::Any;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::StreamWatch;
 use crate::sink::Sink;
 
 /// Time for a client to read the last bytes and to close its side.
@@ -87,8 +87,8 @@ async fn close_after(
     tokio::time::timeout(LINGER, linger).await.is_ok()
 }
 
-/// Closes a connection's sink gracefully, after `last` in two parts; then drops its guard.
-pub(crate) async fn close_sink(mut sink: Sink, last: [Bytes; 2], guard: Option<Box<dyn Any + Send>>) {
+/// Closes a connection's sink gracefully, after `last` in two parts; then drops its watch.
+pub(crate) async fn close_sink(mut sink: Sink, last: [Bytes; 2], watch: Option<Box<dyn StreamWatch>>) {
     let in_time = match &mut sink {
         Sink::Socket(socket) => close_after(socket, &last, LINGER_BYTES).await,
         Sink::Stream(stream) => close_after(stream, &last, LINGER_BYTES).await,
@@ -105,5 +105,5 @@ pub(crate) async fn close_sink(mut sink: Sink, last: [Bytes; 2], guard: Option<B
     if !in_time {
         sink.discard_unsent();
     }
-    drop(guard);
+    drop(watch);
 }

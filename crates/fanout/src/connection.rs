@@ -23,7 +23,7 @@ use crate::origin::Origin;
 use crate::replay::{Replay, ReplaySource};
 use crate::shard::FeedId;
 use crate::sink::Sink;
-use crate::{Grant, Inbound, Message, Rate, Stats, Subscriber, Topics};
+use crate::{ConnectionId, Grant, Inbound, Message, Operation, Rate, Stats, StreamWatch, Subscriber, Topics};
 
 /// The most slices in one vectored write.
 const MAX_SLICES: usize = 64;
@@ -60,6 +60,8 @@ pub(crate) enum ReadOutcome {
     Subscribe(Topics),
     /// The client wants something that must be decided first.
     Authorize(Decision),
+    /// The client wants something that takes time.
+    Perform(Operation),
     /// The connection is to be closed.
     Close,
     /// The client has gone.
@@ -118,12 +120,12 @@ pub(crate) struct Connection {
     conversation: Option<Box<Conversation>>,
     /// Distinguishes it from other connections in the same slot.
     pub(crate) generation: u64,
-    /// A change of topics is being decided; nothing is read from the client meanwhile.
+    /// A change of topics is being decided, or an operation performed; nothing is read from the client meanwhile.
     pub(crate) change_pending: bool,
     identity: Option<Box<Identity>>,
     pub(crate) messages_sent: u64,
     pub(crate) origin: Origin,
-    guard: Option<Box<dyn Any + Send>>,
+    watch: Option<Box<dyn StreamWatch>>,
 }
 
 /// Bytes that hold a guard.
@@ -181,7 +183,7 @@ impl Connection {
             identity: Identity::of(subscriber.grant.as_deref()),
             messages_sent: 0,
             origin: Origin::new(&subscriber.info),
-            guard: subscriber.guard,
+            watch: subscriber.watch,
         }
     }
 
@@ -270,6 +272,10 @@ impl Connection {
                         self.change_pending = true;
                         return ReadOutcome::Authorize(decision);
                     }
+                    ClientAction::Perform(operation) => {
+                        self.change_pending = true;
+                        return ReadOutcome::Perform(operation);
+                    }
                     ClientAction::Close => return ReadOutcome::Close,
                 }
             }
@@ -295,7 +301,22 @@ impl Connection {
         ReadOutcome::Idle
     }
 
-    /// Ends the change of topics that was refused for `reason`. Returns whether the connection is to be closed.
+    /// Tells the watch that the shard serves the stream.
+    pub(crate) fn attached(&mut self, id: ConnectionId) {
+        if let Some(watch) = &mut self.watch {
+            watch.attached(id);
+        }
+    }
+
+    /// Ends an operation that succeeded.
+    pub(crate) fn complete_operation(&mut self) {
+        self.change_pending = false;
+        if let Some(conversation) = &mut self.conversation {
+            conversation.inbound.performed(&mut conversation.replies);
+        }
+    }
+
+    /// Ends the change of topics or the operation that was refused for `reason`. Returns whether the connection is to be closed.
     pub(crate) fn refuse_change(&mut self, reason: &str) -> bool {
         self.change_pending = false;
         let Some(conversation) = &mut self.conversation else { return false };
@@ -377,6 +398,9 @@ impl Connection {
         }
         if let Some((chunk, replay)) = beginning {
             self.catch_up.get_or_insert_default().put_beginning(chunk, replay);
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.topics_changed(topics, grant);
         }
         true
     }
@@ -460,7 +484,7 @@ impl Connection {
         let replies = conversation.as_ref().map_or(&[][..], |conversation| &conversation.replies);
         let last = [replies, closing].concat().into();
         let begun = self.catch_up.map(|catch_up| catch_up.begun).unwrap_or_default();
-        Some(close_sink(self.sink, [begun, last], self.guard))
+        Some(close_sink(self.sink, [begun, last], self.watch))
     }
 
     /// Whether the peer may still be there.

@@ -23,6 +23,9 @@ pub struct Grant {
     /// Of which topics it receives messages that are no [updates](crate::Update): of those that it reads, the ones that have a topic in
     /// this set. Default: all.
     pub plain: Access,
+    /// The [sender](crate::Message::sender) whose messages it does not receive: usually the client itself. Its streams then have feeds of
+    /// their own. Default: none.
+    pub except_sender: Option<Arc<str>>,
     /// When its streams end. The engine looks once a second.
     pub expires_at: Option<SystemTime>,
     /// Data about the client for the application.
@@ -128,6 +131,13 @@ impl Grant {
     #[must_use]
     pub fn with_plain(mut self, plain: Access) -> Self {
         self.plain = plain;
+        self
+    }
+
+    /// Sets [`except_sender`](Self::except_sender).
+    #[must_use]
+    pub fn with_except_sender(mut self, sender: impl Into<Arc<str>>) -> Self {
+        self.except_sender = Some(sender.into());
         self
     }
 

@@ -17,7 +17,9 @@ use crate::publisher::Envelope;
 use crate::report::{ConnectionReport, FeedReport, Report, merge_feeds};
 use crate::shard::{Command, Input};
 use crate::totals::StateNow;
-use crate::{CloseReason, Grant, Message, Namespace, Resume, Start, Stats, Subscriber, Topics, TotalsState};
+use crate::{
+    CloseReason, Grant, Message, Namespace, Resume, Start, Stats, Subscriber, Subscription, Topics, TotalsState,
+};
 
 /// Time for all shards to answer a request.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -237,7 +239,16 @@ impl Handle {
     /// When there is no such connection, it is changing its topics already, it is too far behind, or the engine does not
     /// answer within two seconds.
     pub async fn set_topics(&self, connection: ConnectionId, topics: Topics) -> Result<(), ControlError> {
-        self.command(connection, Command::SetTopics(topics)).await
+        self.change(connection, Subscription { topics, grant: None, resume: None }).await
+    }
+
+    /// As [`set_topics`](Self::set_topics); with a grant, also replaces that of the connection, and topics that it did not read before
+    /// may start in their history.
+    ///
+    /// # Errors
+    /// As for [`set_topics`](Self::set_topics).
+    pub async fn change(&self, connection: ConnectionId, subscription: Subscription) -> Result<(), ControlError> {
+        self.command(connection, Command::Change(subscription)).await
     }
 
     /// Sends a message to one connection, whatever its topics are.

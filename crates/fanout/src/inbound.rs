@@ -14,12 +14,18 @@ pub enum ClientAction {
     /// Wait for this decision; then read its topics, or call [`Inbound::refused`]. The engine gives it ten seconds and
     /// reads nothing from the client meanwhile.
     Authorize(Decision),
+    /// Wait for this operation; then call [`Inbound::performed`] or [`Inbound::refused`]. As for a decision, the engine gives it ten
+    /// seconds and reads nothing from the client meanwhile.
+    Perform(Operation),
     /// Close the connection once the replies are written.
     Close,
 }
 
 /// A decision that takes time, such as a question to another service. The error is a reason for the client.
 pub type Decision = Pin<Box<dyn Future<Output = Result<Subscription, String>> + Send>>;
+
+/// Something that a client asked for and that takes time, such as publishing its message. The error is a reason for the client.
+pub type Operation = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// A change of topics that was allowed.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +44,7 @@ impl std::fmt::Debug for ClientAction {
             Self::None => formatter.write_str("None"),
             Self::Subscribe(topics) => formatter.debug_tuple("Subscribe").field(topics).finish(),
             Self::Authorize(_) => formatter.write_str("Authorize(..)"),
+            Self::Perform(_) => formatter.write_str("Perform(..)"),
             Self::Close => formatter.write_str("Close"),
         }
     }
@@ -57,7 +64,10 @@ pub trait Inbound: Send + std::fmt::Debug {
     /// topics and before the first message of the new ones.
     fn subscribed(&mut self, topics: &Topics, replies: &mut Vec<u8>);
 
-    /// Reports to the client that its change of topics was refused; the connection keeps its topics. Returns
+    /// Confirms that the client's [operation](ClientAction::Perform) has succeeded. The default appends nothing.
+    fn performed(&mut self, _replies: &mut Vec<u8>) {}
+
+    /// Reports to the client that its change of topics or its operation was refused; the connection keeps its topics. Returns
     /// [`ClientAction::None`] or [`ClientAction::Close`]; other actions count as `None`.
     fn refused(&mut self, reason: &str, replies: &mut Vec<u8>) -> ClientAction;
 }

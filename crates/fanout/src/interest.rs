@@ -12,18 +12,24 @@ pub(crate) struct Interest {
     rights: Option<Arc<Rights>>,
 }
 
-/// [`Grant::private`] and [`Grant::plain`].
+/// [`Grant::private`], [`Grant::plain`] and [`Grant::except_sender`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Rights {
     /// Of private messages, it gets those that have a topic in this set.
     pub(crate) private: Topics,
     /// Of messages that are no updates, it gets those that have a topic in this set.
     pub(crate) plain: Access,
+    /// It gets no messages of this sender.
+    pub(crate) except_sender: Option<Arc<str>>,
 }
 
 impl Interest {
     pub(crate) fn new(topics: &Topics, grant: Option<&Grant>) -> Self {
-        let rights = grant.map(|grant| Rights { private: grant.private.clone(), plain: grant.plain.clone() });
+        let rights = grant.map(|grant| Rights {
+            private: grant.private.clone(),
+            plain: grant.plain.clone(),
+            except_sender: grant.except_sender.clone(),
+        });
         let rights = rights.filter(|rights| *rights != Rights::default()).map(Arc::new);
         Self { topics: topics.clone(), rights }
     }

@@ -30,6 +30,8 @@ pub struct Message {
     pub received_at: Instant,
     /// Set if the message is kept for readers that come later. It then has an id on the wire.
     pub kept: Option<Box<Kept>>,
+    /// Who sent it, if readers may be [left out](crate::Grant::except_sender) because they did.
+    pub sender: Option<Arc<str>>,
     /// Set if the message has other topics beside its namespace, or is for some of their readers only.
     pub update: Option<Box<Update>>,
 }
@@ -118,6 +120,7 @@ impl Message {
             + self.namespace.as_str().len()
             + self.event.as_ref().map_or(0, |event| event.len())
             + data
+            + self.sender.as_ref().map_or(0, |sender| sender.len())
             + update
     }
 
@@ -129,6 +132,11 @@ impl Message {
     /// Whether only readers receive it that are granted one of its topics.
     pub fn is_private(&self) -> bool {
         self.update.as_ref().is_some_and(|update| update.is_private)
+    }
+
+    /// Whether `sender` is its sender.
+    pub(crate) fn is_from(&self, sender: Option<&Arc<str>>) -> bool {
+        sender.is_some() && self.sender.as_ref() == sender
     }
 
     /// The id that its publisher gave it.
@@ -148,7 +156,7 @@ impl Message {
     }
 
     fn new(namespace: Namespace, data: Data) -> Self {
-        Self { namespace, event: None, data, received_at: Instant::now(), kept: None, update: None }
+        Self { namespace, event: None, data, received_at: Instant::now(), kept: None, sender: None, update: None }
     }
 
     /// The id of the message on the wire, if it is kept for readers that come later.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::{Framing, Grant, Inbound, Rate, Resume, Sink, Topics};
+use crate::{Framing, Grant, Inbound, Rate, Resume, Sink, StreamWatch, Topics};
 
 /// What a transport knows of a connection.
 #[derive(Debug, Clone)]
@@ -52,12 +52,12 @@ pub struct Subscriber {
     pub inbound: Option<Box<dyn Inbound>>,
     /// What its client was granted. The stream ends when it expires.
     pub grant: Option<Arc<Grant>>,
-    /// Dropped when the connection ends; for example a permit.
-    pub guard: Option<Box<dyn Any + Send>>,
+    /// Watches the stream. Dropped when the connection ends, so it may hold what the connection needs until then, such as a permit.
+    pub watch: Option<Box<dyn StreamWatch>>,
 }
 
 impl Subscriber {
-    /// A subscriber without preamble, snapshot, past, rate, inbound handler, grant and guard.
+    /// A subscriber without preamble, snapshot, past, rate, inbound handler, grant and watch.
     pub fn new(info: ConnectionInfo, framing: Arc<dyn Framing>, sink: Sink) -> Self {
         Self {
             info,
@@ -70,7 +70,7 @@ impl Subscriber {
             snapshot_guard: None,
             inbound: None,
             grant: None,
-            guard: None,
+            watch: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Contracts: streams of the embedding program on paths of its own, in a framing of its own.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,16 +9,18 @@ use bytes::Bytes;
 use hyper::Method;
 use hyper::header::HeaderMap;
 use hyper::http::request::Parts;
-use tallycast_fanout::{CloseReason, Framing, Grant, Message, Start, Topics};
+use tallycast_fanout::{CloseReason, Framing, Grant, Message, Start, StreamWatch, Topics};
 
 use crate::response::WholeResponse;
+#[cfg(feature = "websocket")]
+use crate::websocket::{MessageHandler, Subprotocol};
 use crate::wire::Wire;
 
 /// Streams with paths, parameters and a framing of their own, such as those of another project's protocol. Add it with
 /// [`Server::contract`](crate::Server::contract).
 ///
-/// The server serves them as its native streams: over HTTP/1 the engine takes the socket over, all limits apply, clients that
-/// accept it get them compressed, and they end when their grant expires. The server's [`Authorizer`](crate::Authorizer) is not
+/// The server serves them as its native streams, Server-Sent Events, WebSocket or both: over HTTP/1 the engine takes the socket over,
+/// all limits apply, clients that accept it get event streams compressed, and streams end when their grant expires. The server's [`Authorizer`](crate::Authorizer) is not
 /// asked: the contract itself decides in [`open`](Self::open).
 ///
 /// ```
@@ -38,8 +41,8 @@ use crate::wire::Wire;
 ///         request.uri.path() == "/ticker" && request.method == Method::GET
 ///     }
 ///
-///     fn framing(&self) -> Arc<dyn Framing> {
-///         EventStream::shared(EventFormat::Envelope, Notices::Events, Coding::Identity, false)
+///     fn event_framing(&self) -> Option<Arc<dyn Framing>> {
+///         Some(EventStream::shared(EventFormat::Envelope, Notices::Events, Coding::Identity, false))
 ///     }
 ///
 ///     async fn open(&self, request: &Parts, _client: IpAddr) -> Result<ContractStream, WholeResponse> {
@@ -56,7 +59,7 @@ pub trait Contract: Send + Sync + 'static {
     /// Whether this contract answers `request`, by its path and its method. Called for every request, so it must be cheap. The
     /// requests that no contract matches go on to the native streams and the fallback.
     ///
-    /// A GET is answered with a stream, a HEAD with the headers of a stream, and any other method with 405: it should not match
+    /// A GET is answered with a stream, or with 426 if only a WebSocket is possible, a HEAD with the headers of a stream, and any other method with 405: it should not match
     /// where the fallback has other methods on the same path. Requests with OPTIONS are asked about as if they were GET, and
     /// are answered by the server itself.
     fn matches(&self, request: &Parts) -> bool;
@@ -67,8 +70,18 @@ pub trait Contract: Send + Sync + 'static {
         "GET, HEAD, OPTIONS"
     }
 
-    /// How messages become events, without compression and without chunks: the server adds both. Called once.
-    fn framing(&self) -> Arc<dyn Framing>;
+    /// How messages become events, without compression and without chunks: the server adds both. Called once. Without one, which is
+    /// the default, requests must ask for a WebSocket.
+    fn event_framing(&self) -> Option<Arc<dyn Framing>> {
+        None
+    }
+
+    /// How messages become those of a WebSocket, whose client may have named a subprotocol. Called once for each. Without one, which is
+    /// the default, a request for an upgrade gets an event stream.
+    #[cfg(feature = "websocket")]
+    fn websocket_framing(&self, _subprotocol: Subprotocol) -> Option<Arc<dyn Framing>> {
+        None
+    }
 
     /// What the stream of `request` is; or the response that is sent instead, such as a 401.
     ///
@@ -84,7 +97,6 @@ pub trait Contract: Send + Sync + 'static {
 }
 
 /// A stream that a [`Contract`] opens.
-#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ContractStream {
     /// What it reads, as far as the grant allows it: topics with wildcards are narrowed to [`Grant::readable`], and with a topic
@@ -94,10 +106,15 @@ pub struct ContractStream {
     pub grant: Option<Arc<Grant>>,
     /// Where it starts in the history. Default: now.
     pub start: Option<Start>,
-    /// The first bytes of the body, as the framing would write them. Default: none. Native streams have
-    /// [`Config::greeting`](crate::Config::greeting) and [`Config::retry`](crate::Config::retry) there.
+    /// The first bytes of the body, or after the response to an upgrade, as the framing would write them. Default: none. Native event
+    /// streams have [`Config::greeting`](crate::Config::greeting) and [`Config::retry`](crate::Config::retry) there.
     pub preamble: Bytes,
-    /// Response headers. They replace those of native streams that have the same names; `vary` is added to. Those that belong to
+    /// Watches the stream. Default: nothing does.
+    pub watch: Option<Box<dyn StreamWatch>>,
+    /// Handles what the client of a WebSocket sends. Default: messages are discarded.
+    #[cfg(feature = "websocket")]
+    pub messages: Option<Box<dyn MessageHandler>>,
+    /// Response headers of an event stream. They replace those of native streams that have the same names; `vary` is added to. Those that belong to
     /// the connection and to compression are the server's: `connection`, `content-encoding`, `content-length` and
     /// `transfer-encoding` are ignored.
     pub headers: HeaderMap,
@@ -114,9 +131,18 @@ impl ContractStream {
             grant: None,
             start: None,
             preamble: Bytes::new(),
+            watch: None,
+            #[cfg(feature = "websocket")]
+            messages: None,
             headers: HeaderMap::new(),
             position_header: false,
         }
+    }
+}
+
+impl fmt::Debug for ContractStream {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ContractStream").field("topics", &self.topics).finish_non_exhaustive()
     }
 }
 
@@ -148,13 +174,24 @@ pub(crate) struct RegisteredContract {
     contract: Box<dyn DynContract>,
     /// One for each way to send a body: the identity of a framing is its `Arc`.
     framings: Vec<Arc<WiredFraming>>,
+    /// One for each subprotocol.
+    #[cfg(feature = "websocket")]
+    websocket: Vec<(Subprotocol, Arc<dyn Framing>)>,
 }
 
 impl RegisteredContract {
     pub(crate) fn new(contract: impl Contract) -> Self {
-        let framing = contract.framing();
-        let framings = Wire::all().map(|wire| Arc::new(WiredFraming::new(Arc::clone(&framing), wire))).collect();
-        Self { contract: Box::new(contract), framings }
+        let wired = |framing: Arc<dyn Framing>| {
+            Wire::all().map(move |wire| Arc::new(WiredFraming::new(Arc::clone(&framing), wire)))
+        };
+        #[cfg(feature = "websocket")]
+        let of_subprotocol = |subprotocol| Some((subprotocol, contract.websocket_framing(subprotocol)?));
+        Self {
+            framings: contract.event_framing().into_iter().flat_map(wired).collect(),
+            #[cfg(feature = "websocket")]
+            websocket: [Subprotocol::Json, Subprotocol::Raw].into_iter().filter_map(of_subprotocol).collect(),
+            contract: Box::new(contract),
+        }
     }
 
     /// Whether it answers `request`: with a stream, or as a preflight request.
@@ -175,10 +212,22 @@ impl RegisteredContract {
         self.contract.open_boxed(request, client).await
     }
 
-    /// Its framing for bodies that are sent by `wire`.
+    /// Whether it has event streams.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.framings.is_empty()
+    }
+
+    /// Its framing for bodies that are sent by `wire`. Only where it [has event streams](Self::has_events).
     pub(crate) fn framing(&self, wire: Wire) -> Arc<WiredFraming> {
         let found = self.framings.iter().find(|framing| framing.wire == wire);
         Arc::clone(found.unwrap_or(&self.framings[0]))
+    }
+
+    /// Its framing for WebSockets, if it has them.
+    #[cfg(feature = "websocket")]
+    pub(crate) fn websocket_framing(&self, subprotocol: Subprotocol) -> Option<Arc<dyn Framing>> {
+        let found = self.websocket.iter().find(|(of, _)| *of == subprotocol);
+        found.map(|(_, framing)| Arc::clone(framing))
     }
 }
 
@@ -251,8 +300,8 @@ mod tests {
             request.method == Method::GET && request.uri.path() == "/lines"
         }
 
-        fn framing(&self) -> Arc<dyn Framing> {
-            EventStream::shared(EventFormat::Fields, Notices::Comments, Coding::Identity, false)
+        fn event_framing(&self) -> Option<Arc<dyn Framing>> {
+            Some(EventStream::shared(EventFormat::Fields, Notices::Comments, Coding::Identity, false))
         }
 
         async fn open(&self, _request: &Parts, _client: IpAddr) -> Result<ContractStream, WholeResponse> {

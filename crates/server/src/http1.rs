@@ -27,6 +27,8 @@ use crate::request_timer::Expired;
 use crate::response::{BoxError, ResponseBody, boxed};
 use crate::routes::{Answer, answer, fallback};
 use crate::server::{RequestLog, Shared};
+#[cfg(feature = "websocket")]
+use crate::streams::Upgrade;
 use crate::streams::{Reader, Stream, Transport};
 
 /// The response to a request whose headers do not arrive (RFC 9110, §15.5.9).
@@ -158,21 +160,21 @@ async fn take_over(
     let Stream { mut reader, transport } = *stream;
     guard.permits.join(std::mem::take(&mut reader.permits));
     let guard = (guard, reader.topic_permit.take());
-    let watch = shared.streams.watch(&reader);
+    let observer = shared.streams.observer();
     let subscriber = match transport {
         Transport::EventStream(response) => {
             let (framing, preamble) = event_stream(&request, &response, &reader, shared);
-            let mut subscriber = reader.into_subscriber(framing, sink, (guard, watch));
+            let mut subscriber = reader.into_subscriber(framing, sink, guard, observer);
             subscriber.preamble = preamble;
             subscriber
         }
         #[cfg(feature = "websocket")]
-        Transport::WebSocket(handshake, framing, mut session) => {
-            session.read_ahead(read_ahead);
-            session.watch(watch);
-            let mut subscriber = reader.into_subscriber(framing, sink, guard);
-            subscriber.preamble = head("101 Switching Protocols", &handshake.headers()).into();
-            subscriber.inbound = Some(session);
+        Transport::WebSocket(upgrade) => {
+            let Upgrade { handshake, framing, preamble, inbound } = *upgrade;
+            let mut subscriber = reader.into_subscriber(framing, sink, guard, observer);
+            let head = head("101 Switching Protocols", &handshake.headers());
+            subscriber.preamble = [head.into(), preamble].concat().into();
+            subscriber.inbound = Some(inbound.with_read_ahead(read_ahead));
             subscriber
         }
     };

@@ -115,13 +115,13 @@ pub use contract::{Contract, ContractStream};
 pub use event_stream::{EventFormat, EventStream, Notices, data_lines};
 pub use limits::{NamespaceLimit, NamespaceLimitError};
 pub use listener::listen;
-pub use observer::{StreamObserver, StreamWatch};
+pub use observer::StreamObserver;
 pub use origins::{AllowedOrigin, OriginError};
 pub use proxies::ClientAddressHeader;
 pub use response::{StreamBody, WholeResponse, text_response};
 pub use server::{Serve, Server};
 pub use service::StreamService;
 pub use stats::Stats;
-pub use tallycast_fanout::{Access, Grant};
+pub use tallycast_fanout::{Access, Grant, StreamWatch};
 #[cfg(feature = "tls")]
 pub use tls::{Tls, TlsError};

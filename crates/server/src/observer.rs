@@ -1,6 +1,6 @@
 //! Observers: the embedding program sees streams begin, change their topics and end.
 
-use tallycast_fanout::{ConnectionInfo, Grant, Topics};
+use tallycast_fanout::{ConnectionId, ConnectionInfo, Grant, StreamWatch, Topics};
 
 /// Sees every stream of a server, whatever its protocol and contract. Set it with
 /// [`Server::observer`](crate::Server::observer).
@@ -40,9 +40,52 @@ pub trait StreamObserver: Send + Sync + 'static {
     fn opened(&self, stream: &ConnectionInfo, grant: Option<&Grant>) -> Box<dyn StreamWatch>;
 }
 
-/// Watches one stream until it is dropped, when the stream ends.
-pub trait StreamWatch: Send + 'static {
-    /// The stream reads `topics` from here on, with `grant`: its client or the program changed its topics, or its client renewed
-    /// its token, and then the topics may be the same as before. Only WebSockets change. The default does nothing.
-    fn topics_changed(&mut self, _topics: &Topics, _grant: Option<&Grant>) {}
+/// A watch, and what its stream needs until it ends.
+struct Guarded<G> {
+    /// Dropped first, so that what it reports comes before the connection's place is free again.
+    watch: Option<Box<dyn StreamWatch>>,
+    _guard: G,
+}
+
+/// Two watches of one stream.
+struct Both(Box<dyn StreamWatch>, Box<dyn StreamWatch>);
+
+/// A watch for the engine, which passes everything on to that of the observer and to that of a contract, and holds `guard` until the
+/// stream ends.
+pub(crate) fn guarded(
+    guard: impl Send + 'static,
+    observed: Option<Box<dyn StreamWatch>>,
+    own: Option<Box<dyn StreamWatch>>,
+) -> Box<dyn StreamWatch> {
+    let watch = match (observed, own) {
+        (Some(observed), Some(own)) => Some(Box::new(Both(observed, own)) as Box<dyn StreamWatch>),
+        (one, None) | (None, one) => one,
+    };
+    Box::new(Guarded { watch, _guard: guard })
+}
+
+impl<G: Send + 'static> StreamWatch for Guarded<G> {
+    fn attached(&mut self, connection: ConnectionId) {
+        if let Some(watch) = &mut self.watch {
+            watch.attached(connection);
+        }
+    }
+
+    fn topics_changed(&mut self, topics: &Topics, grant: Option<&Grant>) {
+        if let Some(watch) = &mut self.watch {
+            watch.topics_changed(topics, grant);
+        }
+    }
+}
+
+impl StreamWatch for Both {
+    fn attached(&mut self, connection: ConnectionId) {
+        self.0.attached(connection);
+        self.1.attached(connection);
+    }
+
+    fn topics_changed(&mut self, topics: &Topics, grant: Option<&Grant>) {
+        self.0.topics_changed(topics, grant);
+        self.1.topics_changed(topics, grant);
+    }
 }

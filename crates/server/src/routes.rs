@@ -30,7 +30,7 @@ const ALLOWED_METHODS: &str = "GET, HEAD, OPTIONS";
 /// The headers that pages of other origins may send where streams are open to everyone.
 const CLIENT_HEADERS: &str = "accept, cache-control, last-event-id";
 /// The same where clients may have credentials, and for contracts.
-const ANY_CLIENT_HEADERS: &str = "accept, authorization, cache-control, content-type, last-event-id";
+pub(crate) const ANY_CLIENT_HEADERS: &str = "accept, authorization, cache-control, content-type, last-event-id";
 
 /// How a request is answered.
 pub(crate) enum Answer {
@@ -175,7 +175,7 @@ impl Streams {
 
 /// The response to a request for a stream with a method that does not read one: what CORS allows (Fetch standard, §3.3.3), that is
 /// `methods` with `headers`; or 405.
-fn other_method(method: &Method, methods: &'static str, headers: &'static str) -> Option<WholeResponse> {
+pub(crate) fn other_method(method: &Method, methods: &'static str, headers: &'static str) -> Option<WholeResponse> {
     match *method {
         Method::GET | Method::HEAD => None,
         Method::OPTIONS => Some(preflight(methods, headers)),

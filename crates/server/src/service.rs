@@ -15,11 +15,13 @@ use tower_service::Service;
 use crate::access::HostAccess;
 use crate::authorizer::{Authorizer, DynAuthorizer};
 use crate::client::ClientAddress;
+use crate::contract::{Contract, RegisteredContract};
 use crate::limits::Limits;
 use crate::observer::StreamObserver;
 use crate::origins::restrict;
 use crate::response::{StreamBody, WholeResponse, text_response};
-use crate::streams::Streams;
+use crate::routes::{ANY_CLIENT_HEADERS, other_method};
+use crate::streams::{Stream, Streams};
 use crate::topics::topics;
 use crate::{Config, Stats};
 
@@ -50,6 +52,7 @@ pub struct StreamService {
     stats: Arc<Stats>,
     authorizer: Option<Arc<dyn DynAuthorizer>>,
     observer: Option<Arc<dyn StreamObserver>>,
+    contracts: Vec<Arc<RegisteredContract>>,
     websocket: bool,
     streams: Arc<Streams>,
 }
@@ -59,7 +62,16 @@ impl StreamService {
     pub fn new(handle: Handle) -> Self {
         let (config, stats) = (watch::channel(Config::default()).1, Arc::<Stats>::default());
         let streams = streams(&handle, &config, &stats, None, None);
-        Self { handle, config, stats, authorizer: None, observer: None, websocket: true, streams }
+        Self {
+            handle,
+            config,
+            stats,
+            authorizer: None,
+            observer: None,
+            contracts: Vec::new(),
+            websocket: true,
+            streams,
+        }
     }
 
     /// Sets limits, allowed origins and compression.
@@ -97,6 +109,15 @@ impl StreamService {
         self.rebuild()
     }
 
+    /// Adds streams with a framing of their own: a request that [matches](Contract::matches) the contract gets its stream. The first
+    /// that matches answers. Extensions that the host's middleware has inserted, such as a [`Grant`], are in the request that the
+    /// contract sees; it decides by itself what they mean.
+    #[must_use]
+    pub fn contract(mut self, contract: impl Contract) -> Self {
+        self.contracts.push(Arc::new(RegisteredContract::new(contract)));
+        self
+    }
+
     /// Sets whether a request for an upgrade gets a WebSocket. Where it does not, it gets Server-Sent Events. The default is
     /// `true`.
     #[must_use]
@@ -131,11 +152,22 @@ impl StreamService {
         }
         let client = request.extensions.get().copied().unwrap_or_else(ClientAddress::unspecified);
         let client = ClientAddress { limited: client != ClientAddress::unspecified(), ..client };
+        if let Some(contract) = self.contracts.iter().find(|contract| contract.matches(&request)) {
+            let opened = match other_method(&request.method, contract.allowed_methods(), ANY_CLIENT_HEADERS) {
+                Some(response) => Err(response),
+                None => self.streams.open_contract(contract, &request, client).await,
+            };
+            return self.answer(opened, request).await;
+        }
         let host = HostAccess { grant: request.extensions.remove::<Grant>().map(Arc::new), readable };
         let opened = match (self.streams.other_method(&request.method), topics) {
             (Some(response), _) | (None, Err(response)) => Err(response),
             (None, Ok(topics)) => self.streams.open(&request, topics, client, host).await,
         };
+        self.answer(opened, request).await
+    }
+
+    async fn answer(&self, opened: Result<Stream, WholeResponse>, request: Parts) -> Response<StreamBody> {
         match opened {
             Ok(stream) => self.streams.respond(stream, request, None).await,
             Err(mut response) => {

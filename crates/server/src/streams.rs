@@ -10,8 +10,11 @@ use http_body_util::Full;
 use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT, VIA, WWW_AUTHENTICATE};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
+#[cfg(feature = "websocket")]
+use tallycast_fanout::Inbound;
 use tallycast_fanout::{
-    ConnectionInfo, Framing, Grant, Handle, Rate, Resume, Sink, SnapshotError, Start, Subscriber, TopicError, Topics,
+    ConnectionInfo, Framing, Grant, Handle, Rate, Resume, Sink, SnapshotError, Start, StreamWatch, Subscriber,
+    TopicError, Topics,
 };
 use tokio::sync::watch;
 
@@ -23,7 +26,7 @@ use crate::contract::{ContractStream, RegisteredContract};
 use crate::event_response::{ContractFormat, EventResponse};
 use crate::event_stream::{EventFormat, Notices};
 use crate::limits::{LimitError, Limits, Permits, SubscriptionPermits, retry_after};
-use crate::observer::{StreamObserver, StreamWatch};
+use crate::observer::{StreamObserver, guarded};
 use crate::position::requested;
 use crate::query::{ENVELOPE, NOTICES, SNAPSHOT, flag, max_rate};
 use crate::response::{StreamBody, WholeResponse, text_response};
@@ -31,7 +34,7 @@ use crate::topic_budget::TopicPermit;
 #[cfg(feature = "websocket")]
 use crate::upgraded::UpgradedStream;
 #[cfg(feature = "websocket")]
-use crate::websocket::{Handshake, Subprotocol, handshake, is_upgrade, session};
+use crate::websocket::{ContractSession, Handshake, Subprotocol, handshake, is_upgrade, session};
 use crate::{Compression, Config, Stats};
 
 /// The bytes of a client's `user-agent` that are kept.
@@ -62,6 +65,8 @@ pub(crate) struct Reader {
     pub(crate) resume: Option<Resume>,
     max_rate: Option<Rate>,
     grant: Option<Arc<Grant>>,
+    /// Of a contract.
+    watch: Option<Box<dyn StreamWatch>>,
     /// Released when it ends.
     pub(crate) permits: Permits,
     /// For the memory of its topics, also released when it ends. A WebSocket has its own, because its topics may change.
@@ -73,7 +78,41 @@ pub(crate) enum Transport {
     /// As the body of a response.
     EventStream(EventResponse),
     #[cfg(feature = "websocket")]
-    WebSocket(Handshake, Arc<dyn Framing>, Box<session::Session>),
+    WebSocket(Box<Upgrade>),
+}
+
+/// A WebSocket about to open.
+#[cfg(feature = "websocket")]
+pub(crate) struct Upgrade {
+    pub(crate) handshake: Handshake,
+    pub(crate) framing: Arc<dyn Framing>,
+    /// Sent after the response.
+    pub(crate) preamble: Bytes,
+    pub(crate) inbound: UpgradeInbound,
+}
+
+/// The handler of what the client of a WebSocket sends.
+#[cfg(feature = "websocket")]
+pub(crate) enum UpgradeInbound {
+    Native(Box<session::Session>),
+    Contract(Box<ContractSession>),
+}
+
+#[cfg(feature = "websocket")]
+impl UpgradeInbound {
+    /// The handler, with what was received together with the handshake.
+    pub(crate) fn with_read_ahead(self, bytes: &[u8]) -> Box<dyn Inbound> {
+        match self {
+            Self::Native(mut session) => {
+                session.read_ahead(bytes);
+                session
+            }
+            Self::Contract(mut session) => {
+                session.read_ahead(bytes);
+                session
+            }
+        }
+    }
 }
 
 /// A request that the limits admit.
@@ -101,13 +140,15 @@ impl Reader {
         framing: Arc<dyn Framing>,
         sink: Sink,
         guard: impl Send + 'static,
+        observer: Option<&dyn StreamObserver>,
     ) -> Subscriber {
+        let observed = observer.map(|observer| observer.opened(&self.info, self.grant.as_deref()));
         let mut subscriber = Subscriber::new(self.info, framing, sink);
         subscriber.snapshot = self.snapshot;
         subscriber.resume = self.resume;
         subscriber.max_rate = self.max_rate;
         subscriber.grant = self.grant;
-        subscriber.guard = Some(Box::new(guard));
+        subscriber.watch = Some(guarded(guard, observed, self.watch));
         subscriber
     }
 }
@@ -151,7 +192,11 @@ impl Streams {
         }
         #[cfg(feature = "websocket")]
         let handshake = match is_upgrade {
-            true => Some(handshake::accept(request, envelope, notices, self)?),
+            true => {
+                let handshake = handshake::accept(request, self)?;
+                let framing = handshake::native_framing(handshake.subprotocol, envelope, notices)?;
+                Some((handshake, framing))
+            }
             false => None,
         };
         #[cfg(feature = "websocket")]
@@ -162,10 +207,11 @@ impl Streams {
         }
         let format = if envelope { EventFormat::Envelope } else { EventFormat::Fields };
         let response = EventResponse::native(format, notices, self.coding(request, client));
-        let admitted = self.admit(request, topics, access.grant.as_deref(), client, &response)?;
+        self.answer_head(request, &response)?;
+        let admitted = self.admit(topics, access.grant.as_deref(), request, client)?;
         let reader = |info, permits, topic_permit| {
             let grant = access.grant.clone();
-            Reader { info, snapshot, resume, max_rate, grant, permits, topic_permit }
+            Reader { info, snapshot, resume, max_rate, grant, watch: None, permits, topic_permit }
         };
         #[cfg(feature = "websocket")]
         if let Some((handshake, framing)) = handshake {
@@ -175,7 +221,9 @@ impl Streams {
             let config = self.config.borrow();
             let (subprotocol, stats) = (handshake.subprotocol, Arc::clone(&self.stats.websocket));
             let session = session::Session::with_policy(&config, subprotocol, policy, self.handle.clone(), stats);
-            return Ok(Stream { reader, transport: Transport::WebSocket(handshake, framing, Box::new(session)) });
+            let inbound = UpgradeInbound::Native(Box::new(session));
+            let upgrade = Upgrade { handshake, framing, preamble: Bytes::new(), inbound };
+            return Ok(Stream { reader, transport: Transport::WebSocket(Box::new(upgrade)) });
         }
         let Admitted { info, mut permits, subscription } = admitted;
         let topic_permit = Some(subscription.into_fixed(&mut permits));
@@ -193,12 +241,30 @@ impl Streams {
             let config = self.config.borrow();
             (config.authorize_timeout, config.max_topics)
         };
+        #[cfg(feature = "websocket")]
+        let upgrade = match is_upgrade(request) {
+            true => {
+                let handshake = handshake::accept(request, self)?;
+                contract.websocket_framing(handshake.subprotocol).map(|framing| (handshake, framing))
+            }
+            false => None,
+        };
+        #[cfg(feature = "websocket")]
+        let is_event_stream = upgrade.is_none();
+        #[cfg(not(feature = "websocket"))]
+        let is_event_stream = true;
+        if is_event_stream && !contract.has_events() {
+            return Err(upgrade_required(request));
+        }
         let opened = tokio::time::timeout(limit, contract.open(request, client.ip)).await;
-        let opened = opened.map_err(|_| not_authorized(&AuthorizeError::TimedOut))?.inspect_err(|response| {
+        #[cfg_attr(not(feature = "websocket"), expect(unused_mut, reason = "its handler of messages is taken"))]
+        let mut opened = opened.map_err(|_| not_authorized(&AuthorizeError::TimedOut))?.inspect_err(|response| {
             let is_denied = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
             self.stats.denied.add(u64::from(is_denied));
         })?;
-        let ContractStream { topics, grant, start, preamble, headers, position_header } = opened;
+        #[cfg(feature = "websocket")]
+        let messages = opened.messages.take();
+        let ContractStream { topics, grant, start, preamble, headers, position_header, watch, .. } = opened;
         if topics.len() > max_topics {
             let error = TopicError::TooManyTopics(max_topics);
             return Err(text_response(StatusCode::BAD_REQUEST, format!("{error}\n")));
@@ -214,30 +280,46 @@ impl Streams {
         if request.method == Method::GET {
             resume = self.resume(request, &topics, grant.as_deref(), start, false).await?;
         }
+        #[cfg(feature = "websocket")]
+        if let Some((handshake, framing)) = upgrade {
+            let Admitted { info, mut permits, subscription } = self.admit(topics, grant.as_deref(), request, client)?;
+            let topic_permit = Some(subscription.into_fixed(&mut permits));
+            let reader = Reader { info, snapshot: false, resume, max_rate: None, grant, watch, permits, topic_permit };
+            let session =
+                ContractSession::new(&self.config.borrow().websocket, messages, Arc::clone(&self.stats.websocket));
+            let inbound = UpgradeInbound::Contract(Box::new(session));
+            let upgrade = Upgrade { handshake, framing, preamble, inbound };
+            return Ok(Stream { reader, transport: Transport::WebSocket(Box::new(upgrade)) });
+        }
         let format = ContractFormat { contract: Arc::clone(contract), preamble, headers, position_header };
         let response = EventResponse::contract(format, self.coding(request, client));
-        let Admitted { info, mut permits, subscription } =
-            self.admit(request, topics, grant.as_deref(), client, &response)?;
+        self.answer_head(request, &response)?;
+        let Admitted { info, mut permits, subscription } = self.admit(topics, grant.as_deref(), request, client)?;
         let topic_permit = Some(subscription.into_fixed(&mut permits));
-        let reader = Reader { info, snapshot: false, resume, max_rate: None, grant, permits, topic_permit };
+        let reader = Reader { info, snapshot: false, resume, max_rate: None, grant, watch, permits, topic_permit };
         Ok(Stream { reader, transport: Transport::EventStream(response) })
     }
 
-    /// Acquires the permits of a stream. For a HEAD request, the error is the headers of `response`.
+    /// For a HEAD request, the error is the headers of `response`.
+    #[expect(clippy::result_large_err, reason = "made once for a request")]
+    fn answer_head(&self, request: &Parts, response: &EventResponse) -> Result<(), WholeResponse> {
+        if request.method != Method::HEAD {
+            return Ok(());
+        }
+        let mut head = Response::new(Full::default());
+        *head.headers_mut() = response.headers(request, None, &self.config.borrow().allowed_origins);
+        Err(head)
+    }
+
+    /// Acquires the permits of a stream.
     #[expect(clippy::result_large_err, reason = "made once for a request")]
     fn admit(
         &self,
-        request: &Parts,
         topics: Topics,
         grant: Option<&Grant>,
+        request: &Parts,
         client: ClientAddress,
-        response: &EventResponse,
     ) -> Result<Admitted, WholeResponse> {
-        if request.method == Method::HEAD {
-            let mut head = Response::new(Full::default());
-            *head.headers_mut() = response.headers(request, None, &self.config.borrow().allowed_origins);
-            return Err(head);
-        }
         let (limits, path_bytes) = (Arc::clone(&self.limits), request.uri.path().len());
         let mut subscription = SubscriptionPermits::new(limits, self.config.clone(), client.ip, path_bytes);
         subscription.acquire(&topics, grant).map_err(|error| over_limit(&error))?;
@@ -256,9 +338,9 @@ impl Streams {
         Ok(Admitted { info, permits, subscription })
     }
 
-    /// Reports to the observer that a stream begins.
-    pub(crate) fn watch(&self, reader: &Reader) -> Option<Box<dyn StreamWatch>> {
-        self.observer.as_ref().map(|observer| observer.opened(&reader.info, reader.grant.as_deref()))
+    /// The observer, if there is one.
+    pub(crate) fn observer(&self) -> Option<&dyn StreamObserver> {
+        self.observer.as_deref()
     }
 
     /// The coding of a stream. gzip before zstd: every browser reads a gzip stream block by block.
@@ -304,8 +386,8 @@ impl Streams {
                     (headers, response.framing(false, &config))
                 };
                 let (permits, topic_permit) = (std::mem::take(&mut reader.permits), reader.topic_permit.take());
-                let guard = (topic_permit, self.watch(&reader));
-                let mut subscriber = reader.into_subscriber(framing, Sink::Body(sender), guard);
+                let sink = Sink::Body(sender);
+                let mut subscriber = reader.into_subscriber(framing, sink, topic_permit, self.observer());
                 subscriber.preamble = preamble;
                 subscriber.snapshot_guard = snapshot_guard;
                 if let Err(error) = self.handle.subscribe(subscriber).await {
@@ -317,7 +399,8 @@ impl Streams {
                 response
             }
             #[cfg(feature = "websocket")]
-            Transport::WebSocket(handshake, framing, mut session) => {
+            Transport::WebSocket(upgrade) => {
+                let Upgrade { handshake, framing, preamble, inbound } = *upgrade;
                 let upgrade = { request }.extensions.remove::<hyper::upgrade::OnUpgrade>();
                 let (streams, limit) = (Arc::clone(self), self.config.borrow().head_timeout);
                 tokio::spawn(async move {
@@ -328,10 +411,10 @@ impl Streams {
                     };
                     let Ok(Ok(upgraded)) = tokio::time::timeout(limit, upgrade).await else { return };
                     let sink = Sink::Stream(Box::new(UpgradedStream::from(upgraded)));
-                    session.watch(streams.watch(&reader));
-                    let permits = std::mem::take(&mut reader.permits);
-                    let mut subscriber = reader.into_subscriber(framing, sink, permits);
-                    subscriber.inbound = Some(session);
+                    let guard = (std::mem::take(&mut reader.permits), reader.topic_permit.take());
+                    let mut subscriber = reader.into_subscriber(framing, sink, guard, streams.observer());
+                    subscriber.preamble = preamble;
+                    subscriber.inbound = Some(inbound.with_read_ahead(&[]));
                     // An engine that has ended drops the connection.
                     let _ = streams.handle.subscribe(subscriber).await;
                 });
@@ -342,6 +425,15 @@ impl Streams {
             }
         }
     }
+}
+
+/// The response to a request without an upgrade for a path that has WebSockets alone.
+fn upgrade_required(request: &Parts) -> WholeResponse {
+    let text = format!("{} is for WebSocket, over HTTP/1.1\n", request.uri.path());
+    #[cfg(feature = "websocket")]
+    return handshake::websocket_only(request.version, text);
+    #[cfg(not(feature = "websocket"))]
+    text_response(StatusCode::UPGRADE_REQUIRED, text)
 }
 
 /// The response to a request over a limit.

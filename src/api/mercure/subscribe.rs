@@ -38,8 +38,8 @@ impl Contract for Subscriptions {
         "GET, HEAD, POST, OPTIONS"
     }
 
-    fn framing(&self) -> Arc<dyn Framing> {
-        Arc::new(MercureFraming)
+    fn event_framing(&self) -> Option<Arc<dyn Framing>> {
+        Some(Arc::new(MercureFraming))
     }
 
     async fn open(&self, request: &Parts, _client: IpAddr) -> Result<ContractStream, WholeResponse> {

@@ -1,6 +1,7 @@
 //! Which messages a reader gets from the history: those of its topics, without those that it was sent already.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crate::interest::{Interest, Rights};
 use crate::topic::Topic;
@@ -23,16 +24,17 @@ struct Selection {
     private: TopicIndex<()>,
     /// `None` for everything.
     plain: Option<TopicIndex<()>>,
+    except_sender: Option<Arc<str>>,
 }
 
 impl Selection {
     fn new(topics: impl Iterator<Item = Topic>, interest: &Interest) -> Self {
-        let Rights { private, plain } = interest.rights();
+        let Rights { private, plain, except_sender } = interest.rights();
         let plain = match plain {
             Access::All => None,
             Access::Topics(topics) => Some(TopicIndex::of(topics.iter(), ())),
         };
-        Self { topics: TopicIndex::of(topics, ()), private: TopicIndex::of(private.iter(), ()), plain }
+        Self { topics: TopicIndex::of(topics, ()), private: TopicIndex::of(private.iter(), ()), plain, except_sender }
     }
 
     fn contains(&self, message: &Message) -> bool {
@@ -41,7 +43,8 @@ impl Selection {
             Some(_) => None,
             None => self.plain.as_ref(),
         };
-        self.topics.contains_any(message.topics())
+        !message.is_from(self.except_sender.as_ref())
+            && self.topics.contains_any(message.topics())
             && permitted.is_none_or(|permitted| permitted.contains_any(message.topics()))
     }
 }

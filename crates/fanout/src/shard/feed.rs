@@ -62,6 +62,8 @@ pub(super) struct Feed {
     pub(super) private_set: TopicSetId,
     /// Of which topics they get messages that are no updates, if not of all.
     pub(super) plain_set: Option<TopicSetId>,
+    /// They get no messages of this sender.
+    pub(super) except_sender: Option<Arc<str>>,
 }
 
 /// Keys of the connections that read a feed.
@@ -120,6 +122,7 @@ impl Feed {
             matches: [super::feeds::NONE; 2],
             private_set: super::feeds::NONE,
             plain_set: None,
+            except_sender: None,
         }
     }
 

@@ -104,8 +104,10 @@ impl Feeds {
             Policy::Skip if key.totals.is_some() => Policy::Merge,
             policy => policy,
         };
-        let (topics, Rights { private, plain }) = (key.interest.topics.clone(), key.interest.rights());
+        let topics = key.interest.topics.clone();
+        let Rights { private, plain, except_sender } = key.interest.rights();
         let mut feed = Feed::new(key, policy, &self.budgets);
+        feed.except_sender = except_sender;
         feed.private_set = self.private_sets.join(&private);
         if let Access::Topics(plain) = plain {
             self.restricted += 1;
@@ -122,7 +124,7 @@ impl Feeds {
     /// Removes a feed.
     pub(super) fn remove(&mut self, id: FeedId) {
         let Some(feed) = self.feeds.try_remove(id as usize) else { return };
-        let Rights { private, plain } = feed.key.interest.rights();
+        let Rights { private, plain, .. } = feed.key.interest.rights();
         feed.key.interest.topics.iter().for_each(|topic| self.topics.remove(&topic, id));
         self.private_sets.leave(&private);
         if let Access::Topics(plain) = plain {
@@ -184,6 +186,7 @@ impl Feeds {
         if is_plain {
             plain_sets.mark(message);
         }
+        let has_sender = message.sender.is_some();
         let concerned: Option<Vec<FeedId>> = (*audience == Audience::Concerned).then(|| {
             let retention = message.kept.as_ref().map(|kept| &kept.retention);
             let is_concerned = |topic: &Topic| retention.is_none_or(|retention| retention.concerns(topic));
@@ -202,6 +205,9 @@ impl Feeds {
                 return;
             }
             if is_plain && feed.plain_set.is_some_and(|set| !plain_sets.is_permitted(set)) {
+                return;
+            }
+            if has_sender && message.is_from(feed.except_sender.as_ref()) {
                 return;
             }
             if *audience == Audience::WithTotals && feed.key.totals.as_ref() != Some(&message.namespace) {

@@ -27,7 +27,7 @@ use crate::ready::ReadyList;
 use crate::replay::PieceCache;
 use crate::report::{ConnectionReport, FeedReport};
 use crate::turn::Turn;
-use crate::{CloseReason, Config, ConnectionId, ControlError, Message, Stats, Subscription, Topics};
+use crate::{CloseReason, Config, ConnectionId, ControlError, Message, Stats, Subscription};
 use drain::{Drain, next_step};
 pub(crate) use feeds::FeedId;
 use feeds::Feeds;
@@ -64,15 +64,15 @@ pub(crate) enum Input {
 #[derive(Debug)]
 pub(crate) enum Command {
     Close(CloseReason),
-    SetTopics(Topics),
+    Change(Subscription),
     Send(Message),
 }
 
 /// Reports to the sender of a [`Command`] what became of it.
 pub(crate) type Reply = oneshot::Sender<Result<(), ControlError>>;
 
-/// A change of topics that was decided.
-type Decided = (usize, u64, Result<Subscription, String>);
+/// A change of topics that was decided, or an operation that has ended, which changes nothing.
+type Decided = (usize, u64, Result<Option<Subscription>, String>);
 
 /// The budgets that all shards share.
 #[derive(Debug, Clone)]
@@ -106,9 +106,9 @@ pub(crate) struct Shard {
     connections: Slab<Connection>,
     /// The generation of the newest connection.
     generation: u64,
-    /// Decisions about changes of topics: at most one for each connection.
+    /// Decisions about changes of topics, and operations: at most one for each connection.
     decisions: JoinSet<Decided>,
-    /// Connections that close gracefully; each still holds its guard.
+    /// Connections that close gracefully; each still holds its watch.
     closing_sinks: JoinSet<()>,
     feeds: Feeds,
     schedule: Schedule,
@@ -271,11 +271,11 @@ impl Shard {
                 self.close_connection(id.key, Some(&reason));
                 Ok(())
             }
-            (Some(connection), Command::SetTopics(_)) if connection.change_pending || connection.is_replaying() => {
+            (Some(connection), Command::Change(_)) if connection.change_pending || connection.is_replaying() => {
                 Err(ControlError::Busy(id))
             }
-            (Some(_), Command::SetTopics(topics)) => {
-                if self.change_topics(id.key, Subscription { topics, grant: None, resume: None }) {
+            (Some(_), Command::Change(subscription)) => {
+                if self.change_topics(id.key, subscription) {
                     self.serve(id.key);
                     Ok(())
                 } else {

@@ -9,7 +9,6 @@ use super::feed::{FeedKey, Readers, place};
 use super::{Decided, FeedId, READY_PER_TURN, Shard, WRITES_PER_YIELD};
 use crate::connection::{Connection, FlushOutcome, ReadOutcome};
 use crate::hub::Attach;
-use crate::inbound::Decision;
 use crate::interest::Interest;
 use crate::replay::ReplaySource;
 use crate::{CloseReason, Message, Namespace, Rate, Subscription, Topics};
@@ -18,7 +17,7 @@ use crate::{CloseReason, Message, Namespace, Rate, Subscription, Topics};
 const SCRATCH_BYTES: usize = 4096;
 /// Replies to one client before others get a turn.
 const MAX_REPLIES: usize = 16;
-/// Time for the decision about a change of topics.
+/// Time for the decision about a change of topics, or for an operation.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Shard {
@@ -40,6 +39,7 @@ impl Shard {
         self.stats.connections.add(1);
         self.stats.connected.add(1);
         let id = self.connection_id(key, self.generation);
+        self.connections[key].attached(id);
         let (client, topics) = (self.connections[key].origin.client_ip, self.topics(feed_id));
         tracing::debug!(connection = %id, %client, %topics, "stream opened");
         self.serve(key);
@@ -160,7 +160,11 @@ impl Shard {
             match outcome {
                 ReadOutcome::Disconnected => return self.remove(key),
                 ReadOutcome::Close => return self.close_connection(key, None),
-                ReadOutcome::Idle | ReadOutcome::Replies | ReadOutcome::Subscribe(_) | ReadOutcome::Authorize(_) => {}
+                ReadOutcome::Idle
+                | ReadOutcome::Replies
+                | ReadOutcome::Subscribe(_)
+                | ReadOutcome::Authorize(_)
+                | ReadOutcome::Perform(_) => {}
             }
             let written = self.write(key);
             match outcome {
@@ -173,7 +177,12 @@ impl Shard {
                         return;
                     }
                 }
-                ReadOutcome::Authorize(decision) => return self.decide(key, decision),
+                ReadOutcome::Authorize(decision) => {
+                    return self.wait_for(key, async { decision.await.map(Some) }, "the authorization");
+                }
+                ReadOutcome::Perform(operation) => {
+                    return self.wait_for(key, async { operation.await.map(|()| None) }, "the request");
+                }
                 _ => return,
             }
         }
@@ -241,30 +250,39 @@ impl Shard {
         accepted
     }
 
-    /// Starts the decision about a client's change of topics.
-    fn decide(&mut self, key: usize, decision: Decision) {
+    /// Starts what a client waits for, and which is called `what`.
+    fn wait_for(
+        &mut self,
+        key: usize,
+        outcome: impl Future<Output = Result<Option<Subscription>, String>> + Send + 'static,
+        what: &'static str,
+    ) {
         let Some(connection) = self.connections.get(key) else { return };
         let generation = connection.generation;
-        // A task of its own, so that a decision that panics is a refusal.
-        let decision = AbortOnDropHandle::new(tokio::spawn(tokio::time::timeout(DECISION_TIMEOUT, decision)));
+        // A task of its own, so that one that panics is a refusal.
+        let task = AbortOnDropHandle::new(tokio::spawn(tokio::time::timeout(DECISION_TIMEOUT, outcome)));
         self.decisions.spawn(async move {
-            let outcome = match decision.await {
+            let outcome = match task.await {
                 Ok(Ok(outcome)) => outcome,
-                Ok(Err(_)) => Err("the authorization took too long; try again".to_owned()),
-                Err(_) => Err("the authorization failed; try again".to_owned()),
+                Ok(Err(_)) => Err(format!("{what} took too long; try again")),
+                Err(_) => Err(format!("{what} failed; try again")),
             };
             (key, generation, outcome)
         });
     }
 
-    /// Follows a decision, unless the connection has gone.
+    /// Follows what a client has waited for, unless the connection has gone.
     pub(super) fn apply_decision(&mut self, (key, generation, outcome): Decided) {
         let Some(connection) = self.connection(key, generation) else { return };
         match outcome {
-            Ok(subscription) => {
+            Ok(Some(subscription)) => {
                 if self.change_topics_when_ready(key, subscription) {
                     self.serve(key);
                 }
+            }
+            Ok(None) => {
+                connection.complete_operation();
+                self.serve(key);
             }
             Err(reason) if connection.refuse_change(&reason) => self.close_connection(key, None),
             Err(_) => self.serve(key),

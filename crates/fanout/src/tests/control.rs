@@ -67,6 +67,54 @@ async fn topics_are_replaced_between_messages_sent_before_and_after() {
     assert_eq!(handle.set_topics(id, of("/a")).await, Err(ControlError::Unavailable(Unavailable)));
 }
 
+/// What the watch of a stream has seen.
+struct Seen(std::sync::mpsc::SyncSender<String>);
+
+impl StreamWatch for Seen {
+    fn attached(&mut self, connection: ConnectionId) {
+        self.0.send(format!("attached {connection}")).unwrap();
+    }
+
+    fn topics_changed(&mut self, topics: &Topics, grant: Option<&Grant>) {
+        let subject = grant.and_then(|grant| grant.subject.as_deref()).unwrap_or("nobody else");
+        self.0.send(format!("{topics} for {subject}")).unwrap();
+    }
+}
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        // The test may be over.
+        let _ = self.0.send("ended".to_owned());
+    }
+}
+
+#[tokio::test]
+async fn watch_sees_a_stream_from_its_id_to_its_end() {
+    let fanout = start(Config::default());
+    let handle = fanout.handle();
+    let (sender, seen) = std::sync::mpsc::sync_channel(16);
+    let (mut client, theirs) = tokio::io::duplex(1024);
+    let mut subscriber = Subscriber::new(info("/a"), lines(), Sink::Stream(Box::new(theirs)));
+    subscriber.watch = Some(Box::new(Seen(sender)));
+    handle.subscribe(subscriber).await.unwrap();
+    let id = loop {
+        if let [report] = &handle.connections().await.unwrap()[..] {
+            break report.id;
+        }
+        settle().await;
+    };
+    handle.set_topics(id, of("/b")).await.unwrap();
+    let grant = Some(Arc::new(Grant::default().with_subject("ann")));
+    handle.change(id, Subscription { topics: of("/c"), grant, resume: None }).await.unwrap();
+    assert_eq!(handle.connections().await.unwrap()[0].subject.as_deref(), Some("ann"));
+    handle.close(id, CloseReason::Requested("bye".into())).await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(read_to_end(client).await, "Requested(\"bye\")\n");
+    fanout.shutdown().await;
+    let expected = [format!("attached {id}"), "/b for nobody else".into(), "/c for ann".into(), "ended".into()];
+    assert_eq!(seen.try_iter().collect::<Vec<_>>(), expected);
+}
+
 #[tokio::test]
 async fn message_for_one_connection_keeps_its_place_even_when_the_reader_is_behind() {
     let fanout = start(Config { log_batches: 1000, ..Config::default() });

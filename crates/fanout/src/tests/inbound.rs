@@ -35,12 +35,21 @@ impl Inbound for LineHandler {
             "decide no" => ClientAction::Authorize(Box::pin(async { Err("not yours".to_owned()) })),
             "decide fatal" => ClientAction::Authorize(Box::pin(async { Err("fatal".to_owned()) })),
             "decide badly" => ClientAction::Authorize(Box::pin(async { panic!("a bug in an authorizer") })),
+            "perform" => ClientAction::Perform(Box::pin(async {
+                tokio::task::yield_now().await;
+                Ok(())
+            })),
+            "perform in vain" => ClientAction::Perform(Box::pin(async { Err("not now".to_owned()) })),
             topics => ClientAction::Subscribe(of(topics)),
         }
     }
 
     fn subscribed(&mut self, topics: &Topics, replies: &mut Vec<u8>) {
         replies.extend_from_slice(format!("now {topics}\n").as_bytes());
+    }
+
+    fn performed(&mut self, replies: &mut Vec<u8>) {
+        replies.extend_from_slice(b"done\n");
     }
 
     fn refused(&mut self, reason: &str, replies: &mut Vec<u8>) -> ClientAction {
@@ -93,6 +102,18 @@ async fn client_changes_its_topics_and_closes_gracefully() {
         settle().await;
     }
     assert_eq!(handle.stats().connections.get(), 0);
+}
+
+#[tokio::test]
+async fn operations_of_a_client_are_performed_one_after_another() {
+    let fanout = start(Config::default());
+    let handle = fanout.handle();
+    let mut client = BufReader::new(connect(&handle, "/a", 1024).await);
+    client.write_all(b"perform\nperform in vain\nhello\n").await.unwrap();
+    assert_eq!(line(&mut client).await, "done\n");
+    assert_eq!(line(&mut client).await, "refused: not now\n");
+    assert_eq!(line(&mut client).await, "you read /a\n");
+    assert_eq!(handle.connections().await.unwrap()[0].info.topics, of("/a"));
 }
 
 #[tokio::test]

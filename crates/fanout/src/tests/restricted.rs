@@ -76,6 +76,37 @@ async fn messages_that_are_no_updates_need_permission() {
 }
 
 #[tokio::test]
+async fn sender_does_not_receive_its_own_messages_live_or_from_the_history() {
+    let fanout = started().await;
+    let message =
+        |entry: u64, sender: Option<&str>| Message { sender: sender.map(Into::into), ..kept("/chat", entry, None) };
+    let subscribe = async |sender: &str| {
+        let (stream, receiver) = body();
+        let mut subscriber = Subscriber::new(info("/chat"), lines(), Sink::Body(stream));
+        let grant = Grant::default().with_except_sender(sender);
+        let (start, limit) = (Start::After("earliest".into()), Duration::from_secs(10));
+        subscriber.resume = fanout.handle().resume(&of("/chat"), None, Some(&grant), &start, limit).await.unwrap();
+        subscriber.grant = Some(Arc::new(grant));
+        fanout.handle().subscribe(subscriber).await.unwrap();
+        receiver
+    };
+    for (entry, sender) in (1..).zip([Some("ann"), Some("bob"), None]) {
+        fanout.publisher().send(message(entry, sender)).await.unwrap();
+    }
+    settle().await;
+    let (ann, bob, all) = (subscribe("ann").await, subscribe("bob").await, subscribe("").await);
+    for (entry, sender) in (4..).zip([Some("ann"), Some("bob"), None]) {
+        fanout.publisher().send(message(entry, sender)).await.unwrap();
+    }
+    let (ann, bob, all, ()) = tokio::join!(rest(ann), rest(bob), rest(all), fanout.shutdown());
+    let entries = |text: String| {
+        let lines = text.lines().filter_map(|line| line.strip_prefix("/chat@"));
+        lines.map(|line| line.split('-').next().unwrap().to_owned()).collect::<String>()
+    };
+    assert_eq!([entries(ann), entries(bob), entries(all)], ["2356", "1346", "123456"]);
+}
+
+#[tokio::test]
 async fn retention_does_not_concern_readers_of_what_it_leaves_out() {
     let fanout = started().await;
     fanout.publisher().send(kept("/news", 1, Some(Update::default()))).await.unwrap();

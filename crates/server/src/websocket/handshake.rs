@@ -113,20 +113,14 @@ impl Handshake {
     }
 }
 
-/// Accepts the handshake of a request for which [`is_upgrade`] holds, and chooses the framing of its messages, in an `envelope` or
-/// not, with or without `notices`; or returns the response that refuses it.
+/// Accepts the handshake of a request for which [`is_upgrade`] holds; or returns the response that refuses it.
 #[expect(clippy::result_large_err, reason = "made once for a request")]
-pub(crate) fn accept(
-    request: &Parts,
-    envelope: bool,
-    notices: Notices,
-    streams: &Streams,
-) -> Result<(Handshake, Arc<dyn Framing>), WholeResponse> {
+pub(crate) fn accept(request: &Parts, streams: &Streams) -> Result<Handshake, WholeResponse> {
     if !may_open(&request.headers, &streams.config.borrow().allowed_origins) {
         streams.stats.refused_origin.add(1);
         return Err(text_response(StatusCode::FORBIDDEN, "this origin may not open a WebSocket\n"));
     }
-    let handshake = Handshake::accept(&request.headers).map_err(|error| {
+    Handshake::accept(&request.headers).map_err(|error| {
         let status = match error {
             HandshakeError::Version => StatusCode::UPGRADE_REQUIRED,
             HandshakeError::Key => StatusCode::BAD_REQUEST,
@@ -136,8 +130,17 @@ pub(crate) fn accept(
             response.headers_mut().extend(upgrade_headers());
         }
         response
-    })?;
-    let framing = match (handshake.subprotocol, envelope) {
+    })
+}
+
+/// The framing of native messages, in an `envelope` or not, with or without `notices`; or the response that refuses it.
+#[expect(clippy::result_large_err, reason = "made once for a request")]
+pub(crate) fn native_framing(
+    subprotocol: Subprotocol,
+    envelope: bool,
+    notices: Notices,
+) -> Result<Arc<dyn Framing>, WholeResponse> {
+    Ok(match (subprotocol, envelope) {
         (Subprotocol::Json, true) => envelope_framing(notices),
         (Subprotocol::Raw, true) => {
             let text = "bad query: envelope=1 requires the subprotocol json, or none; found raw\n";
@@ -145,8 +148,7 @@ pub(crate) fn accept(
         }
         (Subprotocol::Json, false) => json_framing(notices),
         (Subprotocol::Raw, false) => framing(Subprotocol::Raw),
-    };
-    Ok((handshake, framing))
+    })
 }
 
 /// RFC 9110, §15.5.22, and RFC 6455, §4.4.
@@ -161,7 +163,11 @@ fn upgrade_headers() -> HeaderMap {
 /// The response to a request without an upgrade below [`Config::websocket_prefix`].
 pub(crate) fn upgrade_required(version: Version, config: &Config) -> WholeResponse {
     let (websocket, events) = (trim(&config.websocket_prefix), trim(&config.prefix));
-    let text = format!("{websocket} is for WebSocket, over HTTP/1.1; event streams are at {events}\n");
+    websocket_only(version, format!("{websocket} is for WebSocket, over HTTP/1.1; event streams are at {events}\n"))
+}
+
+/// The response to a request without an upgrade where there is nothing else.
+pub(crate) fn websocket_only(version: Version, text: String) -> WholeResponse {
     let mut response = text_response(StatusCode::UPGRADE_REQUIRED, text);
     // RFC 9113, §8.2.2: HTTP/2 has neither.
     if version == Version::HTTP_11 {

@@ -6,14 +6,18 @@
 //! repository shows how.
 
 mod commands;
+mod contract_session;
 mod frames;
 mod framing;
 pub(crate) mod handshake;
+mod incoming;
 mod kept_request;
 mod policy;
 mod protocol;
 pub(crate) mod session;
 
+pub(crate) use contract_session::ContractSession;
+pub use contract_session::{ClientMessage, MessageHandler, Replies};
 pub use frames::{write_binary, write_text};
 pub use framing::{envelope_framing, framing, json_framing};
 pub use handshake::{Handshake, HandshakeError, Subprotocol, VERSION, is_upgrade};

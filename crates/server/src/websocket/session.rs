@@ -4,7 +4,6 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use serde::Serialize;
 use tallycast_fanout::{ClientAction, Counter, Handle, Inbound, Topics};
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -13,10 +12,10 @@ use super::commands::{Request, RequestId, apply_command};
 use super::frames::{CloseFrame, write_close};
 use super::framing::write_json;
 use super::handshake::Subprotocol;
+use super::incoming::{Incoming, Next};
 use super::policy::{AllowAll, Change, ChangeStart, History, Refused, TopicChange, TopicPolicy};
-use super::protocol::{CloseCause, Protocol, Received};
+use super::protocol::Received;
 use crate::config::DEFAULT_MAX_TOPICS;
-use crate::observer::StreamWatch;
 
 /// The length of an error, in bytes; longer ones are cut. Some list topics.
 const MAX_ERROR_BYTES: usize = 4096;
@@ -50,30 +49,17 @@ pub struct Stats {
     pub failed: Counter,
 }
 
-/// The program's watch of one stream.
-struct Watch(Box<dyn StreamWatch>);
-
-impl std::fmt::Debug for Watch {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Watch")
-    }
-}
-
 /// The handler of what one client sends. Few clients send anything, so what most never need is in a box of its own.
 #[derive(Debug)]
 pub struct Session {
-    protocol: Protocol,
+    incoming: Incoming,
     subprotocol: Subprotocol,
     max_topics: u32,
-    rate: DefaultDirectRateLimiter,
     policy: Box<dyn TopicPolicy>,
     /// Finds positions.
     history: Option<History>,
-    /// Watches the stream for the program.
-    watch: Option<Box<Watch>>,
     /// The command whose change is under way.
     pending: Option<Box<Pending>>,
-    stats: Arc<Stats>,
 }
 
 /// A command whose change is under way.
@@ -143,29 +129,19 @@ impl Session {
         history: Option<History>,
         stats: Arc<Stats>,
     ) -> Self {
-        stats.opened.add(1);
-        let rate = RateLimiter::direct(Quota::per_second(config.message_rate));
         Self {
-            protocol: Protocol::new(config.max_message),
+            incoming: Incoming::new(config, stats),
             subprotocol,
             max_topics: u32::try_from(max_topics).unwrap_or(u32::MAX),
-            rate,
             policy,
             history,
-            watch: None,
             pending: None,
-            stats,
         }
     }
 
     /// Adds bytes that were received together with the handshake.
     pub fn read_ahead(&mut self, bytes: &[u8]) {
-        self.protocol.push(bytes);
-    }
-
-    /// Sets the watch of the stream, if there is an observer.
-    pub(crate) fn watch(&mut self, watch: Option<Box<dyn StreamWatch>>) {
-        self.watch = watch.map(|watch| Box::new(Watch(watch)));
+        self.incoming.push(bytes);
     }
 
     /// Refuses a message. The subprotocol `raw` has no message for that, so the connection ends.
@@ -176,7 +152,7 @@ impl Session {
         id: Option<RequestId>,
         replies: &mut Vec<u8>,
     ) -> ClientAction {
-        self.stats.refused.add(1);
+        self.incoming.stats.refused.add(1);
         reason.truncate(reason.floor_char_boundary(MAX_ERROR_BYTES));
         match self.subprotocol {
             Subprotocol::Json => {
@@ -236,21 +212,13 @@ fn names(topics: &Topics) -> Vec<String> {
 
 impl Inbound for Session {
     fn receive(&mut self, bytes: &[u8], topics: &Topics, replies: &mut Vec<u8>) -> ClientAction {
-        self.protocol.push(bytes);
-        while let Some(received) = self.protocol.next(replies) {
-            let action = match received {
-                Received::Close(cause) => {
-                    self.stats.failed.add(u64::from(cause == CloseCause::Violation));
-                    return ClientAction::Close;
-                }
-                _ if self.rate.check().is_err() => {
-                    self.stats.over_rate.add(1);
-                    write_close(CloseFrame { code: CloseCode::Policy, reason: "too many messages" }, replies);
-                    return ClientAction::Close;
-                }
-                Received::Control => continue,
-                Received::Text(text) => self.follow(&text, topics, replies),
-                Received::Binary(_) => self.refuse(
+        self.incoming.push(bytes);
+        loop {
+            let action = match self.incoming.next(replies) {
+                Next::Nothing => return ClientAction::None,
+                Next::Close => return ClientAction::Close,
+                Next::Message(Received::Text(text)) => self.follow(&text, topics, replies),
+                Next::Message(_) => self.refuse(
                     CloseCode::Policy,
                     "expected a text message, found a binary one".to_owned(),
                     None,
@@ -262,7 +230,6 @@ impl Inbound for Session {
                 return action;
             }
         }
-        ClientAction::None
     }
 
     fn subscribed(&mut self, topics: &Topics, replies: &mut Vec<u8>) {
@@ -276,9 +243,6 @@ impl Inbound for Session {
                 self.reply(Reply { renewed, subscribed, id, ..Reply::default() }, replies);
             }
             pending => self.confirm(topics, pending.and_then(|pending| pending.id), replies),
-        }
-        if let Some(watch) = &mut self.watch {
-            watch.0.topics_changed(topics, grant.as_deref());
         }
     }
 
