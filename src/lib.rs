@@ -30,6 +30,7 @@ mod rate_limited_log;
 pub mod redis_client;
 mod responses;
 pub mod routes;
+pub mod sessions;
 mod size;
 pub mod source;
 pub mod tally;

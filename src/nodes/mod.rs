@@ -1,9 +1,9 @@
 //! The nodes that share a Redis server: each has a lease, which it renews and which expires by the clock of Redis when the node
 //! dies. Another node then becomes its heir and clears up what it has left. Nothing else is known of other nodes.
 //!
-//! Keys: the sorted set `tallycast:nodes` (node -> expiry), the sorted set `tallycast:nodes:ended` (node -> time) of leases that
-//! an heir has ended, so that a node that was only cut off notices it, and the hash `tallycast:nodes:heirs` (dead node -> heir)
-//! while an heir has not finished.
+//! Each part of the program that leaves something for an heir has leases of its own, in keys whose names begin with those of the part:
+//! the sorted set itself, such as `tallycast:nodes` (node -> expiry), the sorted set `…:ended` (node -> time) of leases that an heir has
+//! ended, so that a node that was only cut off notices it, and the hash `…:heirs` (dead node -> heir) while an heir has not finished.
 
 #[cfg(test)]
 mod tests;
@@ -18,10 +18,8 @@ use tokio::time::timeout;
 
 use crate::redis_client::RedisClient;
 
-/// The sorted set of leases.
+/// The sorted set of the leases of subscriptions.
 pub(crate) const LEASES: &str = "tallycast:nodes";
-const ENDED: &str = "tallycast:nodes:ended";
-const HEIRS: &str = "tallycast:nodes:heirs";
 
 /// Nodes that are asked about subscriptions. Beyond that, some are left out.
 pub(crate) const MAX_NODES: usize = 256;
@@ -104,16 +102,32 @@ pub(crate) enum NodesError {
     Json(#[from] serde_json::Error),
 }
 
-/// The leases in one Redis server. Cheap to clone.
+/// The leases of one part of the program in one Redis server. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Nodes {
     client: RedisClient,
+    /// The sorted set.
+    leases: &'static str,
     lease: Duration,
 }
 
 impl Nodes {
-    pub(crate) fn new(client: RedisClient, lease: Duration) -> Self {
-        Self { client, lease }
+    /// Leases of this length in the sorted set `leases`.
+    pub(crate) fn new(client: RedisClient, leases: &'static str, lease: Duration) -> Self {
+        Self { client, leases, lease }
+    }
+
+    /// The sorted set of leases.
+    pub(crate) fn leases(&self) -> &'static str {
+        self.leases
+    }
+
+    fn ended(&self) -> String {
+        format!("{}:ended", self.leases)
+    }
+
+    fn heirs(&self) -> String {
+        format!("{}:heirs", self.leases)
     }
 
     /// The length of a lease.
@@ -129,7 +143,7 @@ impl Nodes {
     /// Begins the lease of `node` or renews it, and keeps its `keys` alive.
     pub(crate) async fn renew(&self, node: &NodeId, keys: &[String]) -> Result<Renewal, NodesError> {
         let mut command = script(RENEW, keys.len() + 2);
-        command.arg(LEASES).arg(ENDED).arg(keys);
+        command.arg(self.leases).arg(self.ended()).arg(keys);
         command.arg(node.as_str()).arg(milliseconds(self.lease)).arg(milliseconds(self.key_age()));
         let (outcome, present): (String, usize) = self.ask(&command).await?;
         Ok(match &*outcome {
@@ -142,7 +156,7 @@ impl Nodes {
     /// The nodes whose leases have not expired, in the order of their names.
     pub(crate) async fn live(&self) -> Result<Vec<NodeId>, NodesError> {
         let mut command = script(LIVE, 1);
-        command.arg(LEASES).arg(MAX_NODES);
+        command.arg(self.leases).arg(MAX_NODES);
         let mut live: Vec<NodeId> = self.ask::<Vec<String>>(&command).await?.into_iter().map(NodeId::from).collect();
         live.sort_unstable();
         Ok(live)
@@ -151,7 +165,7 @@ impl Nodes {
     /// Makes `node` the heir of nodes whose leases have expired. Returns all that it is heir of and has not finished.
     pub(crate) async fn claim(&self, node: &NodeId) -> Result<Vec<NodeId>, NodesError> {
         let mut command = script(CLAIM, 3);
-        command.arg(LEASES).arg(ENDED).arg(HEIRS);
+        command.arg(self.leases).arg(self.ended()).arg(self.heirs());
         command.arg(node.as_str()).arg(MAX_CLAIMED).arg(milliseconds(ENDED_AGE));
         Ok(self.ask::<Vec<String>>(&command).await?.into_iter().map(NodeId::from).collect())
     }
@@ -168,18 +182,23 @@ impl Nodes {
     /// Removes the `keys` of a dead node. Then nothing is left of it.
     pub(crate) async fn finish(&self, dead: &NodeId, keys: &[String]) -> Result<(), NodesError> {
         self.ask::<()>(redis::cmd("UNLINK").arg(keys)).await?;
-        self.ask(redis::cmd("HDEL").arg(HEIRS).arg(dead.as_str())).await
+        self.ask(redis::cmd("HDEL").arg(self.heirs()).arg(dead.as_str())).await
     }
 
     /// Ends the lease of `node`, which has cleared up itself, and removes its `keys`.
     pub(crate) async fn leave(&self, node: &NodeId, keys: &[String]) -> Result<(), NodesError> {
-        self.ask::<()>(redis::cmd("ZREM").arg(LEASES).arg(node.as_str())).await?;
+        self.ask::<()>(redis::cmd("ZREM").arg(self.leases).arg(node.as_str())).await?;
         self.ask(redis::cmd("UNLINK").arg(keys)).await
     }
 
     /// Sends an idempotent command, with a time limit.
     pub(crate) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, NodesError> {
         within(self.client.query(command)).await
+    }
+
+    /// Sends commands together, with a time limit; once, also if the connection turns out to be broken.
+    pub(crate) async fn send(&self, pipeline: &redis::Pipeline) -> Result<(), NodesError> {
+        within(self.client.send_once(pipeline)).await
     }
 
     /// Sends commands together, with a time limit.

@@ -7,7 +7,7 @@ use crate::redis_client::tests::{PATIENCE, Server};
 
 fn nodes(server: &Server, lease: Duration) -> Nodes {
     let client = crate::redis_client::open(&server.url()).unwrap();
-    Nodes::new(RedisClient::new(client, PATIENCE), lease)
+    Nodes::new(RedisClient::new(client, PATIENCE), LEASES, lease)
 }
 
 /// Ends the lease of a node by the clock of Redis.

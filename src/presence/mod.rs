@@ -35,7 +35,7 @@ pub use observer::PresenceObserver;
 pub use query::{Cursor, InvalidCursor, Page, TopicCount, TopicPage, TopicsPage, Unavailable};
 pub use subscriber::{InvalidId, Subscriber, SubscriberId, Subscription};
 
-use crate::nodes::Nodes;
+use crate::nodes::{LEASES, Nodes};
 use crate::redis_client::RedisClient;
 use query::Directory;
 use registry::Registry;
@@ -132,7 +132,7 @@ impl Presence {
         timing: Timing,
     ) -> (Self, PresenceEvents) {
         let registry = Arc::new(Registry::new(limits, Arc::clone(&stats)));
-        let nodes = redis.map(|client| Nodes::new(client, timing.lease));
+        let nodes = redis.map(|client| Nodes::new(client, LEASES, timing.lease));
         let directory = match &nodes {
             Some(nodes) => Directory::Shared(nodes.clone()),
             None => Directory::Local { node: node.into(), registry: Arc::clone(&registry) },

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Subscriber;
 use super::entry::{Change, Snapshot};
-use crate::nodes::{LEASES, NodeId, Nodes, NodesError, milliseconds, script};
+use crate::nodes::{NodeId, Nodes, NodesError, milliseconds, script};
 
 const WRITE: &str = include_str!("write.lua");
 
@@ -37,7 +37,7 @@ pub(super) fn keys(node: &NodeId) -> [String; 2] {
 /// Writes what has changed. Returns `false` if the node has no lease any more.
 pub(super) async fn write(nodes: &Nodes, node: &NodeId, changes: &[Change]) -> Result<bool, NodesError> {
     let mut command = script(WRITE, 3);
-    command.arg(LEASES).arg(&keys(node)).arg(node.as_str()).arg(milliseconds(nodes.key_age()));
+    command.arg(nodes.leases()).arg(&keys(node)).arg(node.as_str()).arg(milliseconds(nodes.key_age()));
     let mut is_empty = true;
     for (topic, value) in changes.iter().filter_map(|change| Some((&change.topic, change.value.as_ref()?))) {
         let value = if value.is_empty() { String::new() } else { serde_json::to_string(&shared(value))? };

@@ -7,9 +7,9 @@ mod url;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{Client, Cmd, FromRedisValue, Pipeline, RedisResult};
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisResult};
 
 pub use url::{RedisUrl, UrlError};
 
@@ -79,6 +79,22 @@ impl RedisClient {
         let result = pipeline.query_async(&mut manager).await;
         self.note(&result);
         result
+    }
+
+    /// A connection of its own for a subscription.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn pubsub(&self) -> RedisResult<PubSub> {
+        self.0.client.get_async_pubsub().await
+    }
+
+    /// A connection of its own, for commands that Redis answers after a while.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn dedicated(&self, config: &AsyncConnectionConfig) -> RedisResult<MultiplexedConnection> {
+        self.0.client.get_multiplexed_async_connection_with_config(config).await
     }
 
     async fn try_query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {

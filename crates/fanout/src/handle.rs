@@ -151,6 +151,12 @@ impl Handle {
         self.links.history.read().has(topics)
     }
 
+    /// The id that a reader has reached which has got everything that is kept; `None` before the sources have reported everything
+    /// there was when they started.
+    pub fn position(&self) -> Option<Box<str>> {
+        self.links.history.read().sequences.position()
+    }
+
     /// The id that its publisher gave the newest update that is kept, if there is one.
     pub fn newest_update(&self) -> Option<Box<str>> {
         self.links.history.read().newest_update()

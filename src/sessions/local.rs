@@ -1,0 +1,407 @@
+//! The sessions with connections on this node: what they are to read, and what has still to be done for them in the engine.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tallycast_fanout::{ConnectionId, Handle, StreamWatch, Topics};
+use tokio::sync::Notify;
+
+use super::SessionStats;
+use super::command::{Command, SessionMessage};
+use super::spec::{self, SessionGrant, SessionName};
+use crate::nodes::NodeId;
+
+/// Messages for one session that wait, and their bytes. Further ones are dropped and counted.
+const MAX_WAITING: usize = 256;
+const MAX_WAITING_BYTES: usize = 1024 * 1024;
+/// Requests of one session that wait for their outcome; further ones are not answered.
+const MAX_REPLIES: usize = 1024;
+
+/// The version of a connection that has been told to close.
+const CLOSING: u64 = u64::MAX;
+
+/// The sessions of this node.
+#[derive(Debug)]
+pub(super) struct Local {
+    sessions: Mutex<Sessions>,
+    /// There are sessions with something to do.
+    changed: Notify,
+    /// There are connections that have ended.
+    pub(super) ended: Notify,
+    newest: AtomicU64,
+    /// Commands may have been missed.
+    was_deaf: AtomicBool,
+    engine: Handle,
+    stats: Arc<SessionStats>,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    by_name: HashMap<Arc<str>, LocalSession>,
+    /// Those with something to do, each once.
+    queue: VecDeque<Arc<str>>,
+    gone: Vec<Gone>,
+}
+
+/// A connection that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Gone {
+    pub(super) life: NodeId,
+    pub(super) number: u64,
+    pub(super) name: Arc<str>,
+    /// The position that the reader has come to, if it is known.
+    pub(super) position: Option<Box<str>>,
+}
+
+/// A session with connections here.
+#[derive(Debug, Default)]
+struct LocalSession {
+    version: u64,
+    topics: Topics,
+    grant: Arc<SessionGrant>,
+    connections: HashMap<u64, LocalConnection>,
+    messages: VecDeque<Arc<SessionMessage>>,
+    message_bytes: usize,
+    replies: Vec<Reply>,
+    /// It has ended for this reason.
+    ended: Option<Arc<str>>,
+    is_queued: bool,
+}
+
+#[derive(Debug)]
+struct LocalConnection {
+    life: NodeId,
+    /// `None` until the engine serves it.
+    id: Option<ConnectionId>,
+    /// The version of the session that it reads by.
+    version: u64,
+    echo: bool,
+    /// It is to be closed for this reason.
+    close: Option<Arc<str>>,
+}
+
+/// Who waits for the outcome of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) request: u64,
+    /// The life of the node.
+    pub(super) life: String,
+}
+
+/// What is to be done for a session.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) name: Arc<str>,
+    pub(super) version: u64,
+    pub(super) topics: Topics,
+    pub(super) grant: Arc<SessionGrant>,
+    /// Connections that read by an older version, and whether they receive what their session publishes.
+    pub(super) changes: Vec<(u64, ConnectionId, bool)>,
+    pub(super) messages: Vec<Arc<SessionMessage>>,
+    pub(super) closes: Vec<(ConnectionId, Arc<str>)>,
+    /// All connections.
+    pub(super) connections: Vec<ConnectionId>,
+    pub(super) replies: Vec<Reply>,
+}
+
+/// A connection for its registration under another life of the node.
+#[derive(Debug, Clone)]
+pub(super) struct Registered {
+    pub(super) name: Arc<str>,
+    pub(super) number: u64,
+    pub(super) topics: Topics,
+    pub(super) grant: Arc<SessionGrant>,
+}
+
+impl Local {
+    pub(super) fn new(engine: Handle, stats: Arc<SessionStats>) -> Self {
+        Self {
+            sessions: Mutex::default(),
+            changed: Notify::new(),
+            ended: Notify::new(),
+            newest: AtomicU64::new(0),
+            was_deaf: AtomicBool::new(false),
+            engine,
+            stats,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a connection wait for its session, so that no command is missed that comes before its stream opens.
+    pub(super) fn reserve(self: &Arc<Self>, name: &SessionName, life: NodeId, echo: bool) -> SessionConnection {
+        let number = self.newest.fetch_add(1, Ordering::Relaxed) + 1;
+        let connection = LocalConnection { life, id: None, version: 0, echo, close: None };
+        let name = name.shared();
+        let mut sessions = self.lock();
+        sessions.by_name.entry(Arc::clone(&name)).or_default().connections.insert(number, connection);
+        self.stats.connections.add(1);
+        SessionConnection { local: Arc::clone(self), name, number, was_refused: false }
+    }
+
+    /// The connection is registered, and reads by this version of its session.
+    pub(super) fn connected(
+        &self,
+        name: &Arc<str>,
+        number: u64,
+        version: u64,
+        topics: &Topics,
+        grant: &Arc<SessionGrant>,
+    ) {
+        let mut sessions = self.lock();
+        let Some(session) = sessions.by_name.get_mut(name) else { return };
+        if let Some(ended) = session.ended.take_if(|_| version > session.version) {
+            // It exists again. Connections from before do not belong to it.
+            let before = session.connections.iter_mut().filter(|(other, _)| **other < number);
+            before.for_each(|(_, connection)| connection.close = Some(Arc::clone(&ended)));
+        }
+        if let Some(connection) = session.connections.get_mut(&number) {
+            connection.version = version;
+        }
+        session.update(version, topics, grant);
+        sessions.settle(name, &self.changed);
+    }
+
+    /// Follows a command. Returns the reply if there is nothing to do.
+    pub(super) fn deliver(&self, command: Command) -> Option<Reply> {
+        let Command { session: name, version, topics, grant, send, ended, close, reason, request, reply } = command;
+        let reply = request.map(|request| Reply { request, life: reply });
+        let mut sessions = self.lock();
+        let known = sessions.by_name.get_key_value(&*name).map(|(name, _)| Arc::clone(name));
+        let Some(name) = known else { return reply };
+        let Some(session) = sessions.by_name.get_mut(&name) else { return reply };
+        if let Some(version) = version {
+            let grant =
+                grant.and_then(|grant| serde_json::from_str(&grant).ok()).map_or_else(Default::default, Arc::new);
+            session.update(version, &spec::topics(&topics), &grant);
+        }
+        if let Some(message) = send.and_then(|message| serde_json::from_str::<SessionMessage>(&message).ok()) {
+            if session.messages.len() < MAX_WAITING && session.message_bytes + message.data.len() <= MAX_WAITING_BYTES {
+                session.message_bytes += message.data.len();
+                session.messages.push_back(Arc::new(message));
+            } else {
+                self.stats.dropped.add(1);
+            }
+        }
+        if let Some(connection) = close.and_then(|number| session.connections.get_mut(&number)) {
+            connection.close = Some(reason.into());
+        }
+        if let Some(reason) = ended {
+            session.ended = Some(reason.into());
+        }
+        if session.replies.len() < MAX_REPLIES {
+            session.replies.extend(reply);
+        }
+        sessions.settle(&name, &self.changed);
+        None
+    }
+
+    /// What is to be done for some sessions, at most `limit`; waits until there are any.
+    pub(super) async fn work(&self, limit: usize) -> Vec<Work> {
+        loop {
+            let changed = self.changed.notified();
+            let work = self.lock().take(limit);
+            if !work.is_empty() {
+                return work;
+            }
+            changed.await;
+        }
+    }
+
+    /// A connection reads by this version now.
+    pub(super) fn applied(&self, name: &Arc<str>, number: u64, version: u64) {
+        let mut sessions = self.lock();
+        let session = sessions.by_name.get_mut(name);
+        if let Some(connection) = session.and_then(|session| session.connections.get_mut(&number)) {
+            connection.version = connection.version.max(version);
+        }
+    }
+
+    /// Has a session wait for another turn, with requests that still wait.
+    pub(super) fn put_back(&self, name: &Arc<str>, replies: Vec<Reply>) {
+        let mut sessions = self.lock();
+        if let Some(session) = sessions.by_name.get_mut(name) {
+            session.replies.extend(replies);
+        }
+        sessions.settle(name, &self.changed);
+    }
+
+    /// The connections that have ended since the last call.
+    pub(super) fn take_gone(&self) -> Vec<Gone> {
+        std::mem::take(&mut self.lock().gone)
+    }
+
+    /// Puts connections back whose end could not be written. Returns how many wait.
+    pub(super) fn put_back_gone(&self, mut gone: Vec<Gone>) -> usize {
+        let mut sessions = self.lock();
+        gone.append(&mut sessions.gone);
+        sessions.gone = gone;
+        sessions.gone.len()
+    }
+
+    /// The names of all sessions here, with their versions.
+    pub(super) fn names(&self) -> Vec<(Arc<str>, u64)> {
+        self.lock().by_name.iter().map(|(name, session)| (Arc::clone(name), session.version)).collect()
+    }
+
+    /// The node listens again, and may have missed commands.
+    pub(super) fn was_deaf(&self) {
+        self.was_deaf.store(true, Ordering::Relaxed);
+        self.ended.notify_one();
+    }
+
+    /// Whether commands may have been missed since the last call.
+    pub(super) fn take_deafness(&self) -> bool {
+        self.was_deaf.swap(false, Ordering::Relaxed)
+    }
+
+    /// Gives all connections another life. Returns them, to be registered again.
+    pub(super) fn begin_life(&self, life: &NodeId) -> Vec<Registered> {
+        let mut sessions = self.lock();
+        let mut all = Vec::new();
+        for (name, session) in &mut sessions.by_name {
+            for (number, connection) in &mut session.connections {
+                connection.life = life.clone();
+                // Others are about to be registered.
+                if connection.version > 0 {
+                    let (topics, grant) = (session.topics.clone(), Arc::clone(&session.grant));
+                    all.push(Registered { name: Arc::clone(name), number: *number, topics, grant });
+                }
+            }
+        }
+        all
+    }
+
+    /// Has a connection closed.
+    pub(super) fn close(&self, name: &Arc<str>, number: u64, reason: &str) {
+        let command =
+            Command { session: name.to_string(), close: Some(number), reason: reason.to_owned(), ..Command::default() };
+        self.deliver(command);
+    }
+}
+
+impl Sessions {
+    /// Has a session wait for its turn, if there is something to do.
+    fn settle(&mut self, name: &Arc<str>, changed: &Notify) {
+        let Some(session) = self.by_name.get_mut(name) else { return };
+        if !session.is_queued && session.has_work() {
+            session.is_queued = true;
+            self.queue.push_back(Arc::clone(name));
+            changed.notify_one();
+        }
+    }
+
+    fn take(&mut self, limit: usize) -> Vec<Work> {
+        let count = self.queue.len().min(limit);
+        let names: Vec<Arc<str>> = self.queue.drain(..count).collect();
+        let mut all = Vec::with_capacity(count);
+        for name in names {
+            let Some(session) = self.by_name.get_mut(&name) else { continue };
+            all.push(session.take(Arc::clone(&name)));
+            if session.connections.is_empty() {
+                self.by_name.remove(&name);
+            }
+        }
+        all
+    }
+}
+
+impl LocalSession {
+    fn update(&mut self, version: u64, topics: &Topics, grant: &Arc<SessionGrant>) {
+        if version > self.version {
+            (self.version, self.topics, self.grant) = (version, topics.clone(), Arc::clone(grant));
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        let is_behind = |connection: &LocalConnection| {
+            connection.id.is_some()
+                && connection.version != CLOSING
+                && (connection.version < self.version || connection.close.is_some() || self.ended.is_some())
+        };
+        (self.is_attached() && (!self.messages.is_empty() || !self.replies.is_empty()))
+            || self.connections.values().any(is_behind)
+    }
+
+    /// Whether the engine serves all its connections. Messages, and those who wait for an outcome, wait until it does.
+    fn is_attached(&self) -> bool {
+        self.connections.values().all(|connection| connection.id.is_some())
+    }
+
+    fn take(&mut self, name: Arc<str>) -> Work {
+        self.is_queued = false;
+        let (mut messages, mut replies) = (Vec::new(), Vec::new());
+        if self.is_attached() {
+            self.message_bytes = 0;
+            messages.extend(self.messages.drain(..));
+            replies.append(&mut self.replies);
+        }
+        let mut work = Work {
+            name,
+            version: self.version,
+            topics: self.topics.clone(),
+            grant: Arc::clone(&self.grant),
+            changes: Vec::new(),
+            messages,
+            closes: Vec::new(),
+            connections: Vec::new(),
+            replies,
+        };
+        for (number, connection) in &mut self.connections {
+            let Some(id) = connection.id else { continue };
+            work.connections.push(id);
+            if let Some(reason) = connection.close.take().or_else(|| self.ended.clone()) {
+                work.closes.push((id, reason));
+                connection.version = CLOSING;
+            } else if connection.version < self.version {
+                work.changes.push((*number, id, connection.echo));
+            }
+        }
+        work
+    }
+}
+
+/// A connection of a session, from before its registration to its end.
+#[derive(Debug)]
+pub(super) struct SessionConnection {
+    local: Arc<Local>,
+    pub(super) name: Arc<str>,
+    pub(super) number: u64,
+    /// It is certain that it was not registered.
+    pub(super) was_refused: bool,
+}
+
+impl StreamWatch for SessionConnection {
+    fn attached(&mut self, id: ConnectionId) {
+        let mut sessions = self.local.lock();
+        let session = sessions.by_name.get_mut(&self.name);
+        if let Some(connection) = session.and_then(|session| session.connections.get_mut(&self.number)) {
+            connection.id = Some(id);
+        }
+        sessions.settle(&self.name, &self.local.changed);
+    }
+}
+
+impl Drop for SessionConnection {
+    fn drop(&mut self) {
+        let Self { local, name, number, was_refused } = self;
+        local.stats.connections.subtract(1);
+        // Not under the lock of the sessions.
+        let position = local.engine.position();
+        let mut sessions = local.lock();
+        let Some(session) = sessions.by_name.get_mut(name) else { return };
+        let Some(connection) = session.connections.remove(number) else { return };
+        if session.connections.is_empty() && session.replies.is_empty() {
+            sessions.by_name.remove(name);
+        } else {
+            sessions.settle(name, &local.changed);
+        }
+        if !*was_refused {
+            sessions.gone.push(Gone { life: connection.life, number: *number, name: Arc::clone(name), position });
+            local.ended.notify_one();
+        }
+    }
+}

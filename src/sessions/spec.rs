@@ -1,0 +1,240 @@
+//! What a session is: its name, topics, grant, policy and time to live.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use tallycast_fanout::{Access, Grant, Topic, TopicError, Topics};
+
+use crate::auth::{in_common, to_set};
+
+/// Bytes of a name.
+pub const MAX_NAME_BYTES: usize = 256;
+/// Bytes of a grant, as JSON.
+pub const MAX_GRANT_BYTES: usize = 4 * 1024;
+/// The longest time to live.
+pub const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// The name of a session: 1 to [`MAX_NAME_BYTES`] bytes without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionName(Arc<str>);
+
+/// The text is not a [`SessionName`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected the name of a session: 1 to {MAX_NAME_BYTES} bytes without control characters")]
+pub struct InvalidName;
+
+impl SessionName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name as shared text.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl FromStr for SessionName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let is_valid = (1..=MAX_NAME_BYTES).contains(&text.len()) && !text.contains(char::is_control);
+        if is_valid { Ok(Self(text.into())) } else { Err(InvalidName) }
+    }
+}
+
+impl fmt::Display for SessionName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// What becomes of the connections of a session when another one opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// All stay.
+    #[default]
+    Many,
+    /// The newest stays, and the others are closed.
+    Newest,
+    /// The first stays, and others are refused.
+    First,
+}
+
+impl Policy {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Many => "many",
+            Self::Newest => "newest",
+            Self::First => "first",
+        }
+    }
+}
+
+/// A topic in JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicText(pub Topic);
+
+impl Serialize for TopicText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for TopicText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let topic = text.parse().map_err(|error: TopicError| serde::de::Error::custom(format!("{text:?}: {error}")));
+        topic.map(Self)
+    }
+}
+
+/// What the clients of a session may do by themselves, and until when. Whatever the backend gives the session to read needs no
+/// permission.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SessionGrant {
+    /// What they may subscribe to; `None` for everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read: Option<Vec<TopicText>>,
+    /// What they may publish to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<TopicText>,
+    /// Of which topics they receive private messages.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub private: Vec<TopicText>,
+    /// When their streams end, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+    /// Data about the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Value>,
+}
+
+impl SessionGrant {
+    /// The grant of a token, or of another authorizer.
+    pub fn from_grant(grant: &Grant) -> Self {
+        let topics = |topics: &Topics| topics.iter().map(TopicText).collect();
+        let expires = grant.expires_at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        Self {
+            read: match &grant.readable {
+                Access::All => None,
+                Access::Topics(readable) => Some(topics(readable)),
+            },
+            publish: match &grant.publishable {
+                // Without an authorizer nobody was asked.
+                Access::All => Vec::new(),
+                Access::Topics(publishable) => topics(publishable),
+            },
+            private: topics(&grant.private),
+            expires: expires.map(|expires| expires.as_secs()),
+            payload: grant.payload.clone(),
+        }
+    }
+
+    /// What the engine needs of it for a stream of `topics`. A stream without `echo` does not receive what the session publishes.
+    pub fn grant(&self, name: &SessionName, topics: &Topics, echo: bool) -> Grant {
+        let set = |topics: &[TopicText]| topics.iter().map(|TopicText(topic)| topic.clone()).collect::<Vec<_>>();
+        let mut grant = Grant::default()
+            .with_subject(name.shared())
+            .with_readable(self.read.as_ref().map_or(Access::All, |read| Access::Topics(to_set(set(read)))))
+            .with_publishable(Access::Topics(to_set(set(&self.publish))))
+            .with_private(in_common(&set(&self.private), topics));
+        grant.expires_at = self.expires.map(|expires| UNIX_EPOCH + Duration::from_secs(expires));
+        grant.payload = self.payload.clone();
+        grant.except_sender = (!echo).then(|| name.shared());
+        grant
+    }
+
+    /// Whether it has expired.
+    pub fn is_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| UNIX_EPOCH + Duration::from_secs(expires) <= SystemTime::now())
+    }
+}
+
+/// A session as it is created.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionSpec {
+    /// What its connections read.
+    pub topics: Topics,
+    /// What its clients may do.
+    pub grant: SessionGrant,
+    /// What becomes of its connections when another one opens.
+    pub policy: Policy,
+    /// How long it outlives its last connection.
+    pub ttl: Duration,
+    /// The group that it belongs to while it has connections, and the sessions that may.
+    pub group: Option<(String, usize)>,
+    /// What is published when its last connection has gone, beside the event of all sessions.
+    pub left: Option<Publication>,
+}
+
+/// A payload for a channel of the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// The channel.
+    pub channel: String,
+    /// The payload.
+    pub payload: String,
+}
+
+impl SessionSpec {
+    /// A session of `topics` that outlives its connections for `ttl`, whose clients may do nothing by themselves.
+    pub fn new(topics: Topics, ttl: Duration) -> Self {
+        let grant = SessionGrant { read: Some(Vec::new()), ..SessionGrant::default() };
+        Self { topics, grant, policy: Policy::default(), ttl, group: None, left: None }
+    }
+}
+
+/// Topics as the stores keep them: a line each, which no topic has inside.
+pub(super) fn lines(topics: impl IntoIterator<Item = Topic>) -> String {
+    topics.into_iter().map(|topic| topic.to_string()).collect::<Vec<_>>().join("\n")
+}
+
+/// The opposite of [`lines`]. Lines that are no topics are left out: another version may have written them.
+pub(super) fn topics(lines: &str) -> Topics {
+    to_set(lines.split('\n').filter_map(|line| line.parse().ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grant_is_read_as_it_is_written() {
+        let json = r#"{"read":["/a"],"publish":["/chat/*"],"expires":2000000000,"payload":{"user":1}}"#;
+        let grant: SessionGrant = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&grant).unwrap(), json);
+        let name: SessionName = "ann".parse().unwrap();
+        let granted = grant.grant(&name, &topics("/a/1"), false);
+        assert_eq!(SessionGrant::from_grant(&granted), grant);
+        assert_eq!((granted.subject.as_deref(), granted.except_sender.as_deref()), (Some("ann"), Some("ann")));
+        assert!(!grant.is_expired() && SessionGrant { expires: Some(1), ..grant }.is_expired());
+        let error = serde_json::from_str::<SessionGrant>(r#"{"read":["a"]}"#).unwrap_err().to_string();
+        assert!(error.starts_with("\"a\": a namespace must start with '/'"), "{error}");
+    }
+
+    #[test]
+    fn names_are_short_texts_of_one_line() {
+        for name in ["a", "ws-hub:K 1", "ü"] {
+            assert_eq!(name.parse::<SessionName>().unwrap().as_str(), name);
+        }
+        for name in ["", "a\nb", &"x".repeat(MAX_NAME_BYTES + 1)] {
+            assert_eq!(name.parse::<SessionName>(), Err(InvalidName));
+        }
+    }
+
+    #[test]
+    fn topics_are_lines() {
+        let set = topics("/b\n/a/*");
+        assert_eq!(lines(set.iter()), "/a/*\n/b");
+        assert!(topics("").is_empty() && topics(&lines(None)).is_empty());
+        assert_eq!(topics("/a\nno topic\n/b"), topics("/a\n/b"));
+    }
+}
