@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tallycast::decode::{Route, Routes};
+use tallycast::decode::{MAX_SENDER_BYTES, Route, Routes};
 use tallycast::source::RawEvent;
 
 fuzz_target!(|input: &[u8]| {
@@ -16,6 +16,8 @@ fuzz_target!(|input: &[u8]| {
     let payload = lines.next().unwrap_or_default().to_vec();
     if let Ok(decoded) = routes.decode(RawEvent::new(channel.to_owned(), payload)) {
         assert!(!decoded.message.namespace.as_str().contains(char::is_control));
+        let is_sender = |sender: &str| sender.len() <= MAX_SENDER_BYTES && !sender.contains(char::is_control);
+        assert!(decoded.message.sender.is_none_or(|sender| is_sender(&sender)));
         assert!(decoded.message.event.is_none_or(|event| !event.contains(['\r', '\n'])));
     }
 });

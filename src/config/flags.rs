@@ -334,7 +334,8 @@ pub(super) struct RoutingOptions {
     /// Route from Redis channels to a namespace. PATTERN is a channel name, or the start of one followed by *, or stream: and
     /// the key of a Redis stream. The NAMESPACE * is for streams whose entries name their own topics, of any form. In another NAMESPACE, * stands for the rest of the channel name, or for the field topic of a
     /// stream's entry, as one segment, and ** for the same text split at ':'. Options follow after commas: event=channel or
-    /// event=NAME names the event, split=CHARS splits the text at other characters, tally=NAMESPACE counts payloads there,
+    /// event=NAME names the event, split=CHARS splits the text at other characters, sender=FIELD takes the sender from that
+    /// field of payloads that are JSON objects, tally=NAMESPACE counts payloads there,
     /// history=BOUND keeps messages for readers that come later: 10m, 1000 (messages), 64MiB or last. Repeatable
     #[arg(
         long = "route",

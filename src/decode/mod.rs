@@ -4,8 +4,10 @@
 //! Routes and table are pure; [`run`] is the stage around them.
 
 mod history;
+mod json_field;
 mod route;
 mod routes;
+mod sender;
 mod stage;
 mod target;
 mod template;
@@ -13,11 +15,14 @@ mod template;
 pub use history::HistoryError;
 pub use route::{Route, RouteError};
 pub use routes::{DecodeError, Decoded, Routes, RoutesError};
+pub use sender::channel_of_sender;
 pub use stage::{Stats, run};
 pub use target::{Target, TargetError};
 
 /// The largest payload, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
+/// The longest name of a sender, in bytes.
+pub const MAX_SENDER_BYTES: usize = 256;
 /// The largest number of topics that an entry may name.
 pub const MAX_UPDATE_TOPICS: usize = 1000;
 /// The largest number of routes: every event is compared with each.

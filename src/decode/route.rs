@@ -7,20 +7,24 @@ use std::sync::Arc;
 use tallycast_fanout::{Namespace, NamespaceError, Retention};
 
 use super::history::{History, HistoryError};
+use super::sender::SENT;
 use super::template::Template;
 use crate::source::Selector;
 
 /// What the pattern of a route for a stream starts with.
 const STREAM: &str = "stream:";
 
-/// Which events go where. Written `PATTERN=NAMESPACE[,event=channel|NAME][,split=CHARS][,tally=NAMESPACE][,history=BOUND]`;
-/// the pattern is a channel, a prefix and `*`, or `stream:` and the key of a stream. The namespace `*` stands for the topics that each
-/// entry of a stream names.
+/// Which events go where. Written
+/// `PATTERN=NAMESPACE[,event=channel|NAME][,split=CHARS][,sender=FIELD][,tally=NAMESPACE][,history=BOUND]`; the pattern is a channel, a
+/// prefix and `*`, or `stream:` and the key of a stream. The namespace `*` stands for the topics that each entry of a stream names. With
+/// `sender`, payloads are JSON objects in which that field names the sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     pub(super) pattern: Pattern,
     pub(super) template: Template,
     pub(super) event: EventName,
+    /// The field of a payload that names the sender.
+    pub(super) sender: Option<String>,
     pub(super) tally: Option<Namespace>,
     history: History,
     /// How long its messages are kept, if they are.
@@ -55,6 +59,9 @@ pub enum RouteError {
     /// `*` stands elsewhere than at the end of the pattern.
     #[error("in the pattern {0:?}, * may only stand at the end")]
     InnerWildcard(String),
+    /// The pattern is for channels that carry the sender of a message of another channel.
+    #[error("the pattern {0:?} starts with {SENT}, which is reserved: such channels carry the senders of messages")]
+    Reserved(String),
     /// A pattern for streams has a `*`.
     #[error("the stream {0:?} has a *; expected the exact key of a Redis stream")]
     StreamWildcard(String),
@@ -76,7 +83,9 @@ pub enum RouteError {
     #[error("split={0:?} has nothing to split: the namespace {1:?} has no *")]
     NothingToSplit(String, String),
     /// The option is unknown.
-    #[error("unknown option {0:?}; expected event=channel, event=NAME, split=CHARS, tally=NAMESPACE or history=BOUND")]
+    #[error(
+        "unknown option {0:?}; expected event=channel, event=NAME, split=CHARS, sender=FIELD, tally=NAMESPACE or history=BOUND"
+    )]
     Option(String),
     /// A bound of the history is invalid.
     #[error("history={0:?}: {1}")]
@@ -95,7 +104,7 @@ impl FromStr for Route {
         let (pattern, namespace) = route.split_once('=').ok_or_else(|| RouteError::NoNamespace(text.to_owned()))?;
         let pattern = self::pattern(pattern)?;
         let mut template = Template::parse(namespace)?;
-        let (mut event, mut tally, mut history) = (EventName::None, None, History::default());
+        let (mut event, mut sender, mut tally, mut history) = (EventName::None, None, None, History::default());
         for option in options {
             match option.split_once('=') {
                 Some(("event", "none")) => event = EventName::None,
@@ -109,6 +118,7 @@ impl FromStr for Route {
                         return Err(RouteError::NothingToSplit(characters.to_owned(), namespace.to_owned()));
                     }
                 }
+                Some(("sender", field)) if !field.is_empty() => sender = Some(field.to_owned()),
                 Some(("tally", namespace)) => {
                     let parsed = namespace.parse();
                     tally = Some(parsed.map_err(|error| RouteError::Namespace(namespace.to_owned(), error))?);
@@ -119,7 +129,7 @@ impl FromStr for Route {
                 _ => return Err(RouteError::Option(option.to_owned())),
             }
         }
-        Ok(Self { pattern, template, event, tally, history, retention: None }.with_retention())
+        Ok(Self { pattern, template, event, sender, tally, history, retention: None }.with_retention())
     }
 }
 
@@ -192,10 +202,13 @@ impl Route {
         self.template.has_wildcard()
     }
 
-    /// Checks that there is a text that the `*` of the namespace stands for.
+    /// Checks that there is a text that the `*` of the namespace stands for, and that the pattern is not reserved.
     pub(super) fn check(&self) -> Result<(), RouteError> {
         match &self.pattern {
             Pattern::Channels(selector) if self.has_topics() => Err(RouteError::TopicsOfChannels(selector.to_string())),
+            Pattern::Channels(selector) if Selector::Prefix(SENT.to_owned()).covers(selector) => {
+                Err(RouteError::Reserved(selector.to_string()))
+            }
             Pattern::Channels(Selector::Exact(_)) if self.has_wildcard() => {
                 Err(RouteError::NothingToStandFor(self.template.to_string()))
             }
@@ -239,8 +252,9 @@ mod tests {
         assert_eq!(error("a=x"), format!("the namespace \"x\": {not_absolute}"));
         assert_eq!(error("a*=/x*"), "in the namespace \"/x*\", * or ** must be one whole segment, once");
         assert_eq!(error("a*=/*/*"), "in the namespace \"/*/*\", * or ** must be one whole segment, once");
-        let options = "expected event=channel, event=NAME, split=CHARS, tally=NAMESPACE or history=BOUND";
+        let options = "expected event=channel, event=NAME, split=CHARS, sender=FIELD, tally=NAMESPACE or history=BOUND";
         assert_eq!(error("a=/x,evnt=b"), format!("unknown option \"evnt=b\"; {options}"));
+        assert_eq!(error("a=/x,sender="), format!("unknown option \"sender=\"; {options}"));
         assert_eq!(error("a*=/x,split=:"), "split=\":\" has nothing to split: the namespace \"/x\" has no *");
         assert_eq!(error("a=/x,tally=eps"), format!("the namespace \"eps\": {not_absolute}"));
         let bounds =

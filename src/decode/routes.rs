@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use tallycast_fanout::{Kept, Message, Namespace, NamespaceError, Retention, Update};
 
+use super::json_field::string_field;
 use super::route::{EventName, Pattern, Route, RouteError};
-use super::{MAX_PAYLOAD_BYTES, MAX_ROUTES, MAX_UPDATE_TOPICS};
+use super::sender::{self, SENT};
+use super::{MAX_PAYLOAD_BYTES, MAX_ROUTES, MAX_SENDER_BYTES, MAX_UPDATE_TOPICS};
 use crate::source::{Entry, RawEvent, Selector, StreamKey};
 use crate::tally::Key;
 
@@ -14,7 +16,12 @@ const WELL_KNOWN: &str = "/.well-known/";
 
 /// The table of routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Routes(Vec<Route>);
+pub struct Routes {
+    /// The most specific first.
+    routes: Vec<Route>,
+    /// Whether to subscribe to the channels that carry senders.
+    with_senders: bool,
+}
 
 /// Why there is no table of some routes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,12 +60,18 @@ pub enum DecodeError {
     /// An entry of a stream has no payload.
     #[error("the entry has several fields, and none of them is \"data\"")]
     NoPayload,
-    /// The payload, event name or topic is not text.
-    #[error("the payload, event name or topic is not UTF-8")]
+    /// The payload, event name, topic or sender is not text.
+    #[error("the payload, event name, topic or sender is not UTF-8")]
     NotText,
     /// The event name of an entry would break lines.
     #[error("the event name contains a control character")]
     EventName,
+    /// A sender is too long, or would break lines.
+    #[error("the sender has more than {MAX_SENDER_BYTES} bytes, or contains a control character")]
+    Sender,
+    /// The name of a channel that carries a sender is incomplete.
+    #[error("the channel starts with {SENT}, and no sender and channel follow; expected {SENT}SENDER:CHANNEL")]
+    SentChannel,
     /// The namespace of the route needs the topic of an entry.
     #[error("the entry has no field \"topic\", which the * in the namespace of the route stands for")]
     NoTopic,
@@ -88,8 +101,8 @@ impl Routes {
     /// prefix, then the longer pattern, then the first in the list.
     ///
     /// # Errors
-    /// The list is empty, or has more than [`MAX_ROUTES`]; a namespace has a `*` and its pattern has none; two routes are for
-    /// the same stream.
+    /// The list is empty, or has more than [`MAX_ROUTES`]; a namespace has a `*` and its pattern has none; a pattern is reserved; two
+    /// routes are for the same stream.
     pub fn new(mut routes: Vec<Route>) -> Result<Self, RoutesError> {
         if routes.is_empty() || routes.len() > MAX_ROUTES {
             return Err(RoutesError::Count(routes.len()));
@@ -98,7 +111,7 @@ impl Routes {
         routes.sort_by_key(|route| std::cmp::Reverse(specificity(&route.pattern)));
         let owned: Vec<Namespace> = routes.iter().flat_map(Route::owned_namespaces).collect();
         routes.iter_mut().filter(|route| route.has_topics()).for_each(|route| route.leave_out(&owned));
-        let routes = Self(routes);
+        let routes = Self { routes, with_senders: false };
         let mut keys = std::collections::HashSet::new();
         match routes.streams().into_iter().find(|stream| !keys.insert(Arc::clone(&stream.key))) {
             Some(StreamKey { key, .. }) => Err(RoutesError::SameStream(key)),
@@ -106,17 +119,29 @@ impl Routes {
         }
     }
 
+    /// Whether the [selectors](Self::selectors) include the channels on which messages with a sender are published (see
+    /// [`channel_of_sender`](super::channel_of_sender)). Not at first. Such messages are decoded in any case: a `*` may bring them, too.
+    #[must_use]
+    pub fn with_senders(self, with_senders: bool) -> Self {
+        Self { with_senders, ..self }
+    }
+
     /// The selectors to subscribe to. A selector that another covers is left out, because some brokers send an event once
     /// for each subscription that matches.
     pub fn selectors(&self) -> Vec<Selector> {
         let mut kept: Vec<&Selector> = Vec::new();
         // The broadest first.
-        for route in self.0.iter().rev() {
+        for route in self.routes.iter().rev() {
             if let Pattern::Channels(selector) = &route.pattern
                 && !kept.iter().any(|kept| kept.covers(selector))
             {
                 kept.push(selector);
             }
+        }
+        let sent = Selector::Prefix(SENT.to_owned());
+        // Without channels there are none with a sender. It covers none of the others, because it is reserved.
+        if self.with_senders && !kept.is_empty() && !kept.iter().any(|kept| kept.covers(&sent)) {
+            kept.push(&sent);
         }
         kept.into_iter().cloned().collect()
     }
@@ -127,13 +152,13 @@ impl Routes {
             Pattern::Stream(key) => Some(StreamKey { key: Arc::clone(key), retention: route.retention.clone() }),
             Pattern::Channels(_) => None,
         };
-        self.0.iter().filter_map(stream).collect()
+        self.routes.iter().filter_map(stream).collect()
     }
 
     /// How long messages are kept: the retentions of all routes that have one.
     pub fn retentions(&self) -> Vec<Arc<Retention>> {
         let mut retentions: Vec<Arc<Retention>> = Vec::new();
-        for retention in self.0.iter().filter_map(|route| route.retention.as_ref()) {
+        for retention in self.routes.iter().filter_map(|route| route.retention.as_ref()) {
             // Of two routes with the same pattern, the first one decides.
             if !retentions.iter().any(|known| known.name == retention.name) {
                 retentions.push(Arc::clone(retention));
@@ -149,27 +174,27 @@ impl Routes {
             return None;
         }
         let owns = |route: &&Route| route.owned_namespaces().any(|owned| owned.contains(namespace));
-        self.0.iter().find(owns).map(|route| route.pattern.to_string())
+        self.routes.iter().find(owns).map(|route| route.pattern.to_string())
     }
 
     /// Whether the entries of some route name their own topics, of any form.
     pub fn has_topics(&self) -> bool {
-        self.0.iter().any(Route::has_topics)
+        self.routes.iter().any(Route::has_topics)
     }
 
     /// The streams whose entries are counted, each with the namespace of the tally.
     pub fn stream_tallies(&self) -> impl Iterator<Item = (String, &Namespace)> {
-        let routes = self.0.iter().filter(|route| route.is_stream());
+        let routes = self.routes.iter().filter(|route| route.is_stream());
         routes.filter_map(|route| Some((route.pattern.to_string(), route.tally.as_ref()?)))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.0.iter()
+        self.routes.iter()
     }
 
     /// The patterns of all routes as configuration writes them, in the order of [`Decoded::route`].
     pub(super) fn patterns(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(|route| route.pattern.to_string())
+        self.routes.iter().map(|route| route.pattern.to_string())
     }
 
     /// Decodes an event.
@@ -178,19 +203,20 @@ impl Routes {
     /// No route matches, or channel or payload are invalid.
     pub fn decode(&self, event: RawEvent) -> Result<Decoded, DecodeError> {
         let RawEvent { channel, payload, received_at, entry, .. } = event;
+        let (channel, sender) = if entry.is_some() { (&*channel, None) } else { sender::split_channel(&channel)? };
         let (index, route, rest) = self
-            .0
+            .routes
             .iter()
             .enumerate()
-            .find_map(|(index, route)| Some((index, route, route.strip(&channel, entry.is_some())?)))
+            .find_map(|(index, route)| Some((index, route, route.strip(channel, entry.is_some())?)))
             .ok_or(DecodeError::NoRoute)?;
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(DecodeError::TooLarge);
         }
-        let Addressed { namespace, kept, event, update } = match entry {
+        let Addressed { namespace, kept, event, sender, update } = match entry {
             None => {
                 let kept = route.retention.clone().map(|retention| Kept::new(retention, None));
-                Addressed { namespace: route.namespace(rest)?, kept, event: None, update: None }
+                Addressed { namespace: route.namespace(rest)?, kept, event: None, sender, update: None }
             }
             Some(entry) if !entry.has_payload => return Err(DecodeError::NoPayload),
             Some(entry) if route.has_topics() => route.decode_update(*entry, self)?,
@@ -206,11 +232,12 @@ impl Routes {
             (None, EventName::Fixed(name)) => Some(Arc::clone(name)),
         };
         let text = text(payload)?;
+        let sender = sender.or_else(|| route.sender_in(&text));
         // What is in the history was counted before.
         let tally = route.tally.as_ref().filter(|_| !kept.as_ref().is_some_and(|kept| kept.is_backlog));
         let key = tally.map(|namespace| Key { namespace: namespace.clone(), key: text.clone(), received_at });
         let kept = kept.map(Box::new);
-        let message = Message { event: name, received_at, kept, update, ..Message::text(namespace, text) };
+        let message = Message { event: name, received_at, kept, sender, update, ..Message::text(namespace, text) };
         Ok(Decoded { message, key, route: index })
     }
 }
@@ -221,6 +248,8 @@ struct Addressed {
     kept: Option<Kept>,
     /// The event name of an entry.
     event: Option<Arc<str>>,
+    /// The sender, if it is not in the payload.
+    sender: Option<Arc<str>>,
     update: Option<Box<Update>>,
 }
 
@@ -254,8 +283,7 @@ impl Route {
             None if self.has_wildcard() => return Err(DecodeError::NoTopic),
             None => String::new(),
         };
-        let (kept, event) = self.decode_common(entry)?;
-        Ok(Addressed { namespace: self.namespace(&topic)?, kept, event, update: None })
+        self.decode_common(entry, self.namespace(&topic)?, None)
     }
 
     /// An entry that names its own topics, none of which may belong to another of `routes`.
@@ -282,17 +310,22 @@ impl Route {
             id: id.map(String::into_boxed_str),
             retry,
         };
-        let (kept, event) = self.decode_common(entry)?;
-        Ok(Addressed { namespace, kept, event, update: Some(Box::new(update)) })
+        self.decode_common(entry, namespace, Some(Box::new(update)))
     }
 
-    /// What all entries of streams have in common: how long they are kept, and the event name.
-    fn decode_common(&self, entry: Entry) -> Result<(Option<Kept>, Option<Arc<str>>), DecodeError> {
-        let Entry { position, event, is_backlog, .. } = entry;
+    /// What all entries of streams have in common: how long they are kept, the event name and the sender.
+    fn decode_common(
+        &self,
+        entry: Entry,
+        namespace: Namespace,
+        update: Option<Box<Update>>,
+    ) -> Result<Addressed, DecodeError> {
+        let Entry { position, event, sender, is_backlog, .. } = entry;
         let name = event.map(text).transpose()?.filter(|name| !name.is_empty());
         if name.as_ref().is_some_and(|name| name.contains(char::is_control)) {
             return Err(DecodeError::EventName);
         }
+        let sender = sender.map(text).transpose()?.map_or(Ok(None), |name| sender::sender(&name))?;
         let kept = match &self.retention {
             Some(retention) => {
                 let mut kept = Kept::new(Arc::clone(retention), Some(position));
@@ -302,7 +335,13 @@ impl Route {
             None if is_backlog => return Err(DecodeError::NoHistory),
             None => None,
         };
-        Ok((kept, name.map(Arc::from)))
+        Ok(Addressed { namespace, kept, event: name.map(Arc::from), sender, update })
+    }
+
+    /// The sender that a payload names, if the route has them there. An invalid name is none: the payload is the publisher's alone.
+    fn sender_in(&self, payload: &str) -> Option<Arc<str>> {
+        let name = string_field(payload, self.sender.as_deref()?)?;
+        sender::sender(&name).ok().flatten()
     }
 }
 
@@ -472,6 +511,85 @@ mod tests {
         for free in ["/x", "/.well-known/mercure/subscriptions/x", "raw", "https://e.com/raw"] {
             assert_eq!(routes.owner(&Namespace::from_topic(free).unwrap()), None, "{free}");
         }
+    }
+
+    fn sender_of(routes: &Routes, event: RawEvent) -> Option<String> {
+        routes.decode(event).unwrap().message.sender.map(|sender| sender.to_string())
+    }
+
+    #[test]
+    fn entries_have_the_sender_of_their_field() {
+        let routes = routes(&["stream:a=/a,history=10", "stream:b=*"]);
+        let (ann, some) = (Some(b"ann".to_vec()), Some("ann".to_owned()));
+        let of_a = Entry { sender: ann.clone(), ..entry() };
+        assert_eq!(sender_of(&routes, RawEvent::from_entry("1", of_a.clone())), some);
+        assert_eq!(sender_of(&routes, RawEvent::from_entry("1", Entry { is_backlog: true, ..of_a })), some);
+        let position = Position { sequence: "b".into(), entry: EntryId::new(7, 1) };
+        let of_b = Entry { sender: ann, topics: vec![b"t".to_vec()], position, ..entry() };
+        assert_eq!(sender_of(&routes, RawEvent::from_entry("1", of_b)), some);
+        let of = |sender: &[u8]| {
+            routes.decode(RawEvent::from_entry("1", Entry { sender: Some(sender.to_vec()), ..entry() }))
+        };
+        assert_eq!(of(b"").unwrap().message.sender, None);
+        assert!(of(&[b'a'; MAX_SENDER_BYTES]).is_ok());
+        assert_eq!(of(&[b'a'; MAX_SENDER_BYTES + 1]), Err(DecodeError::Sender));
+        assert_eq!(of(b"a\nb"), Err(DecodeError::Sender));
+        assert_eq!(of(&[0xff]), Err(DecodeError::NotText));
+    }
+
+    #[test]
+    fn channels_that_carry_a_sender_are_decoded_as_the_others() {
+        let routes = routes(&["chat:*=/chat/*,event=channel,tally=/count,history=10", "*=/any/*"]);
+        let direct = routes.decode(event("chat:a:b", "hi")).unwrap();
+        let sent = routes.decode(event("tallycast:sent:ann%3A1:chat:a:b", "hi")).unwrap();
+        assert_eq!(sent.message.namespace.as_str(), "/chat/a:b");
+        assert_eq!((&sent.message, sent.route), (&direct.message, direct.route));
+        let key = sent.key.unwrap();
+        assert_eq!((key.namespace.as_str(), &*key.key), ("/count", "hi"));
+        assert_eq!((sent.message.sender.as_deref(), direct.message.sender), (Some("ann:1"), None));
+        assert!(sent.message.kept.is_some());
+        // Neither an event of the broadest route, nor of a channel with a sender in a sender.
+        assert_eq!(routes.decode(event("tallycast:sent:ann", "hi")), Err(DecodeError::SentChannel));
+        assert_eq!(routes.decode(event("tallycast:sent:%00:chat:a", "hi")), Err(DecodeError::Sender));
+        let twice = routes.decode(event("tallycast:sent:ann:tallycast:sent:bob:c", "hi")).unwrap().message;
+        assert_eq!((twice.namespace.as_str(), &*twice.sender.unwrap()), ("/any/tallycast:sent:bob:c", "ann"));
+        assert_eq!(namespace(&self::routes(&["a=/a"]), "tallycast:sent:ann:b"), Err(DecodeError::NoRoute));
+        // Keys of streams are not reserved.
+        let stream = Routes::new(vec!["stream:tallycast:sent:ann:b=/b".parse().unwrap()]).unwrap();
+        let position = Position { sequence: "tallycast:sent:ann:b".into(), ..entry().position };
+        assert_eq!(sender_of(&stream, RawEvent::from_entry("1", Entry { position, ..entry() })), None);
+    }
+
+    #[test]
+    fn channels_that_carry_a_sender_are_selected_once_and_on_demand() {
+        let with_senders = |texts: &[&str]| selected(&routes(texts).with_senders(true));
+        assert_eq!(with_senders(&["a=/a", "b*=/b"]), ["b*", "a", "tallycast:sent:*"]);
+        assert_eq!(with_senders(&["a=/a", "tally*=/b"]), ["tally*", "a"]);
+        assert_eq!(with_senders(&["*=/a"]), ["*"]);
+        assert_eq!(with_senders(&["stream:a=/a"]), [] as [&str; 0]);
+        assert_eq!(selected(&routes(&["a=/a"]).with_senders(true).with_senders(false)), ["a"]);
+        for pattern in ["tallycast:sent:*", "tallycast:sent:a*", "tallycast:sent:a:b"] {
+            let refused = Routes::new(vec![format!("{pattern}=/a").parse().unwrap()]).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("the pattern {pattern:?} starts with tallycast:sent:,")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn payload_names_the_sender_unless_something_else_does() {
+        let routes = routes(&["a*=/a,sender=by", "stream:a=/a,sender=by", "b=/b"]);
+        let some = |text: &str| Some(text.to_owned());
+        let payload = r#"{"text":"hi","by":"ann"}"#;
+        assert_eq!(sender_of(&routes, event("ab", payload)), some("ann"));
+        assert_eq!(sender_of(&routes, event("b", payload)), None);
+        assert_eq!(sender_of(&routes, event("tallycast:sent:bob:ab", payload)), some("bob"));
+        assert_eq!(sender_of(&routes, RawEvent::from_entry(payload, entry())), some("ann"));
+        let own = Entry { sender: Some(b"bob".to_vec()), ..entry() };
+        assert_eq!(sender_of(&routes, RawEvent::from_entry(payload, own)), some("bob"));
+        let long = format!(r#"{{"by":"{}"}}"#, "a".repeat(MAX_SENDER_BYTES + 1));
+        for none in ["hi", r#"{"by":7}"#, r#"{"by":""}"#, r#"{"by":"a\nb"}"#, &long] {
+            assert_eq!(sender_of(&routes, event("a", none)), None, "{none}");
+        }
+        assert_eq!(routes.decode(event("ab", payload)).unwrap().message.payload(), payload);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use tallycast_fanout::Namespace;
 
 use super::route::{EventName, Pattern, Route};
 use super::routes::Routes;
+use super::sender::SENT;
 use crate::source::Selector;
 
 /// Where something is published.
@@ -87,6 +88,10 @@ impl Routes {
             Pattern::Channels(Selector::Exact(channel)) => channel.clone(),
             Pattern::Channels(Selector::Prefix(prefix)) => format!("{prefix}{rest}"),
         };
+        // There it would become an event of another channel, with a sender of the publisher's choice.
+        if channel.starts_with(SENT) {
+            return None;
+        }
         let decides = self.iter().find(|route| route.strip(&channel, false).is_some());
         decides.is_some_and(|decides| std::ptr::eq(decides, route)).then_some(Target::Channel(channel))
     }
@@ -119,6 +124,9 @@ mod tests {
         assert_eq!(target(&["a:*=/x/*/y,split=.:"], "/x/b/c/y", None), channel("a:b.c"));
         assert_eq!(target(&["a=/x", "b=/x"], "/x", None), channel("a"));
         assert_eq!(target(&["a*=/x"], "/x", None), channel("a"));
+        // Channels that carry senders are reserved.
+        let name = "/tallycast:sent:ann:chat";
+        assert_eq!(target(&["*=/*", "chat=/chat"], name, None), Err(format!("no route leads to {name}")));
         // Another route decides about the channel.
         assert_eq!(target(&["a:*=/x/*", "a:b=/y"], "/x/b", None), Err("no route leads to /x/b".to_owned()));
         let stream = |topic: Option<&str>| Ok(Target::Stream { key: "orders".into(), topic: topic.map(str::to_owned) });

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{Counts, IDEMPOTENCY_PERIOD, Publication, Unavailable};
 use crate::api::emojitracker::MemoryStore;
-use crate::decode::Target;
+use crate::decode::{Target, channel_of_sender};
 use crate::source::{Entry, RawEvent, SourceEvent};
 
 /// Events that may wait for the source.
@@ -82,6 +82,7 @@ impl MemoryPublisher {
             }
             let id = match &message.target {
                 Target::Channel(channel) => {
+                    let channel = channel_of_sender(channel, message.sender.as_deref());
                     self.send(RawEvent::new(channel, message.data.as_str())).await?;
                     None
                 }
@@ -95,7 +96,7 @@ impl MemoryPublisher {
 
     /// Adds an entry to a stream, which has no others than those published here.
     async fn add(&self, key: &Arc<str>, topic: Option<&str>, message: &Publication) -> Result<EntryId, Unavailable> {
-        let Publication { event, data, update, .. } = message;
+        let Publication { event, data, sender, update, .. } = message;
         // Held until the entry is sent: entries are sent in the order of their ids.
         let mut newest = self.newest.lock().await;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
@@ -109,6 +110,7 @@ impl MemoryPublisher {
             topics: topics.map(|topic| topic.as_bytes().to_vec()).collect(),
             id: update.id.clone().map(String::into_bytes),
             retry: update.retry.map(|retry| retry.to_string().into_bytes()),
+            sender: sender.clone().map(String::into_bytes),
             is_private: update.is_private,
             ..Entry::new(Position { sequence: Arc::clone(key), entry: id })
         };

@@ -27,6 +27,9 @@ pub struct Publication {
     pub event: Option<String>,
     /// The payload.
     pub data: String,
+    /// Who sent it, with at most [`MAX_SENDER_BYTES`](crate::decode::MAX_SENDER_BYTES) and no control characters: decode rejects others.
+    /// On a channel, it arrives only where [`Routes::with_senders`](crate::decode::Routes::with_senders) is set.
+    pub sender: Option<String>,
     /// What else it has where the route's entries name their own topics.
     pub update: UpdateFields,
     /// Of messages with the same key, only the first is published, whoever published it.

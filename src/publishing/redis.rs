@@ -1,11 +1,12 @@
 //! Publishing in Redis: on channels and in streams, in one transaction for each request.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use redis::{Cmd, Pipeline, RedisError, Value};
 
 use super::{Counts, IDEMPOTENCY_PERIOD, Publication, Unavailable};
-use crate::decode::Target;
+use crate::decode::{Target, channel_of_sender};
 use crate::redis_client::RedisClient;
 use crate::totals::count_of_score;
 
@@ -82,34 +83,35 @@ impl RedisPublisher {
 }
 
 fn command(message: &Publication) -> Cmd {
-    let Publication { target, event, data, update, idempotency_key } = message;
+    let Publication { target, event, data, sender, update, idempotency_key } = message;
     let retry = update.retry.map(|retry| retry.to_string());
     let (kind, place, fields) = match target {
-        Target::Channel(channel) => ("channel", channel.as_str(), vec![data.as_str()]),
+        Target::Channel(channel) => ("channel", channel_of_sender(channel, sender.as_deref()), vec![data.as_str()]),
         Target::Stream { key, topic } => {
             let mut fields = vec!["data", data];
             fields.extend(event.iter().flat_map(|event| ["event", event]));
+            fields.extend(sender.iter().flat_map(|sender| ["sender", sender]));
             fields.extend(topic.iter().chain(&update.alternates).flat_map(|topic| ["topic", topic]));
             fields.extend(update.id.iter().flat_map(|id| ["id", id]));
             fields.extend(retry.iter().flat_map(|retry| ["retry", retry]));
             fields.extend(update.is_private.then_some(["private", "on"]).into_iter().flatten());
-            ("stream", &**key, fields)
+            ("stream", Cow::Borrowed(&**key), fields)
         }
     };
     match (idempotency_key, target) {
         (Some(key), _) => {
             let mut command = redis::cmd("EVAL");
-            command.arg(PUBLISH).arg(2).arg(name(key)).arg(place).arg(kind).arg(milliseconds()).arg(fields);
+            command.arg(PUBLISH).arg(2).arg(name(key)).arg(&*place).arg(kind).arg(milliseconds()).arg(fields);
             command
         }
         (None, Target::Channel(_)) => {
             let mut command = redis::cmd("PUBLISH");
-            command.arg(place).arg(fields);
+            command.arg(&*place).arg(fields);
             command
         }
         (None, Target::Stream { .. }) => {
             let mut command = redis::cmd("XADD");
-            command.arg(place).arg("*").arg(fields);
+            command.arg(&*place).arg("*").arg(fields);
             command
         }
     }

@@ -3,10 +3,16 @@
 use std::sync::Arc;
 
 use ::redis::cmd;
+use tallycast_fanout::inbox;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::*;
+use crate::decode::Routes;
 use crate::redis_client::RedisClient;
-use crate::redis_client::tests::Server;
+use crate::redis_client::tests::{PATIENCE, Server};
+use crate::source::redis::RedisSource;
+use crate::source::{BrokerState, SourceEvent, Supervisor};
 
 fn message(target: Target, data: &str, key: Option<&str>) -> Publication {
     let event = matches!(target, Target::Stream { .. }).then(|| "e".to_owned());
@@ -14,6 +20,7 @@ fn message(target: Target, data: &str, key: Option<&str>) -> Publication {
         target,
         event,
         data: data.to_owned(),
+        sender: None,
         update: UpdateFields::default(),
         idempotency_key: key.map(str::to_owned),
     }
@@ -56,10 +63,84 @@ async fn entry_has_the_fields_of_an_update() {
         retry: Some(7),
         is_private: true,
     };
-    publisher.publish(&[Publication { update, ..message(stream(Some("a")), "1", None) }]).await.unwrap();
+    let sender = Some("ann".to_owned());
+    publisher.publish(&[Publication { sender, update, ..message(stream(Some("a")), "1", None) }]).await.unwrap();
     let entries: Vec<(String, Vec<String>)> =
         client.query(cmd("XRANGE").arg("orders").arg("-").arg("+")).await.unwrap();
-    assert_eq!(entries[0].1.join(" "), "data 1 event e topic a topic b topic c id urn:x retry 7 private on");
+    assert_eq!(entries[0].1.join(" "), "data 1 event e sender ann topic a topic b topic c id urn:x retry 7 private on");
+}
+
+/// Publishes with a sender to a channel, and again with the same key; then without a sender.
+async fn publish_with_sender(publisher: &Publisher) {
+    let channel = || Target::Channel("chat".to_owned());
+    let sender = Some("Zoë: 1".to_owned());
+    let with_key = Publication { sender: sender.clone(), ..message(channel(), "1", Some("k")) };
+    for message in [
+        with_key.clone(),
+        with_key,
+        Publication { sender, ..message(channel(), "2", None) },
+        message(channel(), "3", None),
+    ] {
+        assert_eq!(publisher.publish(&[message]).await.unwrap(), [None]);
+    }
+}
+
+/// Routes for these messages.
+fn routes() -> Routes {
+    Routes::new(vec!["chat=/chat".parse().unwrap(), "*=/others/*".parse().unwrap()]).unwrap()
+}
+
+/// The message that an event becomes, in words.
+fn received(event: Option<SourceEvent>) -> String {
+    let Some(SourceEvent::Published(mut event)) = event else { panic!("not published: {event:?}") };
+    if let Some(acknowledgement) = event.acknowledgement.take() {
+        acknowledgement.acknowledge();
+    }
+    let message = routes().decode(event).unwrap().message;
+    format!("{} {} of {}", message.namespace, message.payload(), message.sender.as_deref().unwrap_or("nobody"))
+}
+
+const RECEIVED: [&str; 3] = ["/chat 1 of Zoë: 1", "/chat 2 of Zoë: 1", "/chat 3 of nobody"];
+
+#[tokio::test]
+async fn sender_comes_back_from_a_channel_of_redis() {
+    for pattern in ["chat=/chat", "*=/others/*"] {
+        let server = Server::start("publishing-sender");
+        let config = crate::source::redis::Config::new(server.url()).unwrap();
+        let commands = config.commands();
+        let publisher = Publisher::Redis(RedisPublisher::new(commands.clone()));
+        let routes = Routes::new(vec![pattern.parse().unwrap()]).unwrap().with_senders(true);
+        let (_selectors, selectors) = watch::channel(routes.selectors());
+        let (inbox, mut events) = inbox::channel(16, usize::MAX);
+        let (state, mut states) = watch::channel(BrokerState::Connecting);
+        let source = RedisSource::new(config, commands, selectors);
+        let source = tokio::spawn(Supervisor::new(inbox).broker_state(state).run(source));
+        timeout(PATIENCE, states.wait_for(|state| *state == BrokerState::Subscribed)).await.unwrap().unwrap();
+        publish_with_sender(&publisher).await;
+        for expected in RECEIVED {
+            assert_eq!(received(timeout(PATIENCE, events.recv()).await.unwrap()), expected, "{pattern}");
+        }
+        source.abort();
+    }
+}
+
+#[tokio::test]
+async fn sender_comes_back_in_this_process() {
+    let (publisher, mut events) = MemoryPublisher::new(Arc::default());
+    let publisher = Publisher::Memory(publisher);
+    let published = tokio::spawn(async move {
+        publish_with_sender(&publisher).await;
+        let sender = Some("ann".to_owned());
+        publisher.publish(&[Publication { sender, ..message(stream(None), "4", None) }]).await.unwrap();
+    });
+    for expected in RECEIVED {
+        assert_eq!(received(timeout(PATIENCE, events.recv()).await.unwrap()), expected);
+    }
+    let event = timeout(PATIENCE, events.recv()).await.unwrap();
+    let Some(SourceEvent::Published(event)) = event else { panic!("not published: {event:?}") };
+    assert_eq!(event.entry.unwrap().sender.as_deref(), Some(&b"ann"[..]));
+    event.acknowledgement.unwrap().acknowledge();
+    published.await.unwrap();
 }
 
 #[tokio::test]

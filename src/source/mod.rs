@@ -116,6 +116,8 @@ pub struct Entry {
     pub id: Option<Vec<u8>>,
     /// The pause before a client connects again, in milliseconds.
     pub retry: Option<Vec<u8>>,
+    /// Its sender.
+    pub sender: Option<Vec<u8>>,
     /// Whether only clients that were granted one of its topics receive it.
     pub is_private: bool,
     /// Whether it has a payload. Otherwise that of the event is empty.
@@ -133,6 +135,7 @@ impl Entry {
             topics: Vec::new(),
             id: None,
             retry: None,
+            sender: None,
             is_private: false,
             has_payload: true,
             is_backlog: false,
@@ -175,7 +178,7 @@ impl Weight for SourceEvent {
 
 impl Entry {
     fn weight(&self) -> usize {
-        let texts = [&self.event, &self.id, &self.retry].into_iter().flatten().chain(&self.topics);
+        let texts = [&self.event, &self.id, &self.retry, &self.sender].into_iter().flatten().chain(&self.topics);
         let texts = texts.map(|text| size_of::<Vec<u8>>() + text.capacity());
         size_of::<Self>() + texts.sum::<usize>()
     }

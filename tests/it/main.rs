@@ -38,6 +38,7 @@ mod rates;
 mod reconnect;
 mod renewal;
 mod resume;
+mod senders;
 mod shutdown;
 mod slow;
 mod snapshot;

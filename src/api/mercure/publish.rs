@@ -68,7 +68,7 @@ impl Hub {
             routes.target(&canonical, event.as_deref()).map_err(|error| Refusal::NotFound(error.to_string()))?;
         let alternates = topics.map(|topic| topic.as_str().to_owned()).collect();
         let update = UpdateFields { alternates, id: Some(id), retry, is_private };
-        Ok(Publication { target, event, data, update, idempotency_key: None })
+        Ok(Publication { target, event, data, sender: None, update, idempotency_key: None })
     }
 }
 

@@ -174,7 +174,7 @@ fn publication(
         crate::decode::TargetError::NoRoute(_) => Refusal::NotFound(error.to_string()),
         crate::decode::TargetError::Event { .. } => Refusal::BadRequest(error.to_string()),
     })?;
-    Ok(Publication { target, event, data, update: UpdateFields::default(), idempotency_key })
+    Ok(Publication { target, event, data, sender: None, update: UpdateFields::default(), idempotency_key })
 }
 
 /// The event name in a query.

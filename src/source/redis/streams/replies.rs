@@ -39,6 +39,7 @@ impl StreamEntry {
                 b"topic" => entry.topics.push(value),
                 b"id" => drop(entry.id.get_or_insert(value)),
                 b"retry" => drop(entry.retry.get_or_insert(value)),
+                b"sender" => drop(entry.sender.get_or_insert(value)),
                 b"private" => entry.is_private = true,
                 _ => {}
             }
@@ -164,8 +165,10 @@ mod tests {
         assert_eq!(parts(&["topic", "t"]), (some("t"), None, String::new()));
         assert_eq!(parts(&["topic", "t", "payload", "p"]), (None, None, "t".to_owned()));
         assert_eq!(parts(&["topic", "t", "data", "d", "topic", "u", "data", "x"]), (some("d"), None, "t u".to_owned()));
-        let update = event(&["data", "d", "id", "urn:a", "retry", "500", "private", "on"]).entry.unwrap();
+        let update = ["data", "d", "id", "urn:a", "retry", "500", "private", "on", "sender", "ann", "sender", "bob"];
+        let update = event(&update).entry.unwrap();
         assert_eq!((update.id, update.retry, update.is_private), (Some(b"urn:a".into()), Some(b"500".into()), true));
+        assert_eq!(update.sender.as_deref(), Some(&b"ann"[..]));
     }
 
     #[test]
