@@ -1,4 +1,6 @@
-//! HTTP/1.1 requests to other servers, with or without TLS, on a connection of their own.
+//! HTTP/1.1 requests to other servers, with or without TLS, on a connection of their own or on kept ones.
+
+pub(crate) mod pool;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +47,16 @@ pub(crate) async fn send(
     tls: Option<Arc<ClientConfig>>,
     mut request: Request<Full<Bytes>>,
 ) -> Result<Response<Incoming>, Failure> {
+    let stream = connect(authority, tls).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Ends with the connection, whose errors the request reports.
+    tokio::spawn(connection);
+    request.headers_mut().insert(HOST, HeaderValue::from_str(authority.as_str())?);
+    Ok(timeout(ANSWER_LIMIT, sender.send_request(request)).await.map_err(|_| "no answer in time")??)
+}
+
+/// Opens a connection. Without `tls`, in plain text.
+async fn connect(authority: &Authority, tls: Option<Arc<ClientConfig>>) -> Result<Box<dyn Io>, Failure> {
     let port = authority.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
     let host = authority.host().trim_matches(['[', ']']).to_owned();
     let connect = async {
@@ -59,12 +71,7 @@ pub(crate) async fn send(
         };
         std::io::Result::Ok(stream)
     };
-    let stream = timeout(CONNECT_LIMIT, connect).await.map_err(|_| "no answer in time")??;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with the connection, whose errors the request reports.
-    tokio::spawn(connection);
-    request.headers_mut().insert(HOST, HeaderValue::from_str(authority.as_str())?);
-    Ok(timeout(ANSWER_LIMIT, sender.send_request(request)).await.map_err(|_| "no answer in time")??)
+    Ok(timeout(CONNECT_LIMIT, connect).await.map_err(|_| "no answer in time")??)
 }
 
 /// A configuration that trusts these certificates.
@@ -92,7 +99,7 @@ pub(crate) fn tls(trust: &Trust<'_>) -> Result<Arc<ClientConfig>, Failure> {
 }
 
 /// A connection.
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 

@@ -20,6 +20,7 @@ pub mod auth;
 pub mod client;
 mod conditional;
 pub mod config;
+pub mod connect_hook;
 pub mod decode;
 pub mod demo;
 mod http_client;

@@ -10,10 +10,11 @@ use super::status::unix_seconds;
 use tallycast_fanout::inbox::Depth;
 
 /// All metrics.
-pub(super) static SECTIONS: [Section; 6] = [
+pub(super) static SECTIONS: [Section; 7] = [
     Section { title: "Source", metrics: SOURCE },
     Section { title: "Decode and tally", metrics: PIPELINE },
     Section { title: "Tokens", metrics: TOKENS },
+    Section { title: "Connect hook", metrics: CONNECT_HOOK },
     Section { title: "Delivery", metrics: DELIVERY },
     Section { title: "Subscriptions", metrics: SUBSCRIPTIONS },
     Section { title: "Process", metrics: PROCESS },
@@ -255,6 +256,37 @@ const TOKENS: &[Metric] = &[
         ),
         help: "Attempts to fetch the sets of `--token-jwks`.",
         watch: "`failed`: the issuer is away; the keys fetched before stay in use. The log has the reason, once for each outage.",
+    },
+];
+
+const CONNECT_HOOK: &[Metric] = &[
+    Metric {
+        name: "connect_hook_asked",
+        values: Values::Counter(Reading::new("connect_hook", "asked", |status| status.connect_hook.asked.get())),
+        help: "Clients that the endpoint of `--connect-url` was asked about, each once; zero without one.",
+        watch: "The rate at which clients open session streams.",
+    },
+    Metric {
+        name: "connect_hook_refused",
+        values: Values::Counter(Reading::new("connect_hook", "refused", |status| status.connect_hook.refused.get())),
+        help: "Clients that the endpoint refused.",
+        watch: "A sudden increase: the application no longer knows its clients, or someone tries credentials.",
+    },
+    Metric {
+        name: "connect_hook_failed",
+        values: Values::Counter(
+            Reading::new("connect_hook", "failed", |status| status.connect_hook.failed.get())
+                .error("Connect hook: no valid answer"),
+        ),
+        help: "Clients about whom the endpoint gave no valid answer in time.",
+        watch: "Any increase: the application is down, too slow for `--connect-timeout`, or answers with something else. The log \
+                has the reason. `--connect-when-down` says what happens to these clients.",
+    },
+    Metric {
+        name: "connect_hook_seconds",
+        values: Values::Histogram(Some(Unit::Seconds), |status| &status.connect_hook.seconds),
+        help: "Time from a question to its answer or failure, with repetitions and the wait for its turn.",
+        watch: "Part of the time that clients need to connect. Close to `--connect-timeout`: the application cannot keep up.",
     },
 ];
 

@@ -13,6 +13,7 @@ use super::counters;
 use super::query::StatusQuery;
 use crate::api::emojitracker::StoreStats;
 use crate::auth::AuthStats;
+use crate::connect_hook::ConnectHookStats;
 use crate::presence::PresenceStats;
 use crate::publishing::PublishStats;
 use crate::source::{BrokerState, SourceEvent, SourceStats};
@@ -98,6 +99,8 @@ pub struct StatusSource {
     pub publishing: Arc<PublishStats>,
     /// The counters of tokens and tickets.
     pub auth: Arc<AuthStats>,
+    /// The counters of the connect hook.
+    pub connect_hook: Arc<ConnectHookStats>,
     /// The counters of subscriptions.
     pub presence: Arc<PresenceStats>,
     /// The inboxes of the stages.
@@ -127,6 +130,7 @@ impl StatusSource {
             store: Arc::default(),
             publishing: Arc::default(),
             auth: Arc::default(),
+            connect_hook: Arc::default(),
             presence: Arc::default(),
             inboxes,
             terminating,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
+use super::connect;
 use super::effective::EffectiveOption;
 use super::errors::ConfigError;
 use super::flags::{
@@ -21,6 +22,7 @@ use crate::admin::{self, Token};
 use crate::api::mercure;
 use crate::api::native::PublishKeys;
 use crate::auth;
+use crate::connect_hook;
 use crate::decode::Routes;
 use crate::redis_client::RedisUrl;
 use crate::source::redis::streams::Trim;
@@ -63,6 +65,8 @@ pub struct Config {
     pub mercure: Option<mercure::Config>,
     /// How tokens are verified.
     pub tokens: auth::Config,
+    /// The application that decides about connections, if there is one.
+    pub connect_hook: Option<connect_hook::Config>,
     /// The size of a request to publish, in bytes.
     pub max_publish_bytes: usize,
     /// Whether subscriptions are registered and served.
@@ -138,9 +142,11 @@ pub(super) fn compose(
     pipeline: PipelineOptions,
     options: Vec<EffectiveOption>,
 ) -> Result<Config, ConfigError> {
-    let PipelineOptions { routing, readers, server, publishing, tokens, subscriptions, mercure, .. } = pipeline;
+    let PipelineOptions { routing, readers, server, publishing, tokens, subscriptions, mercure, connect, .. } =
+        pipeline;
     let routes = routes(&source, &routing, &mercure)?;
     let tokens = tokens::compose(tokens, publishing.publish_rate)?;
+    let connect_hook = connect::compose(connect, &options)?;
     let demo_key = (matches!(source, SourceOptions::Demo(_)) && publishing.publish_keys.is_empty()).then(demo_key);
     let instance =
         pipeline.instance.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
@@ -160,6 +166,7 @@ pub(super) fn compose(
         max_totals: routing.max_totals,
         status_interval,
     };
+    let hook_timeout = connect_hook.as_ref().map_or(Duration::ZERO, |hook| hook.timeout);
     Ok(Config {
         broker,
         tally: tally::Config { period: routing.tally_period, max_keys: routing.tally_keys },
@@ -170,11 +177,12 @@ pub(super) fn compose(
         publish_keys: PublishKeys::new(publishing.publish_keys.into_iter().chain(demo_key), publishing.publish_rate),
         mercure: mercure.config(tokens.is_enabled(), publishing.max_publish_bytes.0)?,
         tokens,
+        connect_hook,
         max_publish_bytes: publishing.max_publish_bytes.0,
         subscriptions: subscriptions.subscriptions,
         drain: Drain { delay: pipeline.drain_delay, over: pipeline.drain, retry: server.retry.unwrap_or(DRAIN_RETRY) },
         // Its connections end with their streams.
-        server: http(server, readers.stall_limit, pipeline.drain + pipeline.shutdown_limit)?,
+        server: http(server, readers.stall_limit, pipeline.drain + pipeline.shutdown_limit, hook_timeout)?,
         routes,
         address: SocketAddr::new(pipeline.address, pipeline.port),
         // The flag allows no more.
@@ -276,6 +284,7 @@ fn http(
     options: ServerOptions,
     write_timeout: Duration,
     close_limit: Duration,
+    hook_timeout: Duration,
 ) -> Result<tallycast_server::Config, ConfigError> {
     // Otherwise the head would be too large first, and the limit without effect.
     if options.max_target_bytes.0 >= options.max_head_bytes.0 {
@@ -308,6 +317,8 @@ fn http(
     config.max_head_bytes = options.max_head_bytes.0;
     config.max_target_bytes = options.max_target_bytes.0;
     config.close_limit = close_limit;
+    // A token is verified before the connect hook is asked.
+    config.authorize_timeout += hook_timeout;
     Ok(config)
 }
 

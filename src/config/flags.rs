@@ -14,6 +14,7 @@ use tallycast_server::{AllowedOrigin, ClientAddressHeader, Compression, Namespac
 use tracing_subscriber::EnvFilter;
 
 use super::clients::{CountCommand, PublishCommand, TailCommand};
+use super::connect::ConnectOptions;
 use super::mercure::MercureOptions;
 use super::mint::TokenCommand;
 use super::secret::Secret;
@@ -289,6 +290,8 @@ pub(super) struct PipelineOptions {
     pub(super) subscriptions: SubscriptionOptions,
     #[command(flatten)]
     pub(super) mercure: MercureOptions,
+    #[command(flatten)]
+    pub(super) connect: ConnectOptions,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -5,6 +5,7 @@
 mod arguments;
 mod clients;
 mod compose;
+mod connect;
 #[cfg(test)]
 mod docs;
 mod effective;

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::secret::Secret;
 use crate::auth::{KeyError, KeyOption};
+use crate::connect_hook::{HookUrl, HookUrlError, MAX_RETRIES, MAX_TIMEOUT};
 use crate::redis_client::{RedisUrl, UrlError};
 
 /// The shortest duration: below it timers are not exact.
@@ -82,6 +83,22 @@ pub(super) fn log_filter(text: &str) -> Result<EnvFilter, &'static str> {
 pub(super) fn redis_url(text: &str) -> Result<Secret, UrlError> {
     let url: RedisUrl = text.parse()?;
     Ok(Secret::shown_as(text, &url.to_string()))
+}
+
+/// The URL of the connect hook, shown without its user, password and query.
+pub(super) fn connect_url(text: &str) -> Result<Secret, HookUrlError> {
+    let url: HookUrl = text.parse()?;
+    Ok(Secret::shown_as(text, &url.to_string()))
+}
+
+pub(super) fn connect_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration(text)?;
+    if timeout > MAX_TIMEOUT { Err(format!("expected at most {}", duration_text(MAX_TIMEOUT))) } else { Ok(timeout) }
+}
+
+pub(super) fn connect_retries(text: &str) -> Result<usize, String> {
+    let retries = text.parse().ok().filter(|count| *count <= MAX_RETRIES);
+    retries.ok_or_else(|| format!("expected a whole number from 0 to {MAX_RETRIES}"))
 }
 
 pub(super) fn admin_token(text: &str) -> Result<Secret, &'static str> {

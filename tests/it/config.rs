@@ -156,6 +156,9 @@ fn annotated_example_lists_every_option_with_default() {
         [
             "admin-token",
             "config",
+            "connect-ca",
+            "connect-secret",
+            "connect-url",
             "instance",
             "max-per-address",
             "namespace-limit",
