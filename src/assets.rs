@@ -32,8 +32,9 @@ type Asset = (&'static str, &'static str, &'static str);
 const ADMIN_PAGE: Asset = (ADMIN, HTML, include_str!("../web/admin.html"));
 
 /// All assets but the admin page.
-const ASSETS: [Asset; 13] = [
+const ASSETS: [Asset; 14] = [
     (BOARD, HTML, include_str!("../web/board.html")),
+    ("/assets/admin-cluster.js", SCRIPT, include_str!("../web/admin-cluster.js")),
     ("/assets/admin-connections.js", SCRIPT, include_str!("../web/admin-connections.js")),
     ("/assets/admin.css", STYLE, include_str!("../web/admin.css")),
     ("/assets/admin.js", SCRIPT, include_str!("../web/admin.js")),

@@ -1,10 +1,12 @@
-//! Starts everything that talks to the broker: the source, the store of the REST API, and the status reports.
+//! Starts everything that talks to the broker: the source, the store of the REST API, the status reports, and the announcements of
+//! the node.
 
 use std::sync::Arc;
 
 use tallycast::admin::{self, StatusSource};
 use tallycast::api::emojitracker::Store;
 use tallycast::auth::TicketStore;
+use tallycast::cluster::Cluster;
 use tallycast::config::{Broker, Source};
 use tallycast::demo::Demo;
 use tallycast::publishing::{MemoryPublisher, Publisher, RedisPublisher};
@@ -31,6 +33,8 @@ pub(crate) struct Started {
     pub(crate) tickets: TicketStore,
     /// The status reports, if there are any, which end at shutdown.
     pub(crate) reports: Option<JoinHandle<()>>,
+    /// The nodes that this one knows, if it announces itself, which it does until the shutdown.
+    pub(crate) cluster: Option<Cluster>,
 }
 
 /// Starts the source under `supervisor`, with the channels that `selectors` select now and these streams.
@@ -42,6 +46,10 @@ pub(crate) fn start(
     status: &StatusSource,
     shutdown: &CancellationToken,
 ) -> Started {
+    let announce = |redis| {
+        let (report, stats) = (status.clone(), Arc::clone(&status.cluster));
+        broker.cluster.then(|| Cluster::start(move || report.node_report(), redis, stats, shutdown.clone()))
+    };
     match broker.source {
         Source::Redis(redis) => {
             let client = redis.commands();
@@ -54,8 +62,9 @@ pub(crate) fn start(
             let (scores, max_scores, stats) = (broker.scores, broker.max_totals, Arc::clone(&status.store));
             let publisher = Publisher::Redis(RedisPublisher::new(client.clone()));
             let (tickets, redis) = (TicketStore::Redis(client.clone()), Some(client.clone()));
+            let cluster = announce(redis.clone());
             let store = Store::Redis { client, scores, max_scores, stats };
-            Started { source, store, redis, publisher, tickets, reports }
+            Started { source, store, redis, publisher, tickets, reports, cluster }
         }
         Source::Demo(options) => {
             let demo = Demo::new(options.seed);
@@ -65,7 +74,8 @@ pub(crate) fn start(
             let events = demo.events(options.rate, totals, streams.borrow().clone(), published);
             let source = tokio::spawn(supervisor.run(MemorySource::new(events)));
             let (tickets, publisher) = (TicketStore::in_memory(), Publisher::Memory(publisher));
-            Started { source, store, redis: None, publisher, tickets, reports: None }
+            let cluster = announce(None);
+            Started { source, store, redis: None, publisher, tickets, reports: None, cluster }
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod api;
 mod assets;
 pub mod auth;
 pub mod client;
+pub mod cluster;
 mod conditional;
 pub mod config;
 pub mod connect_hook;

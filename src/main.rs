@@ -87,7 +87,6 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let fanout = Fanout::builder().config(config.fanout).build();
     let inboxes = StageInboxes { decode: events.downgrade(), tally: keys.downgrade() };
     let status = StatusSource::new(config.node, broker_state_now, fanout.handle(), inboxes, steps.terminating.clone());
-    let live = config.admin.then(|| LiveStats::start(status.clone(), config.shutdown_limit, steps.shutdown.clone()));
     tokio::spawn(steps.clone().run(config.drain, fanout.handle()));
 
     // The stages.
@@ -95,8 +94,11 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         .broker_state(broker_state)
         .stats(Arc::clone(&status.source))
         .shutdown(steps.shutdown.clone());
-    let broker::Started { source, store, redis, publisher, tickets, reports } =
+    let broker::Started { source, store, redis, publisher, tickets, reports, cluster } =
         broker::start(config.broker, supervisor, reloadable.selectors, reloadable.streams, &status, &steps.shutdown);
+    let live = config
+        .admin
+        .then(|| LiveStats::start(status.clone(), cluster.clone(), config.shutdown_limit, steps.shutdown.clone()));
     let auth =
         reloadable.tokens.borrow().is_enabled().then(|| {
             Auth::start(reloadable.tokens.clone(), tickets, reloadable.server.clone(), Arc::clone(&status.auth))
@@ -188,6 +190,9 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         }
         if let Some(live) = live {
             live.closed().await;
+        }
+        if let Some(cluster) = cluster {
+            cluster.closed().await;
         }
         if let Some(reports) = reports {
             reports.await.context("the status reports failed")?;

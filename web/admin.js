@@ -1,5 +1,6 @@
-// The admin page: live metrics from /admin/events, and a paginated table of open streams.
+// The admin page: live metrics and nodes from /admin/events, and a paginated table of open streams.
 
+import { renderCluster } from "./admin-cluster.js";
 import { ConnectionTable } from "./admin-connections.js";
 import { draw } from "./chart.js";
 import { byId, get, make } from "./dom.js";
@@ -23,6 +24,7 @@ import { bytes, count, duration } from "./units.js";
  * @property {{memory_bytes?: number, cpu_seconds?: number, open_files?: number, max_files?: number}} process
  * @property {{decode: number, tally: number, hub: number, capacity: number}} inboxes
  * @property {{namespace: string, framing: string, policy: string, readers: number}[]} feeds
+ * @property {import("./admin-cluster.js").Cluster | null} cluster
  */
 
 /**
@@ -87,6 +89,7 @@ function handleEvent(data) {
   }
   renderErrors(event);
   renderFeeds(event);
+  renderCluster(event.cluster);
   renderChart();
   connectionTable.refreshIfChanged(`${counters.hub?.connections} ${counters.hub?.connected}`);
 }

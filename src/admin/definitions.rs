@@ -10,13 +10,14 @@ use super::status::unix_seconds;
 use tallycast_fanout::inbox::Depth;
 
 /// All metrics.
-pub(super) static SECTIONS: [Section; 7] = [
+pub(super) static SECTIONS: [Section; 8] = [
     Section { title: "Source", metrics: SOURCE },
     Section { title: "Decode and tally", metrics: PIPELINE },
     Section { title: "Tokens", metrics: TOKENS },
     Section { title: "Connect hook", metrics: CONNECT_HOOK },
     Section { title: "Delivery", metrics: DELIVERY },
     Section { title: "Subscriptions", metrics: SUBSCRIPTIONS },
+    Section { title: "Cluster", metrics: CLUSTER },
     Section { title: "Process", metrics: PROCESS },
 ];
 
@@ -649,6 +650,37 @@ const SUBSCRIPTIONS: &[Metric] = &[
         values: Values::Counter(Reading::new("subscriptions", "inherited", |status| status.presence.inherited.get())),
         help: "Dead nodes whose subscriptions this one has ended.",
         watch: "A node was killed, or was cut off from Redis for more than 15 s.",
+    },
+];
+
+const CLUSTER: &[Metric] = &[
+    Metric {
+        name: "cluster_nodes",
+        values: Values::Gauge(Reading::new("cluster", "nodes", |status| status.cluster.nodes.get())),
+        help: "Nodes that have announced themselves at the same Redis server within 15 s, this one included; zero without \
+               `--cluster`.",
+        watch: "Fewer than you run: a node was killed, cannot reach Redis, or lacks `--cluster`. Nodes that disagree: see \
+                `tallycast_cluster_failures_total`.",
+    },
+    Metric {
+        name: "cluster_failures",
+        values: Values::Counter(
+            Reading::new("cluster", "failures", |status| status.cluster.failures.get())
+                .error("Node not announced: broker away"),
+        ),
+        help: "Attempts to announce this node and to read the others that failed.",
+        watch: "Grows for longer than 15 s: the other nodes no longer show this one, and what it shows of them is stale. Redis is \
+                unreachable, or its user lacks [permissions](api.md#clusterjson). The log has the reason, once for each outage.",
+    },
+    Metric {
+        name: "cluster_skipped_records",
+        values: Values::Counter(
+            Reading::new("cluster", "skipped", |status| status.cluster.skipped.get())
+                .error("Records of nodes skipped: invalid"),
+        ),
+        help: "Records of nodes that were left out because they are not valid.",
+        watch: "Any increase: something other than tallycast, or an incompatible version of it, writes to \
+                `{tallycast:cluster}:records`. A record counts again at each reading.",
     },
 ];
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::status::{StatusSource, unix_seconds};
 use super::{counters, process};
+use crate::cluster::{Cluster, ClusterView};
 use tallycast_fanout::{Fanout, FeedReport, Handle, Message, Namespace, Publisher};
 use tallycast_server::{StreamBody, StreamService};
 
@@ -45,17 +46,23 @@ pub struct LiveStats {
     handle: Handle,
     streams: StreamService,
     samples: Arc<Mutex<VecDeque<Sample>>>,
+    cluster: Option<Cluster>,
 }
 
 impl LiveStats {
     /// Starts the engine for live events, and the task that sends them until `shutdown` is cancelled.
-    pub fn start(status: StatusSource, close_limit: Duration, shutdown: CancellationToken) -> Self {
+    pub fn start(
+        status: StatusSource,
+        cluster: Option<Cluster>,
+        close_limit: Duration,
+        shutdown: CancellationToken,
+    ) -> Self {
         let fanout = Fanout::builder().inbox(INBOX).shards(1).close_timeout(close_limit).build();
         let mut config = tallycast_server::Config::default();
         // As all admin routes: pages of other origins may not read them.
         config.allowed_origins.clear();
         let streams = StreamService::new(fanout.handle()).config(config).websocket(false);
-        let live = Self { handle: fanout.handle(), streams, samples: Arc::default() };
+        let live = Self { handle: fanout.handle(), streams, samples: Arc::default(), cluster };
         // The engine ends with the task, which holds its only publisher.
         tokio::spawn(live.clone().run(status, fanout.publisher(), shutdown));
         live
@@ -64,6 +71,11 @@ impl LiveStats {
     /// Waits until the last stream has ended, after the shutdown.
     pub async fn closed(&self) {
         self.handle.closed().await;
+    }
+
+    /// The nodes that this one knows, if nodes announce themselves.
+    pub(super) fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
     }
 
     /// The answer of `GET /admin/history.json`.
@@ -86,7 +98,8 @@ impl LiveStats {
             }
             // An engine too busy to report its feeds leaves the rest of the event valid.
             let feeds = status.handle.feeds().await.unwrap_or_default();
-            let event = event(&status, usage, feeds).to_string();
+            let nodes = self.cluster.as_ref().map(Cluster::nodes);
+            let event = event(&status, usage, feeds, nodes.as_deref()).to_string();
             // A full inbox means that the engine is behind; the next event replaces this one.
             let _ = messages.try_send(Message::text(Namespace::root(), event));
         }
@@ -111,7 +124,7 @@ impl LiveStats {
     }
 }
 
-fn event(status: &StatusSource, usage: process::Usage, feeds: Vec<FeedReport>) -> Value {
+fn event(status: &StatusSource, usage: process::Usage, feeds: Vec<FeedReport>, cluster: Option<&ClusterView>) -> Value {
     let feeds: Vec<Value> = feeds
         .into_iter()
         .take(MAX_FEEDS)
@@ -136,6 +149,7 @@ fn event(status: &StatusSource, usage: process::Usage, feeds: Vec<FeedReport>) -
         "process": usage,
         "inboxes": inboxes(status),
         "feeds": feeds,
+        "cluster": cluster,
     })
 }
 

@@ -6,6 +6,7 @@
 //! | `GET /readyz` | 200 while the source is subscribed at the broker, 503 otherwise and after a signal to stop |
 //! | `GET /admin/status.json` | node, state and connections |
 //! | `GET /admin/counters.json` | the counters of every stage |
+//! | `GET /admin/cluster.json` | all nodes that share the Redis server |
 //! | `GET /admin/history.json` | samples of the last ten minutes |
 //! | `GET /admin/events` | a stream with live statistics, one event per second |
 //! | `GET /metrics` | the counters in the format of Prometheus |
@@ -45,8 +46,14 @@ pub(crate) const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 /// The beginnings of the paths of the admin routes.
 pub(crate) const PREFIXES: [&str; 2] = ["/admin", "/metrics"];
 /// The paths of the admin routes, besides the page.
-pub(crate) const PATHS: [&str; 5] =
-    ["/admin/status.json", "/admin/counters.json", "/admin/history.json", "/admin/events", "/metrics"];
+pub(crate) const PATHS: [&str; 6] = [
+    "/admin/status.json",
+    "/admin/counters.json",
+    "/admin/cluster.json",
+    "/admin/history.json",
+    "/admin/events",
+    "/metrics",
+];
 
 /// The admin routes and the token that protects them, if any.
 #[derive(Debug, Clone)]
@@ -88,6 +95,7 @@ pub(crate) fn router(status: StatusSource, live: LiveStats) -> Router {
     Router::new()
         .route("/admin/status.json", get(status_report))
         .route("/admin/counters.json", get(async |State(status): State<StatusSource>| json(&status.counters())))
+        .route("/admin/cluster.json", get(cluster))
         .route("/admin/history.json", get(async |State(live): State<LiveStats>| json(&live.history())))
         .route("/admin/events", get(live::events))
         .route("/metrics", get(metrics))
@@ -112,6 +120,13 @@ async fn status_report(State(status): State<StatusSource>, RawQuery(query): RawQ
     match status.status(&query).await {
         Ok(status) => json(&status),
         Err(error) => line(StatusCode::SERVICE_UNAVAILABLE, error),
+    }
+}
+
+async fn cluster(State(live): State<LiveStats>) -> Response {
+    match live.cluster() {
+        Some(cluster) => json(&*cluster.nodes()),
+        None => line(StatusCode::NOT_FOUND, "the nodes are not known to each other; start each with --cluster"),
     }
 }
 

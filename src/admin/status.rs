@@ -13,6 +13,7 @@ use super::counters;
 use super::query::StatusQuery;
 use crate::api::emojitracker::StoreStats;
 use crate::auth::AuthStats;
+use crate::cluster::{ClusterStats, NodeReport};
 use crate::connect_hook::ConnectHookStats;
 use crate::presence::PresenceStats;
 use crate::publishing::PublishStats;
@@ -103,6 +104,8 @@ pub struct StatusSource {
     pub connect_hook: Arc<ConnectHookStats>,
     /// The counters of subscriptions.
     pub presence: Arc<PresenceStats>,
+    /// The counters of the cluster view.
+    pub cluster: Arc<ClusterStats>,
     /// The inboxes of the stages.
     pub inboxes: StageInboxes,
     /// Cancelled when the process has been told to stop.
@@ -132,6 +135,7 @@ impl StatusSource {
             auth: Arc::default(),
             connect_hook: Arc::default(),
             presence: Arc::default(),
+            cluster: Arc::default(),
             inboxes,
             terminating,
         }
@@ -160,6 +164,20 @@ impl StatusSource {
     /// The counters of every stage since the start: the answer of `GET /admin/counters.json`.
     pub fn counters(&self) -> Value {
         counters::json(self)
+    }
+
+    /// The state of this node now, for the other nodes.
+    pub fn node_report(&self) -> NodeReport {
+        let hub = self.handle.stats();
+        NodeReport {
+            node: self.node.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            status: self.state().to_owned(),
+            draining: self.terminating.is_cancelled(),
+            startup_time: unix_seconds(self.started_at),
+            connections: hub.connections.get(),
+            msgs_broadcast: hub.broadcast.get(),
+        }
     }
 
     /// The status now, with the connections that `query` selects.

@@ -128,6 +128,8 @@ pub struct Broker {
     pub max_totals: usize,
     /// The interval of status reports to Redis, if there are any.
     pub status_interval: Option<Duration>,
+    /// Whether the node announces itself to the others.
+    pub cluster: bool,
 }
 
 /// The options of the source: those of Redis, or those of the demo.
@@ -165,6 +167,7 @@ pub(super) fn compose(
         scores: totals.first().map_or_else(|| DEFAULT_SCORES.to_owned(), |totals| totals.key.clone()),
         max_totals: routing.max_totals,
         status_interval,
+        cluster: pipeline.cluster.cluster,
     };
     let hook_timeout = connect_hook.as_ref().map_or(Duration::ZERO, |hook| hook.timeout);
     Ok(Config {

@@ -14,6 +14,7 @@ use tallycast_server::{AllowedOrigin, ClientAddressHeader, Compression, Namespac
 use tracing_subscriber::EnvFilter;
 
 use super::clients::{CountCommand, PublishCommand, TailCommand};
+use super::cluster::ClusterOptions;
 use super::connect::ConnectOptions;
 use super::mercure::MercureOptions;
 use super::mint::TokenCommand;
@@ -292,6 +293,8 @@ pub(super) struct PipelineOptions {
     pub(super) mercure: MercureOptions,
     #[command(flatten)]
     pub(super) connect: ConnectOptions,
+    #[command(flatten)]
+    pub(super) cluster: ClusterOptions,
 }
 
 #[derive(Debug, Clone, Args)]

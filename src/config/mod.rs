@@ -4,6 +4,7 @@
 
 mod arguments;
 mod clients;
+mod cluster;
 mod compose;
 mod connect;
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod admin;
 mod autobahn;
 mod broker;
 mod cli;
+mod cluster;
 mod commands;
 mod compression;
 mod config;
