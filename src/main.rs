@@ -14,13 +14,17 @@ use std::sync::Arc;
 use anyhow::Context;
 use process::LogFilter;
 use tallycast::admin::{Admin, LiveStats, StageInboxes, StatusSource};
+use tallycast::api::contracts::Contracts;
 use tallycast::api::mercure::{self, Hub};
 use tallycast::api::native::Publishing;
 use tallycast::api::presence_events;
+use tallycast::api::session_streams::SessionStreams;
 use tallycast::auth::Auth;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
+use tallycast::connect_hook::ConnectHook;
 use tallycast::presence::Presence;
 use tallycast::routes::{Services, Subscriptions};
+use tallycast::sessions::Sessions;
 use tallycast::source::{BrokerState, Supervisor};
 use tallycast::{decode, routes, tally};
 use tallycast_fanout::{Fanout, inbox};
@@ -103,6 +107,9 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         reloadable.tokens.borrow().is_enabled().then(|| {
             Auth::start(reloadable.tokens.clone(), tickets, reloadable.server.clone(), Arc::clone(&status.auth))
         });
+    let sessions = config.sessions.map(|config| {
+        Sessions::start(&status.node, redis.clone(), fanout.handle(), config, Arc::clone(&status.sessions))
+    });
     let (presence, presence_events) =
         config.subscriptions.then(|| Presence::start(&status.node, redis, Arc::clone(&status.presence))).unzip();
     // Dropped where no route leads to their topics.
@@ -122,6 +129,17 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
             stats: Arc::clone(&status.publishing),
         })
     });
+    let hook = config.connect_hook.map(|config| ConnectHook::new(config, Arc::clone(&status.connect_hook)));
+    let contracts = Contracts {
+        sessions: sessions.clone().map(|sessions| SessionStreams {
+            sessions,
+            hook,
+            publisher: publisher.clone(),
+            routes: reloadable.routes.clone(),
+        }),
+        auth: auth.clone(),
+        server: reloadable.server.clone(),
+    };
     let publishing = Publishing {
         publisher,
         auth: auth.clone(),
@@ -142,6 +160,7 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         store,
         publishing,
         mercure: mercure.clone(),
+        contracts: contracts.clone(),
         subscriptions,
         status: status.clone(),
         admin,
@@ -159,6 +178,7 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     if let Some(hub) = mercure {
         server = server.contract(mercure::Subscriptions(hub));
     }
+    server = contracts.add_to(server);
     if let Some(presence) = &presence {
         server = server.observer(presence.observer());
     }
@@ -182,6 +202,9 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         decode.await.context("the decode stage failed")?;
         tally.await.context("the tally stage failed")?;
         fanout.join().await;
+        if let Some(sessions) = sessions {
+            sessions.close().await;
+        }
         if let Some(presence) = presence {
             presence.close().await;
         }

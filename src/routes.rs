@@ -24,6 +24,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::admin::{self, Admin, StatusSource, Token};
+use crate::api::contracts::Contracts;
 use crate::api::emojitracker::{self, Store};
 use crate::api::mercure::{self, Hub};
 use crate::api::native::{self, Publishing, SubscriptionsGuard};
@@ -61,6 +62,8 @@ pub struct Services {
     pub publishing: Publishing,
     /// The hub of the Mercure protocol, if it is served.
     pub mercure: Option<Arc<Hub>>,
+    /// The contracts that are switched on.
+    pub contracts: Contracts,
     /// Who subscribes, if that is served.
     pub subscriptions: Option<Subscriptions>,
     /// What probes and admin routes show.
@@ -74,7 +77,8 @@ pub struct Services {
 /// The routes.
 pub fn router(services: Services) -> Router {
     let not_found = not_found(services.paths());
-    let Services { store, publishing, mercure, subscriptions, status, admin, server } = services;
+    let Services { store, publishing, mercure, contracts, subscriptions, status, admin, server } = services;
+    let publishing = Arc::new(publishing);
     let public = Router::new()
         .merge(assets::router())
         .merge(emojitracker::router(store))
@@ -83,7 +87,8 @@ pub fn router(services: Services) -> Router {
         .method_not_allowed_fallback(method_not_allowed);
     let mut router = with_layers(public).layer(cors());
     let auth = publishing.auth.clone();
-    router = router.merge(publishing_routes(native::router(publishing), server.clone()));
+    let contracts = contracts.router(&publishing);
+    router = router.merge(publishing_routes(contracts.merge(native::router(publishing)), server.clone()));
     if let Some(hub) = mercure {
         router = router.merge(publishing_routes(mercure::router(hub), server));
     }
@@ -195,6 +200,7 @@ impl Services {
         let all: [&[&str]; 8] =
             [pages, &emojitracker::PATHS, &native::PATHS, tickets, subscriptions, mercure, &admin::PROBES, admin];
         paths.extend(all.concat().into_iter().map(str::to_owned));
+        paths.extend(self.contracts.paths());
         paths
     }
 }

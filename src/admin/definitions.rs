@@ -10,12 +10,13 @@ use super::status::unix_seconds;
 use tallycast_fanout::inbox::Depth;
 
 /// All metrics.
-pub(super) static SECTIONS: [Section; 8] = [
+pub(super) static SECTIONS: [Section; 9] = [
     Section { title: "Source", metrics: SOURCE },
     Section { title: "Decode and tally", metrics: PIPELINE },
     Section { title: "Tokens", metrics: TOKENS },
     Section { title: "Connect hook", metrics: CONNECT_HOOK },
     Section { title: "Delivery", metrics: DELIVERY },
+    Section { title: "Sessions", metrics: SESSIONS },
     Section { title: "Subscriptions", metrics: SUBSCRIPTIONS },
     Section { title: "Cluster", metrics: CLUSTER },
     Section { title: "Process", metrics: PROCESS },
@@ -604,6 +605,70 @@ const DELIVERY: &[Metric] = &[
         help: "Client messages refused, by reason; rate and protocol end the connection.",
         watch: "`message`: not a valid command; the client gets an error. `rate`: more than `--message-rate`. \
                 `protocol`: a violation of RFC 6455, or a message larger than `--max-message-bytes` or in too many frames.",
+    },
+];
+
+const SESSIONS: &[Metric] = &[
+    Metric {
+        name: "session_connections",
+        values: Values::Gauge(Reading::new("sessions", "connections", |status| status.sessions.connections.get())),
+        help: "Open connections of sessions; zero without `--sessions`.",
+        watch: "At most `tallycast_connections`.",
+    },
+    Metric {
+        name: "session_refused",
+        values: Values::Counter(Reading::new("sessions", "refused", |status| status.sessions.refused.get())),
+        help: "Connections that their session did not take: its policy, a limit, or Redis was away.",
+        watch: "Grows together with `tallycast_session_failures_total`: Redis is away.",
+    },
+    Metric {
+        name: "session_changes",
+        values: Values::Counter(Reading::new("sessions", "applied", |status| status.sessions.applied.get())),
+        help: "Changes of topics and rights of connections by their sessions.",
+        watch: "The rate at which backends and clients change sessions.",
+    },
+    Metric {
+        name: "session_messages",
+        values: Values::Counter(Reading::new("sessions", "sent", |status| status.sessions.sent.get())),
+        help: "Messages for single sessions that were sent, one for each connection.",
+        watch: "The rate at which backends send to single sessions.",
+    },
+    Metric {
+        name: "session_messages_dropped",
+        values: Values::Counter(
+            Reading::new("sessions", "dropped", |status| status.sessions.dropped.get())
+                .error("Messages to sessions dropped"),
+        ),
+        help: "Messages for single sessions that were lost: more than 256 waited, or the reader was too far behind.",
+        watch: "Any increase: backends send to single sessions faster than their clients read.",
+    },
+    Metric {
+        name: "session_received",
+        values: Values::Counter(Reading::new("sessions", "received", |status| status.sessions.received.get())),
+        help: "Messages of clients that were published for the backend.",
+        watch: "The rate at which clients send.",
+    },
+    Metric {
+        name: "session_commands",
+        values: Values::Counter(Reading::new("sessions", "commands", |status| status.sessions.commands.get())),
+        help: "Commands of backends through the broker. One node at a time takes them.",
+        watch: "Zero on all nodes while `LLEN tallycast:sessions:commands` grows: no node can take them; the log has the reason.",
+    },
+    Metric {
+        name: "session_failures",
+        values: Values::Counter(
+            Reading::new("sessions", "failures", |status| status.sessions.failures.get())
+                .error("Sessions not shared: broker away"),
+        ),
+        help: "Attempts to share sessions through Redis that failed.",
+        watch: "Grows for longer than 15 s: the other nodes take this one for dead. Redis is unreachable, or its user lacks \
+                [permissions](sessions.md#redis). The log has the reason, once for each outage.",
+    },
+    Metric {
+        name: "session_inherited",
+        values: Values::Counter(Reading::new("sessions", "inherited", |status| status.sessions.inherited.get())),
+        help: "Dead nodes whose connections of sessions this one has ended.",
+        watch: "A node was killed, or was cut off from Redis for more than 15 s.",
     },
 ];
 

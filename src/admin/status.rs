@@ -17,6 +17,7 @@ use crate::cluster::{ClusterStats, NodeReport};
 use crate::connect_hook::ConnectHookStats;
 use crate::presence::PresenceStats;
 use crate::publishing::PublishStats;
+use crate::sessions::SessionStats;
 use crate::source::{BrokerState, SourceEvent, SourceStats};
 use crate::tally::TallyInput;
 use crate::{decode, tally};
@@ -102,6 +103,8 @@ pub struct StatusSource {
     pub auth: Arc<AuthStats>,
     /// The counters of the connect hook.
     pub connect_hook: Arc<ConnectHookStats>,
+    /// The counters of sessions.
+    pub sessions: Arc<SessionStats>,
     /// The counters of subscriptions.
     pub presence: Arc<PresenceStats>,
     /// The counters of the cluster view.
@@ -134,6 +137,7 @@ impl StatusSource {
             publishing: Arc::default(),
             auth: Arc::default(),
             connect_hook: Arc::default(),
+            sessions: Arc::default(),
             presence: Arc::default(),
             cluster: Arc::default(),
             inboxes,

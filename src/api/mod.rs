@@ -1,8 +1,10 @@
 //! Wire contracts: each module has the routes of one, on top of the engine and the store.
 
+pub mod contracts;
 pub mod emojitracker;
 pub mod mercure;
 pub mod native;
 pub mod presence_events;
 mod refusal;
 mod request;
+pub mod session_streams;

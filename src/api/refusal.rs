@@ -32,6 +32,12 @@ pub(crate) enum Refusal {
     Forbidden(Cow<'static, str>),
     #[error("{0}")]
     NotFound(String),
+    /// Something else has the place.
+    #[error("{0}")]
+    Conflict(String),
+    /// A limit is reached, for now.
+    #[error("{0}")]
+    Full(String),
     #[error("{0}")]
     TooLarge(String),
     #[error("{0}")]
@@ -77,6 +83,8 @@ impl Refusal {
             Self::Auth(error) => error.status(),
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,

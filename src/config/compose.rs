@@ -67,6 +67,8 @@ pub struct Config {
     pub tokens: auth::Config,
     /// The application that decides about connections, if there is one.
     pub connect_hook: Option<connect_hook::Config>,
+    /// Sessions, if they are served.
+    pub sessions: Option<crate::sessions::Config>,
     /// The size of a request to publish, in bytes.
     pub max_publish_bytes: usize,
     /// Whether subscriptions are registered and served.
@@ -144,11 +146,13 @@ pub(super) fn compose(
     pipeline: PipelineOptions,
     options: Vec<EffectiveOption>,
 ) -> Result<Config, ConfigError> {
-    let PipelineOptions { routing, readers, server, publishing, tokens, subscriptions, mercure, connect, .. } =
-        pipeline;
-    let routes = routes(&source, &routing, &mercure)?;
+    let PipelineOptions {
+        routing, readers, server, publishing, tokens, subscriptions, mercure, sessions, connect, ..
+    } = pipeline;
     let tokens = tokens::compose(tokens, publishing.publish_rate)?;
     let connect_hook = connect::compose(connect, &options)?;
+    let sessions = sessions.config(false, connect_hook.is_some(), server.max_topics)?;
+    let routes = routes(&source, &routing, &mercure)?.with_senders(sessions.is_some());
     let demo_key = (matches!(source, SourceOptions::Demo(_)) && publishing.publish_keys.is_empty()).then(demo_key);
     let instance =
         pipeline.instance.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
@@ -181,6 +185,7 @@ pub(super) fn compose(
         mercure: mercure.config(tokens.is_enabled(), publishing.max_publish_bytes.0)?,
         tokens,
         connect_hook,
+        sessions,
         max_publish_bytes: publishing.max_publish_bytes.0,
         subscriptions: subscriptions.subscriptions,
         drain: Drain { delay: pipeline.drain_delay, over: pipeline.drain, retry: server.retry.unwrap_or(DRAIN_RETRY) },

@@ -117,7 +117,7 @@ mod tests {
     const URL: &str = "https://ann:hunter2@app.example.org/connect?key=hunter2";
 
     fn command(command: &str, flags: &[&str]) -> Result<Command, String> {
-        let arguments = ["tallycast", command].into_iter().chain(flags.iter().copied()).map(Into::into);
+        let arguments = ["tallycast", command, "--sessions"].into_iter().chain(flags.iter().copied()).map(Into::into);
         read(arguments).map_err(|error| error.to_string())
     }
 
@@ -199,6 +199,12 @@ mod tests {
         ] {
             assert_eq!(config(flags).unwrap_err(), expected);
         }
+    }
+
+    #[test]
+    fn hook_needs_sessions() {
+        let error = read(["tallycast", "serve", "--connect-url", URL].map(Into::into)).unwrap_err().to_string();
+        assert_eq!(error, "--connect-url needs --sessions: it decides about the streams of sessions");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::connect::ConnectOptions;
 use super::mercure::MercureOptions;
 use super::mint::TokenCommand;
 use super::secret::Secret;
+use super::sessions::SessionOptions;
 use super::tokens::TokenOptions;
 use super::values::{
     admin_token, count, duration, duration_or_zero, duration_text, ip_address, log_filter, network, port, publish_key,
@@ -291,6 +292,8 @@ pub(super) struct PipelineOptions {
     pub(super) subscriptions: SubscriptionOptions,
     #[command(flatten)]
     pub(super) mercure: MercureOptions,
+    #[command(flatten)]
+    pub(super) sessions: SessionOptions,
     #[command(flatten)]
     pub(super) connect: ConnectOptions,
     #[command(flatten)]

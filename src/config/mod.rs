@@ -17,6 +17,7 @@ mod mercure;
 mod mint;
 mod reload;
 mod secret;
+mod sessions;
 mod tokens;
 mod values;
 

@@ -71,8 +71,8 @@ async fn serve(local: Arc<Local>, engine: Handle, stats: Arc<SessionStats>, work
     let Work { name, version, topics, grant, changes, messages, closes, connections, replies } = work;
     let mut done = Done { name: Arc::clone(&name), replies, connections: connections.len(), is_busy: false };
     let Ok(session) = name.parse::<SessionName>() else { return done };
-    for (number, id, echo) in changes {
-        let grant = Some(Arc::new(grant.grant(&session, &topics, echo)));
+    for (number, id, options) in changes {
+        let grant = Some(Arc::new(grant.grant(&session, &topics, &options)));
         match engine.change(id, Subscription { topics: topics.clone(), grant, resume: None }).await {
             Ok(()) => {
                 stats.applied.add(1);

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::SessionStats;
 use super::command::{Command, SessionMessage};
-use super::spec::{self, SessionGrant, SessionName};
+use super::spec::{self, SessionGrant, SessionName, StreamOptions};
 use crate::nodes::NodeId;
 
 /// Messages for one session that wait, and their bytes. Further ones are dropped and counted.
@@ -76,7 +76,7 @@ struct LocalConnection {
     id: Option<ConnectionId>,
     /// The version of the session that it reads by.
     version: u64,
-    echo: bool,
+    options: StreamOptions,
     /// It is to be closed for this reason.
     close: Option<Arc<str>>,
 }
@@ -96,8 +96,8 @@ pub(super) struct Work {
     pub(super) version: u64,
     pub(super) topics: Topics,
     pub(super) grant: Arc<SessionGrant>,
-    /// Connections that read by an older version, and whether they receive what their session publishes.
-    pub(super) changes: Vec<(u64, ConnectionId, bool)>,
+    /// Connections that read by an older version.
+    pub(super) changes: Vec<(u64, ConnectionId, StreamOptions)>,
     pub(super) messages: Vec<Arc<SessionMessage>>,
     pub(super) closes: Vec<(ConnectionId, Arc<str>)>,
     /// All connections.
@@ -132,9 +132,14 @@ impl Local {
     }
 
     /// Has a connection wait for its session, so that no command is missed that comes before its stream opens.
-    pub(super) fn reserve(self: &Arc<Self>, name: &SessionName, life: NodeId, echo: bool) -> SessionConnection {
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        name: &SessionName,
+        life: NodeId,
+        options: StreamOptions,
+    ) -> SessionConnection {
         let number = self.newest.fetch_add(1, Ordering::Relaxed) + 1;
-        let connection = LocalConnection { life, id: None, version: 0, echo, close: None };
+        let connection = LocalConnection { life, id: None, version: 0, options, close: None };
         let name = name.shared();
         let mut sessions = self.lock();
         sessions.by_name.entry(Arc::clone(&name)).or_default().connections.insert(number, connection);
@@ -357,7 +362,7 @@ impl LocalSession {
                 work.closes.push((id, reason));
                 connection.version = CLOSING;
             } else if connection.version < self.version {
-                work.changes.push((*number, id, connection.echo));
+                work.changes.push((*number, id, connection.options));
             }
         }
         work

@@ -42,7 +42,7 @@ pub use command::SessionMessage;
 pub use request::{ChangeRequest, MAX_REASON_BYTES, RequestError, check_message, check_reason};
 pub use spec::{
     InvalidName, MAX_GRANT_BYTES, MAX_NAME_BYTES, MAX_TTL, Policy, Publication, SessionGrant, SessionName, SessionSpec,
-    TopicText,
+    StreamOptions, TopicText,
 };
 pub use store::{Change, ConnectError, Listed, Opening, Page, SessionError, TopicsChange, Unavailable};
 
@@ -257,7 +257,13 @@ impl Sessions {
         config: Config,
         stats: Arc<SessionStats>,
     ) -> Self {
-        Self::start_with(node, redis, engine, config, stats, Timing::default())
+        let sessions = Self::start_with(node, redis.clone(), engine, config, stats, Timing::default());
+        if let Some(client) = redis {
+            let node = sessions.0.life.borrow().to_string().into();
+            let queue = tokio::spawn(queue::run(sessions.clone(), client, node, sessions.0.stop.clone()));
+            sessions.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(queue);
+        }
+        sessions
     }
 
     fn start_with(
@@ -339,22 +345,22 @@ impl Sessions {
         &self.0.stats
     }
 
-    /// Adds a connection to a session. Without `echo`, it does not receive what the session publishes.
+    /// Adds a connection to a session.
     ///
     /// # Errors
     /// When the session may have no more connections, does not exist and may not be created, or is unavailable.
-    pub async fn connect(&self, opening: &Opening<'_>, echo: bool) -> Result<OpenSession, ConnectError> {
-        let opened = self.try_connect(opening, echo).await;
+    pub async fn connect(&self, opening: &Opening<'_>) -> Result<OpenSession, ConnectError> {
+        let opened = self.try_connect(opening).await;
         self.0.stats.refused.add(u64::from(opened.is_err()));
         opened
     }
 
-    async fn try_connect(&self, opening: &Opening<'_>, echo: bool) -> Result<OpenSession, ConnectError> {
+    async fn try_connect(&self, opening: &Opening<'_>) -> Result<OpenSession, ConnectError> {
         let Shared { store, local, life, .. } = &*self.0;
         let deadline = Instant::now() + LEASE_LIMIT;
         let (mut connection, connected) = loop {
             let life = life.borrow().clone();
-            let mut connection = local.reserve(opening.name, life.clone(), echo);
+            let mut connection = local.reserve(opening.name, life.clone(), opening.options);
             let connected = match store {
                 Store::Redis(store) => store.connect(&life, connection.number, opening).await,
                 Store::Memory(store) => store.connect(connection.number, opening).map(|(connected, replaced)| {
@@ -386,7 +392,7 @@ impl Sessions {
         let grant = Arc::new(connected.grant);
         local.connected(&connection.name, connection.number, connected.version, &connected.topics, &grant);
         let position = connected.position.filter(|_| !connected.is_new && connected.others == 0);
-        let grant = Arc::new(grant.grant(opening.name, &connected.topics, echo));
+        let grant = Arc::new(grant.grant(opening.name, &connected.topics, &opening.options));
         let (topics, is_new) = (connected.topics, connected.is_new);
         Ok(OpenSession { topics, grant, is_new, position, watch: Box::new(connection) })
     }

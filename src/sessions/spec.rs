@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
-use tallycast_fanout::{Access, Grant, Topic, TopicError, Topics};
+use tallycast_fanout::{Access, Grant, Namespace, Topic, TopicError, Topics};
 
 use crate::auth::{in_common, to_set};
 
@@ -118,43 +118,50 @@ pub struct SessionGrant {
 }
 
 impl SessionGrant {
-    /// The grant of a token, or of another authorizer.
-    pub fn from_grant(grant: &Grant) -> Self {
-        let topics = |topics: &Topics| topics.iter().map(TopicText).collect();
-        let expires = grant.expires_at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-        Self {
-            read: match &grant.readable {
-                Access::All => None,
-                Access::Topics(readable) => Some(topics(readable)),
-            },
-            publish: match &grant.publishable {
-                // Without an authorizer nobody was asked.
-                Access::All => Vec::new(),
-                Access::Topics(publishable) => topics(publishable),
-            },
-            private: topics(&grant.private),
-            expires: expires.map(|expires| expires.as_secs()),
-            payload: grant.payload.clone(),
-        }
-    }
-
-    /// What the engine needs of it for a stream of `topics`. A stream without `echo` does not receive what the session publishes.
-    pub fn grant(&self, name: &SessionName, topics: &Topics, echo: bool) -> Grant {
-        let set = |topics: &[TopicText]| topics.iter().map(|TopicText(topic)| topic.clone()).collect::<Vec<_>>();
+    /// What the engine needs of it for a stream of `topics`. It limits nothing that the session reads; see [`may_read`](Self::may_read).
+    pub(super) fn grant(&self, name: &SessionName, topics: &Topics, options: &StreamOptions) -> Grant {
+        let private: Vec<Topic> = self.private.iter().map(|TopicText(topic)| topic.clone()).collect();
+        let publish = self.publish.iter().map(|TopicText(topic)| topic.clone()).collect();
         let mut grant = Grant::default()
             .with_subject(name.shared())
-            .with_readable(self.read.as_ref().map_or(Access::All, |read| Access::Topics(to_set(set(read)))))
-            .with_publishable(Access::Topics(to_set(set(&self.publish))))
-            .with_private(in_common(&set(&self.private), topics));
-        grant.expires_at = self.expires.map(|expires| UNIX_EPOCH + Duration::from_secs(expires));
+            .with_publishable(Access::Topics(to_set(publish)))
+            .with_private(in_common(&private, topics));
+        let expires = self.expires.map(|expires| UNIX_EPOCH + Duration::from_secs(expires));
+        grant.expires_at = expires.into_iter().chain(options.expires_at).min();
         grant.payload = self.payload.clone();
-        grant.except_sender = (!echo).then(|| name.shared());
+        grant.except_sender = (!options.echo).then(|| name.shared());
         grant
+    }
+
+    /// Whether clients may subscribe to all of `topic` by themselves.
+    pub fn may_read(&self, topic: &Topic) -> bool {
+        self.read.as_ref().is_none_or(|read| read.iter().any(|TopicText(readable)| readable.covers(topic)))
+    }
+
+    /// Whether clients may publish to `namespace`.
+    pub fn may_publish(&self, namespace: &Namespace) -> bool {
+        self.publish.iter().any(|TopicText(publishable)| publishable.contains(namespace))
     }
 
     /// Whether it has expired.
     pub fn is_expired(&self) -> bool {
         self.expires.is_some_and(|expires| UNIX_EPOCH + Duration::from_secs(expires) <= SystemTime::now())
+    }
+}
+
+/// What is special about one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// Whether it receives what its session publishes.
+    pub echo: bool,
+    /// When it ends, if not before by the grant of the session.
+    pub expires_at: Option<SystemTime>,
+}
+
+impl Default for StreamOptions {
+    /// One that receives everything, for ever.
+    fn default() -> Self {
+        Self { echo: true, expires_at: None }
     }
 }
 
@@ -212,9 +219,15 @@ mod tests {
         let grant: SessionGrant = serde_json::from_str(json).unwrap();
         assert_eq!(serde_json::to_string(&grant).unwrap(), json);
         let name: SessionName = "ann".parse().unwrap();
-        let granted = grant.grant(&name, &topics("/a/1"), false);
-        assert_eq!(SessionGrant::from_grant(&granted), grant);
+        let early = UNIX_EPOCH + Duration::from_secs(7);
+        let options = StreamOptions { echo: false, expires_at: Some(early) };
+        let granted = grant.grant(&name, &topics("/b"), &options);
         assert_eq!((granted.subject.as_deref(), granted.except_sender.as_deref()), (Some("ann"), Some("ann")));
+        assert_eq!((&granted.readable, granted.expires_at), (&Access::All, Some(early)));
+        assert_eq!(grant.grant(&name, &topics("/b"), &StreamOptions::default()).except_sender, None);
+        let topic = |text: &str| text.parse::<Topic>().unwrap();
+        assert!(grant.may_read(&topic("/a/1/*")) && !grant.may_read(&topic("/b")) && !grant.may_read(&topic("/")));
+        assert!(grant.may_publish(&"/chat/1".parse().unwrap()) && !grant.may_publish(&"/a".parse().unwrap()));
         assert!(!grant.is_expired() && SessionGrant { expires: Some(1), ..grant }.is_expired());
         let error = serde_json::from_str::<SessionGrant>(r#"{"read":["a"]}"#).unwrap_err().to_string();
         assert!(error.starts_with("\"a\": a namespace must start with '/'"), "{error}");

@@ -6,7 +6,7 @@ use tallycast_fanout::{Topic, Topics};
 
 use super::memory::MemoryStore;
 use super::redis::RedisStore;
-use super::spec::{Policy, Publication, SessionGrant, SessionName, SessionSpec};
+use super::spec::{Policy, Publication, SessionGrant, SessionName, SessionSpec, StreamOptions};
 use crate::nodes::NodesError;
 
 /// Where sessions are kept.
@@ -28,6 +28,8 @@ pub struct Opening<'a> {
     pub create: bool,
     /// What is published for this connection, beside the event of all sessions.
     pub arrived: Option<Publication>,
+    /// What is special about the connection.
+    pub options: StreamOptions,
 }
 
 /// A session with a connection more.

@@ -11,7 +11,7 @@ use super::command::Command;
 use super::local::{Gone, Local, Registered};
 use super::memory::MemoryStore;
 use super::redis::RedisStore;
-use super::spec::{SessionName, SessionSpec};
+use super::spec::{SessionName, SessionSpec, StreamOptions};
 use super::store::{Opening, Unavailable};
 use super::{SessionStats, Timing, spec};
 use crate::nodes::{NodeId, NodesError, Renewal};
@@ -166,7 +166,8 @@ impl Task {
             let Ok(session) = name.parse::<SessionName>() else { continue };
             let mut spec = SessionSpec::new(topics, self.store.limits.ttl);
             spec.grant = (*grant).clone();
-            let opening = Opening { name: &session, spec: &spec, create: true, arrived: None };
+            let opening =
+                Opening { name: &session, spec: &spec, create: true, arrived: None, options: StreamOptions::default() };
             match self.store.connect(life, number, &opening).await {
                 Ok(connected) => {
                     let grant = Arc::new(connected.grant);

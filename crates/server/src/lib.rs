@@ -117,6 +117,7 @@ pub use limits::{NamespaceLimit, NamespaceLimitError};
 pub use listener::listen;
 pub use observer::StreamObserver;
 pub use origins::{AllowedOrigin, OriginError};
+pub use position::requested as requested_start;
 pub use proxies::ClientAddressHeader;
 pub use response::{StreamBody, WholeResponse, text_response};
 pub use server::{Serve, Server};

@@ -30,8 +30,12 @@ const NOT_CURRENT_RETRY: Duration = Duration::from_secs(2);
 /// The units of [`SINCE`], in milliseconds.
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
-/// Reads where a client wants to start: the header goes before the query, because a browser sends it when it comes back.
-pub(crate) fn requested(request: &Parts) -> Result<Option<Start>, String> {
+/// Where a client wants to start, by the request of a native stream: its header `last-event-id`, which goes before the query because a
+/// browser sends it when it comes back, or `lastEventID`, `last` or `since` in the query.
+///
+/// # Errors
+/// One line for the client, if the query is not valid.
+pub fn requested(request: &Parts) -> Result<Option<Start>, String> {
     let header = request.headers.get(&LAST_EVENT_ID).map(HeaderValue::as_bytes).unwrap_or_default();
     if !header.is_empty() {
         return Ok(Some(Start::After(String::from_utf8_lossy(header).into())));

@@ -6,6 +6,8 @@
 //! | `POST /publish` | publishes several messages |
 //! | `POST /count/<namespace>` | raises totals and publishes each count |
 //! | `POST /tickets` | makes a ticket in the place of a token |
+//! | `/session/<name>` | the stream of a session (`session`) |
+//! | `/sessions` | control of sessions (`sessions`) |
 
 mod access;
 mod count;
@@ -15,6 +17,8 @@ pub mod fuzzing;
 mod keys;
 mod publish;
 mod request;
+mod session;
+mod sessions;
 mod subscriptions;
 pub(crate) mod tickets;
 
@@ -36,6 +40,9 @@ use crate::responses::line;
 use crate::totals::TotalsKey;
 
 pub use keys::{PublishKey, PublishKeys};
+pub(crate) use session::PATH as SESSION_PATH;
+pub use session::SessionContract;
+pub(crate) use sessions::{PATH as SESSIONS_PATH, router as sessions_router};
 pub use subscriptions::SubscriptionsGuard;
 pub(super) use subscriptions::namespace_of;
 pub(crate) use subscriptions::{PATH as SUBSCRIPTIONS_PATH, guard_subscriptions, router as subscriptions_router};
@@ -71,7 +78,7 @@ impl Publishing {
 }
 
 /// The routes of the API.
-pub(crate) fn router(publishing: Publishing) -> Router {
+pub(crate) fn router(publishing: Arc<Publishing>) -> Router {
     let tickets = publishing.auth.clone().map(tickets::router).unwrap_or_default();
     Router::new()
         .route("/publish", post(publish::many))
@@ -81,7 +88,7 @@ pub(crate) fn router(publishing: Publishing) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         // The handlers have their own.
         .layer(DefaultBodyLimit::disable())
-        .with_state(Arc::new(publishing))
+        .with_state(publishing)
         .merge(tickets)
 }
 

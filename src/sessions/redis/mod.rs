@@ -52,7 +52,7 @@ impl RedisStore {
         number: u64,
         opening: &Opening<'_>,
     ) -> Result<Connected, ConnectError> {
-        let Opening { name, spec, create, arrived } = opening;
+        let Opening { name, spec, create, arrived, .. } = opening;
         let Limits { sessions, connections, .. } = self.limits;
         let (group, group_size) = spec.group.as_ref().map_or(("", 0), |(group, size)| (group, *size));
         let left = spec.left.as_ref().map(|left| (format!("channel:{}", left.channel), &left.payload));

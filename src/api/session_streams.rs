@@ -1,0 +1,230 @@
+//! Opening streams of sessions, whatever their contract: what the connect hook, a token or nobody says about the client, and what its
+//! messages may do.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use tallycast_fanout::{Namespace, Topics};
+use tokio::sync::watch;
+
+use super::refusal::Refusal;
+use crate::connect_hook::{self, ConnectAnswer, ConnectHook, ConnectRequest, ConnectionPolicy};
+use crate::decode::{MAX_PAYLOAD_BYTES, Routes};
+use crate::publishing::{Publication, Publisher, UpdateFields};
+use crate::sessions::{
+    self, Change, ConnectError, OpenSession, Opening, Policy, SessionError, SessionGrant, SessionName, SessionSpec,
+    Sessions, StreamOptions, TopicText, TopicsChange,
+};
+
+/// Sessions for contracts. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SessionStreams {
+    /// The sessions.
+    pub sessions: Sessions,
+    /// The application that decides about connections, if there is one.
+    pub hook: Option<ConnectHook>,
+    /// What publishes what clients send.
+    pub publisher: Publisher,
+    /// Where it is published.
+    pub routes: watch::Receiver<Routes>,
+}
+
+/// A stream that a client asks for.
+#[derive(Debug, Clone)]
+pub struct SessionRequest<'a> {
+    /// The name of the contract, for the hook.
+    pub contract: &'static str,
+    /// What the names of the contract's sessions begin with: contracts share one space of names.
+    pub prefix: &'static str,
+    /// The name, without the prefix. Without one, the hook must name it.
+    pub name: Option<Cow<'a, str>>,
+    /// The session, if it does not exist yet.
+    pub spec: SessionSpec,
+    /// Whether it may be created.
+    pub create: bool,
+    /// What is published for this connection, beside the event of all sessions.
+    pub arrived: Option<sessions::Publication>,
+    /// What is special about the connection.
+    pub options: StreamOptions,
+}
+
+/// A stream that may open.
+#[derive(Debug)]
+pub struct SessionStream {
+    /// The name of its session, with the prefix.
+    pub name: SessionName,
+    /// The session.
+    pub session: OpenSession,
+}
+
+/// A message of a client for other readers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientPublication {
+    /// Whose readers receive it.
+    pub namespace: Namespace,
+    /// The event name, where the route carries one.
+    pub event: Option<String>,
+    /// The payload.
+    pub data: String,
+    /// Who sent it, for those who are not to receive it.
+    pub sender: Option<String>,
+}
+
+impl SessionStreams {
+    /// Opens a stream of a session.
+    ///
+    /// # Errors
+    /// When the hook refuses the client, or the session takes no more connections.
+    pub(crate) async fn open(
+        &self,
+        parts: &Parts,
+        client: IpAddr,
+        mut request: SessionRequest<'_>,
+    ) -> Result<SessionStream, Refusal> {
+        let answer = self.ask(parts, client, &request).await?;
+        if let Some(name) = answer.as_ref().and_then(|answer| answer.session.clone()) {
+            request.name = Some(name.into());
+        }
+        let name = request.name.as_deref().ok_or_else(|| Refusal::BadRequest("expected a session".to_owned()))?;
+        let name = format!("{}{name}", request.prefix).parse::<SessionName>();
+        let name = name.map_err(|error| Refusal::BadRequest(error.to_string()))?;
+        let mut opening = Opening {
+            name: &name,
+            spec: &request.spec,
+            create: request.create,
+            arrived: request.arrived,
+            options: request.options,
+        };
+        if let Some(answer) = answer.filter(|answer| !answer.is_fallback) {
+            let grant = decided(&answer, &request.spec.grant);
+            let change = Change {
+                create: true,
+                // What a session already reads is the application's decision, too.
+                topics: answer
+                    .topics
+                    .as_ref()
+                    .map_or(TopicsChange::Keep, |topics| TopicsChange::Set(topics.iter().collect())),
+                grant: Some(grant),
+                policy: answer.policy.map(policy),
+                ttl: answer.ttl.map(|ttl| ttl.min(sessions::MAX_TTL)),
+            };
+            self.sessions.begin(&name, &change).await?;
+            opening.create = true;
+        }
+        let session = self.sessions.connect(&opening).await?;
+        Ok(SessionStream { name, session })
+    }
+
+    /// What the application says about a client, if it is asked.
+    async fn ask(
+        &self,
+        parts: &Parts,
+        client: IpAddr,
+        request: &SessionRequest<'_>,
+    ) -> Result<Option<ConnectAnswer>, Refusal> {
+        let Some(hook) = &self.hook else { return Ok(None) };
+        let SessionRequest { contract, name, spec, .. } = request;
+        let question = ConnectRequest { contract, session: name.as_deref(), topics: &spec.topics, parts, client };
+        match hook.ask(&question).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(connect_hook::ConnectError::Refused { status, reason }) => Err(match status {
+                StatusCode::UNAUTHORIZED => Refusal::unauthorized(reason),
+                _ => Refusal::forbidden(reason),
+            }),
+            Err(error @ connect_hook::ConnectError::Unavailable) => Err(Refusal::Unavailable(error.to_string())),
+        }
+    }
+
+    /// Publishes a message of a client of a session, as far as its grant allows. The error is a reason for the client.
+    ///
+    /// # Errors
+    /// When it may not publish there, no route leads there, or the broker does not take it.
+    pub async fn publish_as(&self, name: &SessionName, publication: ClientPublication) -> Result<(), String> {
+        let grant = self.grant_of(name).await?;
+        if !grant.may_publish(&publication.namespace) {
+            return Err(format!("not allowed to publish to {}", publication.namespace));
+        }
+        self.publish(publication).await
+    }
+
+    /// The grant of a session, as it is now.
+    ///
+    /// # Errors
+    /// When the session has ended, or is unavailable.
+    pub async fn grant_of(&self, name: &SessionName) -> Result<SessionGrant, String> {
+        let session = self.sessions.get(name).await.map_err(|error| error.to_string())?;
+        let grant = session.ok_or_else(|| "the session has ended".to_owned())?.grant;
+        if grant.is_expired() { Err("the grant of the session has expired".to_owned()) } else { Ok(grant) }
+    }
+
+    /// Publishes a message of a client that may publish there. The error is a reason for the client.
+    ///
+    /// # Errors
+    /// When no route leads there, or the broker does not take it.
+    pub async fn publish(&self, publication: ClientPublication) -> Result<(), String> {
+        let ClientPublication { namespace, event, data, sender } = publication;
+        if data.len() > MAX_PAYLOAD_BYTES {
+            return Err(format!("a message has at most {MAX_PAYLOAD_BYTES} bytes"));
+        }
+        let target = self.routes.borrow().target(&namespace, event.as_deref());
+        let target = target.map_err(|error| error.to_string())?;
+        let update = UpdateFields::default();
+        let message = Publication { target, event, data, update, sender, idempotency_key: None };
+        let published = self.publisher.publish(std::slice::from_ref(&message)).await;
+        // The reason is in the log; its text is about HTTP.
+        published.map(drop).map_err(|_| "the broker did not take it; try again".to_owned())
+    }
+}
+
+/// The grant by an answer; what it leaves out stays.
+fn decided(answer: &ConnectAnswer, default: &SessionGrant) -> SessionGrant {
+    let list = |topics: &Topics| topics.iter().map(TopicText).collect::<Vec<_>>();
+    let mut grant = default.clone();
+    if let Some(read) = &answer.read {
+        (grant.read, grant.private) = (Some(list(read)), list(read));
+    }
+    if let Some(publish) = &answer.publish {
+        grant.publish = list(publish);
+    }
+    if let Some(expires) = answer.expires_at {
+        let since = expires.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        grant.expires = Some(since.as_secs());
+    }
+    grant.payload = answer.payload.clone().or(grant.payload);
+    grant
+}
+
+fn policy(policy: ConnectionPolicy) -> Policy {
+    match policy {
+        ConnectionPolicy::Many => Policy::Many,
+        ConnectionPolicy::Newest => Policy::Newest,
+        ConnectionPolicy::First => Policy::First,
+    }
+}
+
+impl From<ConnectError> for Refusal {
+    fn from(error: ConnectError) -> Self {
+        let reason = error.to_string();
+        match error {
+            ConnectError::Unknown(_) => Self::NotFound(reason),
+            ConnectError::Taken(_) => Self::Conflict(reason),
+            ConnectError::Connections(_) | ConnectError::Group(_) | ConnectError::Sessions(_) => Self::Full(reason),
+            ConnectError::Expired(_) => Self::unauthorized(reason),
+            ConnectError::NoLease | ConnectError::Unavailable(_) => Self::Unavailable(reason),
+        }
+    }
+}
+
+impl From<SessionError> for Refusal {
+    fn from(error: SessionError) -> Self {
+        let reason = error.to_string();
+        match error {
+            SessionError::Unknown(_) => Self::NotFound(reason),
+            SessionError::Topics { .. } => Self::BadRequest(reason),
+            SessionError::Sessions(_) => Self::Full(reason),
+            SessionError::Busy(_) | SessionError::Unavailable(_) => Self::Unavailable(reason),
+        }
+    }
+}
