@@ -3,19 +3,21 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::time::UNIX_EPOCH;
 
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use tallycast_fanout::{Namespace, Topics};
 use tokio::sync::watch;
 
+use super::native::publication;
 use super::refusal::Refusal;
 use crate::connect_hook::{self, ConnectAnswer, ConnectHook, ConnectRequest, ConnectionPolicy};
-use crate::decode::{MAX_PAYLOAD_BYTES, Routes};
-use crate::publishing::{Publication, Publisher, UpdateFields};
+use crate::decode::Routes;
+use crate::publishing::{Publication, Publisher};
 use crate::sessions::{
-    self, Change, ConnectError, OpenSession, Opening, Policy, SessionError, SessionGrant, SessionName, SessionSpec,
-    Sessions, StreamOptions, TopicText, TopicsChange,
+    self, Change, ConnectError, MAX_TTL, OpenSession, Opening, Policy, SessionError, SessionGrant, SessionName,
+    SessionSpec, Sessions, StreamOptions, TopicText, TopicsChange,
 };
 
 /// Sessions for contracts. Cheap to clone.
@@ -90,29 +92,17 @@ impl SessionStreams {
         let name = request.name.as_deref().ok_or_else(|| Refusal::BadRequest("expected a session".to_owned()))?;
         let name = format!("{}{name}", request.prefix).parse::<SessionName>();
         let name = name.map_err(|error| Refusal::BadRequest(error.to_string()))?;
-        let mut opening = Opening {
-            name: &name,
-            spec: &request.spec,
-            create: request.create,
-            arrived: request.arrived,
-            options: request.options,
-        };
         if let Some(answer) = answer.filter(|answer| !answer.is_fallback) {
-            let grant = decided(&answer, &request.spec.grant);
-            let change = Change {
-                create: true,
-                // What a session already reads is the application's decision, too.
-                topics: answer
-                    .topics
-                    .as_ref()
-                    .map_or(TopicsChange::Keep, |topics| TopicsChange::Set(topics.iter().collect())),
-                grant: Some(grant),
-                policy: answer.policy.map(policy),
-                ttl: answer.ttl.map(|ttl| ttl.min(sessions::MAX_TTL)),
-            };
-            self.sessions.begin(&name, &change).await?;
-            opening.create = true;
+            let change = decide(&mut request.spec, &answer);
+            request.create = true;
+            match self.sessions.begin(&name, &change).await {
+                // It is created below, as the application has decided.
+                Ok(_) | Err(SessionError::Unknown(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
+        let SessionRequest { spec, create, arrived, options, .. } = request;
+        let opening = Opening { name: &name, spec: &spec, create, arrived, options };
         let session = self.sessions.connect(&opening).await?;
         Ok(SessionStream { name, session })
     }
@@ -163,25 +153,20 @@ impl SessionStreams {
     ///
     /// # Errors
     /// When no route leads there, or the broker does not take it.
-    pub async fn publish(&self, publication: ClientPublication) -> Result<(), String> {
-        let ClientPublication { namespace, event, data, sender } = publication;
-        if data.len() > MAX_PAYLOAD_BYTES {
-            return Err(format!("a message has at most {MAX_PAYLOAD_BYTES} bytes"));
-        }
-        let target = self.routes.borrow().target(&namespace, event.as_deref());
-        let target = target.map_err(|error| error.to_string())?;
-        let update = UpdateFields::default();
-        let message = Publication { target, event, data, update, sender, idempotency_key: None };
+    pub async fn publish(&self, message: ClientPublication) -> Result<(), String> {
+        let ClientPublication { namespace, event, data, sender } = message;
+        let message = publication(&self.routes.borrow(), &namespace, event, data, None);
+        let message = Publication { sender, ..message.map_err(|refusal| refusal.to_string())? };
         let published = self.publisher.publish(std::slice::from_ref(&message)).await;
         // The reason is in the log; its text is about HTTP.
         published.map(drop).map_err(|_| "the broker did not take it; try again".to_owned())
     }
 }
 
-/// The grant by an answer; what it leaves out stays.
-fn decided(answer: &ConnectAnswer, default: &SessionGrant) -> SessionGrant {
+/// Puts an answer into the session that is created; what it leaves out stays. Returns the change for one that exists.
+fn decide(spec: &mut SessionSpec, answer: &ConnectAnswer) -> Change {
     let list = |topics: &Topics| topics.iter().map(TopicText).collect::<Vec<_>>();
-    let mut grant = default.clone();
+    let grant = &mut spec.grant;
     if let Some(read) = &answer.read {
         (grant.read, grant.private) = (Some(list(read)), list(read));
     }
@@ -189,11 +174,20 @@ fn decided(answer: &ConnectAnswer, default: &SessionGrant) -> SessionGrant {
         grant.publish = list(publish);
     }
     if let Some(expires) = answer.expires_at {
-        let since = expires.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        grant.expires = Some(since.as_secs());
+        grant.expires = Some(expires.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
     }
-    grant.payload = answer.payload.clone().or(grant.payload);
-    grant
+    if let Some(payload) = &answer.payload {
+        grant.payload = Some(payload.clone());
+    }
+    let (policy, ttl) = (answer.policy.map(policy), answer.ttl.map(|ttl| ttl.min(MAX_TTL)));
+    spec.policy = policy.unwrap_or(spec.policy);
+    spec.ttl = ttl.unwrap_or(spec.ttl);
+    let mut topics = TopicsChange::Keep;
+    if let Some(decided) = &answer.topics {
+        spec.topics = decided.clone();
+        topics = TopicsChange::Set(decided.iter().collect());
+    }
+    Change { create: false, topics, grant: Some(spec.grant.clone()), policy, ttl }
 }
 
 fn policy(policy: ConnectionPolicy) -> Policy {

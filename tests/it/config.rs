@@ -144,8 +144,9 @@ fn annotated_example_lists_every_option_with_default() {
     let options = options.replace("/etc/tallycast/ca.pem", &certificate.certificate());
     let file = File::new(&options.replace("/etc/tallycast/key.pem", &certificate.key()));
     let path = file.path().display().to_string();
-    let defaults = check(command().arg("check"));
-    let with_file = check(command().args(["check", "--config", &path]));
+    // The connect hook needs sessions.
+    let defaults = check(command().arg("check").env("TALLYCAST_SESSIONS", "true"));
+    let with_file = check(command().args(["check", "--config", &path]).env("TALLYCAST_SESSIONS", "true"));
     for (key, (value, _)) in &defaults {
         assert_eq!(with_file.get(key).map(|(value, _)| value), Some(value), "{key}");
     }

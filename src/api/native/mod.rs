@@ -40,6 +40,7 @@ use crate::responses::line;
 use crate::totals::TotalsKey;
 
 pub use keys::{PublishKey, PublishKeys};
+pub(super) use publish::publication;
 pub(crate) use session::PATH as SESSION_PATH;
 pub use session::SessionContract;
 pub(crate) use sessions::{PATH as SESSIONS_PATH, router as sessions_router};

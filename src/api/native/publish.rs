@@ -155,7 +155,8 @@ fn path_or_name(text: &str) -> Result<Namespace, TopicError> {
     topic.as_namespace().cloned().ok_or(TopicError::Wildcard)
 }
 
-fn publication(
+/// A message of a namespace, as the broker takes it.
+pub(in crate::api) fn publication(
     routes: &Routes,
     namespace: &Namespace,
     event: Option<String>,
