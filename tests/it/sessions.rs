@@ -362,3 +362,48 @@ fn requests_that_are_not_valid_get_one_clear_line() {
     let (status, line) = ask_as("Bearer wrong", &node, Method::GET, "/sessions", Value::Null);
     assert_eq!((status, line), (401, "a publishing key is required, as Bearer token".into()));
 }
+
+/// The commands that a page of the documentation lists after a text, up to a full stop.
+fn commands_after(page: &str, text: &str) -> Vec<String> {
+    let (_, list) = page.split_once(text).unwrap();
+    let (list, _) = list.split_once('.').unwrap();
+    let is_command = |word: &&str| word.chars().all(|character| character.is_ascii_uppercase());
+    list.split('`').filter(is_command).filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
+}
+
+#[test]
+fn documented_permissions_are_enough() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/sessions.md")).unwrap();
+    let redis = RedisServer::start();
+    let mut rule = redis::cmd("ACL");
+    rule.arg("SETUSER").arg("limited").arg("on").arg(">secret").arg("-@all");
+    rule.arg("~tallycast:session:*")
+        .arg("~tallycast:sessions*")
+        .arg("~events")
+        .arg("&tallycast:*")
+        .arg("&tallycast:sent:*");
+    rule.arg("&stream.score_updates").arg("&stream.tweet_updates.*");
+    for name in commands_after(&page, "of the routes, and the commands ").iter().chain(&["psubscribe".to_owned()]) {
+        rule.arg(format!("+{name}"));
+    }
+    let () = rule.query(&mut redis.connect()).unwrap();
+    let url = redis.url().replace("redis://", "redis://limited:secret@");
+    let flags = |name| [&["--sessions", "--publish-key", KEY, "--instance", name][..], &EVENTS].concat();
+    let (a, b) = (Tallycast::start_unready(&url, &flags("a")), Tallycast::start_unready(&url, &flags("b")));
+    eventually("sessions open", || a.get("/session/bob?last=0").0 == 400 && b.get("/session?x").0 == 400);
+    let stream = EventSource::open(&a, "/session/ann?topic=/raw");
+    let _other = EventSource::open(&b, "/session/bob?topic=/raw");
+    let is_followed =
+        || ask(&b, Method::PATCH, "/sessions/ann", json!({"topics": ["/eps"]})).1["connections"] == json!(1);
+    eventually("the other node follows", is_followed);
+    assert_eq!(ask(&b, Method::POST, "/sessions/ann/messages", json!({"data": "x"})).1["connections"], json!(1));
+    assert_eq!(stream.next().data, "x");
+    let command = json!({"session": "ann", "end": "over"}).to_string();
+    let _: u64 =
+        redis::cmd("RPUSH").arg("tallycast:sessions:commands").arg(command).query(&mut redis.connect()).unwrap();
+    assert_eq!(stream.rest(), []);
+    drop(b);
+    let gone = "disconnected bob rust-development-b the node has died";
+    eventually("the heir has ended it", || events(&redis).iter().any(|event| event == gone));
+    assert!(!a.log().contains("NOPERM"), "{}", a.log());
+}
