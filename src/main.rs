@@ -18,6 +18,7 @@ use tallycast::api::contracts::Contracts;
 use tallycast::api::mercure::{self, Hub};
 use tallycast::api::native::Publishing;
 use tallycast::api::presence_events;
+use tallycast::api::send_multiple::{self, SendMultiple};
 use tallycast::api::session_streams::SessionStreams;
 use tallycast::auth::Auth;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
@@ -129,6 +130,20 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
             stats: Arc::clone(&status.publishing),
         })
     });
+    let send_multiple = config.send_multiple.map(|config| {
+        let (routes, server) = (reloadable.routes.clone(), reloadable.server.clone());
+        let shared = SendMultiple {
+            config,
+            auth: auth.clone(),
+            routes,
+            server,
+            status: status.clone(),
+            cluster: cluster.clone(),
+        };
+        let (shared, shutdown) = (Arc::new(shared), steps.shutdown.clone());
+        tokio::spawn(send_multiple::publish_count(Arc::clone(&shared), publisher.clone(), shutdown));
+        shared
+    });
     let hook = config.connect_hook.map(|config| ConnectHook::new(config, Arc::clone(&status.connect_hook)));
     let contracts = Contracts {
         sessions: sessions.clone().map(|sessions| SessionStreams {
@@ -137,6 +152,7 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
             publisher: publisher.clone(),
             routes: reloadable.routes.clone(),
         }),
+        send_multiple,
         auth: auth.clone(),
         server: reloadable.server.clone(),
     };

@@ -83,6 +83,7 @@ pub fn router(services: Services) -> Router {
         .merge(assets::router())
         .merge(emojitracker::router(store))
         .merge(admin::probes(status.clone()))
+        .merge(contracts.public_router())
         .fallback(not_found.clone())
         .method_not_allowed_fallback(method_not_allowed);
     let mut router = with_layers(public).layer(cors());

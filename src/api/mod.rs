@@ -7,4 +7,5 @@ pub mod native;
 pub mod presence_events;
 mod refusal;
 mod request;
+pub mod send_multiple;
 pub mod session_streams;

@@ -6,7 +6,7 @@
 //!
 //! Keys: the sorted set `tallycast:cluster` (node -> expiry) and the hash `{tallycast:cluster}:records` (node -> JSON). A record
 //! has a lease, which expires by the clock of Redis when its node dies; a node that stops removes its own. The clocks of nodes
-//! do not matter. The leases of `src/nodes` are others: those have heirs, and only exist with `--subscriptions`.
+//! do not matter. The leases of `src/nodes` are others: those have heirs, and only exist with `--subscriptions` and `--sessions`.
 
 mod records;
 mod task;

@@ -17,10 +17,12 @@ use super::flags::{
 };
 use super::mercure::MercureOptions;
 use super::secret::Secret;
+use super::send_multiple::SendMultipleOptions;
 use super::tokens;
 use crate::admin::{self, Token};
 use crate::api::mercure;
 use crate::api::native::PublishKeys;
+use crate::api::send_multiple;
 use crate::auth;
 use crate::connect_hook;
 use crate::decode::Routes;
@@ -63,6 +65,8 @@ pub struct Config {
     pub publish_keys: PublishKeys,
     /// The Mercure protocol, if it is served.
     pub mercure: Option<mercure::Config>,
+    /// The contract of send-multiple, if it is served.
+    pub send_multiple: Option<send_multiple::Config>,
     /// How tokens are verified.
     pub tokens: auth::Config,
     /// The application that decides about connections, if there is one.
@@ -147,12 +151,22 @@ pub(super) fn compose(
     options: Vec<EffectiveOption>,
 ) -> Result<Config, ConfigError> {
     let PipelineOptions {
-        routing, readers, server, publishing, tokens, subscriptions, mercure, sessions, connect, ..
+        routing,
+        readers,
+        server,
+        publishing,
+        tokens,
+        subscriptions,
+        mercure,
+        sessions,
+        connect,
+        send_multiple,
+        ..
     } = pipeline;
     let tokens = tokens::compose(tokens, publishing.publish_rate)?;
     let connect_hook = connect::compose(connect, &options)?;
     let sessions = sessions.config(false, connect_hook.is_some(), server.max_topics)?;
-    let routes = routes(&source, &routing, &mercure)?.with_senders(sessions.is_some());
+    let routes = routes(&source, &routing, &mercure, &send_multiple)?.with_senders(sessions.is_some());
     let demo_key = (matches!(source, SourceOptions::Demo(_)) && publishing.publish_keys.is_empty()).then(demo_key);
     let instance =
         pipeline.instance.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
@@ -171,7 +185,7 @@ pub(super) fn compose(
         scores: totals.first().map_or_else(|| DEFAULT_SCORES.to_owned(), |totals| totals.key.clone()),
         max_totals: routing.max_totals,
         status_interval,
-        cluster: pipeline.cluster.cluster,
+        cluster: pipeline.cluster.cluster || send_multiple.send_multiple,
     };
     let hook_timeout = connect_hook.as_ref().map_or(Duration::ZERO, |hook| hook.timeout);
     Ok(Config {
@@ -183,6 +197,7 @@ pub(super) fn compose(
         demo_key: demo_key.clone(),
         publish_keys: PublishKeys::new(publishing.publish_keys.into_iter().chain(demo_key), publishing.publish_rate),
         mercure: mercure.config(tokens.is_enabled(), publishing.max_publish_bytes.0)?,
+        send_multiple: send_multiple.config(tokens.is_enabled())?,
         tokens,
         connect_hook,
         sessions,
@@ -218,12 +233,18 @@ fn invalid(flags: &str, error: &dyn std::fmt::Display) -> ConfigError {
     ConfigError::Usage(format!("invalid value for {flags}: {error}"))
 }
 
-fn routes(source: &SourceOptions, routing: &RoutingOptions, mercure: &MercureOptions) -> Result<Routes, ConfigError> {
+fn routes(
+    source: &SourceOptions,
+    routing: &RoutingOptions,
+    mercure: &MercureOptions,
+    send_multiple: &SendMultipleOptions,
+) -> Result<Routes, ConfigError> {
     let all_streams = matches!(source, SourceOptions::Redis(broker) if broker.source == SourceOption::RedisStreams);
     let routes = routing.routes.iter().cloned().map(|route| if all_streams { route.into_stream() } else { Ok(route) });
     let mut routes: Vec<_> =
         routes.collect::<Result<_, _>>().map_err(|error| invalid("--route with --source redis-streams", &error))?;
     mercure.add_route(&mut routes);
+    send_multiple.add_route(&mut routes);
     let routes = Routes::new(routes).map_err(|error| invalid("--route", &error))?;
     let has_totals = |namespace: &Namespace| routing.totals.iter().any(|totals| totals.namespace == *namespace);
     let counted = routes.stream_tallies().find(|(_, namespace)| has_totals(namespace));

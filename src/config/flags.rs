@@ -19,6 +19,7 @@ use super::connect::ConnectOptions;
 use super::mercure::MercureOptions;
 use super::mint::TokenCommand;
 use super::secret::Secret;
+use super::send_multiple::SendMultipleOptions;
 use super::sessions::SessionOptions;
 use super::tokens::TokenOptions;
 use super::values::{
@@ -298,6 +299,8 @@ pub(super) struct PipelineOptions {
     pub(super) connect: ConnectOptions,
     #[command(flatten)]
     pub(super) cluster: ClusterOptions,
+    #[command(flatten)]
+    pub(super) send_multiple: SendMultipleOptions,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -17,6 +17,7 @@ mod mercure;
 mod mint;
 mod reload;
 mod secret;
+mod send_multiple;
 mod sessions;
 mod tokens;
 mod values;

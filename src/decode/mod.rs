@@ -3,6 +3,7 @@
 //!
 //! Routes and table are pure; [`run`] is the stage around them.
 
+mod channel;
 mod history;
 mod json_field;
 mod route;
@@ -12,6 +13,7 @@ mod stage;
 mod target;
 mod template;
 
+pub use channel::ChannelError;
 pub use history::HistoryError;
 pub use route::{Route, RouteError};
 pub use routes::{DecodeError, Decoded, Routes, RoutesError};

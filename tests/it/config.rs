@@ -167,6 +167,8 @@ fn annotated_example_lists_every_option_with_default() {
             "publish-key",
             "rate-per-address",
             "retry",
+            "send-multiple-check-jwt",
+            "send-multiple-prefix-channel",
             "shards",
             "stream-maxlen",
             "stream-minid",

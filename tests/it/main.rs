@@ -40,6 +40,7 @@ mod rates;
 mod reconnect;
 mod renewal;
 mod resume;
+mod send_multiple;
 mod senders;
 mod sessions;
 mod shutdown;

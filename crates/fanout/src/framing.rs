@@ -2,6 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -40,6 +41,13 @@ pub trait Framing: Send + Sync + std::fmt::Debug {
     /// Bytes to send after a silence, ready for the wire; with the id of the last message before them, if some of the reader's
     /// messages are kept.
     fn keep_alive(&self, position: Option<&str>) -> Bytes;
+
+    /// The interval at which each reader gets a [`keep_alive`](Self::keep_alive) whatever else it is sent, for protocols whose clients
+    /// wait for it. To the second, and later for a reader that cannot take it then. The default is after silence alone, by
+    /// [`Config::keep_alive`](crate::Config::keep_alive).
+    fn keep_alive_interval(&self) -> Option<Duration> {
+        None
+    }
 
     /// The last bytes of a stream that ends for `reason`, ready for the wire. Empty where closing the connection says
     /// enough: the connection is then closed at once.

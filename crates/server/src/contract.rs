@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
@@ -275,6 +276,10 @@ impl Framing for WiredFraming {
 
     fn keep_alive(&self, position: Option<&str>) -> Bytes {
         self.wire.finish(self.inner.keep_alive(position).into())
+    }
+
+    fn keep_alive_interval(&self) -> Option<Duration> {
+        self.inner.keep_alive_interval()
     }
 
     fn closing(&self, reason: &CloseReason) -> Bytes {

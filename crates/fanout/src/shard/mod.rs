@@ -123,6 +123,8 @@ pub(crate) struct Shard {
     postponed: Vec<(usize, u64, Subscription)>,
     budgets: Budgets,
     drain: Option<Drain>,
+    started_at: Instant,
+    ticked_at: Instant,
     /// Only closing bytes are still to come, so the bounds of the logs no longer disconnect readers.
     closing: bool,
     sent: Sent,
@@ -137,7 +139,7 @@ impl Shard {
         number: usize,
         inbox: mpsc::Receiver<Input>,
     ) -> Self {
-        let history_end = history.read().head;
+        let (history_end, now) = (history.read().head, Instant::now());
         Self {
             feeds: Feeds::new(config.policies.as_slice().into(), budgets.clone(), Arc::clone(&stats)),
             config,
@@ -158,6 +160,8 @@ impl Shard {
             postponed: Vec::new(),
             budgets,
             drain: None,
+            started_at: now,
+            ticked_at: now,
             closing: false,
             sent: Sent::default(),
         }

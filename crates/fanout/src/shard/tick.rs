@@ -1,8 +1,8 @@
-//! Once a second: keep-alives after silence, and the end of connections that have stalled, gone or expired.
+//! Once a second: keep-alives, and the end of connections that have stalled, gone or expired.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::{Shard, WRITES_PER_YIELD};
+use super::{Shard, TICK, WRITES_PER_YIELD};
 use crate::CloseReason;
 use crate::moment::Moment;
 
@@ -11,15 +11,23 @@ impl Shard {
         let (now, wall_clock) = (Instant::now(), SystemTime::now());
         let moment = Moment::from(now);
         let silence = self.config.keep_alive;
+        let ticked = [std::mem::replace(&mut self.ticked_at, now), now].map(|at| at.duration_since(self.started_at));
         let mut removed = Vec::new();
         let mut closed = Vec::new();
-        let mut silent = Vec::new();
+        let mut alive = Vec::new();
         while self.closing_sinks.try_join_next().is_some() {}
         for (key, connection) in &self.connections {
             let Some(feed) = self.feeds.get(connection.feed) else { continue };
             let stalled = connection.blocked.is_some()
                 && !connection.is_waiting_for_piece()
                 && moment.since(connection.last_progress) >= self.config.stall_timeout;
+            let needs_keep_alive = match feed.key.framing.framing.keep_alive_interval() {
+                Some(interval) => connection.blocked.is_none() && is_due(interval, key, ticked),
+                None => {
+                    (feed.key.is_paced || now.duration_since(feed.last_batch) >= silence)
+                        && connection.is_silent(moment, silence)
+                }
+            };
             if stalled {
                 self.stats.stalled.add(1);
                 connection.discard_unsent();
@@ -32,10 +40,8 @@ impl Shard {
             } else if connection.blocked.is_none() && connection.is_ping_overdue(moment, self.config.pong_timeout) {
                 self.stats.unanswered.add(1);
                 closed.push((key, CloseReason::PingTimeout));
-            } else if (feed.key.is_paced || now.duration_since(feed.last_batch) >= silence)
-                && connection.is_silent(moment, silence)
-            {
-                silent.push(key);
+            } else if needs_keep_alive {
+                alive.push(key);
             }
         }
         for key in removed {
@@ -45,7 +51,7 @@ impl Shard {
             self.close_connection(key, Some(&reason));
         }
         self.shed();
-        for (served, key) in silent.into_iter().enumerate() {
+        for (served, key) in alive.into_iter().enumerate() {
             if served % WRITES_PER_YIELD == WRITES_PER_YIELD - 1 {
                 tokio::task::yield_now().await;
             }
@@ -61,5 +67,33 @@ impl Shard {
         let position = self.position.as_deref().filter(|_| feed.has_history && is_current);
         connection.put_keep_alive(feed.key.framing.framing.keep_alive(position));
         self.write(key);
+    }
+}
+
+/// Whether a keep-alive that comes at an `interval` is due between the last tick and this one, as times since the start. Connections
+/// have different turns, so that not all are written to at once.
+fn is_due(interval: Duration, key: usize, ticked: [Duration; 2]) -> bool {
+    let interval = interval.max(TICK).as_millis();
+    let turn = key as u128 * TICK.as_millis() % interval;
+    let [before, now] = ticked.map(|since| (since.as_millis() + turn) / interval);
+    before != now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_connection_is_due_once_in_an_interval() {
+        let interval = Duration::from_secs(10);
+        // Ticks come late.
+        let ticks: Vec<Duration> = (0..60).map(|tick| Duration::from_millis(tick * 1003)).collect();
+        for key in 0..25 {
+            let due: Vec<usize> =
+                (1..ticks.len()).filter(|tick| is_due(interval, key, [ticks[tick - 1], ticks[*tick]])).collect();
+            assert!(due.len() >= 5 && due.windows(2).all(|pair| pair[1] - pair[0] == 10), "{key}: {due:?}");
+            assert_eq!(due[0], 10 - key % 10, "{key}");
+        }
+        assert!(is_due(Duration::ZERO, 7, [Duration::from_secs(1), Duration::from_secs(2)]));
     }
 }

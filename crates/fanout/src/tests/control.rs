@@ -224,7 +224,7 @@ async fn message_is_acknowledged_after_the_hub_took_it_and_not_when_it_is_lost()
 async fn framings_of_one_name_have_feeds_of_their_own() {
     let fanout = start(small_log(Policy::Disconnect));
     let handle = fanout.handle();
-    for framing in [lines(), lines(), Arc::new(Lines { end: "other" }) as Arc<dyn Framing>] {
+    for framing in [lines(), lines(), Arc::new(Lines { end: "other", interval: None }) as Arc<dyn Framing>] {
         let (mut ours, theirs) = tokio::io::duplex(1024);
         handle.subscribe(Subscriber::new(info("/a"), framing, Sink::Stream(Box::new(theirs)))).await.unwrap();
         ours.write_all(b"x").await.unwrap();

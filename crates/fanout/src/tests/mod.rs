@@ -23,9 +23,10 @@ use super::*;
 struct Lines {
     /// The last line at shutdown.
     end: &'static str,
+    interval: Option<Duration>,
 }
 
-static LINES: LazyLock<Arc<dyn Framing>> = LazyLock::new(|| Arc::new(Lines { end: "end" }));
+static LINES: LazyLock<Arc<dyn Framing>> = LazyLock::new(other_lines);
 
 /// The one framing that all readers of a test share.
 pub(super) fn lines() -> Arc<dyn Framing> {
@@ -34,7 +35,7 @@ pub(super) fn lines() -> Arc<dyn Framing> {
 
 /// A framing of its own.
 pub(super) fn other_lines() -> Arc<dyn Framing> {
-    Arc::new(Lines { end: "end" })
+    Arc::new(Lines { end: "end", interval: None })
 }
 
 impl Framing for Lines {
@@ -57,6 +58,9 @@ impl Framing for Lines {
     }
     fn keep_alive(&self, position: Option<&str>) -> Bytes {
         position.map_or_else(|| Bytes::from_static(b"alive\n"), |id| format!("alive {id}\n").into())
+    }
+    fn keep_alive_interval(&self) -> Option<Duration> {
+        self.interval
     }
     fn closing(&self, reason: &CloseReason) -> Bytes {
         match reason {
@@ -132,6 +136,35 @@ pub(super) async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn busy_reader_gets_keep_alives_of_a_framing_with_an_interval() {
+    let fanout = start(Config { shards: 1, keep_alive: Duration::from_secs(3600), ..Config::default() });
+    let messages = fanout.publisher();
+    let mut readers = Vec::new();
+    for interval in [None, Some(Duration::from_secs(1))] {
+        let (sender, receiver) = body();
+        let framing: Arc<dyn Framing> = Arc::new(Lines { end: "end", interval });
+        let subscriber = Subscriber::new(info("/a"), framing, Sink::Body(sender));
+        fanout.handle().subscribe(subscriber).await.unwrap();
+        readers.push(receiver);
+    }
+    let mut received = [String::new(), String::new()];
+    let mut sent = 0;
+    while received[1].matches("alive\n").count() < 2 {
+        messages.send(Message::text(ns("/a"), sent.to_string())).await.unwrap();
+        let line = format!("/a {sent}\n");
+        for (reader, received) in readers.iter_mut().zip(&mut received) {
+            while !received.contains(&line) {
+                received.push_str(std::str::from_utf8(&reader.recv().await.unwrap().unwrap()).unwrap());
+            }
+        }
+        sent += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!received[0].contains("alive"));
+    assert_eq!(received[1].replace("alive\n", ""), received[0]);
 }
 
 #[tokio::test]
