@@ -191,30 +191,35 @@ impl Nodes {
         self.ask(redis::cmd("UNLINK").arg(keys)).await
     }
 
+    /// An answer within the time limit, which is shorter than that of the client: a connection without answers is given up here.
+    async fn within<T>(&self, answer: impl Future<Output = RedisResult<T>>) -> Result<T, NodesError> {
+        let answer = timeout(LIMIT, answer).await.map_err(|_| {
+            self.client.give_up();
+            NodesError::Timeout
+        });
+        Ok(answer??)
+    }
+
     /// Sends an idempotent command, with a time limit.
     pub(crate) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, NodesError> {
-        within(self.client.query(command)).await
+        self.within(self.client.query(command)).await
     }
 
     /// Sends commands together, with a time limit; once, also if the connection turns out to be broken.
     pub(crate) async fn send(&self, pipeline: &redis::Pipeline) -> Result<(), NodesError> {
-        within(self.client.send_once(pipeline)).await
+        self.within(self.client.send_once(pipeline)).await
     }
 
     /// Sends commands together, with a time limit.
     pub(crate) async fn ask_all<T: FromRedisValue>(&self, pipeline: &redis::Pipeline) -> Result<T, NodesError> {
-        match within(self.client.send_once(pipeline)).await {
+        match self.within(self.client.send_once(pipeline)).await {
             // The connection broke since the last command.
             Err(NodesError::Redis(error)) if error.is_io_error() && !error.is_timeout() => {
-                within(self.client.send_once(pipeline)).await
+                self.within(self.client.send_once(pipeline)).await
             }
             answer => answer,
         }
     }
-}
-
-async fn within<T>(answer: impl Future<Output = RedisResult<T>>) -> Result<T, NodesError> {
-    Ok(timeout(LIMIT, answer).await.map_err(|_| NodesError::Timeout)??)
 }
 
 /// A command that runs a script with so many keys.

@@ -73,3 +73,17 @@ fn names_of_nodes_are_cut_and_may_have_any_character() {
     assert_eq!(NodeId::new(&"é".repeat(200)).name(), "é".repeat(127));
     assert_ne!(NodeId::new("a"), NodeId::new("a"));
 }
+
+#[tokio::test]
+async fn connection_without_answers_is_given_up() {
+    let server = Server::start("frozen");
+    let nodes = nodes(&server, PATIENCE);
+    let node = NodeId::new("node");
+    nodes.renew(&node, &[]).await.unwrap();
+    let connected = async |nodes: &Nodes| nodes.ask::<u64>(redis::cmd("CLIENT").arg("ID")).await.unwrap();
+    let before = connected(&nodes).await;
+    server.freeze();
+    assert!(matches!(nodes.renew(&node, &[]).await, Err(NodesError::Timeout)));
+    server.thaw();
+    assert_ne!(connected(&nodes).await, before);
+}

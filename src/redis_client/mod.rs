@@ -104,6 +104,11 @@ impl RedisClient {
         result
     }
 
+    /// Has the next command open another connection. For callers that do not wait for the time limit of the client.
+    pub(crate) fn give_up(&self) {
+        *self.lock() = None;
+    }
+
     /// Gives up a connection whose manager would keep it although it is of no use.
     fn note<T>(&self, result: &RedisResult<T>) {
         if let Err(error) = result

@@ -50,9 +50,15 @@ impl Server {
     }
 
     /// Stops the process without closing its connections, as a machine that hangs would.
-    fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         let id = self.child.as_ref().expect("it runs").id();
         kill_process(Pid::from_raw(i32::try_from(id).unwrap()).unwrap(), Signal::STOP).unwrap();
+    }
+
+    /// Lets a stopped process go on.
+    pub(crate) fn thaw(&self) {
+        let id = self.child.as_ref().expect("it runs").id();
+        kill_process(Pid::from_raw(i32::try_from(id).unwrap()).unwrap(), Signal::CONT).unwrap();
     }
 
     fn socket(&self) -> PathBuf {

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::SessionStats;
 use super::command::{Command, SessionMessage};
-use super::spec::{self, SessionGrant, SessionName, StreamOptions};
+use super::spec::{self, SessionGrant, SessionName, SessionSpec, StreamOptions};
 use crate::nodes::NodeId;
 
 /// Messages for one session that wait, and their bytes. Further ones are dropped and counted.
@@ -60,6 +60,8 @@ struct LocalSession {
     version: u64,
     topics: Topics,
     grant: Arc<SessionGrant>,
+    /// What else it is created with, if Redis loses it.
+    spec: Option<Arc<SessionSpec>>,
     connections: HashMap<u64, LocalConnection>,
     messages: VecDeque<Arc<SessionMessage>>,
     message_bytes: usize,
@@ -110,8 +112,8 @@ pub(super) struct Work {
 pub(super) struct Registered {
     pub(super) name: Arc<str>,
     pub(super) number: u64,
-    pub(super) topics: Topics,
-    pub(super) grant: Arc<SessionGrant>,
+    /// Its session, which is created if Redis has lost it.
+    pub(super) spec: SessionSpec,
 }
 
 impl Local {
@@ -147,25 +149,35 @@ impl Local {
         SessionConnection { local: Arc::clone(self), name, number, was_refused: false }
     }
 
-    /// The connection is registered, and reads by this version of its session.
+    /// The connection is registered, and reads by this version of its session. `spec` is the session as it would have been created.
     pub(super) fn connected(
         &self,
-        name: &Arc<str>,
-        number: u64,
+        connection: &SessionConnection,
         version: u64,
         topics: &Topics,
         grant: &Arc<SessionGrant>,
+        spec: &SessionSpec,
     ) {
+        let SessionConnection { name, number, .. } = connection;
         let mut sessions = self.lock();
         let Some(session) = sessions.by_name.get_mut(name) else { return };
         if let Some(ended) = session.ended.take_if(|_| version > session.version) {
             // It exists again. Connections from before do not belong to it.
-            let before = session.connections.iter_mut().filter(|(other, _)| **other < number);
+            let before = session.connections.iter_mut().filter(|(other, _)| *other < number);
             before.for_each(|(_, connection)| connection.close = Some(Arc::clone(&ended)));
         }
-        if let Some(connection) = session.connections.get_mut(&number) {
+        if let Some(connection) = session.connections.get_mut(number) {
             connection.version = version;
         }
+        session.spec.get_or_insert_with(|| Arc::new(SessionSpec { topics: Topics::none(), ..spec.clone() }));
+        session.update(version, topics, grant);
+        sessions.settle(name, &self.changed);
+    }
+
+    /// A connection is registered again: its session has at least this version.
+    pub(super) fn registered(&self, name: &Arc<str>, version: u64, topics: &Topics, grant: &Arc<SessionGrant>) {
+        let mut sessions = self.lock();
+        let Some(session) = sessions.by_name.get_mut(name) else { return };
         session.update(version, topics, grant);
         sessions.settle(name, &self.changed);
     }
@@ -179,9 +191,9 @@ impl Local {
         let Some(name) = known else { return reply };
         let Some(session) = sessions.by_name.get_mut(&name) else { return reply };
         if let Some(version) = version {
-            let grant =
-                grant.and_then(|grant| serde_json::from_str(&grant).ok()).map_or_else(Default::default, Arc::new);
-            session.update(version, &spec::topics(&topics), &grant);
+            // A grant that cannot be read is of another version: nothing is safer.
+            let grant = grant.and_then(|grant| serde_json::from_str(&grant).ok()).unwrap_or_default();
+            session.update(version, &spec::topics(&topics), &Arc::new(grant));
         }
         if let Some(message) = send.and_then(|message| serde_json::from_str::<SessionMessage>(&message).ok()) {
             if session.messages.len() < MAX_WAITING && session.message_bytes + message.data.len() <= MAX_WAITING_BYTES {
@@ -270,10 +282,12 @@ impl Local {
         for (name, session) in &mut sessions.by_name {
             for (number, connection) in &mut session.connections {
                 connection.life = life.clone();
-                // Others are about to be registered.
-                if connection.version > 0 {
-                    let (topics, grant) = (session.topics.clone(), Arc::clone(&session.grant));
-                    all.push(Registered { name: Arc::clone(name), number: *number, topics, grant });
+                let Some(spec) = &session.spec else { continue };
+                // Others are about to be registered, or closed.
+                if ![0, CLOSING].contains(&connection.version) {
+                    let (topics, grant) = (session.topics.clone(), (*session.grant).clone());
+                    let spec = SessionSpec { topics, grant, ..(**spec).clone() };
+                    all.push(Registered { name: Arc::clone(name), number: *number, spec });
                 }
             }
         }

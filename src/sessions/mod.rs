@@ -390,7 +390,7 @@ impl Sessions {
             return Err(ConnectError::Expired(opening.name.to_string()));
         }
         let grant = Arc::new(connected.grant);
-        local.connected(&connection.name, connection.number, connected.version, &connected.topics, &grant);
+        local.connected(&connection, connected.version, &connected.topics, &grant, opening.spec);
         let position = connected.position.filter(|_| !connected.is_new && connected.others == 0);
         let grant = Arc::new(grant.grant(opening.name, &connected.topics, &opening.options));
         let (topics, is_new) = (connected.topics, connected.is_new);

@@ -97,11 +97,11 @@ impl<'de> Deserialize<'de> for TopicText {
 
 /// What the clients of a session may do by themselves, and until when. Whatever the backend gives the session to read needs no
 /// permission.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SessionGrant {
-    /// What they may subscribe to; `None` for everything.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// What they may subscribe to; `None`, which is `null` in JSON, for everything. Default: nothing.
+    #[serde(skip_serializing_if = "is_nothing")]
     pub read: Option<Vec<TopicText>>,
     /// What they may publish to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -115,6 +115,17 @@ pub struct SessionGrant {
     /// Data about the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<Value>,
+}
+
+impl Default for SessionGrant {
+    /// Nothing, for ever.
+    fn default() -> Self {
+        Self { read: Some(Vec::new()), publish: Vec::new(), private: Vec::new(), expires: None, payload: None }
+    }
+}
+
+fn is_nothing(read: &Option<Vec<TopicText>>) -> bool {
+    read.as_ref().is_some_and(Vec::is_empty)
 }
 
 impl SessionGrant {
@@ -194,8 +205,7 @@ pub struct Publication {
 impl SessionSpec {
     /// A session of `topics` that outlives its connections for `ttl`, whose clients may do nothing by themselves.
     pub fn new(topics: Topics, ttl: Duration) -> Self {
-        let grant = SessionGrant { read: Some(Vec::new()), ..SessionGrant::default() };
-        Self { topics, grant, policy: Policy::default(), ttl, group: None, left: None }
+        Self { topics, grant: SessionGrant::default(), policy: Policy::default(), ttl, group: None, left: None }
     }
 }
 
@@ -229,6 +239,10 @@ mod tests {
         assert!(grant.may_read(&topic("/a/1/*")) && !grant.may_read(&topic("/b")) && !grant.may_read(&topic("/")));
         assert!(grant.may_publish(&"/chat/1".parse().unwrap()) && !grant.may_publish(&"/a".parse().unwrap()));
         assert!(!grant.is_expired() && SessionGrant { expires: Some(1), ..grant }.is_expired());
+        let read = |json: &str| serde_json::from_str::<SessionGrant>(json).unwrap();
+        assert_eq!((read("{}"), read(r#"{"read":null}"#).read), (SessionGrant::default(), None));
+        assert!(!read("{}").may_read(&topic("/a")) && read(r#"{"read":null}"#).may_read(&topic("/a")));
+        assert_eq!(serde_json::to_string(&read(r#"{"read":null}"#)).unwrap(), r#"{"read":null}"#);
         let error = serde_json::from_str::<SessionGrant>(r#"{"read":["a"]}"#).unwrap_err().to_string();
         assert!(error.starts_with("\"a\": a namespace must start with '/'"), "{error}");
     }

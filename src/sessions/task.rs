@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -11,8 +12,8 @@ use super::command::Command;
 use super::local::{Gone, Local, Registered};
 use super::memory::MemoryStore;
 use super::redis::RedisStore;
-use super::spec::{SessionName, SessionSpec, StreamOptions};
-use super::store::{Opening, Unavailable};
+use super::spec::{SessionName, StreamOptions};
+use super::store::{ConnectError, Opening, Unavailable};
 use super::{SessionStats, Timing, spec};
 use crate::nodes::{NodeId, NodesError, Renewal};
 
@@ -26,6 +27,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 const MAX_GONE: usize = 200_000;
 /// Sessions whose state is read together.
 const STATE_BATCH: usize = 256;
+/// Connections that are registered again at the same time.
+const REGISTRATIONS: usize = 256;
 /// Ends that are written together.
 const GONE_BATCH: usize = 4096;
 
@@ -160,22 +163,20 @@ impl Task {
         self.register(&life).await
     }
 
-    /// Registers all connections again.
+    /// Registers all connections again, some at a time. The lease goes on meanwhile.
     async fn register(&self, life: &NodeId) -> Result<(), NodesError> {
-        for Registered { name, number, topics, grant } in self.local.begin_life(life) {
-            let Ok(session) = name.parse::<SessionName>() else { continue };
-            let mut spec = SessionSpec::new(topics, self.store.limits.ttl);
-            spec.grant = (*grant).clone();
-            let opening =
-                Opening { name: &session, spec: &spec, create: true, arrived: None, options: StreamOptions::default() };
-            match self.store.connect(life, number, &opening).await {
-                Ok(connected) => {
-                    let grant = Arc::new(connected.grant);
-                    self.local.connected(&name, number, connected.version, &connected.topics, &grant);
-                }
-                Err(super::ConnectError::Unavailable(Unavailable(error))) => return Err(error),
-                Err(error) => self.local.close(&name, number, &error.to_string()),
+        let all = self.local.begin_life(life);
+        for batch in all.chunks(REGISTRATIONS) {
+            let mut tasks = JoinSet::new();
+            for registered in batch {
+                let (store, local) = (self.store.clone(), Arc::clone(&self.local));
+                tasks.spawn(register(store, local, life.clone(), registered.clone()));
             }
+            while let Some(registered) = tasks.join_next().await {
+                // One that panics has no outcome.
+                registered.unwrap_or(Ok(()))?;
+            }
+            self.store.nodes.renew(life, &[]).await?;
         }
         Ok(())
     }
@@ -245,6 +246,27 @@ impl Task {
         }
         Ok(())
     }
+}
+
+/// Registers a connection again, or closes it if its session does not take it.
+async fn register(
+    store: RedisStore,
+    local: Arc<Local>,
+    life: NodeId,
+    Registered { name, number, spec }: Registered,
+) -> Result<(), NodesError> {
+    let Ok(session) = name.parse::<SessionName>() else { return Ok(()) };
+    let options = StreamOptions::default();
+    let opening = Opening { name: &session, spec: &spec, create: true, arrived: None, options };
+    match store.connect(&life, number, &opening).await {
+        Ok(connected) => {
+            let grant = Arc::new(connected.grant);
+            local.registered(&name, connected.version, &connected.topics, &grant);
+        }
+        Err(ConnectError::Unavailable(Unavailable(error))) => return Err(error),
+        Err(error) => local.close(&name, number, &error.to_string()),
+    }
+    Ok(())
 }
 
 /// The task of a node that shares nothing.

@@ -327,7 +327,7 @@ async fn heir_ends_the_connections_of_a_dead_node_once() {
 async fn sessions_survive_the_loss_of_redis() {
     let mut server = Server::start("sessions-lost");
     let (node, other) = (Node::start(Some(&server), "one"), Node::start(Some(&server), "two"));
-    let mut stream = node.connect("ann", &spec("/a")).await.unwrap();
+    let mut stream = node.connect("ann", &SessionSpec { policy: Policy::Newest, ..spec("/a") }).await.unwrap();
     let gone = node.connect("bob", &spec("/a")).await.unwrap();
     server.kill();
     drop(gone);
@@ -342,6 +342,7 @@ async fn sessions_survive_the_loss_of_redis() {
     node.publish("/b", "1").await;
     assert_eq!(stream.next().await, "/b 1\n");
     assert_eq!(node.sessions.get(&name("bob")).await.unwrap(), None);
+    assert_eq!(node.sessions.get(&name("ann")).await.unwrap().unwrap().policy, Policy::Newest);
 }
 
 #[tokio::test]
