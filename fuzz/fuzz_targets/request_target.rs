@@ -3,7 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tallycast_fanout::{ClientAction, Inbound, MAX_NAME_BYTES, MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Namespace, Topics};
+use tallycast_fanout::{
+    ClientAction, Inbound, MAX_NAME_BYTES, MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Namespace, Topics,
+};
 use tallycast_server::fuzzing;
 use tallycast_server::websocket::{Config, Session, Subprotocol};
 

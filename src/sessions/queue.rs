@@ -230,6 +230,17 @@ fn parse(request: Request) -> Result<(SessionName, Step), CommandError> {
     Ok((name, step))
 }
 
+/// Parses a command, for the fuzz target only. The error is what its sender would be told.
+///
+/// # Errors
+/// When it is not valid.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn check(command: &[u8]) -> Result<(), String> {
+    let request = serde_json::from_slice::<Request>(command).map_err(|error| error.to_string())?;
+    parse(request).map(drop).map_err(|error| error.to_string())
+}
+
 /// Performs a step, and reports when it is in the store.
 async fn perform(
     sessions: &Sessions,

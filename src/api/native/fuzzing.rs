@@ -1,4 +1,4 @@
-//! The parser of requests to publish, for the fuzz target only: `cargo fuzz` sets `cfg(fuzzing)`.
+//! The parsers of requests to publish and of clients' messages, for the fuzz targets only: `cargo fuzz` sets `cfg(fuzzing)`.
 
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
@@ -17,4 +17,9 @@ pub fn messages(routes: &Routes, content_type: &str, body: &str) -> Result<Vec<P
     let headers = HeaderMap::from_iter([(CONTENT_TYPE, value)]);
     let content = content(&headers).map_err(|error| error.line())?;
     parse(routes, body, content, |_| Ok(())).map_err(|error| error.line())
+}
+
+/// Whether the client of a session may send this.
+pub fn is_session_message(text: &str) -> bool {
+    super::session::is_message(text)
 }

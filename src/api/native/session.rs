@@ -235,6 +235,11 @@ struct Reply<'a> {
     id: Option<&'a RawValue>,
 }
 
+#[cfg(fuzzing)]
+pub(super) fn is_message(text: &str) -> bool {
+    serde_json::from_str::<Message>(text).is_ok()
+}
+
 /// The text of a JSON string, or any other JSON as it is.
 fn text(json: &RawValue) -> String {
     serde_json::from_str(json.get()).unwrap_or_else(|_| json.get().to_owned())
