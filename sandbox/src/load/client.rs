@@ -79,6 +79,8 @@ pub(super) struct Roles {
     pub(super) readers: usize,
     pub(super) discarding: usize,
     pub(super) slow: usize,
+    /// Connections of sessions, or plain ones of the same topics. They read and look at nothing.
+    pub(super) sessions: usize,
     pub(super) churning: usize,
 }
 
@@ -224,7 +226,16 @@ impl Roles {
     }
 
     fn first_churning(self) -> usize {
+        self.first_session() + self.sessions
+    }
+
+    fn first_session(self) -> usize {
         self.readers + self.discarding + self.slow
+    }
+
+    /// The session of connection `index`, if it is one of these.
+    pub(super) fn session(self, index: usize) -> Option<usize> {
+        index.checked_sub(self.first_session()).filter(|session| *session < self.sessions)
     }
 
     fn role(self, index: usize) -> Role {
@@ -232,8 +243,10 @@ impl Roles {
             Role::Reader
         } else if index < self.readers + self.discarding {
             Role::Discarding
-        } else if index < self.first_churning() {
+        } else if index < self.first_session() {
             Role::Slow
+        } else if index < self.first_churning() {
+            Role::Discarding
         } else {
             Role::Churning
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     client::{Churned, Received, Roles, SlowReaders},
     publisher::Published,
+    sessions::SessionChanges,
     subject::Subject,
     topic_changes::Changed,
     workload::Newest,
@@ -26,6 +27,7 @@ pub(super) struct Measurement {
     pub(super) slow: Option<SlowReaders>,
     pub(super) churned: Option<Churned>,
     pub(super) changed: Option<Changed>,
+    pub(super) session_changes: Option<SessionChanges>,
 }
 
 /// Measurements before the first message.
@@ -76,10 +78,13 @@ pub(super) struct LoadMeasurement {
 impl Measurement {
     /// Computes the CPU time of topic changes from the run `before`, which had none.
     pub(super) fn compare_changes(&mut self, before: Option<&Self>) {
-        if let (Some(changed), Some(load), Some(before)) =
-            (&mut self.changed, &self.load, before.and_then(|before| before.load.as_ref()))
-        {
-            changed.set_cpu(load.server_cpu.total(), before.server_cpu.total());
+        let (Some(load), Some(before)) = (&self.load, before.and_then(|before| before.load.as_ref())) else { return };
+        let (total, without) = (load.server_cpu.total(), before.server_cpu.total());
+        if let Some(changed) = &mut self.changed {
+            changed.set_cpu(total, without);
+        }
+        if let Some(changes) = &mut self.session_changes {
+            changes.set_cpu(total, without);
         }
     }
 }

@@ -15,6 +15,8 @@ mod readers;
 mod record;
 mod report;
 mod resume;
+mod schedule;
+mod sessions;
 mod subject;
 mod tokens;
 mod topic_changes;
@@ -37,6 +39,7 @@ pub(crate) use self::write_loop::{WriteLoopArgs, run_write_loop};
 use self::{
     client::Roles,
     measurement::Measurement,
+    schedule::Schedule,
     subject::{Setup, Stack, Subject},
     workload::Workload,
 };
@@ -57,13 +60,17 @@ const DEFAULT_CHANNEL: &str = "stream.score_updates";
 /// The time limit for connecting to Redis and for each response.
 const REDIS_LIMIT: Duration = Duration::from_secs(5);
 
+/// The most changes of sessions in a run, so that those without an outcome fit into memory.
+const MAX_SESSION_CHANGES: u64 = 10_000_000;
+
 /// Measure tallycast with many readers, compared with a plain write(2) loop
 ///
 /// Starts a private Redis and then measures each subject in turn: starts it, opens the connections, lets them idle,
 /// publishes at an even rate, and reads every event on every connection. Prints connect time, memory per idle
 /// connection, deliveries, latency from publish to read, server CPU time per delivery, and the ratio of each figure to
 /// the baseline. --ws, --compression, --tls, --http2 and --max-rate add a subject, which is also compared with plain event
-/// streams; the subject of --tokens is compared with the same without tokens. All traffic stays on the loopback interface, from as many addresses of 127.0.0.0/8 as the ports require. Kernel
+/// streams; the subject of --tokens is compared with the same without tokens, and that of --sessions with plain streams of the
+/// same topics. All traffic stays on the loopback interface, from as many addresses of 127.0.0.0/8 as the ports require. Kernel
 /// memory and TCP segments are those of the whole machine.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LoadArgs {
@@ -80,6 +87,20 @@ pub(crate) struct LoadArgs {
     /// Number of additional connections that never read (tallycast only: they would block the write loop)
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(0..=1_000_000))]
     slow_readers: usize,
+
+    /// Number of additional connections that are each the stream of a session of its own, over Server-Sent Events, and look at
+    /// nothing (tallycast only). The subject before has plain streams of the same topics instead. Redis is emptied before
+    /// each subject
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
+    #[arg(conflicts_with_all = ["ws", "http2", "max_rate", "topic_changes", "resume", "tokens", "mercure", "redis"])]
+    sessions: Option<usize>,
+
+    /// Measure sessions whose topics a backend changes too, this many times per second, through the list of commands in Redis. Each
+    /// change gives the next session in turn another topic, on which nothing is published. The subject before is the same
+    /// without changes; CPU per change is what the run takes more
+    #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(requires = "sessions", conflicts_with = "idle")]
+    session_changes: Option<u32>,
 
     /// Messages published per second
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -240,8 +261,13 @@ impl LoadArgs {
         let max_rate = self.max_rate.is_some();
         let stack = Stack { transport, tls: self.tls, http2: self.http2, max_rate, ..Stack::PLAIN };
         let with_tokens = Stack { tokens: true, ..stack };
+        let with_sessions = Stack { sessions: true, ..stack };
         let tallycast = match self.topic_changes {
             Some(_) => vec![stack, Stack { topic_changes: true, ..stack }],
+            None if self.session_changes.is_some() => {
+                vec![with_sessions, Stack { session_changes: true, ..with_sessions }]
+            }
+            None if self.sessions.is_some() => vec![stack, with_sessions],
             None if self.mercure => vec![with_tokens, Stack { mercure: true, ..with_tokens }],
             None if self.tokens => vec![stack, with_tokens],
             None if stack == Stack::PLAIN => vec![stack],
@@ -253,14 +279,25 @@ impl LoadArgs {
             Subjects::WriteLoop => vec![Subject::WriteLoop],
             Subjects::Tallycast => tallycast,
             // Changes of topics are compared with the same without changes.
-            Subjects::Variant if self.topic_changes.is_some() => tallycast,
+            Subjects::Variant if self.topic_changes.is_some() || self.session_changes.is_some() => tallycast,
             Subjects::Variant => tallycast.into_iter().next_back().into_iter().collect(),
         }
     }
 
     /// The numbers of connections.
     fn roles(&self) -> Roles {
-        Roles { readers: self.connections, discarding: self.discarding, slow: self.slow_readers, churning: self.churn }
+        Roles {
+            readers: self.connections,
+            discarding: self.discarding,
+            slow: self.slow_readers,
+            sessions: self.sessions.unwrap_or_default(),
+            churning: self.churn,
+        }
+    }
+
+    /// `rate` times per second, for the time of the run.
+    fn schedule(&self, rate: u32) -> Schedule {
+        Schedule { rate, duration: Duration::from_secs(self.seconds.into()) }
     }
 
     /// What is published, and who reads it.
@@ -317,6 +354,10 @@ pub(crate) fn run(args: LoadArgs) -> Result<()> {
     ensure!(
         u64::from(args.rate) * u64::from(args.seconds) <= MAX_MESSAGES,
         "--rate times --seconds exceeds the limit of {MAX_MESSAGES} messages per run"
+    );
+    ensure!(
+        args.session_changes.is_none_or(|rate| args.schedule(rate).total() <= MAX_SESSION_CHANGES),
+        "--session-changes times --seconds exceeds the limit of {MAX_SESSION_CHANGES} changes per run"
     );
     ensure!(
         args.watch_lists.is_none_or(|length| length <= args.of),
@@ -447,12 +488,11 @@ mod tests {
         let plan = Plan {
             redis: url,
             workload: Arc::clone(&workload),
-            rate,
-            duration: Duration::from_secs(1),
+            schedule: Schedule { rate, duration: Duration::from_secs(1) },
             payload_bytes: 64,
             keep_times: false,
         };
-        let expected = workload.due(plan.messages(), readers);
+        let expected = workload.due(plan.schedule.total(), readers);
         let publisher = publisher::start(plan, epoch)?;
         while client.received().readers.delivered < expected && epoch.elapsed() < LIMIT {
             client.poll_once(Duration::from_millis(10))?;
@@ -522,6 +562,12 @@ mod tests {
             names(&["--tokens", "--mercure", "--subject", "tallycast"]),
             ["tallycast tokens", "tallycast tokens Mercure"]
         );
+        assert_eq!(names(&["--sessions", "5", "--subject", "tallycast"]), ["tallycast", "tallycast sessions"]);
+        let with_changes = ["--sessions", "5", "--session-changes", "9", "--subject"];
+        for subject in ["tallycast", "variant"] {
+            let given = [&with_changes[..], &[subject]].concat();
+            assert_eq!(names(&given), ["tallycast sessions", "tallycast sessions changes"]);
+        }
         assert_eq!(names(&["--tls", "--subject", "variant"]), ["tallycast TLS"]);
         assert_eq!(names(&["--subject", "variant"]), ["tallycast"]);
     }
@@ -544,6 +590,36 @@ mod tests {
             // Neither the write loop nor the plain stream has a rate.
             assert_eq!(paths, [path, path, expected]);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn connections_of_sessions_follow_those_that_read() -> Result<()> {
+        let args = arguments(&[
+            "--connections",
+            "2",
+            "--discarding",
+            "1",
+            "--slow-readers",
+            "1",
+            "--sessions",
+            "2",
+            "--churn",
+            "1",
+        ]);
+        let paths = |subject: Subject| -> Result<Vec<String>> {
+            let address = (Ipv4Addr::LOCALHOST, 1).into();
+            let readers =
+                subject.reader_setup(&args, address, Arc::new(args.published_and_read()), None, Instant::now())?;
+            Ok(readers.range.clone().map(|index| readers.path(index)).collect())
+        };
+        let subjects = args.subjects();
+        let raw = "/subscribe/raw";
+        // The write loop has neither slow readers nor sessions.
+        assert_eq!(paths(subjects[0])?, [raw; 4]);
+        assert_eq!(paths(subjects[1])?, [raw, raw, raw, raw, "/subscribe/view/0/0", "/subscribe/view/1/0", raw]);
+        let sessions = ["/session/s0?topic=/view/0/0", "/session/s1?topic=/view/1/0"];
+        assert_eq!(paths(subjects[2])?, [raw, raw, raw, raw, sessions[0], sessions[1], raw]);
         Ok(())
     }
 

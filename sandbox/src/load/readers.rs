@@ -16,6 +16,7 @@ use super::{
     client_process::ClientProcesses,
     http2::Http2Client,
     publisher::Published,
+    sessions,
     subject::Stack,
     tokens,
     topic_changes::Changed,
@@ -59,6 +60,9 @@ pub(super) struct ReaderSetup {
 impl ReaderSetup {
     /// The path and query that connection `index` requests.
     pub(super) fn path(&self, index: usize) -> String {
+        if let Some(session) = self.roles.session(index) {
+            return if self.stack.sessions { sessions::path(session) } else { sessions::plain_path(session) };
+        }
         if self.is_mercure {
             let topics: Vec<String> =
                 self.workload.topics(index).iter().map(|topic| format!("topic={topic}")).collect();

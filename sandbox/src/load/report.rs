@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{
     LoadArgs,
     measurement::{LoadMeasurement, Measurement},
+    sessions::SessionChanges,
     topic_changes::Changed,
 };
 
@@ -87,6 +88,14 @@ const METRICS: &[Metric] = &[
     Metric { title: "  refused", key: "changes_refused", unit: Unit::Count, has_ratio: false, value: |f| f.changed.as_ref().map(|c| c.refused as f64) },
     Metric { title: "  postponed, since one was not answered", key: "changes_postponed", unit: Unit::Count, has_ratio: false, value: |f| f.changed.as_ref().map(|c| c.postponed as f64) },
     Metric { title: "  messages lost around changes", key: "changes_lost_count", unit: Unit::Count, has_ratio: false, value: |f| f.changed.as_ref().map(|c| c.lost as f64) },
+    Metric { title: "changes of sessions acknowledged per second", key: "session_changes_per_second", unit: Unit::Count, has_ratio: false, value: |f| f.session_changes.as_ref().and_then(SessionChanges::rate) },
+    Metric { title: "  time to acknowledgement p50", key: "session_change_p50_us", unit: Unit::Microseconds, has_ratio: false, value: |f| f.session_changes.as_ref().map(|c| c.latency.value_at_quantile(0.5) as f64) },
+    Metric { title: "  time to acknowledgement p99", key: "session_change_p99_us", unit: Unit::Microseconds, has_ratio: false, value: |f| f.session_changes.as_ref().map(|c| c.latency.value_at_quantile(0.99) as f64) },
+    Metric { title: "  time to acknowledgement max", key: "session_change_max_us", unit: Unit::Microseconds, has_ratio: false, value: |f| f.session_changes.as_ref().map(|c| c.latency.max() as f64) },
+    Metric { title: "  server CPU per change (us)", key: "cpu_per_session_change_us", unit: Unit::Decimal, has_ratio: false, value: |f| f.session_changes.as_ref().and_then(|c| c.cpu).map(|cpu| cpu.as_secs_f64() * 1e6) },
+    Metric { title: "  acknowledged", key: "session_changes_acknowledged", unit: Unit::Count, has_ratio: false, value: |f| f.session_changes.as_ref().map(|c| c.acknowledged as f64) },
+    Metric { title: "  failed", key: "session_changes_failed", unit: Unit::Count, has_ratio: false, value: |f| f.session_changes.as_ref().map(|c| c.failed as f64) },
+    Metric { title: "  never acknowledged", key: "session_changes_unanswered", unit: Unit::Count, has_ratio: false, value: |f| f.session_changes.as_ref().map(|c| c.unanswered as f64) },
     Metric { title: "reconnections", key: "reconnections", unit: Unit::Count, has_ratio: false, value: |f| f.churned.as_ref().map(|c| c.returned as f64) },
     Metric { title: "  time to response headers p50", key: "reconnect_p50_us", unit: Unit::Microseconds, has_ratio: true, value: |f| f.churned.as_ref().map(|c| c.latency.value_at_quantile(0.5) as f64) },
     Metric { title: "  time to response headers p99", key: "reconnect_p99_us", unit: Unit::Microseconds, has_ratio: true, value: |f| f.churned.as_ref().map(|c| c.latency.value_at_quantile(0.99) as f64) },
@@ -159,6 +168,8 @@ pub(super) fn json(args: &LoadArgs, figures: &[Measurement]) -> Value {
         "churn": args.churn,
         "max_rate": args.max_rate,
         "topic_changes": args.topic_changes,
+        "sessions": args.sessions,
+        "session_changes": args.session_changes,
         "tokens": args.tokens,
         "server_args": args.server_args,
         "subjects": subjects,
@@ -183,13 +194,19 @@ fn title(args: &LoadArgs) -> String {
         let _ = write!(connections, " (HTTP/2: streams, {streams} per connection)");
     }
     let target = args.target();
+    let sessions = args.sessions.map_or(String::new(), |sessions| {
+        let changes = args
+            .session_changes
+            .map_or(String::new(), |rate| format!(" whose topics change {} times per second", HumanCount(rate.into())));
+        format!(", beside {} sessions{changes}", HumanCount(sessions as u64))
+    });
     if args.idle {
-        return format!("{connections} to {target} for {} s", args.seconds);
+        return format!("{connections} to {target}{sessions} for {} s", args.seconds);
     }
     let churn =
         if args.churn > 0 { format!(" and {} that reconnect once a second", args.churn) } else { String::new() };
     format!(
-        "{connections}{churn} to {target} x {} messages/s of {} bytes for {} s",
+        "{connections}{churn} to {target} x {} messages/s of {} bytes for {} s{sessions}",
         HumanCount(args.rate.into()),
         args.payload_bytes,
         args.seconds
@@ -238,6 +255,19 @@ fn notes(args: &LoadArgs, figures: &Measurement) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(reason) = &figures.first_error {
         notes.push(format!("{name}: connections were lost; the first error was: {reason}"));
+    }
+    if let (Some(changes), Some(rate)) = (&figures.session_changes, args.session_changes) {
+        if changes.pushed_per_second() < f64::from(rate) * MIN_RATE_SHARE {
+            notes.push(format!("{name}: the backend did not reach the requested rate of changes"));
+        }
+        if let Some(reason) = &changes.first_failure {
+            notes.push(format!("{name}: changes of sessions failed; the first error was: {reason}"));
+        }
+        if changes.unanswered > 0 {
+            notes.push(format!(
+                "{name}: some changes of sessions were not acknowledged in time; latencies include acknowledged changes only"
+            ));
+        }
     }
     if let Some(load) = &figures.load {
         if load.publish_rate() < f64::from(args.rate) * MIN_RATE_SHARE {

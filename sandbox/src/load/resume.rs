@@ -130,8 +130,7 @@ pub(super) fn run(setup: &Setup<'_>, behind: u64) -> Result<()> {
     let plan = Plan {
         redis: setup.redis.to_owned(),
         workload: Arc::clone(&setup.workload),
-        rate: args.rate,
-        duration: Duration::from_secs(args.seconds.into()),
+        schedule: args.schedule(args.rate),
         payload_bytes: args.payload_bytes,
         keep_times: false,
     };

@@ -17,6 +17,7 @@ use super::{
     measurement::{IdleMeasurement, LoadMeasurement, Measurement},
     publisher::{self, Plan, Published},
     readers::{LocalReaders, ReaderResult, ReaderSetup, Readers},
+    sessions::{self, SessionChanges},
     tokens,
     workload::{Newest, SYMBOL_ROUTE, Workload},
 };
@@ -68,6 +69,10 @@ pub(super) struct Stack {
     pub(super) tokens: bool,
     /// The readers read by the Mercure protocol.
     pub(super) mercure: bool,
+    /// The server has sessions, and the connections for these are their streams.
+    pub(super) sessions: bool,
+    /// A backend changes the topics of the sessions.
+    pub(super) session_changes: bool,
 }
 
 /// What all subjects of a run have in common.
@@ -90,6 +95,7 @@ struct Run {
     elapsed: Duration,
     server_cpu: CpuTime,
     segments: u64,
+    session_changes: Option<SessionChanges>,
 }
 
 impl Stack {
@@ -102,6 +108,8 @@ impl Stack {
         topic_changes: false,
         tokens: false,
         mercure: false,
+        sessions: false,
+        session_changes: false,
     };
 }
 
@@ -109,17 +117,20 @@ impl Subject {
     pub(super) fn name(self) -> String {
         match self {
             Self::WriteLoop => "write loop".to_owned(),
-            Self::Tallycast(Stack { transport, tls, http2, max_rate, topic_changes, tokens, mercure }) => {
+            Self::Tallycast(stack) => {
+                let Stack { tls, max_rate, topic_changes, tokens, mercure, sessions, session_changes, .. } = stack;
                 let parts = [
-                    (http2.is_some(), " HTTP/2"),
+                    (stack.http2.is_some(), " HTTP/2"),
                     (tls, " TLS"),
                     (max_rate, " max-rate"),
                     (topic_changes, " topic changes"),
                     (tokens, " tokens"),
                     (mercure, " Mercure"),
+                    (sessions, " sessions"),
+                    (session_changes, " changes"),
                 ];
                 let parts = parts.iter().filter(|(is_used, _)| *is_used).map(|(_, name)| *name);
-                [transport.name()].into_iter().chain(parts).collect()
+                [stack.transport.name()].into_iter().chain(parts).collect()
             }
         }
     }
@@ -159,7 +170,7 @@ impl Subject {
         let certificate = certificate.filter(|_| stack.tls);
         let mut roles = args.roles();
         if self == Self::WriteLoop {
-            roles.slow = 0;
+            (roles.slow, roles.sessions) = (0, 0);
         }
         let max_rate = args.max_rate.as_ref().filter(|_| stack.max_rate);
         Ok(ReaderSetup {
@@ -185,6 +196,9 @@ impl Subject {
     /// If the program does not start, exits or refuses connections, if publishing fails, or if interrupted.
     pub(super) fn measure(self, setup: &Setup<'_>, place: usize) -> Result<Measurement> {
         let args = setup.args;
+        if args.sessions.is_some() {
+            sessions::forget(setup.redis)?;
+        }
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, process::free_port()?));
         let mut server = self.start(setup, address)?;
         let epoch = Instant::now();
@@ -222,11 +236,12 @@ impl Subject {
             (server.memory()?, resource_usage::kernel_memory()?),
         );
 
-        let run =
+        let mut run =
             if args.idle { None } else { Some(self.publish(setup, epoch, &mut readers, &mut server, &mut monitor)?) };
         let peak_memory = server.memory()?.peak;
         let ReaderResult { received, newest, cpu, lost, first_error, slow, churned, changed } =
             readers.finish(run.as_ref().map(|run| &run.published))?;
+        let session_changes = run.as_mut().and_then(|run| run.session_changes.take());
         let load = run.map(|run| LoadMeasurement {
             expected: match &changed {
                 // What is due depends on when topics change.
@@ -245,7 +260,18 @@ impl Subject {
             peak_tcp_buffers: monitor.peak_tcp_buffers,
             segments: run.segments,
         });
-        Ok(Measurement { subject: self, idle, load, lost, first_error, peak_memory, slow, churned, changed })
+        Ok(Measurement {
+            subject: self,
+            idle,
+            load,
+            lost,
+            first_error,
+            peak_memory,
+            slow,
+            churned,
+            changed,
+            session_changes,
+        })
     }
 
     /// Publishes, and reads until all messages are delivered or the time to drain is over.
@@ -262,19 +288,28 @@ impl Subject {
         let plan = Plan {
             redis: (*redis).to_owned(),
             workload: Arc::clone(workload),
-            rate: args.rate,
-            duration: Duration::from_secs(args.seconds.into()),
+            schedule: args.schedule(args.rate),
             payload_bytes: args.payload_bytes,
             keep_times: stack.topic_changes,
         };
         // Otherwise the readers are done when they have the newest messages.
         let counts_deliveries = !stack.max_rate && !stack.topic_changes;
-        let mut expected = workload.due(plan.messages(), args.roles().readers);
+        let mut expected = workload.due(plan.schedule.total(), args.roles().readers);
         let server_before = server.cpu_time()?;
         let segments_before = resource_usage::segments_sent()?;
         readers.begin()?;
         let started = epoch.elapsed();
 
+        let changes = args.sessions.zip(args.session_changes).filter(|_| stack.session_changes);
+        let backend = changes.map(|(sessions, rate)| {
+            sessions::start(sessions::Plan {
+                redis: (*redis).to_owned(),
+                sessions,
+                schedule: args.schedule(rate),
+                drain: Duration::from_secs(args.drain_seconds.into()),
+            })
+        });
+        let backend = backend.transpose()?;
         let mut publisher = Some(publisher::start(plan, epoch)?);
         let mut published = None;
         let mut drain_until = None;
@@ -299,6 +334,8 @@ impl Subject {
                 let newest = published.as_ref().map(|published| readers.newest(published));
                 newest.is_some_and(|Newest { received, due }| due > 0 && received == due)
             };
+            // It has a time limit of its own.
+            is_complete &= backend.as_ref().is_none_or(JoinHandle::is_finished);
             monitor.update(server, || format!("{} of {} deliveries", HumanCount(delivered), HumanCount(expected)))?;
         }
         let server_cpu = server.cpu_time()? - server_before;
@@ -311,7 +348,8 @@ impl Subject {
             published = Some(result);
         }
         let published = published.context("no message was published")?;
-        Ok(Run { published, started, elapsed, server_cpu, segments })
+        let session_changes = backend.map(join).transpose()?;
+        Ok(Run { published, started, elapsed, server_cpu, segments, session_changes })
     }
 
     /// Starts the program and waits until it is ready.
@@ -340,7 +378,7 @@ impl Subject {
                 if let Some(length) = args.watch_lists.filter(|length| *length > DEFAULT_TOPICS) {
                     command.env("TALLYCAST_MAX_TOPICS", length.to_string());
                 }
-                if workload.has_watch_lists() || args.distinct_topics {
+                if workload.has_watch_lists() || args.distinct_topics || args.sessions.is_some() {
                     command
                         .env("TALLYCAST_MAX_TOPIC_BYTES", TOPIC_BYTES)
                         .env("TALLYCAST_MAX_TOPIC_BYTES_PER_ADDRESS", TOPIC_BYTES);
@@ -356,6 +394,9 @@ impl Subject {
                 }
                 if stack.mercure {
                     command.env("TALLYCAST_MERCURE", "true");
+                }
+                if stack.sessions {
+                    command.env("TALLYCAST_SESSIONS", "true");
                 }
                 if let Some(certificate) = certificate.as_ref().filter(|_| stack.tls) {
                     command
@@ -375,8 +416,8 @@ impl Subject {
     }
 }
 
-fn join(publisher: JoinHandle<Result<Published>>) -> Result<Published> {
-    publisher.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))?
+fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
+    thread.join().map_err(|_| anyhow::anyhow!("the publisher or the backend panicked"))?
 }
 
 /// Checks that the process is alive and shows progress on a terminal, at most every [`MONITOR_PERIOD`].

@@ -16,7 +16,8 @@ fn load(arguments: &[&str]) -> Value {
 fn load_of(connections: &str, arguments: &[&str]) -> Value {
     let output = sandbox()
         .args(["load", "--json", "--connections", connections])
-        .args(["--rate", "300", "--seconds", "1", "--drain-seconds", "60"])
+        .args(["--rate", "300", "--drain-seconds", "60"])
+        .args(if arguments.contains(&"--seconds") { &[][..] } else { &["--seconds", "1"] })
         .args(arguments)
         .output()
         .unwrap();
@@ -84,6 +85,29 @@ fn changes_of_topics_are_answered_and_lose_nothing() {
     assert!(figure("changes_answered") > 0.0 && figure("changes_answered") <= 150.0, "{figures}");
     assert_eq!((figure("changes_refused"), figure("changes_lost_count")), (0.0, 0.0), "{figures}");
     assert!(figure("change_p50_us") > 0.0 && figure("cpu_per_change_us") >= 0.0, "{figures}");
+}
+
+#[test]
+fn changes_of_sessions_are_acknowledged_beside_live_readers() {
+    let arguments = ["--sessions", "50", "--session-changes", "200", "--seconds", "2", "--subject", "tallycast"];
+    let figures = load_of("20", &arguments);
+    assert_delivered(&figures, &["tallycast_sessions", "tallycast_sessions_changes"]);
+    assert_eq!(figures["subjects"]["tallycast_sessions"]["session_changes_acknowledged"], Value::Null, "{figures}");
+    let measured = &figures["subjects"]["tallycast_sessions_changes"];
+    let figure = |key: &str| measured[key].as_f64().unwrap();
+    assert_eq!(figure("session_changes_acknowledged"), 400.0, "{figures}");
+    let wrong = (figure("session_changes_failed"), figure("session_changes_unanswered"));
+    assert_eq!(wrong, (0.0, 0.0), "{figures}");
+    assert!(figure("session_changes_per_second") > 0.0 && figure("session_change_p50_us") > 0.0, "{figures}");
+    let ratios = &figures["ratios"]["tallycast_sessions_changes:tallycast_sessions"];
+    assert!(ratios["latency_p99_us"].as_f64().unwrap() > 0.0, "{figures}");
+    // Beside plain streams of the same topics, and with several processes.
+    let arguments = ["--sessions", "50", "--client-processes", "2", "--idle", "--subject", "tallycast"];
+    let figures = load_of("20", &arguments);
+    assert_eq!(figures["ratios"].as_object().unwrap().keys().collect::<Vec<_>>(), ["tallycast_sessions:tallycast"]);
+    for subject in ["tallycast", "tallycast_sessions"] {
+        assert_eq!(figures["subjects"][subject]["connections_lost"], 0, "{figures}");
+    }
 }
 
 #[test]
