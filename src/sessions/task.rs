@@ -183,10 +183,13 @@ impl Task {
 
     /// Follows what was missed while the node did not listen: its sessions may have changed or ended. Not before they are registered,
     /// if Redis has lost its data.
-    async fn catch_up(&self) -> Result<(), NodesError> {
+    async fn catch_up(&mut self) -> Result<(), NodesError> {
         if !self.local.take_deafness() {
             return Ok(());
         }
+        // Redis may have restarted since the lease was renewed, without any request that failed.
+        self.renewed_at = None;
+        self.renew().await.inspect_err(|_| self.local.was_deaf())?;
         let known = self.local.names();
         for known in known.chunks(STATE_BATCH) {
             let names: Vec<String> = known.iter().map(|(name, _)| name.to_string()).collect();

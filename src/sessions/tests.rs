@@ -346,6 +346,23 @@ async fn sessions_survive_the_loss_of_redis() {
 }
 
 #[tokio::test]
+async fn sessions_survive_a_restart_of_redis_that_no_request_notices() {
+    let server = Server::start("sessions-restarted");
+    let node = Node::start(Some(&server), "one");
+    let mut stream = node.connect("ann", &spec("/a")).await.unwrap();
+    let client = client(&server);
+    let mut restart = ::redis::pipe();
+    restart.cmd("FLUSHALL").ignore().cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").ignore();
+    let nodes = Nodes::new(client, LEASES, LEASE);
+    nodes.send(&restart).await.unwrap();
+    let changed =
+        async || node.sessions.change(&name("ann"), &set("/b")).await.is_ok_and(|changed| changed.connections == 1);
+    eventually("the session is there again", changed).await;
+    node.publish("/b", "1").await;
+    assert_eq!(stream.next().await, "/b 1\n");
+}
+
+#[tokio::test]
 async fn node_that_was_taken_for_dead_registers_its_connections_again() {
     let server = Server::start("sessions-cut-off");
     let (node, other) = (Node::start(Some(&server), "one"), Node::start(Some(&server), "two"));
