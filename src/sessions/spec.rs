@@ -209,14 +209,27 @@ impl SessionSpec {
     }
 }
 
+/// Begins the line of a namespace alone whose text is that of another topic. No text of a topic begins with it.
+const EXACT: char = '=';
+
 /// Topics as the stores keep them: a line each, which no topic has inside.
 pub(super) fn lines(topics: impl IntoIterator<Item = Topic>) -> String {
-    topics.into_iter().map(|topic| topic.to_string()).collect::<Vec<_>>().join("\n")
+    topics.into_iter().map(|topic| line(&topic)).collect::<Vec<_>>().join("\n")
+}
+
+fn line(topic: &Topic) -> String {
+    let text = topic.to_string();
+    let is_exact = topic.as_namespace().is_some_and(|namespace| *topic == Topic::exact(namespace.clone()));
+    if is_exact && text.parse().as_ref() != Ok(topic) { format!("{EXACT}{text}") } else { text }
 }
 
 /// The opposite of [`lines`]. Lines that are no topics are left out: another version may have written them.
 pub(super) fn topics(lines: &str) -> Topics {
-    to_set(lines.split('\n').filter_map(|line| line.parse().ok()).collect())
+    let topic = |line: &str| match line.strip_prefix(EXACT) {
+        Some(text) => Namespace::from_topic(text).ok().map(Topic::exact),
+        None => line.parse().ok(),
+    };
+    to_set(lines.split('\n').filter_map(topic).collect())
 }
 
 #[cfg(test)]
@@ -263,5 +276,10 @@ mod tests {
         assert_eq!(lines(set.iter()), "/a/*\n/b");
         assert!(topics("").is_empty() && topics(&lines(None)).is_empty());
         assert_eq!(topics("/a\nno topic\n/b"), topics("/a\n/b"));
+        let exact = |text: &str| Topic::exact(Namespace::from_topic(text).unwrap());
+        let both = to_set(vec![exact("/a"), "/a".parse().unwrap(), exact("a b"), exact("https://e/1"), exact("/*")]);
+        assert_eq!(both.len(), 5);
+        assert_eq!(topics(&lines(both.iter())), both);
+        assert_eq!(lines([exact("/a"), exact("https://e/1")]), "=/a\nhttps://e/1");
     }
 }
