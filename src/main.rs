@@ -153,6 +153,7 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
             routes: reloadable.routes.clone(),
         }),
         send_multiple,
+        unifrost: config.unifrost.map(Arc::new),
         auth: auth.clone(),
         server: reloadable.server.clone(),
     };

@@ -9,3 +9,4 @@ mod refusal;
 mod request;
 pub mod send_multiple;
 pub mod session_streams;
+pub mod unifrost;

@@ -17,15 +17,15 @@ use super::flags::{
 };
 use super::mercure::MercureOptions;
 use super::secret::Secret;
-use super::send_multiple::SendMultipleOptions;
 use super::tokens;
 use crate::admin::{self, Token};
 use crate::api::mercure;
 use crate::api::native::PublishKeys;
 use crate::api::send_multiple;
+use crate::api::unifrost;
 use crate::auth;
 use crate::connect_hook;
-use crate::decode::Routes;
+use crate::decode::{Route, Routes};
 use crate::redis_client::RedisUrl;
 use crate::source::redis::streams::Trim;
 use crate::totals::{self, TotalsKey};
@@ -73,6 +73,8 @@ pub struct Config {
     pub connect_hook: Option<connect_hook::Config>,
     /// Sessions, if they are served.
     pub sessions: Option<crate::sessions::Config>,
+    /// The contract of gochan and unifrost, if it is served.
+    pub unifrost: Option<unifrost::Config>,
     /// The size of a request to publish, in bytes.
     pub max_publish_bytes: usize,
     /// Whether subscriptions are registered and served.
@@ -161,12 +163,19 @@ pub(super) fn compose(
         sessions,
         connect,
         send_multiple,
+        unifrost,
         ..
     } = pipeline;
     let tokens = tokens::compose(tokens, publishing.publish_rate)?;
     let connect_hook = connect::compose(connect, &options)?;
-    let sessions = sessions.config(false, connect_hook.is_some(), server.max_topics)?;
-    let routes = routes(&source, &routing, &mercure, &send_multiple)?.with_senders(sessions.is_some());
+    let sessions = sessions.config(unifrost.unifrost.is_some(), connect_hook.is_some(), server.max_topics)?;
+    let add_routes = |routes: &mut Vec<Route>| {
+        mercure.add_route(routes);
+        unifrost.add_route(routes);
+        // May have all channels.
+        send_multiple.add_route(routes);
+    };
+    let routes = routes(&source, &routing, add_routes)?.with_senders(sessions.is_some());
     let demo_key = (matches!(source, SourceOptions::Demo(_)) && publishing.publish_keys.is_empty()).then(demo_key);
     let instance =
         pipeline.instance.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
@@ -201,6 +210,7 @@ pub(super) fn compose(
         tokens,
         connect_hook,
         sessions,
+        unifrost: unifrost.config()?,
         max_publish_bytes: publishing.max_publish_bytes.0,
         subscriptions: subscriptions.subscriptions,
         drain: Drain { delay: pipeline.drain_delay, over: pipeline.drain, retry: server.retry.unwrap_or(DRAIN_RETRY) },
@@ -233,18 +243,17 @@ fn invalid(flags: &str, error: &dyn std::fmt::Display) -> ConfigError {
     ConfigError::Usage(format!("invalid value for {flags}: {error}"))
 }
 
+/// The routes of the configuration, and those that contracts add.
 fn routes(
     source: &SourceOptions,
     routing: &RoutingOptions,
-    mercure: &MercureOptions,
-    send_multiple: &SendMultipleOptions,
+    add_routes: impl FnOnce(&mut Vec<Route>),
 ) -> Result<Routes, ConfigError> {
     let all_streams = matches!(source, SourceOptions::Redis(broker) if broker.source == SourceOption::RedisStreams);
     let routes = routing.routes.iter().cloned().map(|route| if all_streams { route.into_stream() } else { Ok(route) });
     let mut routes: Vec<_> =
         routes.collect::<Result<_, _>>().map_err(|error| invalid("--route with --source redis-streams", &error))?;
-    mercure.add_route(&mut routes);
-    send_multiple.add_route(&mut routes);
+    add_routes(&mut routes);
     let routes = Routes::new(routes).map_err(|error| invalid("--route", &error))?;
     let has_totals = |namespace: &Namespace| routing.totals.iter().any(|totals| totals.namespace == *namespace);
     let counted = routes.stream_tallies().find(|(_, namespace)| has_totals(namespace));

@@ -22,6 +22,7 @@ use super::secret::Secret;
 use super::send_multiple::SendMultipleOptions;
 use super::sessions::SessionOptions;
 use super::tokens::TokenOptions;
+use super::unifrost::UnifrostOptions;
 use super::values::{
     admin_token, count, duration, duration_or_zero, duration_text, ip_address, log_filter, network, port, publish_key,
     rate, redis_url, seed, token, topic_count,
@@ -295,6 +296,8 @@ pub(super) struct PipelineOptions {
     pub(super) mercure: MercureOptions,
     #[command(flatten)]
     pub(super) sessions: SessionOptions,
+    #[command(flatten)]
+    pub(super) unifrost: UnifrostOptions,
     #[command(flatten)]
     pub(super) connect: ConnectOptions,
     #[command(flatten)]

@@ -20,6 +20,7 @@ mod secret;
 mod send_multiple;
 mod sessions;
 mod tokens;
+mod unifrost;
 mod values;
 
 use std::ffi::OsString;

@@ -66,6 +66,7 @@ impl SessionOptions {
             )));
         }
         let mut config = sessions::Config::new(max_topics);
+        config.has_streams = self.sessions;
         config.ttl = self.session_ttl;
         config.events = self.session_events.clone();
         config.max_sessions = self.max_sessions;

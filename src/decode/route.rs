@@ -197,6 +197,11 @@ impl Route {
         self.template == Template::Topics
     }
 
+    /// Whether all its messages are of `namespace` or below it.
+    pub fn is_below(&self, namespace: &Namespace) -> bool {
+        !self.has_topics() && namespace.contains(&self.template.literal_prefix())
+    }
+
     /// Whether the namespace depends on the text that `*` stands for.
     pub(super) fn has_wildcard(&self) -> bool {
         self.template.has_wildcard()

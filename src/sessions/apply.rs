@@ -15,8 +15,8 @@ use super::spec::SessionName;
 const BATCH: usize = 256;
 /// The pause before a connection is changed again that was busy.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
-/// The namespace of messages that name none.
-const NAMESPACE: &str = "/session";
+/// The namespace of messages to a session that name none.
+pub const MESSAGE_NAMESPACE: &str = "/session";
 
 /// What came of the work for one session.
 struct Done {
@@ -100,7 +100,7 @@ async fn serve(local: Arc<Local>, engine: Handle, stats: Arc<SessionStats>, work
 
 /// The message as the engine sends it.
 fn message(SessionMessage { namespace, event, data }: &SessionMessage) -> Option<Message> {
-    let namespace: Namespace = namespace.as_deref().unwrap_or(NAMESPACE).parse().ok()?;
+    let namespace: Namespace = namespace.as_deref().unwrap_or(MESSAGE_NAMESPACE).parse().ok()?;
     let event = event.as_deref().filter(|event| !event.is_empty()).map(Into::into);
     Some(Message { event, ..Message::text(namespace, data.as_str()) })
 }

@@ -38,6 +38,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+pub use apply::MESSAGE_NAMESPACE;
 pub use command::SessionMessage;
 pub use request::{ChangeRequest, MAX_REASON_BYTES, RequestError, check_message, check_reason};
 pub use spec::{
@@ -130,6 +131,8 @@ pub struct Config {
     pub max_sessions: usize,
     /// Topics of a session.
     pub max_topics: usize,
+    /// Whether sessions have streams of their own at `/session`, and not only those of other contracts.
+    pub has_streams: bool,
 }
 
 impl Config {
@@ -140,6 +143,7 @@ impl Config {
             events: EventTarget::Channel(DEFAULT_EVENTS.to_owned()),
             max_sessions: DEFAULT_MAX_SESSIONS,
             max_topics,
+            has_streams: true,
         }
     }
 }

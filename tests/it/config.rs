@@ -182,6 +182,7 @@ fn annotated_example_lists_every_option_with_default() {
             "token-publish",
             "token-read",
             "trusted-proxy",
+            "unifrost",
         ]
     );
     let help = String::from_utf8(run(command().args(["serve", "--help"])).stdout).unwrap();

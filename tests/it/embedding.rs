@@ -20,6 +20,9 @@ mod axum_app;
 #[expect(dead_code, reason = "the tests call its functions, not its main")]
 #[path = "../../examples/clock.rs"]
 mod clock;
+#[expect(dead_code, reason = "the tests call its functions, not its main")]
+#[path = "../../examples/unifrost_app.rs"]
+mod unifrost_app;
 
 #[test]
 fn clock_example_serves_the_time_and_ends_its_streams() {
@@ -74,6 +77,51 @@ fn axum_example_streams_topics_of_the_logged_in_user() {
     app.signal();
     assert_eq!((reader.rest(), http2.rest()), (Vec::new(), Vec::new()));
     assert_eq!(websocket.closed().0, 1001);
+    app.stop();
+}
+
+#[test]
+fn unifrost_example_changes_topics_of_the_users_own_consumers() {
+    let mut app =
+        Running::start(|listener, shutdown| async move { unifrost_app::serve(listener, shutdown).await.unwrap() });
+    let client = reqwest::Client::new();
+    assert_eq!(block_on(client.get(app.url("/events")).send()).unwrap().status(), 401);
+    let post = |user: &str, path: &str, body: String| {
+        let request = client.post(app.url(path)).header("x-user", user).body(body);
+        block_on(async {
+            let response = request.send().await.unwrap();
+            (response.status().as_u16(), response.text().await.unwrap())
+        })
+    };
+    let open = |user: &'static str| {
+        let headers = HeaderMap::from_iter([("x-user".parse().unwrap(), user.parse().unwrap())]);
+        let reader = EventSource::open_url(reqwest::Client::builder().default_headers(headers), app.url("/events"));
+        let (topic, payload): (String, String) = serde_json::from_str(&reader.next().data).unwrap();
+        assert_eq!(topic, "/unifrost/info");
+        let info: serde_json::Value = serde_json::from_str(&payload).unwrap();
+        (reader, info["config"]["consumer_id"].as_str().unwrap().to_owned())
+    };
+    let ((ann, ann_id), (bob, bob_id)) = (open("ann"), open("bob"));
+    assert_ne!(ann_id, bob_id);
+    let update = |user: &str, id: &str, add: &[&str], remove: &[&str]| {
+        let body = json!({"consumer_id": id, "add": add, "remove": remove}).to_string();
+        post(user, "/update_subscriptions", body)
+    };
+    let answer = |id: &str| (200, json!({"consumer_id": id}).to_string());
+    assert_eq!(update("ann", &ann_id, &["news", "user:ann"], &[]), answer(&ann_id));
+    assert_eq!(update("bob", &bob_id, &["news"], &[]), answer(&bob_id));
+    // Neither the topics nor the consumers of others.
+    assert_eq!(update("bob", &bob_id, &["user:ann"], &[]), (403, "not allowed to read user:ann\n".to_owned()));
+    for (user, id) in [("bob", &*ann_id), ("bob", "unknown")] {
+        assert_eq!(update(user, id, &[], &["news"]), (401, "invalid consumer id\n".to_owned()));
+    }
+    assert_eq!(post("ann", "/update_subscriptions", "{}".to_owned()).0, 400);
+    assert_eq!(post("bob", "/messages/user:ann", "hello".to_owned()).0, 202);
+    assert_eq!(update("bob", &bob_id, &[], &["news"]), answer(&bob_id));
+    assert_eq!(post("bob", "/messages/news", "1".to_owned()).0, 202);
+    assert_eq!([ann.next(), ann.next()], [r#"["user:ann","hello"]"#, r#"["news","1"]"#].map(Event::message));
+    app.signal();
+    assert_eq!((ann.rest(), bob.rest()), (Vec::new(), Vec::new()));
     app.stop();
 }
 

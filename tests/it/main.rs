@@ -58,4 +58,5 @@ mod tokens;
 mod tokens_browser;
 mod topics;
 mod totals;
+mod unifrost;
 mod websocket;
