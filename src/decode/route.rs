@@ -15,9 +15,10 @@ use crate::source::Selector;
 const STREAM: &str = "stream:";
 
 /// Which events go where. Written
-/// `PATTERN=NAMESPACE[,event=channel|NAME][,split=CHARS][,sender=FIELD][,tally=NAMESPACE][,history=BOUND]`; the pattern is a channel, a
-/// prefix and `*`, or `stream:` and the key of a stream. The namespace `*` stands for the topics that each entry of a stream names. With
-/// `sender`, payloads are JSON objects in which that field names the sender.
+/// `PATTERN=NAMESPACE[,event=channel|NAME][,split=CHARS][,sender=FIELD][,tally=NAMESPACE][,history=BOUND][,private]`; the pattern is a
+/// channel, a prefix and `*`, or `stream:` and the key of a stream. The namespace `*` stands for the topics that each entry of a stream
+/// names. With `sender`, payloads are JSON objects in which that field names the sender. With `private`, only readers that are granted the
+/// namespace receive its messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     pub(super) pattern: Pattern,
@@ -26,6 +27,8 @@ pub struct Route {
     /// The field of a payload that names the sender.
     pub(super) sender: Option<String>,
     pub(super) tally: Option<Namespace>,
+    /// Whether its messages are for those alone who are granted their topics.
+    pub(super) is_private: bool,
     history: History,
     /// How long its messages are kept, if they are.
     pub(super) retention: Option<Arc<Retention>>,
@@ -84,7 +87,7 @@ pub enum RouteError {
     NothingToSplit(String, String),
     /// The option is unknown.
     #[error(
-        "unknown option {0:?}; expected event=channel, event=NAME, split=CHARS, sender=FIELD, tally=NAMESPACE or history=BOUND"
+        "unknown option {0:?}; expected event=channel, event=NAME, split=CHARS, sender=FIELD, tally=NAMESPACE, history=BOUND or private"
     )]
     Option(String),
     /// A bound of the history is invalid.
@@ -105,6 +108,7 @@ impl FromStr for Route {
         let pattern = self::pattern(pattern)?;
         let mut template = Template::parse(namespace)?;
         let (mut event, mut sender, mut tally, mut history) = (EventName::None, None, None, History::default());
+        let mut is_private = false;
         for option in options {
             match option.split_once('=') {
                 Some(("event", "none")) => event = EventName::None,
@@ -126,10 +130,11 @@ impl FromStr for Route {
                 Some(("history", bound)) => {
                     history.add(bound).map_err(|error| RouteError::History(bound.to_owned(), error))?;
                 }
+                None if option == "private" => is_private = true,
                 _ => return Err(RouteError::Option(option.to_owned())),
             }
         }
-        Ok(Self { pattern, template, event, sender, tally, history, retention: None }.with_retention())
+        Ok(Self { pattern, template, event, sender, tally, is_private, history, retention: None }.with_retention())
     }
 }
 
@@ -202,6 +207,16 @@ impl Route {
         !self.has_topics() && namespace.contains(&self.template.literal_prefix())
     }
 
+    /// Whether it is for the same channels, or the same stream, as `other`.
+    pub fn has_pattern_of(&self, other: &Self) -> bool {
+        self.pattern == other.pattern
+    }
+
+    /// Whether it makes the same namespaces as `other`.
+    pub fn has_namespace_of(&self, other: &Self) -> bool {
+        self.template == other.template
+    }
+
     /// Whether the namespace depends on the text that `*` stands for.
     pub(super) fn has_wildcard(&self) -> bool {
         self.template.has_wildcard()
@@ -257,7 +272,8 @@ mod tests {
         assert_eq!(error("a=x"), format!("the namespace \"x\": {not_absolute}"));
         assert_eq!(error("a*=/x*"), "in the namespace \"/x*\", * or ** must be one whole segment, once");
         assert_eq!(error("a*=/*/*"), "in the namespace \"/*/*\", * or ** must be one whole segment, once");
-        let options = "expected event=channel, event=NAME, split=CHARS, sender=FIELD, tally=NAMESPACE or history=BOUND";
+        let options =
+            "expected event=channel, event=NAME, split=CHARS, sender=FIELD, tally=NAMESPACE, history=BOUND or private";
         assert_eq!(error("a=/x,evnt=b"), format!("unknown option \"evnt=b\"; {options}"));
         assert_eq!(error("a=/x,sender="), format!("unknown option \"sender=\"; {options}"));
         assert_eq!(error("a*=/x,split=:"), "split=\":\" has nothing to split: the namespace \"/x\" has no *");

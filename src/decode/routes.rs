@@ -213,7 +213,7 @@ impl Routes {
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(DecodeError::TooLarge);
         }
-        let Addressed { namespace, kept, event, sender, update } = match entry {
+        let Addressed { namespace, kept, event, sender, mut update } = match entry {
             None => {
                 let kept = route.retention.clone().map(|retention| Kept::new(retention, None));
                 Addressed { namespace: route.namespace(rest)?, kept, event: None, sender, update: None }
@@ -231,6 +231,9 @@ impl Routes {
             (None, EventName::Channel) => Some(channel.into()),
             (None, EventName::Fixed(name)) => Some(Arc::clone(name)),
         };
+        if route.is_private {
+            update.get_or_insert_default().is_private = true;
+        }
         let text = text(payload)?;
         let sender = sender.or_else(|| route.sender_in(&text));
         // What is in the history was counted before.
@@ -407,6 +410,16 @@ mod tests {
         assert_eq!(of("a*=/x/*", "a"), Err(NamespaceError::EmptySegment.into()));
         assert_eq!(of("a*=/x/*", "ab/c"), Err(NamespaceError::Forbidden.into()));
         assert_eq!(of("a=/x", "b"), Err(DecodeError::NoRoute));
+    }
+
+    #[test]
+    fn messages_of_a_private_route_are_private() {
+        let routes = routes(&["a:*=/a/*,private", "a:b:*=/b/*", "stream:s=/s,private"]);
+        let is_private = |event| routes.decode(event).unwrap().message.is_private();
+        assert!(is_private(event("a:c", "x")) && !is_private(event("a:b:c", "x")));
+        let position = Position { sequence: "s".into(), ..entry().position };
+        assert!(is_private(RawEvent::from_entry("x", Entry { position, ..entry() })));
+        assert!("a=/a,private=1".parse::<Route>().is_err());
     }
 
     #[test]
