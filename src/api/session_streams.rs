@@ -85,15 +85,36 @@ impl SessionStreams {
         client: IpAddr,
         mut request: SessionRequest<'_>,
     ) -> Result<SessionStream, Refusal> {
-        let answer = self.ask(parts, client, &request).await?;
+        let answer = self.decide(parts, client, &mut request).await?;
+        self.open_decided(answer, request).await
+    }
+
+    /// The first half of [`open`](Self::open), for a contract whose publications have the name of the session: what the application
+    /// says, if it is asked. It may name the session of `request`.
+    pub(crate) async fn decide(
+        &self,
+        parts: &Parts,
+        client: IpAddr,
+        request: &mut SessionRequest<'_>,
+    ) -> Result<Option<ConnectAnswer>, Refusal> {
+        let answer = self.ask(parts, client, request).await?;
         if let Some(name) = answer.as_ref().and_then(|answer| answer.session.clone()) {
             request.name = Some(name.into());
         }
+        Ok(answer)
+    }
+
+    /// The second half of [`open`](Self::open).
+    pub(crate) async fn open_decided(
+        &self,
+        answer: Option<ConnectAnswer>,
+        mut request: SessionRequest<'_>,
+    ) -> Result<SessionStream, Refusal> {
         let name = request.name.as_deref().ok_or_else(|| Refusal::BadRequest("expected a session".to_owned()))?;
         let name = format!("{}{name}", request.prefix).parse::<SessionName>();
         let name = name.map_err(|error| Refusal::BadRequest(error.to_string()))?;
         if let Some(answer) = answer.filter(|answer| !answer.is_fallback) {
-            let change = decide(&mut request.spec, &answer);
+            let change = apply_answer(&mut request.spec, &answer);
             request.create = true;
             match self.sessions.begin(&name, &change).await {
                 // It is created below, as the application has decided.
@@ -164,11 +185,13 @@ impl SessionStreams {
 }
 
 /// Puts an answer into the session that is created; what it leaves out stays. Returns the change for one that exists.
-fn decide(spec: &mut SessionSpec, answer: &ConnectAnswer) -> Change {
+fn apply_answer(spec: &mut SessionSpec, answer: &ConnectAnswer) -> Change {
     let list = |topics: &Topics| topics.iter().map(TopicText).collect::<Vec<_>>();
     let grant = &mut spec.grant;
     if let Some(read) = &answer.read {
-        (grant.read, grant.private) = (Some(list(read)), list(read));
+        grant.read = Some(list(read));
+        // Those of the contract stay: its sessions could not read their topics without them.
+        grant.private.extend(list(read));
     }
     if let Some(publish) = &answer.publish {
         grant.publish = list(publish);

@@ -264,6 +264,24 @@ impl Local {
         self.lock().by_name.iter().map(|(name, session)| (Arc::clone(name), session.version)).collect()
     }
 
+    /// What the connections of a session are to read, if it has some here and has not ended.
+    pub(super) fn topics(&self, name: &str) -> Option<Topics> {
+        let sessions = self.lock();
+        let session = sessions.by_name.get(name).filter(|session| session.is_open())?;
+        // Not those of the one that has ended.
+        Some(if session.ended.is_some() { Topics::none() } else { session.topics.clone() })
+    }
+
+    /// The names of the sessions here that begin with `prefix`, and have no topics.
+    pub(super) fn without_topics(&self, prefix: &str) -> Vec<Arc<str>> {
+        let sessions = self.lock();
+        let is_meant = |name: &str, session: &LocalSession| {
+            name.starts_with(prefix) && session.is_open() && session.topics.is_empty()
+        };
+        let found = sessions.by_name.iter().filter(|(name, session)| is_meant(name, session));
+        found.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
     /// The node listens again, and may have missed commands.
     pub(super) fn was_deaf(&self) {
         self.was_deaf.store(true, Ordering::Relaxed);
@@ -333,6 +351,11 @@ impl LocalSession {
         if version > self.version {
             (self.version, self.topics, self.grant) = (version, topics.clone(), Arc::clone(grant));
         }
+    }
+
+    /// Whether it has connections, and has not ended. Another one of the same name may be about to begin.
+    fn is_open(&self) -> bool {
+        self.connections.values().any(|connection| self.ended.is_none() || connection.version == 0)
     }
 
     fn has_work(&self) -> bool {

@@ -103,6 +103,7 @@ impl MemoryStore {
             topics: session.spec.topics.clone(),
             grant: session.spec.grant.clone(),
             position: session.position.clone(),
+            was_heard: true,
         };
         Ok((connected, replaced))
     }

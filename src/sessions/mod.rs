@@ -55,7 +55,7 @@ use local::Local;
 use memory::{LIFE, MemoryStore};
 use pending::Pending;
 use redis::RedisStore;
-use store::{Outcome, Store};
+use store::{Connected, Outcome, Store};
 use task::Task;
 
 /// The default of [`Config::ttl`].
@@ -227,6 +227,8 @@ pub struct OpenSession {
     pub position: Option<Box<str>>,
     /// To be given to its stream.
     pub watch: Box<dyn StreamWatch>,
+    /// Whether what was published for the connection has reached someone.
+    pub was_heard: bool,
 }
 
 impl fmt::Debug for OpenSession {
@@ -397,8 +399,8 @@ impl Sessions {
         local.connected(&connection, connected.version, &connected.topics, &grant, opening.spec);
         let position = connected.position.filter(|_| !connected.is_new && connected.others == 0);
         let grant = Arc::new(grant.grant(opening.name, &connected.topics, &opening.options));
-        let (topics, is_new) = (connected.topics, connected.is_new);
-        Ok(OpenSession { topics, grant, is_new, position, watch: Box::new(connection) })
+        let Connected { topics, is_new, was_heard, .. } = connected;
+        Ok(OpenSession { topics, grant, is_new, position, watch: Box::new(connection), was_heard })
     }
 
     /// Changes a session, or creates it, and waits until its connections read what it says, for at most two seconds.
@@ -504,6 +506,16 @@ impl Sessions {
             Store::Redis(store) => store.get(&[name.to_string()]).await?.pop().flatten(),
             Store::Memory(store) => store.get(name.as_str()),
         })
+    }
+
+    /// What the connections of a session on this node are to read; `None` if it has none here, or has ended.
+    pub fn local_topics(&self, name: &SessionName) -> Option<Topics> {
+        self.0.local.topics(name.as_str())
+    }
+
+    /// The sessions with connections on this node whose names begin with `prefix`, and that have no topics.
+    pub fn local_without_topics(&self, prefix: &str) -> Vec<Arc<str>> {
+        self.0.local.without_topics(prefix)
     }
 
     /// At most `limit` sessions in the order of their names, from the one after a name on.

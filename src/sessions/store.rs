@@ -44,6 +44,8 @@ pub(super) struct Connected {
     pub(super) grant: SessionGrant,
     /// The position that its last connection had come to.
     pub(super) position: Option<Box<str>>,
+    /// Whether what was published for it has reached someone.
+    pub(super) was_heard: bool,
 }
 
 /// Why a connection does not open.

@@ -66,7 +66,7 @@ impl Node {
     async fn connect(&self, name: &str, spec: &SessionSpec) -> Result<Stream, ConnectError> {
         let name: SessionName = name.parse().unwrap();
         let opening = Opening { name: &name, spec, create: true, arrived: None, options: StreamOptions::default() };
-        let OpenSession { topics, grant, watch, is_new, position } = self.sessions.connect(&opening).await?;
+        let OpenSession { topics, grant, watch, is_new, position, .. } = self.sessions.connect(&opening).await?;
         let (sender, receiver) = body();
         let info = ConnectionInfo {
             request_path: "/".into(),

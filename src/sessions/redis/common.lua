@@ -30,14 +30,15 @@ local function command(life, fields)
     return redis.call('PUBLISH', 'tallycast:sessions:node:' .. life, cjson.encode(fields)) > 0
 end
 
--- `target` is `channel:` and a channel, `stream:` and a key, or empty.
+-- `target` is `channel:` and a channel, `stream:` and a key, or empty. Returns how many it has reached, if that is known; otherwise 1.
 local function publish(target, payload)
     local kind, place = target:match('^(%a+):(.*)$')
     if kind == 'channel' then
-        redis.call('PUBLISH', place, payload)
+        return redis.call('PUBLISH', place, payload)
     elseif kind == 'stream' then
         redis.call('XADD', place, 'MAXLEN', '~', MAX_EVENTS, '*', 'data', payload)
     end
+    return 1
 end
 
 local function announce(target, event, name, fields)

@@ -46,6 +46,9 @@ if not exists then
         'left', ARGV[10], 'version', now(), 'created', now())
     redis.call('ZADD', INDEX, 0, name)
     announce(ARGV[14], 'created', name, {})
+elseif ARGV[10] ~= '' and (redis.call('HGET', key, 'left') or '') == '' then
+    -- A backend has created it, which does not know what the contract of its connections publishes.
+    redis.call('HSET', key, 'left', ARGV[10])
 end
 if policy == 'newest' then
     for _, other in ipairs(others) do
@@ -59,6 +62,6 @@ redis.call('ZREM', EXPIRY, name)
 if #others == 0 then
     announce(ARGV[14], 'connected', name, {node = node_of(life)})
 end
-publish(ARGV[15], ARGV[16])
+local heard = publish(ARGV[15], ARGV[16])
 local state = redis.call('HMGET', key, 'version', 'topics', 'grant', 'position')
-return {'ok', exists and 0 or 1, #others, state[1], state[2], state[3], state[4] or ''}
+return {'ok', exists and 0 or 1, #others, state[1], state[2], state[3], state[4] or '', heard}

@@ -77,8 +77,8 @@ impl RedisStore {
             "sessions" => return Err(ConnectError::Sessions(sessions)),
             _ => return Err(ConnectError::NoLease),
         }
-        type Fields = (u8, usize, u64, String, String, String);
-        let (created, others, version, topics, grant, position): Fields = from_values(rest)?;
+        type Fields = (u8, usize, u64, String, String, String, usize);
+        let (created, others, version, topics, grant, position, heard): Fields = from_values(rest)?;
         Ok(Connected {
             is_new: created == 1,
             others,
@@ -86,6 +86,7 @@ impl RedisStore {
             topics: spec::topics(&topics),
             grant: serde_json::from_str(&grant)?,
             position: Some(position).filter(|position| !position.is_empty()).map(Into::into),
+            was_heard: heard > 0,
         })
     }
 
