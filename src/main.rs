@@ -20,6 +20,7 @@ use tallycast::api::native::Publishing;
 use tallycast::api::presence_events;
 use tallycast::api::send_multiple::{self, SendMultiple};
 use tallycast::api::session_streams::SessionStreams;
+use tallycast::api::ws_hub::WsHub;
 use tallycast::auth::Auth;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
 use tallycast::connect_hook::ConnectHook;
@@ -111,8 +112,10 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     let sessions = config.sessions.map(|config| {
         Sessions::start(&status.node, redis.clone(), fanout.handle(), config, Arc::clone(&status.sessions))
     });
-    let (presence, presence_events) =
-        config.subscriptions.then(|| Presence::start(&status.node, redis, Arc::clone(&status.presence))).unzip();
+    let (presence, presence_events) = config
+        .subscriptions
+        .then(|| Presence::start(&status.node, redis.clone(), Arc::clone(&status.presence)))
+        .unzip();
     // Dropped where no route leads to their topics.
     let presence_events = presence_events.filter(|_| reloadable.routes.borrow().has_topics()).map(|events| {
         let (routes, publisher) = (reloadable.routes.clone(), publisher.clone());
@@ -145,15 +148,20 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         shared
     });
     let hook = config.connect_hook.map(|config| ConnectHook::new(config, Arc::clone(&status.connect_hook)));
+    let streams = sessions.clone().map(|sessions| SessionStreams {
+        sessions,
+        hook,
+        publisher: publisher.clone(),
+        routes: reloadable.routes.clone(),
+    });
+    let ws_hub = streams.clone().zip(config.ws_hub).map(|(streams, config)| {
+        WsHub::start(config, streams, redis.clone(), Arc::clone(&status.ws_hub), steps.shutdown.clone())
+    });
     let contracts = Contracts {
-        sessions: sessions.clone().map(|sessions| SessionStreams {
-            sessions,
-            hook,
-            publisher: publisher.clone(),
-            routes: reloadable.routes.clone(),
-        }),
+        sessions: streams,
         send_multiple,
         unifrost: config.unifrost.map(Arc::new),
+        ws_hub,
         auth: auth.clone(),
         server: reloadable.server.clone(),
     };

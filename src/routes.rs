@@ -88,8 +88,8 @@ pub fn router(services: Services) -> Router {
         .method_not_allowed_fallback(method_not_allowed);
     let mut router = with_layers(public).layer(cors());
     let auth = publishing.auth.clone();
-    let contracts = contracts.router(&publishing);
-    router = router.merge(publishing_routes(contracts.merge(native::router(publishing)), server.clone()));
+    let (for_programs, for_operators) = (contracts.router(&publishing, admin.is_some()), contracts.admin_router());
+    router = router.merge(publishing_routes(for_programs.merge(native::router(publishing)), server.clone()));
     if let Some(hub) = mercure {
         router = router.merge(publishing_routes(mercure::router(hub), server));
     }
@@ -102,6 +102,7 @@ pub fn router(services: Services) -> Router {
         let admin_routes = Router::new()
             .merge(admin::router(status, live))
             .merge(assets::admin_router())
+            .merge(for_operators)
             // Unknown paths too are behind the token.
             .route("/admin/{*path}", any(not_found))
             .method_not_allowed_fallback(method_not_allowed);
@@ -202,6 +203,7 @@ impl Services {
             [pages, &emojitracker::PATHS, &native::PATHS, tickets, subscriptions, mercure, &admin::PROBES, admin];
         paths.extend(all.concat().into_iter().map(str::to_owned));
         paths.extend(self.contracts.paths());
+        paths.extend(self.admin.iter().flat_map(|_| self.contracts.admin_paths()));
         paths
     }
 }

@@ -10,13 +10,14 @@ use super::status::unix_seconds;
 use tallycast_fanout::inbox::Depth;
 
 /// All metrics.
-pub(super) static SECTIONS: [Section; 9] = [
+pub(super) static SECTIONS: [Section; 10] = [
     Section { title: "Source", metrics: SOURCE },
     Section { title: "Decode and tally", metrics: PIPELINE },
     Section { title: "Tokens", metrics: TOKENS },
     Section { title: "Connect hook", metrics: CONNECT_HOOK },
     Section { title: "Delivery", metrics: DELIVERY },
     Section { title: "Sessions", metrics: SESSIONS },
+    Section { title: "ws-hub", metrics: WS_HUB },
     Section { title: "Subscriptions", metrics: SUBSCRIPTIONS },
     Section { title: "Cluster", metrics: CLUSTER },
     Section { title: "Process", metrics: PROCESS },
@@ -669,6 +670,51 @@ const SESSIONS: &[Metric] = &[
         values: Values::Counter(Reading::new("sessions", "inherited", |status| status.sessions.inherited.get())),
         help: "Dead nodes whose connections of sessions this one has ended.",
         watch: "A node was killed, or was cut off from Redis for more than 15 s.",
+    },
+];
+
+const WS_HUB: &[Metric] = &[
+    Metric {
+        name: "ws_hub_closed",
+        values: Values::Counters(
+            "reason",
+            &[
+                (
+                    "unanswered",
+                    Reading::new("ws_hub", "unanswered", |status| status.ws_hub.unanswered.get())
+                        .error("ws-hub clients closed: no listener answered"),
+                ),
+                ("refused", Reading::new("ws_hub", "refused", |status| status.ws_hub.refused.get())),
+            ],
+        ),
+        help: "Clients of ws-hub that were closed: they were in no group in time, or a listener refused them.",
+        watch: "`unanswered`: no listener is subscribed to `ws-hub:client-new`, or it takes longer than `--ws-hub-timeout`.",
+    },
+    Metric {
+        name: "ws_hub_rejected",
+        values: Values::Counter(
+            Reading::new("ws_hub", "rejected", |status| status.ws_hub.rejected.get())
+                .error("Groups of ws-hub clients rejected"),
+        ),
+        help: "Messages `ws-hub:groups-new` that were not followed: an invalid group, too many groups, or Redis was away.",
+        watch: "Any increase: clients lack groups. The log has the reason. `--max-topics` bounds the groups of a client.",
+    },
+    Metric {
+        name: "ws_hub_messages_lost",
+        values: Values::Counter(
+            Reading::new("ws_hub", "lost", |status| status.ws_hub.lost.get()).error("Messages of ws-hub clients lost"),
+        ),
+        help: "Messages of ws-hub clients that Redis did not take. Those that it took are in `tallycast_session_received_total`, too.",
+        watch: "Grows while Redis is away.",
+    },
+    Metric {
+        name: "ws_hub_failures",
+        values: Values::Counter(
+            Reading::new("ws_hub", "failures", |status| status.ws_hub.failures.get())
+                .error("ws-hub groups not received: broker away"),
+        ),
+        help: "Subscriptions to `ws-hub:groups-new` that ended or failed. Clients without groups are announced again after each.",
+        watch: "Grows while Redis is away. The log has the reason, once for each outage.",
     },
 ];
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::counters;
 use super::query::StatusQuery;
 use crate::api::emojitracker::StoreStats;
+use crate::api::ws_hub::WsHubStats;
 use crate::auth::AuthStats;
 use crate::cluster::{ClusterStats, NodeReport};
 use crate::connect_hook::ConnectHookStats;
@@ -105,6 +106,8 @@ pub struct StatusSource {
     pub connect_hook: Arc<ConnectHookStats>,
     /// The counters of sessions.
     pub sessions: Arc<SessionStats>,
+    /// The counters of the contract of ws-hub.
+    pub ws_hub: Arc<WsHubStats>,
     /// The counters of subscriptions.
     pub presence: Arc<PresenceStats>,
     /// The counters of the cluster view.
@@ -138,6 +141,7 @@ impl StatusSource {
             auth: Arc::default(),
             connect_hook: Arc::default(),
             sessions: Arc::default(),
+            ws_hub: Arc::default(),
             presence: Arc::default(),
             cluster: Arc::default(),
             inboxes,

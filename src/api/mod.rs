@@ -10,3 +10,4 @@ mod request;
 pub mod send_multiple;
 pub mod session_streams;
 pub mod unifrost;
+pub mod ws_hub;

@@ -23,6 +23,7 @@ use crate::api::mercure;
 use crate::api::native::PublishKeys;
 use crate::api::send_multiple;
 use crate::api::unifrost;
+use crate::api::ws_hub;
 use crate::auth;
 use crate::connect_hook;
 use crate::decode::{Route, Routes};
@@ -75,6 +76,8 @@ pub struct Config {
     pub sessions: Option<crate::sessions::Config>,
     /// The contract of gochan and unifrost, if it is served.
     pub unifrost: Option<unifrost::Config>,
+    /// The contract of ws-hub, if it is served.
+    pub ws_hub: Option<ws_hub::Config>,
     /// The size of a request to publish, in bytes.
     pub max_publish_bytes: usize,
     /// Whether subscriptions are registered and served.
@@ -164,16 +167,20 @@ pub(super) fn compose(
         connect,
         send_multiple,
         unifrost,
+        ws_hub,
         ..
     } = pipeline;
     let tokens = tokens::compose(tokens, publishing.publish_rate)?;
     let connect_hook = connect::compose(connect, &options)?;
-    let sessions = sessions.config(unifrost.unifrost.is_some(), connect_hook.is_some(), server.max_topics)?;
+    let is_needed = unifrost.unifrost.is_some() || ws_hub.ws_hub;
+    let sessions = sessions.config(is_needed, connect_hook.is_some(), server.max_topics)?;
     let add_routes = |routes: &mut Vec<Route>| {
         mercure.add_route(routes);
         unifrost.add_route(routes);
+        ws_hub.add_route(routes)?;
         // May have all channels.
         send_multiple.add_route(routes);
+        Ok(())
     };
     let routes = routes(&source, &routing, add_routes)?.with_senders(sessions.is_some());
     let demo_key = (matches!(source, SourceOptions::Demo(_)) && publishing.publish_keys.is_empty()).then(demo_key);
@@ -211,6 +218,7 @@ pub(super) fn compose(
         connect_hook,
         sessions,
         unifrost: unifrost.config()?,
+        ws_hub: ws_hub.config()?,
         max_publish_bytes: publishing.max_publish_bytes.0,
         subscriptions: subscriptions.subscriptions,
         drain: Drain { delay: pipeline.drain_delay, over: pipeline.drain, retry: server.retry.unwrap_or(DRAIN_RETRY) },
@@ -247,13 +255,13 @@ fn invalid(flags: &str, error: &dyn std::fmt::Display) -> ConfigError {
 fn routes(
     source: &SourceOptions,
     routing: &RoutingOptions,
-    add_routes: impl FnOnce(&mut Vec<Route>),
+    add_routes: impl FnOnce(&mut Vec<Route>) -> Result<(), ConfigError>,
 ) -> Result<Routes, ConfigError> {
     let all_streams = matches!(source, SourceOptions::Redis(broker) if broker.source == SourceOption::RedisStreams);
     let routes = routing.routes.iter().cloned().map(|route| if all_streams { route.into_stream() } else { Ok(route) });
     let mut routes: Vec<_> =
         routes.collect::<Result<_, _>>().map_err(|error| invalid("--route with --source redis-streams", &error))?;
-    add_routes(&mut routes);
+    add_routes(&mut routes)?;
     let routes = Routes::new(routes).map_err(|error| invalid("--route", &error))?;
     let has_totals = |namespace: &Namespace| routing.totals.iter().any(|totals| totals.namespace == *namespace);
     let counted = routes.stream_tallies().find(|(_, namespace)| has_totals(namespace));

@@ -27,6 +27,7 @@ use super::values::{
     admin_token, count, duration, duration_or_zero, duration_text, ip_address, log_filter, network, port, publish_key,
     rate, redis_url, seed, token, topic_count,
 };
+use super::ws_hub::WsHubOptions;
 use crate::decode::{Route, Routes};
 use crate::size::{self, Size};
 use crate::source::redis;
@@ -299,6 +300,8 @@ pub(super) struct PipelineOptions {
     #[command(flatten)]
     pub(super) unifrost: UnifrostOptions,
     #[command(flatten)]
+    pub(super) ws_hub: WsHubOptions,
+    #[command(flatten)]
     pub(super) connect: ConnectOptions,
     #[command(flatten)]
     pub(super) cluster: ClusterOptions,
@@ -351,7 +354,8 @@ pub(super) struct RoutingOptions {
     /// stream's entry, as one segment, and ** for the same text split at ':'. Options follow after commas: event=channel or
     /// event=NAME names the event, split=CHARS splits the text at other characters, sender=FIELD takes the sender from that
     /// field of payloads that are JSON objects, tally=NAMESPACE counts payloads there,
-    /// history=BOUND keeps messages for readers that come later: 10m, 1000 (messages), 64MiB or last. Repeatable
+    /// history=BOUND keeps messages for readers that come later: 10m, 1000 (messages), 64MiB or last, private sends messages only to
+    /// readers with a right of their own to the namespace. Repeatable
     #[arg(
         long = "route",
         env = "TALLYCAST_ROUTES",

@@ -22,6 +22,7 @@ mod sessions;
 mod tokens;
 mod unifrost;
 mod values;
+mod ws_hub;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;

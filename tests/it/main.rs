@@ -60,3 +60,4 @@ mod topics;
 mod totals;
 mod unifrost;
 mod websocket;
+mod ws_hub;

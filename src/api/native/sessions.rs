@@ -131,11 +131,10 @@ impl From<RequestError> for Refusal {
     }
 }
 
-/// The routes.
-pub(crate) fn router(sessions: Sessions, publishing: Arc<Publishing>) -> Router {
-    Router::new()
-        .route(PATH, get(list))
-        .route("/sessions/{name}", get(one).put(put).patch(patch).delete(end))
+/// The routes, with the list of all sessions or without.
+pub(crate) fn router(sessions: Sessions, publishing: Arc<Publishing>, has_list: bool) -> Router {
+    let list = if has_list { Router::new().route(PATH, get(list)) } else { Router::new() };
+    list.route("/sessions/{name}", get(one).put(put).patch(patch).delete(end))
         .route("/sessions/{name}/messages", post(send))
         .method_not_allowed_fallback(method_not_allowed)
         // The handlers have their own.

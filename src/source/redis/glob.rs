@@ -3,7 +3,7 @@
 use crate::source::Selector;
 
 /// The pattern that matches exactly the channels of `selector`: characters that are special to Redis are escaped.
-pub(super) fn glob(selector: &Selector) -> String {
+pub(crate) fn glob(selector: &Selector) -> String {
     let (Selector::Exact(text) | Selector::Prefix(text)) = selector;
     let mut glob = String::with_capacity(text.len() + 1);
     for character in text.chars() {

@@ -21,7 +21,7 @@ use tokio_stream::StreamExt;
 use super::{BoxError, Capabilities, Emitter, RawEvent, Selector, SendOutcome, SessionEnd, Source};
 use crate::redis_client::{self, RedisClient, RedisUrl};
 use crate::totals::{self, Outcome, TotalsReader};
-use glob::glob;
+pub(crate) use glob::glob;
 use streams::Trim;
 
 /// The default of [`Config::timeout`].
