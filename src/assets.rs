@@ -5,7 +5,8 @@
 //! | `GET /` | `board.html` |
 //! | `GET /admin/` | `admin.html` |
 //! | `GET /admin` | a redirect to `/admin/` |
-//! | `GET /assets/<name>` | the scripts, styles and pictures of both |
+//! | `GET /web/chat`, `GET /web/notifications` | `chat.html` and `notifications.html` |
+//! | `GET /assets/<name>` | the scripts, styles and pictures of all |
 
 use axum::Router;
 use axum::http::HeaderName;
@@ -31,8 +32,16 @@ type Asset = (&'static str, &'static str, &'static str);
 
 const ADMIN_PAGE: Asset = (ADMIN, HTML, include_str!("../web/admin.html"));
 
-/// All assets but the admin page.
-const ASSETS: [Asset; 14] = [
+/// The paths of the pages of channels.
+pub(crate) const REALTIME: [&str; 2] = ["/web/chat", "/web/notifications"];
+
+const REALTIME_PAGES: [Asset; 2] = [
+    (REALTIME[0], HTML, include_str!("../web/chat.html")),
+    (REALTIME[1], HTML, include_str!("../web/notifications.html")),
+];
+
+/// All assets but the pages that can be switched off.
+const ASSETS: [Asset; 18] = [
     (BOARD, HTML, include_str!("../web/board.html")),
     ("/assets/admin-cluster.js", SCRIPT, include_str!("../web/admin-cluster.js")),
     ("/assets/admin-connections.js", SCRIPT, include_str!("../web/admin-connections.js")),
@@ -40,9 +49,13 @@ const ASSETS: [Asset; 14] = [
     ("/assets/admin.js", SCRIPT, include_str!("../web/admin.js")),
     ("/assets/board.css", STYLE, include_str!("../web/board.css")),
     ("/assets/board.js", SCRIPT, include_str!("../web/board.js")),
+    ("/assets/channel.css", STYLE, include_str!("../web/channel.css")),
+    ("/assets/channel.js", SCRIPT, include_str!("../web/channel.js")),
     ("/assets/chart.js", SCRIPT, include_str!("../web/chart.js")),
+    ("/assets/chat.js", SCRIPT, include_str!("../web/chat.js")),
     ("/assets/dom.js", SCRIPT, include_str!("../web/dom.js")),
     ("/assets/favicon.svg", PICTURE, include_str!("../web/favicon.svg")),
+    ("/assets/notifications.js", SCRIPT, include_str!("../web/notifications.js")),
     ("/assets/panel.js", SCRIPT, include_str!("../web/panel.js")),
     ("/assets/stream.js", SCRIPT, include_str!("../web/stream.js")),
     ("/assets/style.css", STYLE, include_str!("../web/style.css")),
@@ -70,6 +83,11 @@ pub(crate) fn admin_router() -> Router {
     serve(&[ADMIN_PAGE]).route(ADMIN.trim_end_matches('/'), get(async || Redirect::permanent(ADMIN)))
 }
 
+/// The routes of the pages of channels.
+pub(crate) fn realtime_router() -> Router {
+    serve(&REALTIME_PAGES)
+}
+
 fn serve(assets: &[Asset]) -> Router {
     let mut router = Router::new();
     for (path, content_type, text) in assets {
@@ -95,7 +113,7 @@ mod tests {
                 assert!(ASSETS.iter().any(|(served, _, _)| *served == path), "{path} is not served");
             }
         }
-        for (page, _, text) in ASSETS.into_iter().chain([ADMIN_PAGE]) {
+        for (page, _, text) in ASSETS.into_iter().chain([ADMIN_PAGE]).chain(REALTIME_PAGES) {
             for link in text.split(['"', '\'']).filter(|link| link.starts_with("/assets/") || link.starts_with("./")) {
                 let path = link.replace("./", "/assets/");
                 assert!(ASSETS.iter().any(|(served, _, _)| *served == path), "{page} links to {link}");

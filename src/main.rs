@@ -14,19 +14,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use process::LogFilter;
 use tallycast::admin::{Admin, LiveStats, StageInboxes, StatusSource};
-use tallycast::api::contracts::Contracts;
+use tallycast::api::contracts::{self, Contracts};
 use tallycast::api::mercure::{self, Hub};
 use tallycast::api::native::Publishing;
 use tallycast::api::presence_events;
-use tallycast::api::send_multiple::{self, SendMultiple};
-use tallycast::api::session_streams::SessionStreams;
-use tallycast::api::ws_hub::WsHub;
 use tallycast::auth::Auth;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
-use tallycast::connect_hook::ConnectHook;
 use tallycast::presence::Presence;
 use tallycast::routes::{Services, Subscriptions};
-use tallycast::sessions::Sessions;
 use tallycast::source::{BrokerState, Supervisor};
 use tallycast::{decode, routes, tally};
 use tallycast_fanout::{Fanout, inbox};
@@ -109,9 +104,6 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         reloadable.tokens.borrow().is_enabled().then(|| {
             Auth::start(reloadable.tokens.clone(), tickets, reloadable.server.clone(), Arc::clone(&status.auth))
         });
-    let sessions = config.sessions.map(|config| {
-        Sessions::start(&status.node, redis.clone(), fanout.handle(), config, Arc::clone(&status.sessions))
-    });
     let (presence, presence_events) = config
         .subscriptions
         .then(|| Presence::start(&status.node, redis.clone(), Arc::clone(&status.presence)))
@@ -133,38 +125,19 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
             stats: Arc::clone(&status.publishing),
         })
     });
-    let send_multiple = config.send_multiple.map(|config| {
-        let (routes, server) = (reloadable.routes.clone(), reloadable.server.clone());
-        let shared = SendMultiple {
-            config,
-            auth: auth.clone(),
-            routes,
-            server,
+    let contracts = Contracts::start(
+        config.contracts,
+        contracts::Shared {
             status: status.clone(),
+            redis,
+            publisher: publisher.clone(),
+            auth: auth.clone(),
             cluster: cluster.clone(),
-        };
-        let (shared, shutdown) = (Arc::new(shared), steps.shutdown.clone());
-        tokio::spawn(send_multiple::publish_count(Arc::clone(&shared), publisher.clone(), shutdown));
-        shared
-    });
-    let hook = config.connect_hook.map(|config| ConnectHook::new(config, Arc::clone(&status.connect_hook)));
-    let streams = sessions.clone().map(|sessions| SessionStreams {
-        sessions,
-        hook,
-        publisher: publisher.clone(),
-        routes: reloadable.routes.clone(),
-    });
-    let ws_hub = streams.clone().zip(config.ws_hub).map(|(streams, config)| {
-        WsHub::start(config, streams, redis.clone(), Arc::clone(&status.ws_hub), steps.shutdown.clone())
-    });
-    let contracts = Contracts {
-        sessions: streams,
-        send_multiple,
-        unifrost: config.unifrost.map(Arc::new),
-        ws_hub,
-        auth: auth.clone(),
-        server: reloadable.server.clone(),
-    };
+            routes: reloadable.routes.clone(),
+            server: reloadable.server.clone(),
+            shutdown: steps.shutdown.clone(),
+        },
+    );
     let publishing = Publishing {
         publisher,
         auth: auth.clone(),
@@ -215,6 +188,13 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         println!("tallycast demo: open {url} or curl {url}/subscribe/eps");
         if let Some(key) = config.demo_key {
             let key = key.expose();
+            if contracts.has_pages() {
+                println!("chat: open {url}/web/chat in two windows; notifications: open {url}/web/notifications, then");
+                println!(
+                    "notify: curl -H 'authorization: Bearer {key}' -d '{{\"payload\": \"hello\"}}' \
+                     {url}/api/v1/channels/notifications/messages"
+                );
+            }
             println!("count: curl -H 'authorization: Bearer {key}' -d '{{\"1F602\": 3}}' {url}/count/eps");
         }
     }
@@ -227,9 +207,7 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         decode.await.context("the decode stage failed")?;
         tally.await.context("the tally stage failed")?;
         fanout.join().await;
-        if let Some(sessions) = sessions {
-            sessions.close().await;
-        }
+        contracts.close().await;
         if let Some(presence) = presence {
             presence.close().await;
         }

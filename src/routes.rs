@@ -81,6 +81,7 @@ pub fn router(services: Services) -> Router {
     let publishing = Arc::new(publishing);
     let public = Router::new()
         .merge(assets::router())
+        .merge(contracts.pages())
         .merge(emojitracker::router(store))
         .merge(admin::probes(status.clone()))
         .merge(contracts.public_router())

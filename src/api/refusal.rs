@@ -35,6 +35,9 @@ pub(crate) enum Refusal {
     /// Something else has the place.
     #[error("{0}")]
     Conflict(String),
+    /// As many connections of one kind are open as may be.
+    #[error("{0}")]
+    Group(String),
     /// A limit is reached, for now.
     #[error("{0}")]
     Full(String),
@@ -76,7 +79,7 @@ impl Refusal {
         line
     }
 
-    fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
@@ -84,7 +87,7 @@ impl Refusal {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::Conflict(_) => StatusCode::CONFLICT,
-            Self::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Group(_) | Self::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -93,7 +96,7 @@ impl Refusal {
     }
 
     /// What the client can do about it.
-    fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+    pub(crate) fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         match (self.status(), self) {
             (StatusCode::UNAUTHORIZED, Self::Auth(error)) => Some((WWW_AUTHENTICATE, error.challenge())),
             (StatusCode::UNAUTHORIZED, _) => Some((WWW_AUTHENTICATE, auth::challenge(None))),

@@ -116,10 +116,14 @@ impl SessionStreams {
         if let Some(answer) = answer.filter(|answer| !answer.is_fallback) {
             let change = apply_answer(&mut request.spec, &answer);
             request.create = true;
-            match self.sessions.begin(&name, &change).await {
-                // It is created below, as the application has decided.
-                Ok(_) | Err(SessionError::Unknown(_)) => {}
-                Err(error) => return Err(error.into()),
+            // One that takes no second connection and ends with the first is another client's while it exists.
+            let is_exclusive = request.spec.policy == Policy::First && request.spec.ttl.is_zero();
+            if !is_exclusive {
+                match self.sessions.begin(&name, &change).await {
+                    // It is created below, as the application has decided.
+                    Ok(_) | Err(SessionError::Unknown(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         let SessionRequest { spec, create, arrived, options, .. } = request;
@@ -227,7 +231,8 @@ impl From<ConnectError> for Refusal {
         match error {
             ConnectError::Unknown(_) => Self::NotFound(reason),
             ConnectError::Taken(_) => Self::Conflict(reason),
-            ConnectError::Connections(_) | ConnectError::Group(_) | ConnectError::Sessions(_) => Self::Full(reason),
+            ConnectError::Group(_) => Self::Group(reason),
+            ConnectError::Connections(_) | ConnectError::Sessions(_) => Self::Full(reason),
             ConnectError::Expired(_) => Self::unauthorized(reason),
             ConnectError::NoLease | ConnectError::Unavailable(_) => Self::Unavailable(reason),
         }

@@ -16,16 +16,14 @@ use super::flags::{
     ServerOptions, SourceOption,
 };
 use super::mercure::MercureOptions;
+use super::realtime::RealtimeOptions;
 use super::secret::Secret;
 use super::tokens;
 use crate::admin::{self, Token};
+use crate::api::contracts;
 use crate::api::mercure;
 use crate::api::native::PublishKeys;
-use crate::api::send_multiple;
-use crate::api::unifrost;
-use crate::api::ws_hub;
 use crate::auth;
-use crate::connect_hook;
 use crate::decode::{Route, Routes};
 use crate::redis_client::RedisUrl;
 use crate::source::redis::streams::Trim;
@@ -66,18 +64,10 @@ pub struct Config {
     pub publish_keys: PublishKeys,
     /// The Mercure protocol, if it is served.
     pub mercure: Option<mercure::Config>,
-    /// The contract of send-multiple, if it is served.
-    pub send_multiple: Option<send_multiple::Config>,
     /// How tokens are verified.
     pub tokens: auth::Config,
-    /// The application that decides about connections, if there is one.
-    pub connect_hook: Option<connect_hook::Config>,
-    /// Sessions, if they are served.
-    pub sessions: Option<crate::sessions::Config>,
-    /// The contract of gochan and unifrost, if it is served.
-    pub unifrost: Option<unifrost::Config>,
-    /// The contract of ws-hub, if it is served.
-    pub ws_hub: Option<ws_hub::Config>,
+    /// Sessions, and the other contracts that are switched on.
+    pub contracts: contracts::Configs,
     /// The size of a request to publish, in bytes.
     pub max_publish_bytes: usize,
     /// Whether subscriptions are registered and served.
@@ -168,16 +158,20 @@ pub(super) fn compose(
         send_multiple,
         unifrost,
         ws_hub,
+        realtime,
         ..
     } = pipeline;
+    let realtime = if matches!(source, SourceOptions::Demo(_)) { realtime.of_demo() } else { realtime };
+    let realtime_config = realtime.config()?;
     let tokens = tokens::compose(tokens, publishing.publish_rate)?;
     let connect_hook = connect::compose(connect, &options)?;
-    let is_needed = unifrost.unifrost.is_some() || ws_hub.ws_hub;
+    let is_needed = unifrost.unifrost.is_some() || ws_hub.ws_hub || realtime_config.is_some();
     let sessions = sessions.config(is_needed, connect_hook.is_some(), server.max_topics)?;
     let add_routes = |routes: &mut Vec<Route>| {
         mercure.add_route(routes);
         unifrost.add_route(routes);
         ws_hub.add_route(routes)?;
+        realtime.add_routes(routes)?;
         // May have all channels.
         send_multiple.add_route(routes);
         Ok(())
@@ -190,7 +184,7 @@ pub(super) fn compose(
     let (source, status_interval) = match source {
         SourceOptions::Redis(broker) => {
             let interval = (pipeline.app_env != AppEnv::Development).then_some(broker.status_interval);
-            (Source::Redis(Box::new(redis(&broker, &routing, &mercure)?)), interval)
+            (Source::Redis(Box::new(redis(&broker, &routing, &mercure, &realtime)?)), interval)
         }
         SourceOptions::Demo(options) => (Source::Demo(options), None),
     };
@@ -213,12 +207,15 @@ pub(super) fn compose(
         demo_key: demo_key.clone(),
         publish_keys: PublishKeys::new(publishing.publish_keys.into_iter().chain(demo_key), publishing.publish_rate),
         mercure: mercure.config(tokens.is_enabled(), publishing.max_publish_bytes.0)?,
-        send_multiple: send_multiple.config(tokens.is_enabled())?,
+        contracts: contracts::Configs {
+            sessions,
+            connect_hook,
+            unifrost: unifrost.config()?,
+            ws_hub: ws_hub.config()?,
+            realtime: realtime_config,
+            send_multiple: send_multiple.config(tokens.is_enabled())?,
+        },
         tokens,
-        connect_hook,
-        sessions,
-        unifrost: unifrost.config()?,
-        ws_hub: ws_hub.config()?,
         max_publish_bytes: publishing.max_publish_bytes.0,
         subscriptions: subscriptions.subscriptions,
         drain: Drain { delay: pipeline.drain_delay, over: pipeline.drain, retry: server.retry.unwrap_or(DRAIN_RETRY) },
@@ -278,13 +275,15 @@ fn redis(
     broker: &BrokerOptions,
     routing: &RoutingOptions,
     mercure: &MercureOptions,
+    realtime: &RealtimeOptions,
 ) -> Result<source::redis::Config, ConfigError> {
     let url: RedisUrl = broker.redis_url.expose().parse().map_err(|error| invalid("--redis-url", &error))?;
     let mut config = source::redis::Config::new(url).map_err(|error| invalid("--redis-url", &error))?;
     config.require_broker = broker.require_broker;
     config.timeout = broker.redis_timeout;
     config.ping_interval = broker.redis_ping;
-    config.trim = Trim { max_length: broker.stream_maxlen, max_age: broker.stream_minid, own: mercure.own_stream() };
+    let own = mercure.own_stream().into_iter().chain(realtime.own_streams()).collect();
+    config.trim = Trim { max_length: broker.stream_maxlen, max_age: broker.stream_minid, own };
     config.totals = totals::Config {
         keys: routing.totals.clone(),
         max_members: routing.max_totals,

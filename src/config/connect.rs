@@ -123,7 +123,7 @@ mod tests {
 
     fn config(flags: &[&str]) -> Result<Option<Config>, String> {
         match command("serve", flags)? {
-            Command::Run(config) => Ok(config.connect_hook),
+            Command::Run(config) => Ok(config.contracts.connect_hook),
             other => panic!("{other:?}"),
         }
     }

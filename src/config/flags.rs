@@ -18,6 +18,7 @@ use super::cluster::ClusterOptions;
 use super::connect::ConnectOptions;
 use super::mercure::MercureOptions;
 use super::mint::TokenCommand;
+use super::realtime::RealtimeOptions;
 use super::secret::Secret;
 use super::send_multiple::SendMultipleOptions;
 use super::sessions::SessionOptions;
@@ -295,6 +296,8 @@ pub(super) struct PipelineOptions {
     pub(super) subscriptions: SubscriptionOptions,
     #[command(flatten)]
     pub(super) mercure: MercureOptions,
+    #[command(flatten)]
+    pub(super) realtime: RealtimeOptions,
     #[command(flatten)]
     pub(super) sessions: SessionOptions,
     #[command(flatten)]

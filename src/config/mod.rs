@@ -15,6 +15,7 @@ mod file;
 mod flags;
 mod mercure;
 mod mint;
+mod realtime;
 mod reload;
 mod secret;
 mod send_multiple;

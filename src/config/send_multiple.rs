@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn tokens_are_checked_where_there_are_keys() {
         let key = "HS256=0123456789abcdef0123456789abcdef";
-        let check = |flags: &[&str]| config(flags).unwrap().send_multiple.map(|config| config.check_jwt);
+        let check = |flags: &[&str]| config(flags).unwrap().contracts.send_multiple.map(|config| config.check_jwt);
         assert_eq!(check(&["--token-key", key]), None);
         assert_eq!(check(&["--send-multiple"]), Some(false));
         assert_eq!(check(&["--send-multiple", "--token-key", key]), Some(true));

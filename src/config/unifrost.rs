@@ -14,9 +14,10 @@ use crate::sessions;
 /// The channels of topics if none are given.
 const CHANNELS: &str = "unifrost:*";
 /// The first segments of paths that the server itself has.
-const RESERVED: [&str; 15] = [
+const RESERVED: [&str; 18] = [
     ".well-known",
     "admin",
+    "api",
     "assets",
     "count",
     "healthz",
@@ -29,7 +30,9 @@ const RESERVED: [&str; 15] = [
     "subscriptions",
     "tickets",
     "v1",
+    "web",
     "ws",
+    "ws-hub",
 ];
 
 #[derive(Debug, Clone, Args)]

@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn paths_have_no_slash_at_the_end() {
         let paths = |flags: &[&str]| {
-            let config = config(&[&["--ws-hub"], flags].concat()).unwrap().ws_hub.unwrap();
+            let config = config(&[&["--ws-hub"], flags].concat()).unwrap().contracts.ws_hub.unwrap();
             (config.path, config.pages)
         };
         assert_eq!(paths(&[]), ("/ws".to_owned(), "/ws-hub".to_owned()));
@@ -190,8 +190,8 @@ mod tests {
     #[test]
     fn sessions_are_on_with_the_contract_and_native_streams_are_not() {
         let config = |flags: &[&str]| {
-            let config = config(flags).unwrap();
-            (config.sessions.is_some(), config.sessions.is_some_and(|sessions| sessions.has_streams))
+            let sessions = config(flags).unwrap().contracts.sessions;
+            (sessions.is_some(), sessions.is_some_and(|sessions| sessions.has_streams))
         };
         assert_eq!((config(&[]), config(&["--ws-hub"])), ((false, false), (true, false)));
         assert_eq!((config(&["--sessions"]), config(&["--sessions", "--ws-hub"])), ((true, true), (true, true)));

@@ -197,6 +197,16 @@ impl Route {
         matches!(self.pattern, Pattern::Stream(_))
     }
 
+    /// Whether the route is for the stream with this key.
+    pub fn is_of_stream(&self, key: &str) -> bool {
+        matches!(&self.pattern, Pattern::Stream(own) if **own == *key)
+    }
+
+    /// Whether messages of `namespace` may come from the route.
+    pub fn leads_to(&self, namespace: &Namespace) -> bool {
+        !self.has_topics() && self.rest(namespace).is_some()
+    }
+
     /// Whether each of its entries names its own topics, of any form.
     pub fn has_topics(&self) -> bool {
         self.template == Template::Topics

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tallycast_fanout::{Acknowledgement, EntryId, Position};
 use tokio::sync::mpsc;
 
-use super::{Counts, IDEMPOTENCY_PERIOD, Publication, Unavailable};
+use super::{Counts, IDEMPOTENCY_PERIOD, Publication, Unavailable, UpdateFields};
 use crate::api::emojitracker::MemoryStore;
 use crate::decode::{Target, channel_of_sender};
 use crate::source::{Entry, RawEvent, SourceEvent};
@@ -116,6 +116,14 @@ impl MemoryPublisher {
         };
         self.send(RawEvent::from_entry(data.as_str(), entry)).await?;
         Ok(id)
+    }
+
+    /// The name of the field is not kept: no other program could read it.
+    pub(super) async fn add_entry(&self, key: &Arc<str>, data: &str) -> Result<(), Unavailable> {
+        let target = Target::Stream { key: Arc::clone(key), topic: None };
+        let (data, update) = (data.to_owned(), UpdateFields::default());
+        let message = Publication { target, event: None, data, sender: None, update, idempotency_key: None };
+        self.add(key, None, &message).await.map(drop)
     }
 
     pub(super) async fn count(&self, counts: &Counts) -> Result<BTreeMap<String, i64>, Unavailable> {

@@ -6,6 +6,7 @@ mod redis;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tallycast_fanout::Counter;
@@ -85,6 +86,17 @@ impl Publisher {
         match self {
             Self::Redis(redis) => redis.publish(messages).await,
             Self::Memory(memory) => memory.publish(messages).await,
+        }
+    }
+
+    /// Adds an entry to a stream, whose only field is the payload: for programs that keep something else in its name, such as an id.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
+    pub async fn add_entry(&self, key: &Arc<str>, field: &str, data: &str) -> Result<(), Unavailable> {
+        match self {
+            Self::Redis(redis) => redis.add_entry(key, field, data).await,
+            Self::Memory(memory) => memory.add_entry(key, data).await,
         }
     }
 

@@ -49,6 +49,12 @@ impl RedisPublisher {
         ids.map_err(|error| RedisError::from(error).into())
     }
 
+    pub(super) async fn add_entry(&self, key: &str, field: &str, data: &str) -> Result<(), Unavailable> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("XADD").arg(key).arg("*").arg(field).arg(data).ignore();
+        Ok(self.send(&pipeline, false).await?)
+    }
+
     pub(super) async fn count(&self, counts: &Counts) -> Result<BTreeMap<String, i64>, Unavailable> {
         let mut command = redis::cmd("EVAL");
         command.arg(COUNT).arg(2).arg(&counts.totals);

@@ -40,6 +40,11 @@ impl Session {
         Self { spec, version: now, created: now, connections: HashMap::new(), expires_at, position: None }
     }
 
+    /// Whether it belongs to a group, and has connections.
+    fn is_member(&self, group: &str) -> bool {
+        !self.connections.is_empty() && self.spec.group.as_ref().is_some_and(|(other, _)| other == group)
+    }
+
     fn outcome(&self, is_new: bool) -> Outcome {
         let reached = if self.connections.is_empty() { Vec::new() } else { vec![LIFE.to_owned()] };
         Outcome { is_new, version: self.version, topics: self.spec.topics.clone(), reached, missed: Vec::new() }
@@ -74,12 +79,9 @@ impl MemoryStore {
         }
         let group = sessions.get(name.as_str()).map_or(&spec.group, |session| &session.spec.group).clone();
         if let Some((group, size)) = group {
-            let is_member = |(other, session): &(&String, &Session)| {
-                *other != name.as_str()
-                    && !session.connections.is_empty()
-                    && session.spec.group.as_ref().is_some_and(|(other, _)| *other == group)
-            };
-            if sessions.iter().filter(is_member).count() >= size {
+            let others =
+                sessions.iter().filter(|(other, session)| *other != name.as_str() && session.is_member(&group));
+            if others.count() >= size {
                 return Err(ConnectError::Group(size));
             }
         }
@@ -185,6 +187,11 @@ impl MemoryStore {
 
     pub(super) fn get(&self, name: &str) -> Option<Listed> {
         self.lock().get(name).map(|session| listed(name, session))
+    }
+
+    /// The sessions of a group that have connections.
+    pub(super) fn group_size(&self, group: &str) -> usize {
+        self.lock().values().filter(|session| session.is_member(group)).count()
     }
 
     pub(super) fn list(&self, after: Option<&str>, limit: usize) -> Page {

@@ -361,6 +361,26 @@ impl Sessions {
         opened
     }
 
+    /// Whether a connection of a session that keeps its first one could open now. Nothing is registered.
+    ///
+    /// # Errors
+    /// Why it could not: the session has a connection, or its group is full; or sessions are unavailable.
+    pub async fn check(&self, name: &SessionName, group: Option<(&str, usize)>) -> Result<(), ConnectError> {
+        let listed = match &self.0.store {
+            Store::Redis(store) => store.get(&[name.to_string()]).await?.pop().flatten(),
+            Store::Memory(store) => store.get(name.as_str()),
+        };
+        if listed.is_some_and(|listed| !listed.connections.is_empty()) {
+            return Err(ConnectError::Taken(name.to_string()));
+        }
+        let Some((group, max)) = group else { return Ok(()) };
+        let size = match &self.0.store {
+            Store::Redis(store) => store.group_size(group).await?,
+            Store::Memory(store) => store.group_size(group),
+        };
+        if size >= max { Err(ConnectError::Group(max)) } else { Ok(()) }
+    }
+
     async fn try_connect(&self, opening: &Opening<'_>) -> Result<OpenSession, ConnectError> {
         let Shared { store, local, life, .. } = &*self.0;
         let deadline = Instant::now() + LEASE_LIMIT;

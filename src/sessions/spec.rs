@@ -140,7 +140,9 @@ impl SessionGrant {
         let expires = self.expires.map(|expires| UNIX_EPOCH + Duration::from_secs(expires));
         grant.expires_at = expires.into_iter().chain(options.expires_at).min();
         grant.payload = self.payload.clone();
-        grant.except_sender = (!options.echo).then(|| name.shared());
+        // The hook may have named a session without a part for the sender.
+        let sender = name.as_str().get(options.sender_at..).filter(|sender| !sender.is_empty());
+        grant.except_sender = (!options.echo).then(|| sender.map_or_else(|| name.shared(), Arc::from));
         grant
     }
 
@@ -165,6 +167,8 @@ impl SessionGrant {
 pub struct StreamOptions {
     /// Whether it receives what its session publishes.
     pub echo: bool,
+    /// Where in the name of its session the sender begins that its messages have, in bytes. Zero if the whole name is the sender.
+    pub sender_at: usize,
     /// When it ends, if not before by the grant of the session.
     pub expires_at: Option<SystemTime>,
 }
@@ -172,7 +176,7 @@ pub struct StreamOptions {
 impl Default for StreamOptions {
     /// One that receives everything, for ever.
     fn default() -> Self {
-        Self { echo: true, expires_at: None }
+        Self { echo: true, sender_at: 0, expires_at: None }
     }
 }
 
@@ -243,11 +247,15 @@ mod tests {
         assert_eq!(serde_json::to_string(&grant).unwrap(), json);
         let name: SessionName = "ann".parse().unwrap();
         let early = UNIX_EPOCH + Duration::from_secs(7);
-        let options = StreamOptions { echo: false, expires_at: Some(early) };
+        let options = StreamOptions { echo: false, sender_at: 0, expires_at: Some(early) };
         let granted = grant.grant(&name, &topics("/b"), &options);
         assert_eq!((granted.subject.as_deref(), granted.except_sender.as_deref()), (Some("ann"), Some("ann")));
         assert_eq!((&granted.readable, granted.expires_at), (&Access::All, Some(early)));
         assert_eq!(grant.grant(&name, &topics("/b"), &StreamOptions::default()).except_sender, None);
+        for (sender_at, sender) in [(1, "nn"), (3, "ann"), (9, "ann")] {
+            let granted = grant.grant(&name, &topics("/b"), &StreamOptions { sender_at, ..options });
+            assert_eq!(granted.except_sender.as_deref(), Some(sender));
+        }
         let topic = |text: &str| text.parse::<Topic>().unwrap();
         assert!(grant.may_read(&topic("/a/1/*")) && !grant.may_read(&topic("/b")) && !grant.may_read(&topic("/")));
         assert!(grant.may_publish(&"/chat/1".parse().unwrap()) && !grant.may_publish(&"/a".parse().unwrap()));

@@ -233,6 +233,37 @@ async fn connections_keep_to_the_policy_of_their_session() {
     keeps_to_its_policy(&node, &node).await;
 }
 
+/// What a question says is what a connection would be told, and changes nothing.
+async fn says_what_would_happen(node: &Node, other: &Node) {
+    let group = |max: usize| Some(("asked", max));
+    let first = SessionSpec { policy: Policy::First, group: Some(("asked".to_owned(), 1)), ..spec("/a") };
+    let check = async |asked: &str, max| {
+        let mut answers = Vec::new();
+        for node in [node, other] {
+            let answer = node.sessions.check(&name(asked), group(max)).await;
+            answers.push(answer.map_err(|error| error.to_string()));
+        }
+        assert_eq!(answers[0], answers[1]);
+        answers.swap_remove(0)
+    };
+    assert_eq!(check("asked-1", 1).await, Ok(()));
+    let stream = node.connect("asked-1", &first).await.unwrap();
+    assert_eq!(check("asked-1", 2).await, Err("the session \"asked-1\" has a connection already".to_owned()));
+    assert_eq!(check("asked-2", 1).await, Err("there are 1 connections, which is the limit".to_owned()));
+    assert_eq!(check("asked-2", 2).await, Ok(()));
+    drop(stream);
+    eventually("the place is free", async || check("asked-2", 1).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn question_is_answered_as_a_connection_would_be() {
+    let server = Server::start("sessions-check");
+    let [node, other] = ["a", "b"].map(|name| Node::start(Some(&server), name));
+    says_what_would_happen(&node, &other).await;
+    let alone = Node::start(None, "alone");
+    says_what_would_happen(&alone, &alone).await;
+}
+
 async fn outlives_its_connections(node: &Node) {
     drop(node.connect("ann", &spec("/a")).await.unwrap());
     let has_none = async || node.sessions.get(&name("ann")).await.unwrap().unwrap().connections.is_empty();

@@ -166,6 +166,7 @@ fn annotated_example_lists_every_option_with_default() {
             "public",
             "publish-key",
             "rate-per-address",
+            "realtime-channel",
             "retry",
             "send-multiple-check-jwt",
             "send-multiple-prefix-channel",

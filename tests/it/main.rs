@@ -37,6 +37,8 @@ mod pages;
 mod presence;
 mod publish;
 mod rates;
+mod realtime;
+mod realtime_pages;
 mod reconnect;
 mod renewal;
 mod resume;

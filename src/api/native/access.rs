@@ -12,7 +12,7 @@ use crate::auth::{AuthError, Role, SubjectRates, TokenError, credentials};
 
 /// What one request may publish.
 #[derive(Debug)]
-pub(super) enum PublishAccess {
+pub(crate) enum PublishAccess {
     /// A key of the configuration.
     Key(PublishKey),
     /// A token.
@@ -26,7 +26,7 @@ pub(super) enum PublishAccess {
 
 impl Publishing {
     /// The access of a request, by publishing key or token.
-    pub(super) async fn access(
+    pub(crate) async fn access(
         &self,
         method: &Method,
         uri: &Uri,
@@ -63,7 +63,7 @@ impl Publishing {
 
 impl PublishAccess {
     /// Whether messages of `namespace` may be published.
-    pub(super) fn check(&self, namespace: &Namespace) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, namespace: &Namespace) -> Result<(), Refusal> {
         match self {
             Self::Token { topics, .. } if !topics.iter().any(|topic| topic.contains(namespace)) => {
                 Err(Refusal::forbidden(format!("not allowed to publish to {namespace}")))
@@ -73,7 +73,7 @@ impl PublishAccess {
     }
 
     /// Takes `messages`, at least one, from what may be published now.
-    pub(super) fn take(&self, messages: usize) -> Result<(), Refusal> {
+    pub(crate) fn take(&self, messages: usize) -> Result<(), Refusal> {
         match self {
             Self::Key(key) => key.take(messages),
             Self::Token { rates, subject, .. } => {

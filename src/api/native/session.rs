@@ -115,7 +115,7 @@ impl SessionContract {
         if request.method == Method::HEAD {
             return Ok(ContractStream::new(topics));
         }
-        let options = StreamOptions { echo, expires_at };
+        let options = StreamOptions { echo, expires_at, ..StreamOptions::default() };
         let asked = SessionRequest { contract: "native", prefix: "", name, spec, create: true, arrived: None, options };
         let SessionStream { name, session } = self.streams.open(request, client, asked).await?;
         let mut stream = ContractStream::new(session.topics);

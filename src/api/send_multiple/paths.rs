@@ -3,9 +3,10 @@
 use std::str::FromStr;
 
 /// The beginnings of the paths at the root that belong to other features, whether these are on or off.
-const RESERVED: [&str; 16] = [
+const RESERVED: [&str; 20] = [
     "/.well-known",
     "/admin",
+    "/api",
     "/assets",
     "/count",
     "/healthz",
@@ -17,9 +18,12 @@ const RESERVED: [&str; 16] = [
     "/subscribe",
     "/subscriptions",
     "/tickets",
+    "/unifrost",
     "/v1/details",
     "/v1/rankings",
     "/v1/status",
+    "/web",
+    "/ws-hub",
 ];
 /// The segments of a stream's path.
 const SEGMENTS: std::ops::RangeInclusive<usize> = 2..=6;
@@ -177,8 +181,10 @@ mod tests {
             native::SESSIONS_PATH,
             mercure::PATH,
         ];
-        let all: [&[&str]; 8] = [
+        let contracts = ["/api/v1/channels", "/web/chat", "/ws-hub/status", "/unifrost/update"];
+        let all: [&[&str]; 9] = [
             &pages,
+            &contracts,
             &streams,
             &native_paths,
             &emojitracker::PATHS,

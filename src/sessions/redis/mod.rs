@@ -190,6 +190,13 @@ impl RedisStore {
         Ok(names.iter().zip(states).map(|(name, fields)| listed(name, fields)).collect())
     }
 
+    /// The sessions of a group that have connections.
+    pub(super) async fn group_size(&self, group: &str) -> Result<usize, NodesError> {
+        let mut command = redis::cmd("SCARD");
+        command.arg(format!("tallycast:sessions:group:{group}"));
+        self.nodes.ask(&command).await
+    }
+
     /// The sessions after a name, in the order of their names.
     pub(super) async fn list(&self, after: Option<&str>, limit: usize) -> Result<Page, NodesError> {
         let mut command = redis::cmd("ZRANGEBYLEX");

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -53,18 +53,25 @@ pub(crate) fn ask_script(program: &str, script: &str, input: &Value) -> Vec<Valu
 /// A client that prints a line for each event; killed on drop.
 pub(crate) struct Printer {
     child: Child,
+    stdin: ChildStdin,
     lines: Receiver<String>,
 }
 
 impl Printer {
     pub(crate) fn start(program: &str, script: &str, arguments: &[&str]) -> Self {
         let mut client = Command::new(program);
-        client.arg(script).args(arguments).current_dir(libraries()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = client.spawn().unwrap();
+        client.arg(script).args(arguments).current_dir(libraries());
+        let mut child = client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let stdin = child.stdin.take().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = sync_channel(64);
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines }
+        Self { child, stdin, lines }
+    }
+
+    /// Sends a line to the client's standard input.
+    pub(crate) fn send(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").unwrap();
     }
 
     /// Waits for the next line.

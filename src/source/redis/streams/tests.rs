@@ -335,7 +335,7 @@ async fn streams_are_trimmed_to_length_and_age() {
     for (name, trim) in [
         ("streams-maxlen", Trim { max_length: Some(10), ..Trim::default() }),
         ("streams-minid", Trim { max_age: Some(Duration::from_secs(60)), ..Trim::default() }),
-        ("streams-own", Trim { own: Some(("a".into(), 10)), ..Trim::default() }),
+        ("streams-own", Trim { own: vec![("a".into(), 10)], ..Trim::default() }),
     ] {
         let server = Server::start(name);
         let redis = &mut connect(&server).await;

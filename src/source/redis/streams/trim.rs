@@ -24,8 +24,8 @@ pub struct Trim {
     pub max_length: Option<usize>,
     /// The age of entries.
     pub max_age: Option<Duration>,
-    /// A stream that is trimmed to a number of entries even if there is no other bound, because this process fills it.
-    pub own: Option<(Arc<str>, usize)>,
+    /// Streams that are trimmed to a number of entries even if there is no other bound, because this process fills them.
+    pub own: Vec<(Arc<str>, usize)>,
 }
 
 /// Trims streams once in a while.
@@ -61,7 +61,7 @@ impl Trimmer {
             bounds.push(("MINID", connection.id_of_age(age).await?.to_string()));
         }
         for key in keys {
-            let own = self.config.own.as_ref().filter(|(own, _)| bounds.is_empty() && own == key);
+            let own = self.config.own.iter().find(|(own, _)| bounds.is_empty() && own == key);
             let own = own.map(|(_, length)| ("MAXLEN", length.to_string()));
             for (strategy, bound) in bounds.iter().chain(&own) {
                 let mut command = redis::cmd("XTRIM");
