@@ -7,6 +7,7 @@ use tallycast_server::Server;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::emojitracker;
 use super::native::{self, Publishing, SessionContract};
 use super::realtime::{self, ChannelStreams, Channels, Realtime};
 use super::send_multiple::{self, SendMultiple};
@@ -39,6 +40,20 @@ pub struct Configs {
     pub realtime: Option<realtime::Config>,
     /// The contract of send-multiple, if it is served.
     pub send_multiple: Option<send_multiple::Config>,
+}
+
+impl Configs {
+    /// A path that two contracts have, that of Emojitracker included, if there is one.
+    pub fn overlap(&self) -> Option<String> {
+        let unifrost = self.unifrost.iter().flat_map(|config| [&config.events_path, &config.update_path]).cloned();
+        let pages = self.ws_hub.iter().flat_map(ws_hub::Config::page_paths);
+        let websockets = self.ws_hub.iter().map(|config| config.path.clone());
+        let status = self.send_multiple.iter().map(|config| config.paths.status());
+        let fixed = emojitracker::PATHS.map(str::to_owned);
+        let mut paths: Vec<_> = unifrost.chain(pages).chain(websockets).chain(status).chain(fixed).collect();
+        paths.sort_unstable();
+        paths.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone())
+    }
 }
 
 /// What contracts share with the rest of the program.
@@ -200,7 +215,6 @@ impl Contracts {
 
     /// The documented paths for operators.
     pub(crate) fn admin_paths(&self) -> Vec<String> {
-        let hub = self.ws_hub.iter();
-        hub.flat_map(|hub| ws_hub::PATHS.map(|path| format!("{}{path}", hub.config().pages))).collect()
+        self.ws_hub.iter().flat_map(|hub| hub.config().page_paths()).collect()
     }
 }

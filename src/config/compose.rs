@@ -23,9 +23,12 @@ use crate::admin::{self, Token};
 use crate::api::contracts;
 use crate::api::mercure;
 use crate::api::native::PublishKeys;
+use crate::api::ws_hub::Config as WsHub;
 use crate::auth;
 use crate::decode::{Route, Routes};
 use crate::redis_client::RedisUrl;
+use crate::sessions::{self, EventTarget};
+use crate::source::Selector;
 use crate::source::redis::streams::Trim;
 use crate::totals::{self, TotalsKey};
 use crate::{source, tally};
@@ -176,7 +179,10 @@ pub(super) fn compose(
         send_multiple.add_route(routes);
         Ok(())
     };
-    let routes = routes(&source, &routing, add_routes)?.with_senders(sessions.is_some());
+    let routes = routes(&source, &routing, add_routes)?
+        .with_senders(sessions.is_some())
+        .with_reserved(sessions.as_ref().and_then(events_channel))
+        .with_reserved(ws_hub.config()?.iter().flat_map(WsHub::reserved_channels));
     let demo_key = (matches!(source, SourceOptions::Demo(_)) && publishing.publish_keys.is_empty()).then(demo_key);
     let instance =
         pipeline.instance.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
@@ -197,7 +203,21 @@ pub(super) fn compose(
         status_interval,
         cluster: pipeline.cluster.cluster || send_multiple.send_multiple,
     };
-    let hook_timeout = connect_hook.as_ref().map_or(Duration::ZERO, |hook| hook.timeout);
+    let contracts = contracts::Configs {
+        sessions,
+        unifrost: unifrost.config()?,
+        ws_hub: ws_hub.config()?,
+        realtime: realtime_config,
+        send_multiple: send_multiple.config(tokens.is_enabled())?,
+        connect_hook,
+    };
+    if let Some(path) = contracts.overlap() {
+        return Err(ConfigError::Usage(format!(
+            "two contracts have the path {path}; expected other values of --send-multiple-path, --unifrost-events-path, \
+             --unifrost-update-path, --ws-hub-path or --ws-hub-pages"
+        )));
+    }
+    let hook_timeout = contracts.connect_hook.as_ref().map_or(Duration::ZERO, |hook| hook.timeout);
     Ok(Config {
         broker,
         tally: tally::Config { period: routing.tally_period, max_keys: routing.tally_keys },
@@ -207,14 +227,7 @@ pub(super) fn compose(
         demo_key: demo_key.clone(),
         publish_keys: PublishKeys::new(publishing.publish_keys.into_iter().chain(demo_key), publishing.publish_rate),
         mercure: mercure.config(tokens.is_enabled(), publishing.max_publish_bytes.0)?,
-        contracts: contracts::Configs {
-            sessions,
-            connect_hook,
-            unifrost: unifrost.config()?,
-            ws_hub: ws_hub.config()?,
-            realtime: realtime_config,
-            send_multiple: send_multiple.config(tokens.is_enabled())?,
-        },
+        contracts,
         tokens,
         max_publish_bytes: publishing.max_publish_bytes.0,
         subscriptions: subscriptions.subscriptions,
@@ -233,6 +246,14 @@ pub(super) fn compose(
         log_format: pipeline.log_format,
         options,
     })
+}
+
+/// The channel with the events of sessions, if there is one.
+fn events_channel(sessions: &sessions::Config) -> Option<Selector> {
+    match &sessions.events {
+        EventTarget::Channel(name) => Some(Selector::Exact(name.clone())),
+        EventTarget::Stream(_) => None,
+    }
 }
 
 /// A random key, the same for each reading of the configuration.
@@ -424,6 +445,31 @@ mod tests {
              totals are exact only for channels"
         );
         assert!(error(&["--route", "a=/x/*"]).starts_with("invalid value for --route: the namespace \"/x/*\" has a *"));
+    }
+
+    #[test]
+    fn contracts_with_the_same_path_are_refused() {
+        let roots = ["--ws-hub", "--ws-hub-pages", "/"];
+        let with = |contracts: &[&str], flags: &[&str]| config(&[contracts, flags].concat()).unwrap_err();
+        let error = |flags: &[&str]| with(&roots, flags);
+        assert_eq!(
+            error(&["--send-multiple"]),
+            "two contracts have the path /status; expected other values of --send-multiple-path, --unifrost-events-path, \
+             --unifrost-update-path, --ws-hub-path or --ws-hub-pages"
+        );
+        assert!(with(&["--ws-hub"], &["--ws-hub-pages", "/v1"]).starts_with("two contracts have the path /v1/status"));
+        assert!(
+            with(&["--send-multiple"], &["--send-multiple-path", "/v1"])
+                .starts_with("two contracts have the path /v1/status")
+        );
+        let hub = ["--unifrost", "0.1", "--unifrost-events-path", "/hub", "--ws-hub-path", "/hub"];
+        assert!(error(&hub).starts_with("two contracts have the path /hub"));
+        assert!(error(&["--unifrost", "0.1", "--unifrost-update-path", "/groups"]).starts_with("two contracts"));
+        let unifrost = ["--unifrost", "0.1", "--unifrost-events-path", "/status"];
+        assert!(error(&unifrost).starts_with("two contracts have the path /status"));
+        let beside =
+            [&roots[..], &["--send-multiple", "--send-multiple-path", "/streaming", "--unifrost", "0.1"]].concat();
+        assert!(config(&beside).is_ok());
     }
 
     #[test]

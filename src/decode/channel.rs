@@ -37,8 +37,7 @@ impl Routes {
     /// # Errors
     /// No route matches, the namespace would be invalid, or it is that of other channels too.
     pub fn namespace_of(&self, channel: &str, prefix: &str) -> Result<(Namespace, bool), ChannelError> {
-        let found = self.iter().find_map(|route| Some((route, route.strip(channel, false)?)));
-        let (route, rest) = found.ok_or(ChannelError::NoRoute)?;
+        let (_, route, rest) = self.of_channel(channel).ok_or(ChannelError::NoRoute)?;
         let namespace = route.namespace(rest)?;
         if route.rest(&namespace).as_deref() != Some(rest) {
             return Err(ChannelError::Shared(route.pattern.to_string(), namespace));

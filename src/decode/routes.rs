@@ -13,6 +13,8 @@ use crate::tally::Key;
 
 /// The namespaces below are reserved for protocols (RFC 8615), so no route owns them.
 const WELL_KNOWN: &str = "/.well-known/";
+/// The channels of tallycast itself: commands and events of sessions, of nodes, and the like.
+const OWN: &str = "tallycast:";
 
 /// The table of routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct Routes {
     routes: Vec<Route>,
     /// Whether to subscribe to the channels that carry senders.
     with_senders: bool,
+    /// The channels that no route has by a wider pattern.
+    reserved: Vec<Selector>,
 }
 
 /// Why there is no table of some routes.
@@ -54,6 +58,9 @@ pub enum DecodeError {
     /// No route matches the channel.
     #[error("no route matches the channel")]
     NoRoute,
+    /// The channel is for programs alone, and no route names it.
+    #[error("the channel is reserved, and no route names it")]
+    Reserved,
     /// The payload is too large.
     #[error("the payload has more than {MAX_PAYLOAD_BYTES} bytes")]
     TooLarge,
@@ -111,7 +118,7 @@ impl Routes {
         routes.sort_by_key(|route| std::cmp::Reverse(specificity(&route.pattern)));
         let owned: Vec<Namespace> = routes.iter().flat_map(Route::owned_namespaces).collect();
         routes.iter_mut().filter(|route| route.has_topics()).for_each(|route| route.leave_out(&owned));
-        let routes = Self { routes, with_senders: false };
+        let routes = Self { routes, with_senders: false, reserved: vec![Selector::Prefix(OWN.to_owned())] };
         let mut keys = std::collections::HashSet::new();
         match routes.streams().into_iter().find(|stream| !keys.insert(Arc::clone(&stream.key))) {
             Some(StreamKey { key, .. }) => Err(RoutesError::SameStream(key)),
@@ -124,6 +131,38 @@ impl Routes {
     #[must_use]
     pub fn with_senders(self, with_senders: bool) -> Self {
         Self { with_senders, ..self }
+    }
+
+    /// Reserves channels for programs, as those that start with `tallycast:` are: only routes that name nothing else have them, so that a
+    /// `*` does not show clients the names of sessions and what other clients send to the backend.
+    #[must_use]
+    pub fn with_reserved(mut self, channels: impl IntoIterator<Item = Selector>) -> Self {
+        self.reserved.extend(channels);
+        self
+    }
+
+    fn is_reserved(&self, channel: &str) -> bool {
+        self.reserved.iter().any(|reserved| reserved.matches(channel))
+    }
+
+    /// The route that decides about a channel, with its index and the part of the channel that a `*` stands for.
+    pub(super) fn of_channel<'a>(&self, channel: &'a str) -> Option<(usize, &Route, &'a str)> {
+        let may_have = |route: &Route| {
+            let mut reserved = self.reserved.iter().filter(|reserved| reserved.matches(channel));
+            reserved.all(|reserved| route.is_within(reserved))
+        };
+        let mut routes = self.routes.iter().enumerate();
+        routes.find_map(|(index, route)| {
+            let rest = route.strip(channel)?;
+            may_have(route).then_some((index, route, rest))
+        })
+    }
+
+    /// The route of a stream, with its index.
+    fn of_stream(&self, name: &str) -> Option<(usize, &Route, &'static str)> {
+        let is_for = |route: &Route| matches!(&route.pattern, Pattern::Stream(key) if **key == *name);
+        let mut routes = self.routes.iter().enumerate();
+        routes.find_map(|(index, route)| is_for(route).then_some((index, route, "")))
     }
 
     /// The selectors to subscribe to. A selector that another covers is left out, because some brokers send an event once
@@ -204,12 +243,10 @@ impl Routes {
     pub fn decode(&self, event: RawEvent) -> Result<Decoded, DecodeError> {
         let RawEvent { channel, payload, received_at, entry, .. } = event;
         let (channel, sender) = if entry.is_some() { (&*channel, None) } else { sender::split_channel(&channel)? };
-        let (index, route, rest) = self
-            .routes
-            .iter()
-            .enumerate()
-            .find_map(|(index, route)| Some((index, route, route.strip(channel, entry.is_some())?)))
-            .ok_or(DecodeError::NoRoute)?;
+        let found = if entry.is_some() { self.of_stream(channel) } else { self.of_channel(channel) };
+        let is_reserved = || entry.is_none() && self.is_reserved(channel);
+        let (index, route, rest) =
+            found.ok_or_else(|| if is_reserved() { DecodeError::Reserved } else { DecodeError::NoRoute })?;
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(DecodeError::TooLarge);
         }
@@ -272,12 +309,16 @@ impl Route {
     }
 
     /// The part of `channel` that a `*` stands for, if the route is for it.
-    pub(super) fn strip<'a>(&self, channel: &'a str, is_entry: bool) -> Option<&'a str> {
+    fn strip<'a>(&self, channel: &'a str) -> Option<&'a str> {
         match &self.pattern {
-            Pattern::Channels(selector) if !is_entry => selector.strip(channel),
-            Pattern::Stream(key) if is_entry => (**key == *channel).then_some(""),
-            _ => None,
+            Pattern::Channels(selector) => selector.strip(channel),
+            Pattern::Stream(_) => None,
         }
+    }
+
+    /// Whether it is for none but these channels.
+    fn is_within(&self, channels: &Selector) -> bool {
+        matches!(&self.pattern, Pattern::Channels(selector) if channels.covers(selector))
     }
 
     fn decode_entry(&self, mut entry: Entry) -> Result<Addressed, DecodeError> {
@@ -526,6 +567,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn reserved_channels_need_a_route_of_their_own() {
+        let all = || routes(&["*=/all/**", "app:*=/app/*"]);
+        let events = "tallycast:sessions:events";
+        assert_eq!(namespace(&all(), events), Err(DecodeError::Reserved));
+        assert_eq!(namespace(&all(), &format!("tallycast:sent:ann:{events}")), Err(DecodeError::Reserved));
+        assert_eq!(namespace(&all(), "tallycast"), Ok("/all/tallycast".to_owned()));
+        for own in ["tallycast:sessions:events=/own", "tallycast:*=/own", "tallycast:sessions:*=/own"] {
+            assert_eq!(namespace(&routes(&["*=/all/**", own]), events), Ok("/own".to_owned()), "{own}");
+        }
+        let reserved =
+            all().with_reserved([Selector::Prefix("app:client-".to_owned()), Selector::Exact("e".to_owned())]);
+        for channel in ["app:client-new", "app:client-data:ann", "e", events] {
+            assert_eq!(namespace(&reserved, channel), Err(DecodeError::Reserved), "{channel}");
+            assert!(reserved.namespace_of(channel, "").is_err());
+        }
+        assert_eq!(namespace(&reserved, "app:x"), Ok("/app/x".to_owned()));
+        assert_eq!(namespace(&reserved, "events"), Ok("/all/events".to_owned()));
+        let target = |routes: &Routes, name: &str| routes.target(&name.parse().unwrap(), None).is_ok();
+        assert!(target(&all(), "/app/client-new") && !target(&reserved, "/app/client-new"));
+        assert!(!target(&all(), "/all/tallycast/sessions/events") && target(&all(), "/all/a/b"));
+    }
+
     fn sender_of(routes: &Routes, event: RawEvent) -> Option<String> {
         routes.decode(event).unwrap().message.sender.map(|sender| sender.to_string())
     }
@@ -564,8 +628,8 @@ mod tests {
         // Neither an event of the broadest route, nor of a channel with a sender in a sender.
         assert_eq!(routes.decode(event("tallycast:sent:ann", "hi")), Err(DecodeError::SentChannel));
         assert_eq!(routes.decode(event("tallycast:sent:%00:chat:a", "hi")), Err(DecodeError::Sender));
-        let twice = routes.decode(event("tallycast:sent:ann:tallycast:sent:bob:c", "hi")).unwrap().message;
-        assert_eq!((twice.namespace.as_str(), &*twice.sender.unwrap()), ("/any/tallycast:sent:bob:c", "ann"));
+        let twice = routes.decode(event("tallycast:sent:ann:tallycast:sent:bob:c", "hi"));
+        assert_eq!(twice, Err(DecodeError::Reserved));
         assert_eq!(namespace(&self::routes(&["a=/a"]), "tallycast:sent:ann:b"), Err(DecodeError::NoRoute));
         // Keys of streams are not reserved.
         let stream = Routes::new(vec!["stream:tallycast:sent:ann:b=/b".parse().unwrap()]).unwrap();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tallycast_fanout::{Counter, Publisher, inbox};
 use tokio::sync::watch;
 
-use super::{Decoded, Routes};
+use super::{DecodeError, Decoded, Routes};
 use crate::rate_limited_log::RateLimitedLog;
 use crate::source::SourceEvent;
 use crate::tally::TallyInput;
@@ -108,8 +108,11 @@ pub async fn run(
             let Decoded { message, key, route } = match table.decode(event) {
                 Ok(decoded) => decoded,
                 Err(error) => {
-                    stats.rejected.add(1);
-                    log.log(|suppressed| tracing::warn!(%error, channel, suppressed, "dropped an invalid event"));
+                    // What is for other programs is not lost.
+                    if error != DecodeError::Reserved {
+                        stats.rejected.add(1);
+                        log.log(|suppressed| tracing::warn!(%error, channel, suppressed, "dropped an invalid event"));
+                    }
                     if let Some(acknowledgement) = acknowledgement {
                         acknowledgement.acknowledge();
                     }

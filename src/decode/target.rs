@@ -92,8 +92,8 @@ impl Routes {
         if channel.starts_with(SENT) {
             return None;
         }
-        let decides = self.iter().find(|route| route.strip(&channel, false).is_some());
-        decides.is_some_and(|decides| std::ptr::eq(decides, route)).then_some(Target::Channel(channel))
+        let decides = self.of_channel(&channel);
+        decides.is_some_and(|(_, decides, _)| std::ptr::eq(decides, route)).then_some(Target::Channel(channel))
     }
 }
 

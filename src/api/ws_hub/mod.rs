@@ -34,10 +34,12 @@ use super::session_streams::SessionStreams;
 use crate::rate_limited_log::RateLimitedLog;
 use crate::redis_client::RedisClient;
 use crate::sessions::{EventTarget, Publication, Sessions};
+use crate::source::Selector;
 use follower::Follower;
 
 pub use group::NAMESPACE;
-pub(crate) use pages::{PATHS, router};
+use pages::PATHS;
+pub(crate) use pages::router;
 pub use stats::WsHubStats;
 pub use stream::Streams;
 
@@ -86,9 +88,19 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The paths of the pages.
+    pub(crate) fn page_paths(&self) -> [String; 4] {
+        PATHS.map(|path| format!("{}{path}", self.pages))
+    }
+
     /// The channels of messages for groups, as a route writes them, and the namespaces of the messages: those of no one but the members.
     pub fn route(&self) -> String {
         format!("{}group-data:*={NAMESPACE}/*,private", self.prefix)
+    }
+
+    /// The channels that are for backends alone: they have the keys of clients, and decide about them.
+    pub(crate) fn reserved_channels(&self) -> [Selector; 2] {
+        ["client-", "groups-new:"].map(|name| Selector::Prefix(self.channel(name)))
     }
 
     /// The name of a channel that is not of one client or group.
@@ -109,6 +121,8 @@ pub struct WsHub {
     stats: Arc<WsHubStats>,
     /// A client waits whose connection was announced to no one, or whose groups were lost.
     unannounced: Notify,
+    /// A client waits whose connection was announced to someone, who may be no listener.
+    waiting: Notify,
     /// One listing at a time: it takes memory.
     listing: tokio::sync::Mutex<()>,
     log: Mutex<RateLimitedLog>,
@@ -129,9 +143,10 @@ impl WsHub {
         stats: Arc<WsHubStats>,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
-        let (unannounced, listing) = (Notify::new(), tokio::sync::Mutex::default());
+        let (unannounced, waiting) = (Notify::new(), Notify::new());
+        let listing = tokio::sync::Mutex::default();
         let log = Mutex::new(RateLimitedLog::new());
-        let hub = Arc::new(Self { config, streams, stats, unannounced, listing, log });
+        let hub = Arc::new(Self { config, streams, stats, unannounced, waiting, listing, log });
         if let Some(client) = redis {
             let announcer = announcer::run(client.clone(), Arc::clone(&hub));
             tokio::spawn(shutdown.clone().run_until_cancelled_owned(announcer));

@@ -14,7 +14,7 @@ use crate::api::refusal::Refusal;
 use crate::responses::json;
 
 /// The paths, after what they begin with.
-pub(crate) const PATHS: [&str; 4] = ["/status", "/clients", "/groups", "/sessions"];
+pub(super) const PATHS: [&str; 4] = ["/status", "/clients", "/groups", "/sessions"];
 /// Clients that a page shows, or counts.
 const MAX_CLIENTS: usize = 100_000;
 /// Sessions that are read together.
