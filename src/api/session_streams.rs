@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use tallycast_fanout::{Namespace, Topics};
+use tallycast_fanout::{Namespace, Topic, Topics};
 use tokio::sync::watch;
 
 use super::native::publication;
@@ -16,7 +16,7 @@ use crate::connect_hook::{self, ConnectAnswer, ConnectHook, ConnectRequest, Conn
 use crate::decode::Routes;
 use crate::publishing::{Publication, Publisher};
 use crate::sessions::{
-    self, Change, ConnectError, MAX_TTL, OpenSession, Opening, Policy, SessionError, SessionGrant, SessionName,
+    self, Change, ConnectError, Listed, MAX_TTL, OpenSession, Opening, Policy, SessionError, SessionGrant, SessionName,
     SessionSpec, Sessions, StreamOptions, TopicText, TopicsChange,
 };
 
@@ -75,22 +75,11 @@ pub struct ClientPublication {
 }
 
 impl SessionStreams {
-    /// Opens a stream of a session.
+    /// What the application says about a client, if it is asked and answers. It may name the session of `request`. Without an answer,
+    /// tokens decide, if there are any.
     ///
     /// # Errors
-    /// When the hook refuses the client, or the session takes no more connections.
-    pub(crate) async fn open(
-        &self,
-        parts: &Parts,
-        client: IpAddr,
-        mut request: SessionRequest<'_>,
-    ) -> Result<SessionStream, Refusal> {
-        let answer = self.decide(parts, client, &mut request).await?;
-        self.open_decided(answer, request).await
-    }
-
-    /// The first half of [`open`](Self::open), for a contract whose publications have the name of the session: what the application
-    /// says, if it is asked. It may name the session of `request`.
+    /// When it refuses the client, or does not answer and has to.
     pub(crate) async fn decide(
         &self,
         parts: &Parts,
@@ -104,7 +93,10 @@ impl SessionStreams {
         Ok(answer)
     }
 
-    /// The second half of [`open`](Self::open).
+    /// Opens a stream of a session, after [`decide`](Self::decide).
+    ///
+    /// # Errors
+    /// When the session takes no more connections, or is unavailable.
     pub(crate) async fn open_decided(
         &self,
         answer: Option<ConnectAnswer>,
@@ -113,7 +105,7 @@ impl SessionStreams {
         let name = request.name.as_deref().ok_or_else(|| Refusal::BadRequest("expected a session".to_owned()))?;
         let name = format!("{}{name}", request.prefix).parse::<SessionName>();
         let name = name.map_err(|error| Refusal::BadRequest(error.to_string()))?;
-        if let Some(answer) = answer.filter(|answer| !answer.is_fallback) {
+        if let Some(answer) = answer {
             let change = apply_answer(&mut request.spec, &answer);
             request.create = true;
             // One that takes no second connection and ends with the first is another client's while it exists.
@@ -125,6 +117,8 @@ impl SessionStreams {
                     Err(error) => return Err(error.into()),
                 }
             }
+        } else if request.spec.grant.token {
+            self.renew(&name, &request.spec.grant).await?;
         }
         let SessionRequest { spec, create, arrived, options, .. } = request;
         let opening = Opening { name: &name, spec: &spec, create, arrived, options };
@@ -132,7 +126,33 @@ impl SessionStreams {
         Ok(SessionStream { name, session })
     }
 
-    /// What the application says about a client, if it is asked.
+    /// Checks the topics that a client asks for: the application has decided about those that it names, and about others by what the
+    /// client may read.
+    pub(crate) fn check_requested(answer: &ConnectAnswer, requested: &Topics) -> Result<(), Refusal> {
+        let may_read = |topic: &Topic| answer.read.iter().flat_map(Topics::iter).any(|readable| readable.covers(topic));
+        let refused = requested.iter().find(|topic| answer.topics.is_none() && !may_read(topic));
+        refused.map_or(Ok(()), |topic| Err(Refusal::forbidden(format!("not allowed to read {topic}"))))
+    }
+
+    /// Gives a session with the rights of a token those of a newer one, and takes away the topics that only the older one allowed.
+    ///
+    /// # Errors
+    /// When it is unavailable.
+    async fn renew(&self, name: &SessionName, grant: &SessionGrant) -> Result<(), Refusal> {
+        let Some(Listed { grant: old, topics, .. }) = self.sessions.get(name).await? else { return Ok(()) };
+        if !old.token || old == *grant {
+            return Ok(());
+        }
+        let is_lost = |topic: &Topic| old.may_read(topic) && !grant.may_read(topic);
+        let remove = topics.iter().filter(is_lost).collect();
+        let topics = TopicsChange::Change { add: Vec::new(), remove };
+        match self.sessions.begin(name, &Change { topics, grant: Some(grant.clone()), ..Change::default() }).await {
+            Ok(_) | Err(SessionError::Unknown(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the application says about a client, if it is asked and answers.
     async fn ask(
         &self,
         parts: &Parts,
@@ -143,7 +163,7 @@ impl SessionStreams {
         let SessionRequest { contract, name, spec, .. } = request;
         let question = ConnectRequest { contract, session: name.as_deref(), topics: &spec.topics, parts, client };
         match hook.ask(&question).await {
-            Ok(answer) => Ok(Some(answer)),
+            Ok(answer) => Ok(Some(answer).filter(|answer| !answer.is_fallback)),
             Err(connect_hook::ConnectError::Refused { status, reason }) => Err(match status {
                 StatusCode::UNAUTHORIZED => Refusal::unauthorized(reason),
                 _ => Refusal::forbidden(reason),

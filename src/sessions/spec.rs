@@ -115,12 +115,22 @@ pub struct SessionGrant {
     /// Data about the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<Value>,
+    /// Whether it is that of a token, which the next token replaces.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub token: bool,
 }
 
 impl Default for SessionGrant {
     /// Nothing, for ever.
     fn default() -> Self {
-        Self { read: Some(Vec::new()), publish: Vec::new(), private: Vec::new(), expires: None, payload: None }
+        Self {
+            read: Some(Vec::new()),
+            publish: Vec::new(),
+            private: Vec::new(),
+            expires: None,
+            payload: None,
+            token: false,
+        }
     }
 }
 
@@ -137,8 +147,7 @@ impl SessionGrant {
             .with_subject(name.shared())
             .with_publishable(Access::Topics(to_set(publish)))
             .with_private(in_common(&private, topics));
-        let expires = self.expires.map(|expires| UNIX_EPOCH + Duration::from_secs(expires));
-        grant.expires_at = expires.into_iter().chain(options.expires_at).min();
+        grant.expires_at = self.expires_at().into_iter().chain(options.expires_at).min();
         grant.payload = self.payload.clone();
         // The hook may have named a session without a part for the sender.
         let sender = name.as_str().get(options.sender_at..).filter(|sender| !sender.is_empty());
@@ -158,7 +167,12 @@ impl SessionGrant {
 
     /// Whether it has expired.
     pub fn is_expired(&self) -> bool {
-        self.expires.is_some_and(|expires| UNIX_EPOCH + Duration::from_secs(expires) <= SystemTime::now())
+        self.expires_at().is_some_and(|expires_at| expires_at <= SystemTime::now())
+    }
+
+    /// When it expires. A time that no clock can show never comes.
+    fn expires_at(&self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.expires?))
     }
 }
 
@@ -266,6 +280,17 @@ mod tests {
         assert_eq!(serde_json::to_string(&read(r#"{"read":null}"#)).unwrap(), r#"{"read":null}"#);
         let error = serde_json::from_str::<SessionGrant>(r#"{"read":["a"]}"#).unwrap_err().to_string();
         assert!(error.starts_with("\"a\": a namespace must start with '/'"), "{error}");
+    }
+
+    #[test]
+    fn grant_that_expires_after_all_time_does_not_expire() {
+        let grant: SessionGrant = serde_json::from_str(&format!(r#"{{"expires":{}}}"#, u64::MAX)).unwrap();
+        assert!(!grant.is_expired());
+        let (name, early) = ("ann".parse().unwrap(), UNIX_EPOCH + Duration::from_secs(7));
+        let expires_at = |options| grant.grant(&name, &topics("/a"), &options).expires_at;
+        assert_eq!(expires_at(StreamOptions::default()), None);
+        let options = StreamOptions { expires_at: Some(early), ..StreamOptions::default() };
+        assert_eq!(expires_at(options), Some(early));
     }
 
     #[test]

@@ -149,9 +149,42 @@ fn application_that_is_down_refuses_or_lets_clients_pass() {
     application.shared.lock().unwrap().answer = None;
     is_down();
     assert!(refusing.counter("/connect_hook/failed") >= 2);
-    application.answer(200, "{}");
+    application.answer(200, r#"{"read": ["/raw"]}"#);
     let stream = EventSource::open(&refusing, "/session/bob?topic=/raw");
     redis.publish_scores(["27"]);
     assert_eq!(stream.next().data, "27");
     eventually("it was asked about all", || application.shared.lock().unwrap().questions.len() >= 5);
+    // What it says nothing about is not for every client that asks.
+    let refused = (403, "not allowed to read /eps".to_owned());
+    let status = |path: &str| {
+        let (status, line, _) = read(&refusing, path, "");
+        (status, line)
+    };
+    assert_eq!(status("/session/eve?topic=/raw&topic=/eps"), refused);
+    application.answer(200, "{}");
+    assert_eq!(status("/session/eve?topic=/eps"), refused);
+    assert_eq!(status("/session/eve").0, 200);
+}
+
+#[test]
+fn tokens_decide_when_the_application_is_down_and_need_not_answer() {
+    let redis = RedisServer::start();
+    let application = Application::start(500, "");
+    let (key, hook) = (format!("HS256={SECRET}"), ["--connect-when-down", "allow", "--connect-retries", "0"]);
+    let contracts = ["--unifrost", "gochan", "--realtime-channel", "chat,type=SSE"];
+    let node = node(&redis, &application, &[&hook[..], &contracts, &["--token-key", &key]].concat());
+    let ann = token(&["--sub", "ann", "--read", "/raw", "--read", "/unifrost/news", "--read", "/realtime/chat"]);
+    let eve = token(&["--sub", "eve", "--read", "/eps"]);
+    let status = |path: &str, token: &str| read(&node, path, token).0;
+    for (path, others) in
+        [("/session/ann?topic=/raw", 403), ("/events?topics=news", 403), ("/api/v1/channels/chat?clientId=c", 403)]
+    {
+        assert_eq!(
+            (status(path, ""), status(path, &eve)),
+            (if path.contains("topics") { 403 } else { 401 }, others),
+            "{path}"
+        );
+        assert_eq!(status(path, &ann), 200, "{path}");
+    }
+    assert_eq!(status("/session/ann?topic=/eps", &ann), 403);
 }

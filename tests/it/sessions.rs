@@ -255,6 +255,30 @@ fn stream_of_a_session_ends_with_the_token_although_the_session_changes() {
 }
 
 #[test]
+fn newer_token_replaces_the_rights_of_the_older_one() {
+    let redis = RedisServer::start();
+    let node = node(&redis, "a", &["--token-key", &format!("HS256={SECRET}")]);
+    let older = token(&["--sub", "ann", "--read", "/raw", "--read", "/eps", "--publish", "/raw"]);
+    let newer = token(&["--sub", "ann", "--read", "/raw", "--read", "/details"]);
+    let header = format!("Bearer {older}");
+    let path = "/session?topic=/raw&topic=/eps";
+    let mut websocket = WebSocket::open_with(&node, path, &[("authorization", &header)]).unwrap();
+    assert_eq!(read(&node, "/session", &newer).0, 200);
+    assert_eq!(websocket.json(), json!({"subscribed": ["/raw"]}));
+    websocket.send_text(r#"{"publish": {"namespace": "/raw", "data": "1"}}"#);
+    assert_eq!(websocket.json(), json!({"error": "not allowed to publish to /raw"}));
+    websocket.send_text(r#"{"subscribe": ["/details"]}"#);
+    assert_eq!(websocket.json(), json!({"subscribed": ["/details", "/raw"]}));
+    // What a backend has decided stays.
+    let decided = json!({"topics": ["/eps"], "grant": {"read": ["/raw"]}});
+    assert_eq!(ask(&node, Method::PATCH, "/sessions/ann", decided).0, 200);
+    assert_eq!(websocket.json(), json!({"subscribed": ["/eps"]}));
+    assert_eq!(read(&node, "/session", &older).0, 200);
+    websocket.send_text(r#"{"subscribe": ["/details"]}"#);
+    assert_eq!(websocket.json(), json!({"error": "not allowed to read /details"}));
+}
+
+#[test]
 fn client_that_comes_back_reads_on_on_any_node() {
     let redis = RedisServer::start();
     let routes = ["--route", "stream:orders=/orders,history=100", "--route", "stream.score_updates=/raw"];

@@ -77,47 +77,25 @@ impl SessionContract {
             Some((_, value)) => return Err(Refusal::BadRequest(format!("bad query: {ECHO}={value}; expected 1 or 0"))),
         };
         let start = requested_start(request).map_err(|error| Refusal::BadRequest(error.trim_end().to_owned()))?;
-        let mut spec = SessionSpec::new(topics.clone(), self.streams.sessions.config().ttl);
-        let mut name = name(request)?;
-        let mut expires_at = None;
-        // The application decides about all clients, if there is one.
-        if self.streams.hook.is_none() {
-            match &self.auth {
-                Some(auth) => {
-                    let Authenticated { claims, .. } = authenticated(auth, request).await?;
-                    let subject = claims
-                        .subject
-                        .clone()
-                        .ok_or_else(|| Refusal::forbidden("the token has no sub, which is the name of its session"))?;
-                    if name.as_ref().is_some_and(|name| **name != *subject) {
-                        return Err(Refusal::forbidden(format!("the token is for the session {subject:?}")));
-                    }
-                    let (read, publish) = (claims.readable(), claims.publishable());
-                    let readable: Vec<Topic> = auth.public().into_iter().chain(read.iter().cloned()).collect();
-                    let is_readable = |topic: &Topic| readable.iter().any(|readable| readable.covers(topic));
-                    if let Some(topic) = topics.iter().find(|topic| !is_readable(topic)) {
-                        return Err(Refusal::forbidden(format!("not allowed to read {topic}")));
-                    }
-                    let list = |topics: Vec<Topic>| topics.into_iter().map(TopicText).collect::<Vec<_>>();
-                    spec.grant = SessionGrant {
-                        read: Some(list(readable)),
-                        publish: list(publish),
-                        private: list(read),
-                        expires: None,
-                        payload: claims.payload,
-                    };
-                    expires_at = claims.expires_at;
-                    name = Some(subject.into());
-                }
-                None => spec.grant.read = None,
-            }
-        }
-        if request.method == Method::HEAD {
+        let spec = SessionSpec::new(topics.clone(), self.streams.sessions.config().ttl);
+        let options = StreamOptions { echo, ..StreamOptions::default() };
+        let name = name(request)?;
+        let mut asked =
+            SessionRequest { contract: "native", prefix: "", name, spec, create: true, arrived: None, options };
+        let is_head = request.method == Method::HEAD;
+        // The application is asked about streams alone.
+        if is_head && self.streams.hook.is_some() {
             return Ok(ContractStream::new(topics));
         }
-        let options = StreamOptions { echo, expires_at, ..StreamOptions::default() };
-        let asked = SessionRequest { contract: "native", prefix: "", name, spec, create: true, arrived: None, options };
-        let SessionStream { name, session } = self.streams.open(request, client, asked).await?;
+        let answer = self.streams.decide(request, client, &mut asked).await?;
+        match &answer {
+            Some(answer) => SessionStreams::check_requested(answer, &topics)?,
+            None => self.authorize(request, &mut asked).await?,
+        }
+        if is_head {
+            return Ok(ContractStream::new(topics));
+        }
+        let SessionStream { name, session } = self.streams.open_decided(answer, asked).await?;
         let mut stream = ContractStream::new(session.topics);
         stream.grant = Some(session.grant);
         stream.start = start.or_else(|| session.position.map(Start::After));
@@ -129,6 +107,42 @@ impl SessionContract {
         stream.messages =
             Some(Box::new(Handler { streams, name, echo, max_topics, pending: None, subscribing: Vec::new() }));
         Ok(stream)
+    }
+}
+
+impl SessionContract {
+    /// Lets a token decide about a client, if there are tokens: it names the session, and what its clients may do.
+    async fn authorize(&self, request: &Parts, asked: &mut SessionRequest<'_>) -> Result<(), Refusal> {
+        let Some(auth) = &self.auth else {
+            asked.spec.grant.read = None;
+            return Ok(());
+        };
+        let Authenticated { claims, .. } = authenticated(auth, request).await?;
+        let subject = claims
+            .subject
+            .clone()
+            .ok_or_else(|| Refusal::forbidden("the token has no sub, which is the name of its session"))?;
+        if asked.name.as_ref().is_some_and(|name| **name != *subject) {
+            return Err(Refusal::forbidden(format!("the token is for the session {subject:?}")));
+        }
+        let (read, publish) = (claims.readable(), claims.publishable());
+        let readable: Vec<Topic> = auth.public().into_iter().chain(read.iter().cloned()).collect();
+        let list = |topics: Vec<Topic>| topics.into_iter().map(TopicText).collect::<Vec<_>>();
+        let grant = SessionGrant {
+            read: Some(list(readable)),
+            publish: list(publish),
+            private: list(read),
+            expires: None,
+            payload: claims.payload,
+            token: true,
+        };
+        if let Some(topic) = asked.spec.topics.iter().find(|topic| !grant.may_read(topic)) {
+            return Err(Refusal::forbidden(format!("not allowed to read {topic}")));
+        }
+        asked.spec.grant = grant;
+        asked.options.expires_at = claims.expires_at;
+        asked.name = Some(subject.into());
+        Ok(())
     }
 }
 

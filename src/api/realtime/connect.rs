@@ -19,7 +19,7 @@ use crate::api::refusal::Refusal;
 use crate::api::session_streams::{SessionRequest, SessionStream};
 use crate::auth::credentials::query_value;
 use crate::auth::{Auth, Role};
-use crate::sessions::{Policy, SessionName, SessionSpec, StreamOptions, TopicText};
+use crate::sessions::{Policy, SessionGrant, SessionName, SessionSpec, StreamOptions, TopicText};
 
 /// The start of the names of sessions: channel and client follow, with a colon between them.
 const PREFIX: &str = "realtime:";
@@ -41,9 +41,23 @@ pub struct ChannelStreams(pub Arc<Realtime>);
 struct Client {
     channel: Channel,
     id: String,
+    rights: Rights,
+}
+
+/// What a client may do on its channel.
+struct Rights {
     /// What it may publish.
     publish: Vec<Topic>,
+    /// Of what it receives private messages.
+    private: Vec<Topic>,
     expires_at: Option<SystemTime>,
+}
+
+impl Rights {
+    fn put_into(self, grant: &mut SessionGrant) {
+        grant.publish = self.publish.into_iter().map(TopicText).collect();
+        grant.private = self.private.into_iter().map(TopicText).collect();
+    }
 }
 
 impl Contract for ChannelStreams {
@@ -100,13 +114,14 @@ impl Realtime {
             self.check(&client).await?;
             return Ok(ContractStream::new(channel.id.namespace()));
         }
-        let Client { channel, id, publish, expires_at } = client;
+        let Client { channel, id, rights } = client;
+        let expires_at = rights.expires_at;
         let mut spec = SessionSpec::new(Topics::from(channel.id.namespace()), Duration::ZERO);
-        spec.grant.publish = publish.into_iter().map(TopicText).collect();
+        rights.put_into(&mut spec.grant);
         spec.policy = Policy::First;
         spec.group = Some(group(&channel));
         let sender_at = PREFIX.len() + channel.id.as_str().len() + 1;
-        let asked = SessionRequest {
+        let mut asked = SessionRequest {
             contract: "realtime",
             prefix: PREFIX,
             name: Some(Cow::Owned(format!("{}:{id}", channel.id))),
@@ -115,7 +130,14 @@ impl Realtime {
             arrived: None,
             options: StreamOptions { echo: false, sender_at, expires_at },
         };
-        let SessionStream { name, session } = self.streams.open(request, address, asked).await?;
+        let answer = self.streams.decide(request, address, &mut asked).await?;
+        // Its token decides where the application does not answer.
+        if let (None, Some(_), Some(auth)) = (&answer, &self.streams.hook, &self.auth) {
+            let rights = authenticated(auth, request, &Topic::from(channel.id.namespace())).await?;
+            asked.options.expires_at = rights.expires_at;
+            rights.put_into(&mut asked.spec.grant);
+        }
+        let SessionStream { name, session } = self.streams.open_decided(answer, asked).await?;
         // The connect hook may have named another client of the channel.
         let client = name.as_str().strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix(channel.id.as_str()));
         let client = client.and_then(|rest| rest.strip_prefix(':')).ok_or_else(|| {
@@ -152,31 +174,30 @@ impl Realtime {
         let client = checked(&client)?;
         let topic = Topic::from(channel.id.namespace());
         // Everyone may send who is connected, as long as no one else decides.
-        let (mut publish, mut expires_at) = (vec![topic.clone()], None);
-        if let (None, Some(auth)) = (&self.streams.hook, &self.auth) {
-            (publish, expires_at) = authenticated(auth, request, &topic).await?;
-        }
-        Ok(Client { channel, id: client, publish, expires_at })
+        let rights = match (&self.streams.hook, &self.auth) {
+            (None, Some(auth)) => authenticated(auth, request, &topic).await?,
+            _ => Rights { publish: vec![topic], private: Vec::new(), expires_at: None },
+        };
+        Ok(Client { channel, id: client, rights })
     }
 }
 
 /// What the token of a request allows on the topic of a channel, and until when.
-async fn authenticated(
-    auth: &Auth,
-    request: &Parts,
-    topic: &Topic,
-) -> Result<(Vec<Topic>, Option<SystemTime>), Refusal> {
+async fn authenticated(auth: &Auth, request: &Parts, topic: &Topic) -> Result<Rights, Refusal> {
     let covers = |topics: &[Topic]| topics.iter().any(|allowed| allowed.covers(topic));
     let found = auth.authenticate(&request.method, &request.uri, &request.headers, Role::Subscriber).await?;
     let is_public = covers(&auth.public());
     let Some(claims) = found.map(|found| found.claims) else {
-        return if is_public { Ok((Vec::new(), None)) } else { Err(Refusal::unauthorized("a token is required")) };
+        let none = Rights { publish: Vec::new(), private: Vec::new(), expires_at: None };
+        return if is_public { Ok(none) } else { Err(Refusal::unauthorized("a token is required")) };
     };
-    if !is_public && !covers(&claims.readable()) {
+    let if_covered = |topics: &[Topic]| if covers(topics) { vec![topic.clone()] } else { Vec::new() };
+    // What is private needs a right of the token itself.
+    let private = if_covered(&claims.readable());
+    if !is_public && private.is_empty() {
         return Err(Refusal::forbidden(format!("not allowed to read {topic}")));
     }
-    let publish = if covers(&claims.publishable()) { vec![topic.clone()] } else { Vec::new() };
-    Ok((publish, claims.expires_at))
+    Ok(Rights { publish: if_covered(&claims.publishable()), private, expires_at: claims.expires_at })
 }
 
 /// The sessions that a channel's clients are, and how many there may be.

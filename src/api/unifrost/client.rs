@@ -3,9 +3,9 @@
 use std::time::SystemTime;
 
 use axum::http::{HeaderMap, Method, Uri};
-use tallycast_fanout::Topic;
+use tallycast_fanout::{Topic, Topics};
 
-use super::{PREFIX, Unifrost};
+use super::{PREFIX, Unifrost, topic};
 use crate::api::refusal::Refusal;
 use crate::auth::Role;
 use crate::sessions::{SessionGrant, SessionName, TopicText};
@@ -24,18 +24,25 @@ pub(super) struct Client {
 }
 
 impl Unifrost {
-    /// The client of a request, by its token where there are tokens. Without a token, it may read what is public.
+    /// The client of a request, by its token where there are tokens and no application decides. Without a token, it may read what is public.
     pub(super) async fn client(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Client, Refusal> {
-        let mut client = Client {
-            owner: String::new(),
-            grant: SessionGrant { read: Some(Vec::new()), ..SessionGrant::default() },
-            expires_at: None,
-            has_rights: false,
-        };
         // The application decides about all clients, if there is one.
         if self.streams.hook.is_some() {
-            return Ok(client);
+            let (owner, grant) = (String::new(), SessionGrant::default());
+            return Ok(Client { owner, grant, expires_at: None, has_rights: false });
         }
+        self.client_of_token(method, uri, headers).await
+    }
+
+    /// The client of a request, by its token where there are tokens.
+    pub(super) async fn client_of_token(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<Client, Refusal> {
+        let mut client =
+            Client { owner: String::new(), grant: SessionGrant::default(), expires_at: None, has_rights: false };
         let Some(auth) = &self.auth else {
             client.grant.read = None;
             return Ok(client);
@@ -59,12 +66,20 @@ impl Unifrost {
             client.grant.payload = claims.payload;
             client.expires_at = claims.expires_at;
         }
+        client.grant.token = true;
         client.grant.read = Some(readable.into_iter().map(TopicText).collect());
         Ok(client)
     }
 }
 
 impl Client {
+    /// Refuses topics that it may not read.
+    pub(super) fn check(&self, topics: &Topics) -> Result<(), Refusal> {
+        let refused = topics.iter().find(|topic| !self.grant.may_read(topic));
+        let reason = |topic: Topic| format!("not allowed to read {}", topic::text(&topic.to_string()));
+        refused.map_or(Ok(()), |topic| Err(Refusal::forbidden(reason(topic))))
+    }
+
     /// The name of the session of an id, without the prefix.
     pub(super) fn name(&self, id: &str) -> String {
         format!("{}{id}", self.owner)

@@ -15,7 +15,7 @@ use super::flavour::{Flavour, error_json};
 use super::framing::UnifrostFraming;
 use super::{PREFIX, Unifrost, topic};
 use crate::api::refusal::Refusal;
-use crate::api::session_streams::{SessionRequest, SessionStream};
+use crate::api::session_streams::{SessionRequest, SessionStream, SessionStreams};
 use crate::responses::JSON;
 use crate::sessions::{SessionSpec, StreamOptions};
 
@@ -59,22 +59,32 @@ impl Unifrost {
             Flavour::Gochan => topics(&parameter(query, TOPICS).unwrap_or_default())?,
             Flavour::Unifrost00 | Flavour::Unifrost01 => Topics::none(),
         };
-        if self.streams.hook.is_none()
-            && let Some(topic) = topics.iter().find(|topic| !client.grant.may_read(topic))
-        {
-            return Err(Refusal::forbidden(format!("not allowed to read {}", topic::text(&topic.to_string()))));
+        if self.streams.hook.is_none() {
+            client.check(&topics)?;
         }
         if request.method == Method::HEAD {
             return Ok(ContractStream::new(topics));
         }
-        let mut spec = SessionSpec::new(topics, self.config.ttl);
+        let mut spec = SessionSpec::new(topics.clone(), self.config.ttl);
         spec.grant = client.grant.clone();
         let create = id.is_none() || self.config.any_id;
         let name = client.name(&id.unwrap_or_else(|| Uuid::new_v4().to_string()));
         let options = StreamOptions { expires_at: client.expires_at, ..StreamOptions::default() };
         let name = Some(name.into());
-        let asked = SessionRequest { contract: "unifrost", prefix: PREFIX, name, spec, create, arrived: None, options };
-        let opened = self.streams.open(request, client_ip, asked).await;
+        let mut asked =
+            SessionRequest { contract: "unifrost", prefix: PREFIX, name, spec, create, arrived: None, options };
+        let answer = self.streams.decide(request, client_ip, &mut asked).await?;
+        match &answer {
+            Some(answer) => SessionStreams::check_requested(answer, &topics)?,
+            // Its token decides, in a session of the name that the application knows.
+            None if self.streams.hook.is_some() => {
+                let client = self.client_of_token(&request.method, &request.uri, &request.headers).await?;
+                client.check(&topics)?;
+                (asked.spec.grant, asked.options.expires_at) = (client.grant, client.expires_at);
+            }
+            None => {}
+        }
+        let opened = self.streams.open_decided(answer, asked).await;
         let SessionStream { name, session } = opened.map_err(|refusal| match refusal {
             Refusal::NotFound(_) => self.unknown_consumer(),
             refusal => refusal,
