@@ -272,7 +272,7 @@ const CONNECT_HOOK: &[Metric] = &[
     Metric {
         name: "connect_hook_refused",
         values: Values::Counter(Reading::new("connect_hook", "refused", |status| status.connect_hook.refused.get())),
-        help: "Clients that the endpoint refused.",
+        help: "Clients that the endpoint refused, or whose requests are too large to ask about.",
         watch: "A sudden increase: the application no longer knows its clients, or someone tries credentials.",
     },
     Metric {

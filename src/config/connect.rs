@@ -204,7 +204,11 @@ mod tests {
     #[test]
     fn hook_needs_sessions() {
         let error = read(["tallycast", "serve", "--connect-url", URL].map(Into::into)).unwrap_err().to_string();
-        assert_eq!(error, "--connect-url needs --sessions or --ws-hub: it decides about the streams of sessions");
+        assert_eq!(
+            error,
+            "--connect-url needs --sessions, --unifrost, --ws-hub, --realtime-channel or --realtime-create: \
+             it decides about the streams of sessions"
+        );
     }
 
     #[test]

@@ -21,7 +21,8 @@ const DEMO: [&str; 2] = ["chat,type=WS", "notifications,type=SSE"];
 pub(super) struct RealtimeOptions {
     /// Channel that is served at /api/v1/channels/ID by the contract of open-source-cloud/realtime: its id, whether its clients have
     /// WebSockets or event streams, and how many connections it has at most on all nodes, 100 unless max= says otherwise. Its
-    /// messages are in the Redis stream with the id as its key. Repeatable [default: none]
+    /// messages are in the Redis stream with the id as its key. It switches on sessions and /sessions, but not streams at /session.
+    /// Repeatable [default: none]
     #[arg(
         long = "realtime-channel",
         env = "TALLYCAST_REALTIME_CHANNELS",

@@ -54,7 +54,9 @@ impl SessionOptions {
         if !self.sessions && !is_needed {
             if has_hook {
                 return Err(ConfigError::Usage(
-                    "--connect-url needs --sessions or --ws-hub: it decides about the streams of sessions".to_owned(),
+                    "--connect-url needs --sessions, --unifrost, --ws-hub, --realtime-channel or --realtime-create: \
+                     it decides about the streams of sessions"
+                        .to_owned(),
                 ));
             }
             return Ok(None);

@@ -38,7 +38,8 @@ const RESERVED: [&str; 18] = [
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "unifrost")]
 pub(super) struct UnifrostOptions {
-    /// Serve the contract of unifrost 0.1, of unifrost before that (0.0), or of gochan [default: none]
+    /// Serve the contract of unifrost 0.1, of unifrost before that (0.0), or of gochan. It switches on sessions and /sessions, but not
+    /// streams at /session [default: none]
     #[arg(long, env = "TALLYCAST_UNIFROST", value_name = "GENERATION")]
     pub(super) unifrost: Option<Generation>,
     /// Channels of topics: a prefix and *, which stands for the topic. Not used if a route leads to /unifrost, such as

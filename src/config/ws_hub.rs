@@ -14,7 +14,7 @@ use crate::sessions::MAX_TTL;
 #[command(next_help_heading = "ws-hub")]
 pub(super) struct WsHubOptions {
     /// Serve the clients and listeners of ws-hub. The route ws-hub:group-data:*=/ws-hub/groups/*,private is added, unless there is one
-    /// for these channels
+    /// for these channels. It switches on sessions and /sessions, but not streams at /session
     #[arg(long, env = "TALLYCAST_WS_HUB")]
     pub(super) ws_hub: bool,
     /// Path of the WebSockets of ws-hub clients. Native WebSockets below it stay
@@ -38,7 +38,7 @@ pub(super) struct WsHubOptions {
         value_parser = prefix
     )]
     pub(super) ws_hub_prefix: String,
-    /// How long a ws-hub client waits until a listener has put it into a group; then it is closed. 0s is for ever
+    /// How long a ws-hub client waits until a listener has put it into a group; then it is closed. 0s is no limit
     #[arg(
         long,
         env = "TALLYCAST_WS_HUB_TIMEOUT",
