@@ -32,6 +32,8 @@ pub(super) struct Local {
     newest: AtomicU64,
     /// Commands may have been missed.
     was_deaf: AtomicBool,
+    /// A connection was registered under a life that was over by then.
+    is_misplaced: AtomicBool,
     engine: Handle,
     stats: Arc<SessionStats>,
 }
@@ -74,6 +76,8 @@ struct LocalSession {
 #[derive(Debug)]
 struct LocalConnection {
     life: NodeId,
+    /// The life under which it is known to be registered.
+    registered: Option<NodeId>,
     /// `None` until the engine serves it.
     id: Option<ConnectionId>,
     /// The version of the session that it reads by.
@@ -107,11 +111,22 @@ pub(super) struct Work {
     pub(super) replies: Vec<Reply>,
 }
 
+/// What is known here of a session.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) name: Arc<str>,
+    pub(super) version: u64,
+    /// The connections that are registered under the life of the node, and not about to be closed.
+    pub(super) registered: Vec<u64>,
+}
+
 /// A connection for its registration under another life of the node.
 #[derive(Debug, Clone)]
 pub(super) struct Registered {
     pub(super) name: Arc<str>,
     pub(super) number: u64,
+    /// The other life under which it was registered.
+    pub(super) former: Option<NodeId>,
     /// Its session, which is created if Redis has lost it.
     pub(super) spec: SessionSpec,
 }
@@ -124,6 +139,7 @@ impl Local {
             ended: Notify::new(),
             newest: AtomicU64::new(0),
             was_deaf: AtomicBool::new(false),
+            is_misplaced: AtomicBool::new(false),
             engine,
             stats,
         }
@@ -141,12 +157,13 @@ impl Local {
         options: StreamOptions,
     ) -> SessionConnection {
         let number = self.newest.fetch_add(1, Ordering::Relaxed) + 1;
-        let connection = LocalConnection { life, id: None, version: 0, options, close: None };
+        let reserved_in = life.clone();
+        let connection = LocalConnection { life, registered: None, id: None, version: 0, options, close: None };
         let name = name.shared();
         let mut sessions = self.lock();
         sessions.by_name.entry(Arc::clone(&name)).or_default().connections.insert(number, connection);
         self.stats.connections.add(1);
-        SessionConnection { local: Arc::clone(self), name, number, was_refused: false }
+        SessionConnection { local: Arc::clone(self), name, number, life: reserved_in, was_refused: false }
     }
 
     /// The connection is registered, and reads by this version of its session. `spec` is the session as it would have been created.
@@ -158,7 +175,7 @@ impl Local {
         grant: &Arc<SessionGrant>,
         spec: &SessionSpec,
     ) {
-        let SessionConnection { name, number, .. } = connection;
+        let SessionConnection { name, number, life, .. } = connection;
         let mut sessions = self.lock();
         let Some(session) = sessions.by_name.get_mut(name) else { return };
         if let Some(ended) = session.ended.take_if(|_| version > session.version) {
@@ -168,16 +185,29 @@ impl Local {
         }
         if let Some(connection) = session.connections.get_mut(number) {
             connection.version = version;
+            connection.registered = Some(life.clone());
+            if connection.life != *life {
+                self.is_misplaced.store(true, Ordering::Relaxed);
+            }
         }
         session.spec.get_or_insert_with(|| Arc::new(SessionSpec { topics: Topics::none(), ..spec.clone() }));
         session.update(version, topics, grant);
         sessions.settle(name, &self.changed);
     }
 
-    /// A connection is registered again: its session has at least this version.
-    pub(super) fn registered(&self, name: &Arc<str>, version: u64, topics: &Topics, grant: &Arc<SessionGrant>) {
+    /// A connection is registered again, under `life`: its session has at least this version.
+    pub(super) fn registered(
+        &self,
+        (name, number, life): (&Arc<str>, u64, NodeId),
+        version: u64,
+        topics: &Topics,
+        grant: &Arc<SessionGrant>,
+    ) {
         let mut sessions = self.lock();
         let Some(session) = sessions.by_name.get_mut(name) else { return };
+        if let Some(connection) = session.connections.get_mut(&number) {
+            connection.registered = Some(life);
+        }
         session.update(version, topics, grant);
         sessions.settle(name, &self.changed);
     }
@@ -251,17 +281,31 @@ impl Local {
         std::mem::take(&mut self.lock().gone)
     }
 
-    /// Puts connections back whose end could not be written. Returns how many wait.
-    pub(super) fn put_back_gone(&self, mut gone: Vec<Gone>) -> usize {
+    /// Puts connections back whose end could not be written.
+    pub(super) fn put_back_gone(&self, mut gone: Vec<Gone>) {
         let mut sessions = self.lock();
         gone.append(&mut sessions.gone);
         sessions.gone = gone;
-        sessions.gone.len()
     }
 
-    /// The names of all sessions here, with their versions.
-    pub(super) fn names(&self) -> Vec<(Arc<str>, u64)> {
-        self.lock().by_name.iter().map(|(name, session)| (Arc::clone(name), session.version)).collect()
+    /// Forgets the connections that have ended if more than `limit` wait. Returns whether it did.
+    pub(super) fn forget_gone_over(&self, limit: usize) -> bool {
+        let mut sessions = self.lock();
+        let is_over = sessions.gone.len() > limit;
+        if is_over {
+            sessions.gone = Vec::new();
+        }
+        is_over
+    }
+
+    /// All sessions here, and their connections that are registered under `life`.
+    pub(super) fn known(&self, life: &NodeId) -> Vec<Known> {
+        let sessions = self.lock();
+        let known = |(name, session): (&Arc<str>, &LocalSession)| {
+            let (name, version, registered) = (Arc::clone(name), session.version, session.registered(life));
+            Known { name, version, registered }
+        };
+        sessions.by_name.iter().map(known).collect()
     }
 
     /// What the connections of a session are to read, if it has some here and has not ended.
@@ -293,7 +337,19 @@ impl Local {
         self.was_deaf.swap(false, Ordering::Relaxed)
     }
 
-    /// Gives all connections another life. Returns them, to be registered again.
+    /// Whether there may be connections that are registered under another life, since the last call.
+    pub(super) fn take_misplaced(&self) -> bool {
+        self.is_misplaced.swap(false, Ordering::Relaxed)
+    }
+
+    /// Redis has lost its data, so no connection is registered.
+    pub(super) fn was_lost(&self) {
+        let mut sessions = self.lock();
+        let connections = sessions.by_name.values_mut().flat_map(|session| session.connections.values_mut());
+        connections.for_each(|connection| connection.registered = None);
+    }
+
+    /// Gives all connections this life. Returns those that are to be registered under it.
     pub(super) fn begin_life(&self, life: &NodeId) -> Vec<Registered> {
         let mut sessions = self.lock();
         let mut all = Vec::new();
@@ -301,11 +357,12 @@ impl Local {
             for (number, connection) in &mut session.connections {
                 connection.life = life.clone();
                 let Some(spec) = &session.spec else { continue };
-                // Others are about to be registered, or closed.
-                if ![0, CLOSING].contains(&connection.version) {
+                // Others are registered, or about to be, or closed.
+                if connection.registered.as_ref() != Some(life) && ![0, CLOSING].contains(&connection.version) {
                     let (topics, grant) = (session.topics.clone(), (*session.grant).clone());
                     let spec = SessionSpec { topics, grant, ..(**spec).clone() };
-                    all.push(Registered { name: Arc::clone(name), number: *number, spec });
+                    let former = connection.registered.clone();
+                    all.push(Registered { name: Arc::clone(name), number: *number, former, spec });
                 }
             }
         }
@@ -351,6 +408,15 @@ impl LocalSession {
         if version > self.version {
             (self.version, self.topics, self.grant) = (version, topics.clone(), Arc::clone(grant));
         }
+    }
+
+    /// The connections that are registered under `life`, and not about to be closed.
+    fn registered(&self, life: &NodeId) -> Vec<u64> {
+        let is_meant = |connection: &LocalConnection| {
+            connection.registered.as_ref() == Some(life) && ![0, CLOSING].contains(&connection.version)
+        };
+        let found = self.connections.iter().filter(|(_, connection)| is_meant(connection));
+        found.map(|(number, _)| *number).collect()
     }
 
     /// Whether it has connections, and has not ended. Another one of the same name may be about to begin.
@@ -412,6 +478,8 @@ pub(super) struct SessionConnection {
     local: Arc<Local>,
     pub(super) name: Arc<str>,
     pub(super) number: u64,
+    /// The life of the node at its registration.
+    life: NodeId,
     /// It is certain that it was not registered.
     pub(super) was_refused: bool,
 }
@@ -429,7 +497,7 @@ impl StreamWatch for SessionConnection {
 
 impl Drop for SessionConnection {
     fn drop(&mut self) {
-        let Self { local, name, number, was_refused } = self;
+        let Self { local, name, number, life, was_refused } = self;
         local.stats.connections.subtract(1);
         // Not under the lock of the sessions.
         let position = local.engine.position();
@@ -442,7 +510,13 @@ impl Drop for SessionConnection {
             sessions.settle(name, &local.changed);
         }
         if !*was_refused {
-            sessions.gone.push(Gone { life: connection.life, number: *number, name: Arc::clone(name), position });
+            // Its registration under the present life may not have succeeded, or not been answered.
+            let registered = connection.registered.unwrap_or_else(|| life.clone());
+            let other = Some(connection.life).filter(|life| *life != registered);
+            for life in other.into_iter().chain([registered]) {
+                let (name, position) = (Arc::clone(name), position.clone());
+                sessions.gone.push(Gone { life, number: *number, name, position });
+            }
             local.ended.notify_one();
         }
     }

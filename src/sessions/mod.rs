@@ -294,7 +294,8 @@ impl Sessions {
         let store = match redis {
             Some(client) => {
                 let nodes = Nodes::new(client.clone(), LEASES, timing.lease);
-                let store = RedisStore { nodes, events: config.events.clone(), limits };
+                let (client, events) = (client.clone(), config.events.clone());
+                let store = RedisStore { nodes, client: client.clone(), events, limits };
                 let task = Task::new(store.clone(), Arc::clone(&local), life, Arc::clone(&stats), timing);
                 tasks.push(tokio::spawn(task.run(stop.clone())));
                 let control = Control {
@@ -388,7 +389,7 @@ impl Sessions {
             let life = life.borrow().clone();
             let mut connection = local.reserve(opening.name, life.clone(), opening.options);
             let connected = match store {
-                Store::Redis(store) => store.connect(&life, connection.number, opening).await,
+                Store::Redis(store) => store.connect(&life, connection.number, opening, None).await,
                 Store::Memory(store) => store.connect(connection.number, opening).map(|(connected, replaced)| {
                     for number in replaced {
                         local.close(&connection.name, number, "replaced by a newer connection");

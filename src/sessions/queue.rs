@@ -34,8 +34,10 @@ const CONSUMER_LEASE: Duration = Duration::from_secs(5);
 const CONSUMER_PERIOD: Duration = Duration::from_secs(1);
 /// Commands that are taken together.
 const BATCH: usize = 128;
-/// Seconds that Redis waits for a command.
-const WAIT_SECONDS: u64 = 1;
+/// Seconds that Redis waits for a command. A shutdown waits as long, so that none is lost that Redis has just handed out.
+const WAIT_SECONDS: f64 = 0.5;
+/// Time at a shutdown for that, and for the commands that were taken.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
 /// Time for Redis to answer; longer than it waits.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Bytes of a command.
@@ -117,9 +119,7 @@ enum CommandError {
 /// Takes commands until `stop` is cancelled, whenever no other node does. `node` names this one.
 pub async fn run(sessions: Sessions, client: RedisClient, node: Arc<str>, stop: CancellationToken) {
     let mut log = RateLimitedLog::new();
-    loop {
-        let taken = stop.run_until_cancelled(take(&sessions, &client, &node)).await;
-        let Some(Err(error)) = taken else { break };
+    while let Err(error) = take(&sessions, &client, &node, &stop).await {
         sessions.stats().failures.add(1);
         log.log(|suppressed| tracing::warn!(%error, suppressed, "cannot take commands for sessions; retrying"));
         if stop.run_until_cancelled(sleep(CONSUMER_PERIOD)).await.is_none() {
@@ -135,22 +135,55 @@ pub async fn run(sessions: Sessions, client: RedisClient, node: Arc<str>, stop: 
     }
 }
 
-/// Takes commands while this node is the one that does.
-async fn take(sessions: &Sessions, client: &RedisClient, node: &str) -> Result<std::convert::Infallible, RedisError> {
+/// Takes commands while this node is the one that does, until `stop` is cancelled. Those that were taken by then are followed.
+async fn take(
+    sessions: &Sessions,
+    client: &RedisClient,
+    node: &str,
+    stop: &CancellationToken,
+) -> Result<(), RedisError> {
     let config = AsyncConnectionConfig::new().set_connection_timeout(Some(LIMIT)).set_response_timeout(Some(LIMIT));
-    let mut connection = client.dedicated(&config).await?;
+    let Some(connection) = stop.run_until_cancelled(client.dedicated(&config)).await else { return Ok(()) };
+    let mut connection = connection?;
     let waiting = Arc::new(Semaphore::new(MAX_WAITING));
     loop {
-        let mut consume = script(CONSUME, 1);
-        consume.arg(CONSUMER).arg(node).arg(crate::nodes::milliseconds(CONSUMER_LEASE));
-        if consume.query_async::<u8>(&mut connection).await? == 0 {
-            sleep(CONSUMER_PERIOD).await;
+        let consumes = stop.run_until_cancelled(consume(&mut connection, node)).await;
+        let Some(consumes) = consumes else { return Ok(()) };
+        if !consumes? {
+            stop.run_until_cancelled(sleep(CONSUMER_PERIOD)).await;
             continue;
         }
-        for command in next(&mut connection).await? {
-            sessions.stats().commands.add(1);
-            follow(sessions, &command, &waiting).await;
+        let Some(commands) = until_stopped(stop, next(&mut connection)).await else { return Ok(()) };
+        let mut commands = commands?.into_iter();
+        let all = async {
+            for command in &mut commands {
+                sessions.stats().commands.add(1);
+                follow(sessions, &command, &waiting).await;
+            }
+        };
+        if until_stopped(stop, all).await.is_none() {
+            tracing::warn!(lost = commands.len(), "commands for sessions are lost in the shutdown");
         }
+    }
+}
+
+/// Whether this node is the one that takes commands, for another while.
+async fn consume(connection: &mut MultiplexedConnection, node: &str) -> Result<bool, RedisError> {
+    let mut consume = script(CONSUME, 1);
+    consume.arg(CONSUMER).arg(node).arg(crate::nodes::milliseconds(CONSUMER_LEASE));
+    Ok(consume.query_async::<u8>(connection).await? == 1)
+}
+
+/// What comes of `future`, unless it takes too long after `stop` is cancelled.
+async fn until_stopped<F: Future>(stop: &CancellationToken, future: F) -> Option<F::Output> {
+    let is_over = async {
+        stop.cancelled().await;
+        sleep(STOP_LIMIT).await;
+    };
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = is_over => None,
     }
 }
 
@@ -159,7 +192,13 @@ async fn next(connection: &mut MultiplexedConnection) -> Result<Vec<Vec<u8>>, Re
     let mut blocking = redis::cmd("BLPOP");
     let first: Option<(String, Vec<u8>)> = blocking.arg(COMMANDS).arg(WAIT_SECONDS).query_async(connection).await?;
     let Some((_, first)) = first else { return Ok(Vec::new()) };
-    let more: Option<Vec<Vec<u8>>> = redis::cmd("LPOP").arg(COMMANDS).arg(BATCH - 1).query_async(connection).await?;
+    let more: Result<Option<Vec<Vec<u8>>>, _> =
+        redis::cmd("LPOP").arg(COMMANDS).arg(BATCH - 1).query_async(connection).await;
+    let more = more.unwrap_or_else(|error| {
+        // The first one has left the list. If the connection is broken, the next call says so.
+        tracing::debug!(%error, "cannot take more than one command for sessions");
+        None
+    });
     Ok([first].into_iter().chain(more.unwrap_or_default()).collect())
 }
 

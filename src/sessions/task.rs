@@ -1,5 +1,6 @@
 //! Keeps the lease of this node, writes which connections have ended, ends sessions whose time is over, and clears up nodes that have died.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,13 +10,14 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::command::Command;
-use super::local::{Gone, Local, Registered};
+use super::local::{Gone, Known, Local, Registered};
 use super::memory::MemoryStore;
-use super::redis::RedisStore;
-use super::spec::{SessionName, StreamOptions};
-use super::store::{ConnectError, Opening, Unavailable};
+use super::redis::{RedisStore, Refused};
+use super::spec::{Policy, SessionName, StreamOptions};
+use super::store::{ConnectError, Listed, Opening, Unavailable};
 use super::{SessionStats, Timing, spec};
 use crate::nodes::{NodeId, NodesError, Renewal};
+use crate::rate_limited_log::RateLimitedLog;
 
 /// Time between two turns, unless a connection ends.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -24,13 +26,17 @@ const RENEWALS: u32 = 3;
 /// Time for the last connections to be written at the shutdown.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Connections whose ends wait for Redis. With more, the node begins another life, and the ends of all of this one are written by its heir.
-const MAX_GONE: usize = 200_000;
+pub(super) const MAX_GONE: usize = 200_000;
 /// Sessions whose state is read together.
 const STATE_BATCH: usize = 256;
 /// Connections that are registered again at the same time.
 const REGISTRATIONS: usize = 256;
 /// Ends that are written together.
-const GONE_BATCH: usize = 4096;
+const GONE_BATCH: usize = 1024;
+/// Why a connection is closed that Redis no longer has, when its session is gone or another one has its name.
+const ENDED: &str = "the session has ended";
+/// And when its session keeps only the newest one.
+const REPLACED: &str = "replaced by a newer connection";
 
 /// The task of a node that shares its sessions.
 pub(super) struct Task {
@@ -47,6 +53,13 @@ pub(super) struct Task {
     /// Whether this life had a lease.
     pub(super) has_begun: bool,
     pub(super) is_failing: bool,
+    /// Ends of connections are forgotten, which an heir has to write.
+    pub(super) needs_life: bool,
+    /// Not all connections are registered under this life.
+    pub(super) needs_registration: bool,
+    /// Publications that Redis had refused at the last look.
+    pub(super) refused: Option<u64>,
+    pub(super) log: RateLimitedLog,
 }
 
 impl Task {
@@ -68,6 +81,10 @@ impl Task {
             looked_at: None,
             has_begun: false,
             is_failing: false,
+            needs_life: false,
+            needs_registration: false,
+            refused: None,
+            log: RateLimitedLog::new(),
         }
     }
 
@@ -95,6 +112,10 @@ impl Task {
                 Err(_) => sleep(PERIOD).await,
             }
         }
+        if self.needs_life {
+            // Only when the lease expires does an heir write the ends that are forgotten.
+            return;
+        }
         let life = self.life.borrow().clone();
         if let Err(error) = self.store.nodes.leave(&life, &[super::redis::channel(life.as_str())]).await {
             tracing::debug!(%error, "the lease could not be ended; it expires");
@@ -102,7 +123,10 @@ impl Task {
     }
 
     async fn turn(&mut self) {
-        match self.try_turn().await {
+        let outcome = self.try_turn().await;
+        // While Redis is away, too: then the list grows.
+        self.needs_life |= self.local.forget_gone_over(MAX_GONE);
+        match outcome {
             Ok(()) => self.is_failing = false,
             Err(error) => {
                 self.stats.failures.add(1);
@@ -117,19 +141,25 @@ impl Task {
     }
 
     async fn try_turn(&mut self) -> Result<(), NodesError> {
+        if self.needs_life {
+            self.begin_life().await?;
+        }
         self.renew().await?;
+        self.needs_registration |= self.local.take_misplaced();
+        // One connection that cannot be registered must not stop everything else.
+        let registered = if self.needs_registration { self.register().await } else { Ok(()) };
         self.catch_up().await?;
         self.flush().await?;
         if self.looked_at.is_some_and(|at| at.elapsed() < self.timing.look) {
-            return Ok(());
+            return registered;
         }
         self.looked_at = Some(Instant::now());
-        while self.store.expire().await? {}
+        self.expire().await?;
         // After an outage of Redis, all nodes must have had the time to renew their leases.
         if self.steady_since.is_some_and(|since| since.elapsed() >= self.timing.grace) {
             self.inherit().await?;
         }
-        Ok(())
+        registered
     }
 
     /// Renews the lease when it is due. If it was lost, the connections are registered again.
@@ -143,7 +173,10 @@ impl Task {
         match nodes.renew(&life, &[]).await? {
             Renewal::Kept(_) => {}
             Renewal::New if !self.has_begun => {}
-            Renewal::New => self.register(&life).await?,
+            Renewal::New => {
+                self.local.was_lost();
+                self.register().await?;
+            }
             Renewal::Ended => {
                 tracing::warn!(node = %life, "other nodes took this one for dead; its sessions are registered again");
                 self.begin_life().await?;
@@ -157,27 +190,36 @@ impl Task {
 
     /// Begins another life. What the last one has left is cleared up by its heir.
     async fn begin_life(&mut self) -> Result<(), NodesError> {
-        let life = NodeId::new(self.life.borrow().name());
+        let (began, life) = (Instant::now(), NodeId::new(self.life.borrow().name()));
         self.store.nodes.renew(&life, &[]).await?;
-        self.life.send_replace(life.clone());
-        self.register(&life).await
+        (self.renewed_at, self.has_begun, self.needs_life) = (Some(began), true, false);
+        self.life.send_replace(life);
+        self.register().await
     }
 
-    /// Registers all connections again, some at a time. The lease goes on meanwhile.
-    async fn register(&self, life: &NodeId) -> Result<(), NodesError> {
-        let all = self.local.begin_life(life);
+    /// Registers all connections that are not registered under this life, some at a time. The lease goes on meanwhile.
+    async fn register(&mut self) -> Result<(), NodesError> {
+        // If it fails, those that are left have to be registered later.
+        self.needs_registration = true;
+        let life = self.life.borrow().clone();
+        let all = self.local.begin_life(&life);
+        let mut outcome = Ok(());
         for batch in all.chunks(REGISTRATIONS) {
             let mut tasks = JoinSet::new();
             for registered in batch {
                 let (store, local) = (self.store.clone(), Arc::clone(&self.local));
                 tasks.spawn(register(store, local, life.clone(), registered.clone()));
             }
+            // One that fails does not keep the others from it.
             while let Some(registered) = tasks.join_next().await {
                 // One that panics has no outcome.
-                registered.unwrap_or(Ok(()))?;
+                outcome = outcome.and(registered.unwrap_or(Ok(())));
             }
-            self.store.nodes.renew(life, &[]).await?;
+            // Fails if Redis is away.
+            self.store.nodes.renew(&life, &[]).await?;
         }
+        outcome?;
+        self.needs_registration = false;
         Ok(())
     }
 
@@ -190,52 +232,99 @@ impl Task {
         // Redis may have restarted since the lease was renewed, without any request that failed.
         self.renewed_at = None;
         self.renew().await.inspect_err(|_| self.local.was_deaf())?;
-        let known = self.local.names();
-        for known in known.chunks(STATE_BATCH) {
-            let names: Vec<String> = known.iter().map(|(name, _)| name.to_string()).collect();
-            let states = self.store.get(&names).await.inspect_err(|_| self.local.was_deaf())?;
-            for ((name, version), state) in known.iter().zip(states) {
-                let mut command = Command { session: name.to_string(), ..Command::default() };
-                match state {
-                    Some(state) if state.version > *version => {
-                        command.version = Some(state.version);
-                        command.topics = spec::lines(state.topics.iter());
-                        command.grant = serde_json::to_string(&state.grant).ok();
-                    }
-                    Some(_) => continue,
-                    // About to be registered.
-                    None if *version == 0 => continue,
-                    None => command.ended = Some("the session has ended".to_owned()),
+        let life = self.life.borrow().clone();
+        for known in self.local.known(&life).chunks(STATE_BATCH) {
+            self.compare(&life, known).await.inspect_err(|_| self.local.was_deaf())?;
+        }
+        Ok(())
+    }
+
+    /// Compares what is known of sessions with Redis.
+    async fn compare(&self, life: &NodeId, known: &[Known]) -> Result<(), NodesError> {
+        let names: Vec<String> = known.iter().map(|known| known.name.to_string()).collect();
+        let states = self.store.get_registered(&names, life).await?;
+        for (known, state) in known.iter().zip(states) {
+            match state {
+                Some((state, registered)) => self.follow(known, &state, &registered),
+                // Still to be registered.
+                None if known.registered.is_empty() => {}
+                None => {
+                    let ended = Some(ENDED.to_owned());
+                    self.local.deliver(Command { session: known.name.to_string(), ended, ..Command::default() });
                 }
-                self.local.deliver(command);
             }
         }
         Ok(())
+    }
+
+    /// Closes connections that were removed meanwhile, and has the others read what their session says.
+    fn follow(&self, known: &Known, state: &Listed, registered: &HashSet<u64>) {
+        // First, so that they read nothing of a session to which they do not belong.
+        let reason = if state.policy == Policy::Newest { REPLACED } else { ENDED };
+        for number in known.registered.iter().filter(|number| !registered.contains(number)) {
+            self.local.close(&known.name, *number, reason);
+        }
+        if state.version > known.version {
+            self.local.deliver(Command {
+                session: known.name.to_string(),
+                version: Some(state.version),
+                topics: spec::lines(state.topics.iter()),
+                grant: serde_json::to_string(&state.grant).ok(),
+                ..Command::default()
+            });
+        }
     }
 
     /// Writes which connections have ended.
     async fn flush(&mut self) -> Result<(), NodesError> {
         let mut gone = self.local.take_gone();
         while !gone.is_empty() {
-            let batch: Vec<Gone> = gone.drain(..gone.len().min(GONE_BATCH)).collect();
-            let life = batch[0].life.clone();
-            // Those of another life are its heir's.
-            let (ours, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(|gone| gone.life == life);
-            gone.extend(others);
-            let fields = |gone: &Gone| {
-                (gone.number, gone.name.to_string(), gone.position.as_deref().unwrap_or_default().to_owned())
-            };
-            let written = self.store.disconnect(&life, &ours.iter().map(fields).collect::<Vec<_>>()).await;
-            if let Err(error) = written {
-                gone.extend(ours);
-                if self.local.put_back_gone(gone) > MAX_GONE {
-                    self.local.take_gone();
-                    self.begin_life().await?;
-                }
+            if let Err(error) = self.flush_some(&mut gone).await {
+                self.local.put_back_gone(gone);
                 return Err(error);
             }
         }
         Ok(())
+    }
+
+    /// Writes the ends of some connections, and removes them from the list.
+    async fn flush_some(&mut self, gone: &mut Vec<Gone>) -> Result<(), NodesError> {
+        // A long list must not cost the lease.
+        self.renew().await?;
+        let batch: Vec<Gone> = gone.drain(..gone.len().min(GONE_BATCH)).collect();
+        let Some(life) = batch.first().map(|gone| gone.life.clone()) else { return Ok(()) };
+        let (ours, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(|gone| gone.life == life);
+        // Those of another life have their turn later.
+        gone.extend(others);
+        let fields =
+            |gone: &Gone| (gone.number, gone.name.to_string(), gone.position.as_deref().unwrap_or_default().to_owned());
+        let written = self.store.disconnect(&life, &ours.iter().map(fields).collect::<Vec<_>>()).await;
+        if written.is_err() {
+            gone.extend(ours);
+        }
+        written
+    }
+
+    /// Ends sessions whose time is over.
+    async fn expire(&mut self) -> Result<(), NodesError> {
+        loop {
+            let (has_more, refused) = self.store.expire().await?;
+            self.note_refused(refused);
+            if !has_more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes it known if Redis has refused to publish something since the last look.
+    fn note_refused(&mut self, Refused { count, error }: Refused) {
+        let before = self.refused.replace(count);
+        if before.is_some_and(|before| count > before) {
+            self.stats.failures.add(1);
+            self.log.log(|suppressed| {
+                tracing::warn!(error, suppressed, "Redis has refused events of sessions, or commands to nodes");
+            });
+        }
     }
 
     /// Clears up nodes that have died.
@@ -256,17 +345,20 @@ async fn register(
     store: RedisStore,
     local: Arc<Local>,
     life: NodeId,
-    Registered { name, number, spec }: Registered,
+    Registered { name, number, former, spec }: Registered,
 ) -> Result<(), NodesError> {
     let Ok(session) = name.parse::<SessionName>() else { return Ok(()) };
     let options = StreamOptions::default();
     let opening = Opening { name: &session, spec: &spec, create: true, arrived: None, options };
-    match store.connect(&life, number, &opening).await {
+    match store.connect(&life, number, &opening, former.as_ref()).await {
         Ok(connected) => {
             let grant = Arc::new(connected.grant);
-            local.registered(&name, connected.version, &connected.topics, &grant);
+            local.registered((&name, number, life), connected.version, &connected.topics, &grant);
         }
-        Err(ConnectError::Unavailable(Unavailable(error))) => return Err(error),
+        // What cannot be read now can never be.
+        Err(ConnectError::Unavailable(Unavailable(error))) if !matches!(error, NodesError::Json(_)) => {
+            return Err(error);
+        }
         Err(error) => local.close(&name, number, &error.to_string()),
     }
     Ok(())

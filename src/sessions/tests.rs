@@ -412,6 +412,145 @@ async fn node_that_was_taken_for_dead_registers_its_connections_again() {
     assert_eq!(events(&client).await, expected);
 }
 
+/// The only field of a connection that a session's hash has.
+async fn connection_field(client: &RedisClient, session: &str) -> String {
+    let key = format!("tallycast:session:{session}");
+    let fields: Vec<String> = client.query(::redis::cmd("HKEYS").arg(key)).await.unwrap();
+    fields.into_iter().find(|field| field.starts_with("c:")).unwrap()
+}
+
+#[tokio::test]
+async fn connection_that_was_removed_while_its_node_did_not_listen_is_closed() {
+    let server = Server::start("sessions-removed");
+    let node = Node::start(Some(&server), "one");
+    let newest = SessionSpec { policy: Policy::Newest, ..spec("/a") };
+    let mut removed = node.connect("ann", &spec("/a")).await.unwrap();
+    let mut replaced = node.connect("bob", &newest).await.unwrap();
+    let mut kept = node.connect("eve", &newest).await.unwrap();
+    let client = client(&server);
+    let mut pipeline = ::redis::pipe();
+    for session in ["ann", "bob"] {
+        let field = connection_field(&client, session).await;
+        pipeline.cmd("HDEL").arg(format!("tallycast:session:{session}")).arg(field).ignore();
+    }
+    pipeline.cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").ignore();
+    Nodes::new(client, LEASES, LEASE).send(&pipeline).await.unwrap();
+    assert_eq!(removed.next().await, "end: the session has ended\n");
+    assert_eq!(replaced.next().await, "end: replaced by a newer connection\n");
+    node.publish("/a", "1").await;
+    assert_eq!(kept.next().await, "/a 1\n");
+}
+
+#[tokio::test]
+async fn node_that_cannot_write_too_many_ends_begins_another_life() {
+    let server = Server::start("sessions-gone");
+    let node = Node::start(Some(&server), "one");
+    let first = SessionSpec { policy: Policy::First, ..spec("/a") };
+    let mut stream = node.connect("ann", &first).await.unwrap();
+    let gone = node.connect("bob", &first).await.unwrap();
+    let Shared { local, life, .. } = &*node.sessions.0;
+    let former = life.borrow().clone();
+    server.freeze();
+    drop(gone);
+    let end = local::Gone { life: former.clone(), number: u64::MAX, name: "x".into(), position: None };
+    local.put_back_gone(vec![end; task::MAX_GONE + 1]);
+    let before = node.sessions.stats().failures.get();
+    // Not the number of those that wait: the task has them while it writes.
+    eventually("they cannot be written", async || node.sessions.stats().failures.get() > before).await;
+    server.thaw();
+    eventually("it has another life", async || *life.borrow() != former).await;
+    let is_ended = async || node.sessions.get(&name("bob")).await.is_ok_and(|listed| listed.is_none());
+    eventually("its heir has ended the connection", is_ended).await;
+    assert_eq!(node.sessions.change(&name("ann"), &set("/b")).await.unwrap().connections, 1);
+    node.publish("/b", "1").await;
+    assert_eq!(stream.next().await, "/b 1\n");
+    let events = events(&client(&server)).await;
+    let of_ann: Vec<&String> = events.iter().filter(|event| event.contains("ann")).collect();
+    assert_eq!(of_ann, ["created ann", "connected ann one"]);
+}
+
+#[tokio::test]
+async fn registration_that_is_repeated_is_announced_once() {
+    let server = Server::start("sessions-again");
+    let node = Node::start(Some(&server), "one");
+    let _stream = node.connect("bob", &spec("/a")).await.unwrap();
+    let client = client(&server);
+    let mut arrivals = client.pubsub().await.unwrap();
+    arrivals.subscribe("arrivals").await.unwrap();
+    let mut arrivals = arrivals.into_on_message();
+    let Store::Redis(store) = &node.sessions.0.store else { panic!("it has a server") };
+    let (life, name, spec) = (node.sessions.0.life.borrow().clone(), name("ann"), spec("/a"));
+    let arrived = |payload: &str| Some(Publication { channel: "arrivals".into(), payload: payload.into() });
+    for (number, payload) in [(1000, "first"), (1000, "again"), (1001, "second")] {
+        let options = StreamOptions::default();
+        let opening = Opening { name: &name, spec: &spec, create: true, arrived: arrived(payload), options };
+        assert!(store.connect(&life, number, &opening, None).await.unwrap().was_heard);
+    }
+    for expected in ["first", "second"] {
+        let message = tokio::time::timeout(PATIENCE, arrivals.next()).await.expect("no arrival").unwrap();
+        assert_eq!(message.get_payload_bytes(), expected.as_bytes());
+    }
+    let events = events(&client).await;
+    assert_eq!(events.iter().filter(|event| *event == "connected ann one").count(), 1);
+}
+
+#[tokio::test]
+async fn events_that_redis_refuses_stop_nothing() {
+    let server = Server::start("sessions-refused");
+    let client = client(&server);
+    client.query::<()>(::redis::cmd("SET").arg("events").arg("no stream")).await.unwrap();
+    let node = Node::start(Some(&server), "one");
+    let created = node.sessions.change(&name("bob"), &Change { create: true, ..set("/b") }).await.unwrap();
+    assert!(created.is_new);
+    sleep(Duration::from_millis(300)).await;
+    drop(node.connect("ann", &spec("/a")).await.unwrap());
+    for session in ["ann", "bob"] {
+        let is_gone = async || node.sessions.get(&name(session)).await.unwrap().is_none();
+        eventually("its time is over", is_gone).await;
+    }
+    let count: u64 = client.query(::redis::cmd("HGET").arg("tallycast:sessions:failures").arg("count")).await.unwrap();
+    assert_eq!(count, 6);
+    eventually("it is counted", async || node.sessions.stats().failures.get() > 0).await;
+    assert_eq!(node.sessions.list(None, 10).await.unwrap().sessions, []);
+}
+
+#[tokio::test]
+async fn commands_that_were_taken_are_followed_in_a_shutdown() {
+    const COUNT: u64 = 20_000;
+    let server = Server::start("sessions-queue-stop");
+    let node = Node::start(Some(&server), "one");
+    let (client, stop) = (client(&server), CancellationToken::new());
+    let create = Change { create: true, ttl: Some(PATIENCE), ..set("/a") };
+    let before = node.sessions.change(&name("ann"), &create).await.unwrap().version;
+    let commands = vec![r#"{"session":"ann","add":["/b"]}"#; COUNT as usize];
+    client.query::<()>(::redis::cmd("RPUSH").arg(queue::COMMANDS).arg(&commands[..])).await.unwrap();
+    let queue = queue::run(node.sessions.clone(), self::client(&server), "node".into(), stop.clone());
+    let queue = tokio::spawn(queue);
+    eventually("some are taken", async || node.sessions.stats().commands.get() > 10).await;
+    stop.cancel();
+    queue.await.unwrap();
+    let left: u64 = client.query(::redis::cmd("LLEN").arg(queue::COMMANDS)).await.unwrap();
+    assert!(left > 0);
+    let version = node.sessions.get(&name("ann")).await.unwrap().unwrap().version;
+    assert_eq!(version - before + left, COUNT);
+}
+
+#[tokio::test]
+async fn command_is_followed_although_no_others_can_be_taken_with_it() {
+    let server = Server::start("sessions-queue-single");
+    let node = Node::start(Some(&server), "one");
+    let (client, stop) = (client(&server), CancellationToken::new());
+    let create = Change { create: true, ttl: Some(PATIENCE), ..set("/a") };
+    let before = node.sessions.change(&name("ann"), &create).await.unwrap().version;
+    client.query::<()>(::redis::cmd("ACL").arg("SETUSER").arg("default").arg("-lpop")).await.unwrap();
+    let commands = [r#"{"session":"ann","add":["/b"]}"#; 3];
+    client.query::<()>(::redis::cmd("RPUSH").arg(queue::COMMANDS).arg(&commands[..])).await.unwrap();
+    tokio::spawn(queue::run(node.sessions.clone(), self::client(&server), "node".into(), stop.clone()));
+    let version = async || node.sessions.get(&name("ann")).await.unwrap().unwrap().version;
+    eventually("all are followed", async || version().await == before + 3).await;
+    stop.cancel();
+}
+
 #[tokio::test]
 async fn commands_come_through_the_broker_in_their_order() {
     let server = Server::start("sessions-queue");

@@ -4,8 +4,10 @@
 -- tallycast:sessions:expiry       the sorted set of sessions without connections: name -> expiry, in milliseconds since the Unix epoch
 -- tallycast:sessions:node:<life>  the set of a node's connections: <number>:<name>
 -- tallycast:sessions:group:<g>    the set of the names of a group that have connections
+-- tallycast:sessions:failures     the hash of publications that Redis has refused: their count, and the last error
 -- tallycast:session:<name>        the hash of a session; its connections are the fields c:<life>:<number>
 local INDEX, EXPIRY = 'tallycast:sessions', 'tallycast:sessions:expiry'
+local FAILURES, FAILURES_AGE = 'tallycast:sessions:failures', 3600000
 local MAX_EVENTS = 100000
 
 local function now()
@@ -25,18 +27,31 @@ local function group_set(group)
     return 'tallycast:sessions:group:' .. group
 end
 
+-- Runs a command that tells others of a change. Its failure (a stream of another type, no permission) must not leave the change half
+-- done, so it is only counted, for the nodes to log. Returns `nil` then.
+local function attempt(...)
+    local answer = redis.pcall(...)
+    if type(answer) ~= 'table' or not answer.err then
+        return answer
+    end
+    redis.pcall('HINCRBY', FAILURES, 'count', 1)
+    redis.pcall('HSET', FAILURES, 'error', answer.err)
+    redis.pcall('PEXPIRE', FAILURES, FAILURES_AGE)
+    return nil
+end
+
 -- Sends a command to a node. Returns whether it listens.
 local function command(life, fields)
-    return redis.call('PUBLISH', 'tallycast:sessions:node:' .. life, cjson.encode(fields)) > 0
+    return (attempt('PUBLISH', 'tallycast:sessions:node:' .. life, cjson.encode(fields)) or 0) > 0
 end
 
 -- `target` is `channel:` and a channel, `stream:` and a key, or empty. Returns how many it has reached, if that is known; otherwise 1.
 local function publish(target, payload)
     local kind, place = target:match('^(%a+):(.*)$')
     if kind == 'channel' then
-        return redis.call('PUBLISH', place, payload)
+        return attempt('PUBLISH', place, payload) or 0
     elseif kind == 'stream' then
-        redis.call('XADD', place, 'MAXLEN', '~', MAX_EVENTS, '*', 'data', payload)
+        attempt('XADD', place, 'MAXLEN', '~', MAX_EVENTS, '*', 'data', payload)
     end
     return 1
 end

@@ -8,6 +8,7 @@
 -- ARGV[11]  the sessions that there may be, ARGV[12] connections of one, ARGV[13] sessions of the group with connections
 -- ARGV[14]  the target of events
 -- ARGV[15]  target and ARGV[16] payload of what is published for each connection
+-- ARGV[17]  the life of the node under which the connection was registered before, or empty
 local name, life, number = ARGV[1], ARGV[2], ARGV[3]
 if not redis.call('ZSCORE', KEYS[1], life) then
     return {'lease'}
@@ -23,8 +24,8 @@ end
 local policy = exists and redis.call('HGET', key, 'policy') or ARGV[7]
 local others = {}
 for _, other in ipairs(exists and connections(name) or {}) do
-    -- The same one again, whose answer was lost.
-    if other[1] ~= life or other[2] ~= number then
+    -- The same one again, whose answer was lost, or of which the node has begun another life.
+    if (other[1] ~= life and other[1] ~= ARGV[17]) or other[2] ~= number then
         others[#others + 1] = other
     end
 end
@@ -56,12 +57,20 @@ if policy == 'newest' then
         command(other[1], {session = name, close = tonumber(other[2]), reason = 'replaced by a newer connection'})
     end
 end
+-- If it was registered already, nothing begins.
+local is_known = redis.call('HGET', key, field)
+if ARGV[17] ~= '' and remove_connection(name, ARGV[17], number) then
+    is_known = true
+end
 redis.call('HSET', key, field, now())
 redis.call('SADD', node_set(life), number .. ':' .. name)
 redis.call('ZREM', EXPIRY, name)
-if #others == 0 then
-    announce(ARGV[14], 'connected', name, {node = node_of(life)})
+local heard = 1
+if not is_known then
+    if #others == 0 then
+        announce(ARGV[14], 'connected', name, {node = node_of(life)})
+    end
+    heard = publish(ARGV[15], ARGV[16])
 end
-local heard = publish(ARGV[15], ARGV[16])
 local state = redis.call('HMGET', key, 'version', 'topics', 'grant', 'position')
 return {'ok', exists and 0 or 1, #others, state[1], state[2], state[3], state[4] or '', heard}

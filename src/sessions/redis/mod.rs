@@ -1,12 +1,15 @@
 //! Sessions in Redis. Each operation is one script, so that its steps and the events of a transition are one step for everyone.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use redis::{Cmd, Value};
+use tokio::time::timeout;
 
 use super::store::{Change, ConnectError, Connected, Listed, Opening, Outcome, Page, SessionError, TopicsChange};
 use super::{EventTarget, Limits, SessionName, spec};
 use crate::nodes::{NodeId, Nodes, NodesError, milliseconds, script};
+use crate::redis_client::RedisClient;
 
 macro_rules! with_common {
     ($file:literal) => {
@@ -25,6 +28,8 @@ const INHERIT: &str = with_common!("inherit.lua");
 const INDEX: &str = "tallycast:sessions";
 /// Sessions that one call ends, or connections that it removes.
 const BATCH: usize = 256;
+/// Time for Redis to answer what is sent once; that of [`Nodes`].
+const ONCE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The key of a session.
 fn key(name: &str) -> String {
@@ -36,21 +41,35 @@ pub(super) fn channel(life: &str) -> String {
     format!("tallycast:sessions:node:{life}")
 }
 
+/// The fields of a session's hash.
+type Fields = Vec<(String, String)>;
+
+/// Publications of the scripts that Redis has refused, on behalf of all nodes.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    pub(super) count: u64,
+    /// The last error.
+    pub(super) error: String,
+}
+
 /// Sessions in one Redis server. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct RedisStore {
     pub(super) nodes: Nodes,
+    /// For what is not to be sent twice.
+    pub(super) client: RedisClient,
     pub(super) events: EventTarget,
     pub(super) limits: Limits,
 }
 
 impl RedisStore {
-    /// Adds a connection.
+    /// Adds a connection. `former` is the life of this node under which it was registered before, if that was another one.
     pub(super) async fn connect(
         &self,
         life: &NodeId,
         number: u64,
         opening: &Opening<'_>,
+        former: Option<&NodeId>,
     ) -> Result<Connected, ConnectError> {
         let Opening { name, spec, create, arrived, .. } = opening;
         let Limits { sessions, connections, .. } = self.limits;
@@ -66,6 +85,7 @@ impl RedisStore {
             Some(arrived) => command.arg(format!("channel:{}", arrived.channel)).arg(&arrived.payload),
             None => command.arg("").arg(""),
         };
+        command.arg(former.map_or("", NodeId::as_str));
         let answer: Vec<Value> = self.nodes.ask(&command).await?;
         let (outcome, rest) = outcome(answer)?;
         match &*outcome {
@@ -77,8 +97,8 @@ impl RedisStore {
             "sessions" => return Err(ConnectError::Sessions(sessions)),
             _ => return Err(ConnectError::NoLease),
         }
-        type Fields = (u8, usize, u64, String, String, String, usize);
-        let (created, others, version, topics, grant, position, heard): Fields = from_values(rest)?;
+        type Answer = (u8, usize, u64, String, String, String, usize);
+        let (created, others, version, topics, grant, position, heard): Answer = from_values(rest)?;
         Ok(Connected {
             is_new: created == 1,
             others,
@@ -151,7 +171,8 @@ impl RedisStore {
     ) -> Result<Outcome, SessionError> {
         let mut command = script(SEND, 0);
         command.arg(name.as_str()).arg(message).arg(request).arg(life.as_str());
-        self.told(name, &command).await
+        // Repeated, it could arrive twice.
+        told(name, self.ask_once(&command).await?)
     }
 
     /// Ends a session.
@@ -164,21 +185,40 @@ impl RedisStore {
     ) -> Result<Outcome, SessionError> {
         let mut command = script(END, 0);
         command.arg(name.as_str()).arg(reason).arg(self.events.to_string()).arg(request).arg(life.as_str());
-        self.told(name, &command).await
+        told(name, self.nodes.ask(&command).await?)
     }
 
-    async fn told(&self, name: &SessionName, command: &Cmd) -> Result<Outcome, SessionError> {
-        let answer: Vec<Value> = self.nodes.ask(command).await?;
-        let (outcome, rest) = outcome(answer)?;
-        if outcome != "ok" {
-            return Err(SessionError::Unknown(name.to_string()));
-        }
-        let (reached, missed) = from_values(rest)?;
-        Ok(Outcome { reached, missed, ..Outcome::default() })
+    /// Sends a command once, also if the connection turns out to be broken.
+    async fn ask_once<T: redis::FromRedisValue>(&self, command: &Cmd) -> Result<T, NodesError> {
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(command.clone());
+        let answer = timeout(ONCE_LIMIT, self.client.send_once::<(T,)>(&pipeline)).await.map_err(|_| {
+            self.client.give_up();
+            NodesError::Timeout
+        });
+        Ok(answer??.0)
     }
 
     /// The state of sessions, in the order of `names`.
     pub(super) async fn get(&self, names: &[String]) -> Result<Vec<Option<Listed>>, NodesError> {
+        let states = self.hashes(names).await?;
+        Ok(names.iter().zip(states).map(|(name, fields)| listed(name, fields)).collect())
+    }
+
+    /// As [`get`](Self::get), each with the numbers of the connections that are registered under `life`.
+    pub(super) async fn get_registered(
+        &self,
+        names: &[String],
+        life: &NodeId,
+    ) -> Result<Vec<Option<(Listed, HashSet<u64>)>>, NodesError> {
+        let state = |(name, fields): (&String, Fields)| {
+            let registered = registered(&fields, life);
+            Some((listed(name, fields)?, registered))
+        };
+        Ok(names.iter().zip(self.hashes(names).await?).map(state).collect())
+    }
+
+    async fn hashes(&self, names: &[String]) -> Result<Vec<Fields>, NodesError> {
         let mut pipeline = redis::pipe();
         for name in names {
             pipeline.cmd("HGETALL").arg(key(name));
@@ -186,8 +226,7 @@ impl RedisStore {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        let states: Vec<Vec<(String, String)>> = self.nodes.ask_all(&pipeline).await?;
-        Ok(names.iter().zip(states).map(|(name, fields)| listed(name, fields)).collect())
+        self.nodes.ask_all(&pipeline).await
     }
 
     /// The sessions of a group that have connections.
@@ -210,11 +249,12 @@ impl RedisStore {
         Ok(Page { sessions: self.get(&names).await?.into_iter().flatten().collect(), next })
     }
 
-    /// Ends sessions whose time to live is over. Returns whether there may be more.
-    pub(super) async fn expire(&self) -> Result<bool, NodesError> {
+    /// Ends sessions whose time to live is over. Returns whether there may be more, and what else is known.
+    pub(super) async fn expire(&self) -> Result<(bool, Refused), NodesError> {
         let mut command = script(EXPIRE, 0);
         command.arg(self.events.to_string()).arg(BATCH);
-        Ok(self.nodes.ask::<usize>(&command).await? == BATCH)
+        let (ended, count, error): (usize, u64, String) = self.nodes.ask(&command).await?;
+        Ok((ended == BATCH, Refused { count, error }))
     }
 
     /// Removes connections of a dead node. Returns whether there may be more.
@@ -225,8 +265,24 @@ impl RedisStore {
     }
 }
 
+/// The numbers of the connections in a session's hash that are registered under `life`.
+fn registered(fields: &Fields, life: &NodeId) -> HashSet<u64> {
+    let number = |field: &str| field.strip_prefix("c:")?.strip_prefix(life.as_str())?.strip_prefix(':')?.parse().ok();
+    fields.iter().filter_map(|(field, _)| number(field)).collect()
+}
+
+/// What came of a command to the connections of a session.
+fn told(name: &SessionName, answer: Vec<Value>) -> Result<Outcome, SessionError> {
+    let (outcome, rest) = outcome(answer)?;
+    if outcome != "ok" {
+        return Err(SessionError::Unknown(name.to_string()));
+    }
+    let (reached, missed) = from_values(rest)?;
+    Ok(Outcome { reached, missed, ..Outcome::default() })
+}
+
 /// A session as its hash has it.
-fn listed(name: &str, fields: Vec<(String, String)>) -> Option<Listed> {
+fn listed(name: &str, fields: Fields) -> Option<Listed> {
     let mut listed = Listed::new(name);
     let mut exists = false;
     for (field, value) in fields {
