@@ -43,6 +43,17 @@ export function channelOf(byDefault) {
   return new URLSearchParams(location.search).get("channel") || byDefault;
 }
 
+/** The message of a text. Another program may have added anything. @param {string} text @returns {Message} */
+function messageOf(text) {
+  try {
+    const message = JSON.parse(text);
+    if (typeof message?.id === "string") return message;
+  } catch {
+    // Wrapped below, as other values are.
+  }
+  return { id: randomId(), channelId: "", clientId: "", payload: text, createdAt: new Date().toISOString() };
+}
+
 /** What a client is told about a refusal. @param {number} status @param {string} reason @param {string} channel */
 export function explanation(status, reason, channel) {
   switch (status) {
@@ -65,6 +76,8 @@ export class ChannelConnection {
   #socket;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
+  /** The last attempt, until it has a socket: it is over once this is aborted. @type {AbortController | undefined} */
+  #attempt;
   #failures = 0;
   #closed = false;
   /** When the server was last heard, in milliseconds, or 0. */
@@ -104,19 +117,23 @@ export class ChannelConnection {
     this.#closed = true;
     removeEventListener("online", this.#reconnectNow);
     clearTimeout(this.#timer);
+    this.#attempt?.abort();
     this.#socket?.close();
     this.#socket = undefined;
     this.#handlers.onState("closed", "");
   }
 
   async #connect() {
+    // Two attempts would open two sockets, the first of which no one would close. An old one may wait for a network that is gone.
+    this.#attempt?.abort();
+    const { signal } = (this.#attempt = new AbortController());
     const clientId = this.#clientId();
     const query = new URLSearchParams({ clientId });
     // A WebSocket does not say why it is refused, so a question comes first.
-    const answer = await get(`${this.#path}?${query}&upgrade=0`);
-    if (this.#closed) return;
+    const answer = await get(`${this.#path}?${query}&upgrade=0`, signal);
+    if (signal.aborted) return;
     const reason = answer ? ((await answer.json().catch(() => ({}))).message ?? `status ${answer.status}`) : "";
-    if (this.#closed) return;
+    if (signal.aborted) return;
     if (!answer || TEMPORARY.includes(answer.status)) return this.#retry(reason || "the server does not answer");
     // The server may not know yet that the connection before is lost.
     if (this.#heardAt && [409, 422].includes(answer.status)) return this.#retry("waiting for a place");
@@ -130,7 +147,8 @@ export class ChannelConnection {
       if (this.#position) query.set("lastEventId", this.#position);
       else query.set("last", "20");
     } else if (this.#heardAt) {
-      query.set("since", `${Math.ceil((Date.now() - this.#heardAt) / 1000) + MARGIN_S}s`);
+      // The clock may have been set back.
+      query.set("since", `${Math.max(0, Math.ceil((Date.now() - this.#heardAt) / 1000)) + MARGIN_S}s`);
     }
     query.set("upgrade", "1");
     const url = `${location.protocol}//${location.host}${this.#path}?${query}`;
@@ -156,14 +174,7 @@ export class ChannelConnection {
     this.#failures = 0;
     this.#heardAt = Date.now();
     this.#position = lastEventId || this.#position;
-    /** @type {Message} */
-    let message;
-    try {
-      message = JSON.parse(data);
-    } catch {
-      // Another program may have added anything.
-      message = { id: randomId(), channelId: "", clientId: "", payload: data, createdAt: new Date().toISOString() };
-    }
+    const message = messageOf(data);
     if (this.#known.has(message.id)) return;
     this.#known.add(message.id);
     for (const oldest of this.#known) {

@@ -146,6 +146,51 @@ fn chat_says_why_there_is_no_place_and_comes_back() {
     assert_eq!(browser.console_messages(), [""; 0]);
 }
 
+/// What other programs add need not be a message with an ID, nor an object.
+#[test]
+fn entries_of_other_programs_are_shown_as_they_are() {
+    let redis = RedisServer::start();
+    let flags = ["--realtime-pages", "--realtime-channel", "chat,type=WS"];
+    let node = Tallycast::start(&redis, &flags);
+    let browser = Browser::start_with(768, false);
+    join(&browser, &node, "Ann");
+    browser.wait_until(STATE, "live");
+    let texts = ["{\"a\":1}", "{\"a\":2}", "{\"id\":3}", "{\"id\":3}", "null", "4", "[5]", "not JSON"];
+    let mut connection = redis.connect();
+    for text in texts {
+        let mut command = redis::cmd("XADD");
+        let _: String = command.arg("chat").arg("*").arg("text").arg(text).query(&mut connection).unwrap();
+    }
+    browser.wait_until(SHOWN, texts.map(|text| format!("unknown: {text}")).join(" | "));
+    assert_eq!(browser.console_messages(), [""; 0]);
+}
+
+#[test]
+fn network_that_comes_back_during_an_attempt_leads_to_one_socket() {
+    let redis = RedisServer::start();
+    let flags = ["--realtime-pages", "--realtime-channel", "chat,type=WS,max=1"];
+    let node = Tallycast::start(&redis, &flags);
+    let browser = Browser::start_with(768, false);
+    browser.open(&node, "/web/chat");
+    browser.type_text("#name", "Ann");
+    // Answers take their time, and sockets are counted.
+    browser.run(
+        "const { fetch, WebSocket } = window; \
+         window.probes = window.sockets = 0; \
+         window.fetch = async (...request) => { \
+           probes += 1; await new Promise((done) => setTimeout(done, 300)); return fetch(...request); }; \
+         window.WebSocket = class extends WebSocket { constructor(url) { super(url); sockets += 1; } }; \
+         document.querySelector('#join').requestSubmit(); \
+         dispatchEvent(new Event('online')); dispatchEvent(new Event('online'));",
+    );
+    browser.wait_until(STATE, "live");
+    assert_eq!(browser.eval("[probes, sockets]"), json!([3, 1]));
+    write(&browser, "alone");
+    browser.wait_until(SHOWN, "You: alone");
+    assert_eq!(browser.eval(STATE), "live");
+    assert_eq!(browser.console_messages(), [""; 0]);
+}
+
 #[test]
 fn notifications_appear_as_they_are_sent() {
     let demo = demo(&[]);

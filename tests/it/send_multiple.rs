@@ -8,7 +8,7 @@ use tokio_websockets::Message;
 
 use crate::support::{
     EventSource, Keys, Library, NODE, PYTHON, Printer, Raw, RedisServer, Tallycast, WebSocket, eventually, get,
-    libraries, upgrade,
+    libraries, read, upgrade,
 };
 
 const NEWS: &str = "v1/annoucement/news/asx";
@@ -470,6 +470,26 @@ fn token_with_topics_reads_these_and_one_without_reads_every_channel() {
 }
 
 #[test]
+fn private_messages_are_for_those_whose_token_names_their_topic() {
+    let (issuer, redis) = (Issuer::new(), RedisServer::start());
+    let flags = ["--token-key", &issuer.option, "--route", "private:*=/private/*,private", "--public", "/private/*"];
+    let tallycast = start(&redis, &flags);
+    let named = issuer.sign(json!({"tallycast": {"read": ["/private/a", "/send-multiple/v1/*"]}}));
+    let other = issuer.sign(json!({"sub": "bob"}));
+    let mut streams = [&named, &other].map(|token| Socket::open(&tallycast, &format!("/ws/private/a,b?token={token}")));
+    let events = Events::open(&tallycast, &format!("/private/a?token={named}"));
+    let mut public = Socket::open(&tallycast, &format!("/ws/v1/a?token={named}"));
+    tallycast.until_counter("/hub/connections", 4);
+    redis.publish([("private:b", "not of the token"), ("private:a", "1"), ("v1:a", "2"), ("private:a", "3")]);
+    assert_eq!([streams[0].text(), streams[0].text()], ["1", "3"]);
+    events.expect(&["1", "3"]);
+    assert_eq!(public.text(), "2");
+    // What is public may be read by everyone, without the private messages: only a PING message comes.
+    let next = streams[1].0.next();
+    assert!(next.is_ping() || next.as_text().is_some_and(is_ping), "{next:?}");
+}
+
+#[test]
 fn stream_ends_with_its_token() {
     let (issuer, redis) = (Issuer::new(), RedisServer::start());
     let tallycast = start(&redis, &["--token-key", &issuer.option, "--token-leeway", "0s"]);
@@ -581,4 +601,21 @@ fn client_that_is_too_slow_is_told() {
     assert_eq!((u16::from(code), reason), (1013, "too slow; connect again to start afresh"));
     let body = stream.chunks_to_end();
     assert!(body.ends_with(": too slow; connect again to start afresh\n\n"), "{}", &body[body.len() - 100..]);
+}
+
+#[test]
+fn channels_of_sessions_are_no_channels_of_clients() {
+    let redis = RedisServer::start();
+    let tallycast = start(&redis, &["--sessions", "--ws-hub", "--ws-hub-timeout", "0s", "--publish-key", "key"]);
+    for path in ["/tallycast/sessions/events", "/ws%2Dhub/client-new", "/ws-hub:client-data/ann"] {
+        let (status, line, _) = read(&tallycast, path, "");
+        assert!(status == 400 && line.contains("no route matches it"), "{path}: {status} {line}");
+    }
+    // By the path of the native API neither.
+    let native = EventSource::open(&tallycast, "/subscribe/send-multiple/**");
+    let _session = EventSource::open(&tallycast, "/session/ann?topic=/send-multiple/a/b");
+    let _client = WebSocket::open(&tallycast, "/ws?session_key=secret");
+    redis.publish([("a:b".to_owned(), "1")]);
+    assert_eq!(native.next().data, "1");
+    assert_eq!(tallycast.counter("/decode/rejected"), 0);
 }

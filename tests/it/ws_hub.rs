@@ -144,6 +144,23 @@ fn example_of_ws_hub_is_served_by_two_nodes() {
 }
 
 #[test]
+fn wscat_is_a_client() {
+    let redis = RedisServer::start();
+    let node = start(&redis, &[]);
+    let listener = Printer::start(PYTHON, "ws_hub_listener.py", &[&redis.url(), "all", "all"]);
+    let parsed = |printer: &Printer| serde_json::from_str::<Value>(&printer.line()).unwrap();
+    assert_eq!(parsed(&listener), json!(["listening"]));
+    let url = format!("ws://{}/ws?session_key=abc123", node.address);
+    let mut wscat = Printer::start(NODE, "node_modules/.bin/wscat", &["--connect", &url]);
+    assert_eq!(parsed(&listener), json!(["client-new", "abc123", "abc123"]));
+    until_joined(&node, "abc123", "all");
+    wscat.send("good day");
+    assert_eq!(parsed(&listener), json!(["client-data", "abc123", "good day"]));
+    // Its prompt stands before the first line.
+    assert_eq!(wscat.line(), "> abc123: good day");
+}
+
+#[test]
 fn groups_reach_a_client_at_any_node_and_are_only_added() {
     let redis = RedisServer::start();
     let (one, other) = (start_as(&redis, "one"), start_as(&redis, "other"));
@@ -288,6 +305,38 @@ fn client_is_announced_again_after_redis_and_the_listener_were_away() {
     ["ann", "bob"].iter().for_each(|key| until_joined(&tallycast, key, "1"));
     send(&redis, "1", "a");
     assert_eq!([ann.text(), bob.text()], ["a", "a"]);
+}
+
+/// Whoever subscribes to all channels hears an announcement, and is no listener.
+#[test]
+fn client_is_announced_until_it_has_groups_although_a_monitor_hears_it() {
+    let redis = RedisServer::start();
+    let tallycast = start(&redis, &["--ws-hub-timeout", "0s"]);
+    let mut connection = redis.connect();
+    let mut monitor = connection.as_pubsub();
+    monitor.psubscribe("*").unwrap();
+    let published = Published::follow(&redis);
+    let _ann = client(&tallycast, "ann");
+    join(&redis, &tallycast, "ann", "1");
+    let mut zoe = client(&tallycast, "zoe");
+    redis.publish([("ws-hub:groups-new:zoe", "")]);
+    assert_eq!(zoe.closed().0, 1008);
+    let mut bob = client(&tallycast, "bob");
+    let before = published.until("client-new", "bob");
+    let expected = [("client-new", "ann"), ("client-new", "zoe"), ("client-gone", "zoe")];
+    assert_eq!(before, expected.map(|(channel, key)| (channel.to_owned(), key.to_owned())));
+    // Those with groups, and those refused, are not announced again.
+    published.expect("client-new", "bob");
+    let listener = Printer::start(PYTHON, "ws_hub_listener.py", &[&redis.url(), "1", "1"]);
+    let parsed = |printer: &Printer| serde_json::from_str::<Value>(&printer.line()).unwrap();
+    assert_eq!(parsed(&listener), json!(["listening"]));
+    assert_eq!(parsed(&listener), json!(["client-new", "bob", "bob"]));
+    until_joined(&tallycast, "bob", "1");
+    send(&redis, "1", "a");
+    assert_eq!(bob.text(), "a");
+    // It was the last time.
+    let _eve = client(&tallycast, "eve");
+    assert_eq!(parsed(&listener), json!(["client-new", "eve", "eve"]));
 }
 
 /// The fourth fault: there, a client waits for ever if no listener answers.

@@ -1,12 +1,12 @@
 //! What a client may read: everything of the contract without rights of its own, or what its token says.
 
 use axum::http::HeaderMap;
-use tallycast_fanout::{Grant, Topic};
+use tallycast_fanout::{Grant, Topic, Topics};
 
 use super::channels::Channel;
 use super::error::Refusal;
 use super::{SendMultiple, credentials};
-use crate::auth::{Authenticated, Claims, Role};
+use crate::auth::{Authenticated, Claims, Role, in_common};
 
 /// What a client may read.
 pub(super) struct Rights {
@@ -46,10 +46,11 @@ impl Rights {
         }
     }
 
-    /// The grant of a stream, which ends with the token.
-    pub(super) fn into_grant(self) -> Option<Grant> {
+    /// The grant of a stream of `topics`, which ends with the token.
+    pub(super) fn into_grant(self, topics: &Topics) -> Option<Grant> {
         let claims = self.claims?;
-        let mut grant = Grant::default();
+        // What is public is no right to private messages.
+        let mut grant = Grant::default().with_private(in_common(&claims.readable(), topics));
         (grant.subject, grant.payload, grant.expires_at) =
             (claims.subject.map(Into::into), claims.payload, claims.expires_at);
         Some(grant)

@@ -83,7 +83,7 @@ impl SendMultiple {
         // A channel alone, not those whose names begin with it.
         let topics = channels.into_iter().map(|channel| Topic::exact(channel.namespace)).collect();
         let mut stream = ContractStream::new(Topics::new(topics).unwrap_or_default());
-        stream.grant = rights.into_grant().map(Arc::new);
+        stream.grant = rights.into_grant(&stream.topics).map(Arc::new);
         Ok(stream)
     }
 

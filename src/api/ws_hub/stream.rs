@@ -67,8 +67,10 @@ impl Streams {
         asked.spec.left = Some(config.about("client-gone", &key));
         asked.arrived = Some(config.about("client-new", &key));
         let SessionStream { name, session } = hub.streams.open_decided(answer, asked).await?;
-        if !session.was_heard && session.topics.is_empty() {
-            hub.unannounced.notify_one();
+        if session.topics.is_empty() {
+            // Whoever has heard it may be no listener: a monitor, or a route for all channels.
+            let signal = if session.was_heard { &hub.waiting } else { &hub.unannounced };
+            signal.notify_one();
         }
         let mut stream = ContractStream::new(session.topics);
         stream.grant = Some(session.grant);
