@@ -51,7 +51,7 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
                 }
                 ClientAction::None if replies.is_empty() => break,
                 ClientAction::None => {}
-                ClientAction::Authorize(_) => unreachable!("this session decides at once"),
+                ClientAction::Authorize(_) | ClientAction::Perform(_) => unreachable!("this session decides at once"),
             }
         }
     }
