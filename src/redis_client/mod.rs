@@ -1,5 +1,6 @@
 //! Redis commands outside the subscription: one client, and one connection, for every part of the process.
 
+pub(crate) mod subscription;
 #[cfg(test)]
 pub(crate) mod tests;
 mod url;

@@ -2,42 +2,22 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
-use redis::RedisError;
+use backon::BackoffBuilder;
 use tallycast_fanout::Topic;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
-use tokio_stream::StreamExt;
 
 use super::{SESSION_PREFIX, WsHub, group};
 use crate::redis_client::RedisClient;
+use crate::redis_client::subscription::{LONGEST_PAUSE, SubscriptionEnd, in_time, next_message, pauses};
 use crate::sessions::{Change, MAX_TOPIC_BYTES, SessionError, SessionName, TopicsChange};
 use crate::source::Selector;
 use crate::source::redis::glob;
 
-/// Time to connect, and for each answer.
-const LIMIT: Duration = Duration::from_secs(5);
-/// The silence after which the server is pinged.
-const PING_PERIOD: Duration = Duration::from_secs(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Messages that are followed at the same time. Further ones are rejected: the client library would keep any number.
 const MAX_FOLLOWED: usize = 4096;
 /// The reason for a client that the application does not want.
 const REFUSED: &str = "refused by the application";
-
-/// Why a subscription has ended.
-#[derive(Debug, thiserror::Error)]
-enum SubscriptionEnd {
-    #[error("the connection was closed")]
-    Closed,
-    #[error("no answer within {} s", LIMIT.as_secs())]
-    TimedOut,
-    #[error(transparent)]
-    Redis(#[from] RedisError),
-}
 
 /// Follows the application for one node.
 pub(super) struct Follower {
@@ -56,8 +36,7 @@ impl Follower {
 
     /// Follows for ever. While Redis is away, it tries again with a pause in between.
     pub(super) async fn run(self) {
-        let pauses = ExponentialBuilder::new().with_min_delay(FIRST_PAUSE).with_max_delay(LONGEST_PAUSE).with_jitter();
-        let pauses = pauses.without_max_times();
+        let pauses = pauses();
         let mut next_pause = pauses.build();
         let mut is_failing = false;
         loop {
@@ -76,28 +55,14 @@ impl Follower {
     }
 
     async fn follow(&self, is_subscribed: &mut bool) -> Result<Infallible, SubscriptionEnd> {
-        let timed_out = |_| SubscriptionEnd::TimedOut;
-        let connection = timeout(LIMIT, self.client.pubsub()).await.map_err(timed_out)??;
-        let (mut sink, mut messages) = connection.split();
+        let (mut sink, mut messages) = in_time(self.client.pubsub()).await?.split();
         let pattern = glob(&Selector::Prefix(self.channels.clone()));
-        timeout(LIMIT, sink.psubscribe(pattern)).await.map_err(timed_out)??;
+        in_time(sink.psubscribe(pattern)).await?;
         *is_subscribed = true;
         // Answers may have been missed.
         self.hub.unannounced.notify_one();
         loop {
-            // A message proves as well as an answer that the server is there. The answer that then goes unread does no harm.
-            let message = match timeout(PING_PERIOD, messages.next()).await {
-                Ok(message) => message,
-                Err(_) => tokio::select! {
-                    biased;
-                    message = messages.next() => message,
-                    pong = timeout(LIMIT, sink.ping::<redis::Value>()) => {
-                        pong.map_err(timed_out)??;
-                        continue;
-                    }
-                },
-            };
-            self.received(&message.ok_or(SubscriptionEnd::Closed)?);
+            self.received(&next_message(&mut sink, &mut messages).await?);
         }
     }
 
