@@ -168,7 +168,8 @@ pub(super) fn compose(
     let realtime_config = realtime.config()?;
     let tokens = tokens::compose(tokens, publishing.publish_rate)?;
     let connect_hook = connect::compose(connect, &options)?;
-    let is_needed = unifrost.unifrost.is_some() || ws_hub.ws_hub || realtime_config.is_some();
+    let ws_hub_config = ws_hub.config()?;
+    let is_needed = unifrost.unifrost.is_some() || ws_hub_config.is_some() || realtime_config.is_some();
     let sessions = sessions.config(is_needed, connect_hook.is_some(), server.max_topics)?;
     let add_routes = |routes: &mut Vec<Route>| {
         mercure.add_route(routes);
@@ -182,7 +183,7 @@ pub(super) fn compose(
     let routes = routes(&source, &routing, add_routes)?
         .with_senders(sessions.is_some())
         .with_reserved(sessions.as_ref().and_then(events_channel))
-        .with_reserved(ws_hub.config()?.iter().flat_map(WsHub::reserved_channels));
+        .with_reserved(ws_hub_config.iter().flat_map(WsHub::reserved_channels));
     let demo_key = (matches!(source, SourceOptions::Demo(_)) && publishing.publish_keys.is_empty()).then(demo_key);
     let instance =
         pipeline.instance.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
@@ -206,7 +207,7 @@ pub(super) fn compose(
     let contracts = contracts::Configs {
         sessions,
         unifrost: unifrost.config()?,
-        ws_hub: ws_hub.config()?,
+        ws_hub: ws_hub_config,
         realtime: realtime_config,
         send_multiple: send_multiple.config(tokens.is_enabled())?,
         connect_hook,
@@ -405,16 +406,7 @@ fn tls(options: &ServerOptions) -> Result<Option<tallycast_server::Tls>, ConfigE
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Command, Config, read};
-
-    fn config(flags: &[&str]) -> Result<Config, String> {
-        let arguments = ["tallycast", "serve"].iter().chain(flags).map(|text| (*text).into());
-        match read(arguments) {
-            Ok(Command::Run(config)) => Ok(*config),
-            Ok(other) => panic!("{other:?}"),
-            Err(error) => Err(error.to_string()),
-        }
-    }
+    use crate::config::testing::config;
 
     #[test]
     fn every_route_of_redis_streams_reads_a_stream() {

@@ -20,6 +20,8 @@ mod reload;
 mod secret;
 mod send_multiple;
 mod sessions;
+#[cfg(test)]
+mod testing;
 mod tokens;
 mod unifrost;
 mod values;

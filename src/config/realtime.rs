@@ -120,16 +120,8 @@ impl RealtimeOptions {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Command, Config, read};
-
-    fn config(flags: &[&str]) -> Result<Config, String> {
-        let arguments = ["tallycast"].iter().chain(flags).map(|text| (*text).into());
-        match read(arguments) {
-            Ok(Command::Run(config)) => Ok(*config),
-            Ok(other) => panic!("{other:?}"),
-            Err(error) => Err(error.to_string()),
-        }
-    }
+    use crate::config::Config;
+    use crate::config::testing::config_of;
 
     fn streams(config: &Config) -> String {
         let keys: Vec<String> = config.routes.streams().iter().map(|stream| stream.key.to_string()).collect();
@@ -138,27 +130,27 @@ mod tests {
 
     #[test]
     fn contract_is_on_with_a_channel_or_their_creation() {
-        let off = config(&["serve"]).unwrap();
+        let off = config_of(&["serve"]).unwrap();
         assert!(off.contracts.realtime.is_none() && off.contracts.sessions.is_none() && streams(&off).is_empty());
-        let channel = config(&["serve", "--realtime-channel", "chat,type=WS;news,type=SSE,max=2"]).unwrap();
+        let channel = config_of(&["serve", "--realtime-channel", "chat,type=WS;news,type=SSE,max=2"]).unwrap();
         assert!(channel.contracts.sessions.is_some());
         let contract = channel.contracts.realtime.as_ref().unwrap();
         assert!((contract.channels.len(), contract.create, contract.push, contract.pages) == (2, false, false, false));
         assert_eq!(streams(&channel), "chat news");
-        let create = config(&["serve", "--realtime-create", "--realtime-push", "--realtime-pages"]).unwrap();
+        let create = config_of(&["serve", "--realtime-create", "--realtime-push", "--realtime-pages"]).unwrap();
         assert_eq!(streams(&create), "tallycast:realtime");
-        let demo = config(&["demo"]).unwrap();
+        let demo = config_of(&["demo"]).unwrap();
         let contract = demo.contracts.realtime.as_ref().unwrap();
         assert!((contract.create, contract.push, contract.pages) == (false, true, true));
         assert_eq!(streams(&demo), "notifications chat");
-        assert_eq!(streams(&config(&["demo", "--realtime-channel", "a,type=WS"]).unwrap()), "a");
+        assert_eq!(streams(&config_of(&["demo", "--realtime-channel", "a,type=WS"]).unwrap()), "a");
     }
 
     #[test]
     fn routes_of_the_user_stay() {
         let channel = ["--realtime-channel", "chat,type=WS"];
         let with_route =
-            |route: &str| config(&[&["serve"], &channel[..], &["--route", "a=/a", "--route", route]].concat());
+            |route: &str| config_of(&[&["serve"], &channel[..], &["--route", "a=/a", "--route", route]].concat());
         let own = with_route("stream:chat=/realtime/chat,sender=clientId,history=5").unwrap();
         assert_eq!(own.fanout.retentions[0].max_messages, Some(5));
         let error = with_route("stream:chat=/chat").unwrap_err();
@@ -173,7 +165,7 @@ mod tests {
 
     #[test]
     fn options_that_contradict_each_other_are_refused() {
-        let error = |flags: &[&str]| config(&[&["serve"], flags].concat()).unwrap_err();
+        let error = |flags: &[&str]| config_of(&[&["serve"], flags].concat()).unwrap_err();
         assert_eq!(
             error(&["--realtime-push"]),
             "--realtime-push needs --realtime-channel or --realtime-create: there is no channel"

@@ -89,16 +89,7 @@ impl SendMultipleOptions {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Command, Config, read};
-
-    fn config(flags: &[&str]) -> Result<Config, String> {
-        let arguments = ["tallycast", "serve"].iter().chain(flags).map(|text| (*text).into());
-        match read(arguments) {
-            Ok(Command::Run(config)) => Ok(*config),
-            Ok(other) => panic!("{other:?}"),
-            Err(error) => Err(error.to_string()),
-        }
-    }
+    use crate::config::testing::config;
 
     /// The namespace of a channel, with flags.
     fn namespace(flags: &[&str], channel: &str) -> Option<String> {

@@ -142,16 +142,7 @@ impl WsHubOptions {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Command, Config, read};
-
-    fn config(flags: &[&str]) -> Result<Config, String> {
-        let arguments = ["tallycast", "serve"].iter().chain(flags).map(|text| (*text).into());
-        match read(arguments) {
-            Ok(Command::Run(config)) => Ok(*config),
-            Ok(other) => panic!("{other:?}"),
-            Err(error) => Err(error.to_string()),
-        }
-    }
+    use crate::config::testing::config;
 
     #[test]
     fn paths_have_no_slash_at_the_end() {
