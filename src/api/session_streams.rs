@@ -1,5 +1,5 @@
-//! Opening streams of sessions, whatever their contract: what the connect hook, a token or nobody says about the client, and what its
-//! messages may do.
+//! Opening streams of sessions, whatever their contract: what the connect hook or a token says about the client, if there is one, and
+//! what its messages may do.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

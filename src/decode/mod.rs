@@ -16,6 +16,7 @@ mod template;
 pub use channel::ChannelError;
 pub use history::HistoryError;
 pub use route::{Route, RouteError};
+pub(crate) use routes::OWN_CHANNELS;
 pub use routes::{DecodeError, Decoded, Routes, RoutesError};
 pub use sender::channel_of_sender;
 pub use stage::{Stats, run};

@@ -13,8 +13,8 @@ use crate::tally::Key;
 
 /// The namespaces below are reserved for protocols (RFC 8615), so no route owns them.
 const WELL_KNOWN: &str = "/.well-known/";
-/// The channels of tallycast itself: commands and events of sessions, of nodes, and the like.
-const OWN: &str = "tallycast:";
+/// What the channels of tallycast itself start with: commands and events of sessions, of nodes, and the like.
+pub(crate) const OWN_CHANNELS: &str = "tallycast:";
 
 /// The table of routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl Routes {
         routes.sort_by_key(|route| std::cmp::Reverse(specificity(&route.pattern)));
         let owned: Vec<Namespace> = routes.iter().flat_map(Route::owned_namespaces).collect();
         routes.iter_mut().filter(|route| route.has_topics()).for_each(|route| route.leave_out(&owned));
-        let routes = Self { routes, with_senders: false, reserved: vec![Selector::Prefix(OWN.to_owned())] };
+        let routes = Self { routes, with_senders: false, reserved: vec![Selector::Prefix(OWN_CHANNELS.to_owned())] };
         let mut keys = std::collections::HashSet::new();
         match routes.streams().into_iter().find(|stream| !keys.insert(Arc::clone(&stream.key))) {
             Some(StreamKey { key, .. }) => Err(RoutesError::SameStream(key)),

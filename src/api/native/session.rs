@@ -108,9 +108,7 @@ impl SessionContract {
             Some(Box::new(Handler { streams, name, echo, max_topics, pending: None, subscribing: Vec::new() }));
         Ok(stream)
     }
-}
 
-impl SessionContract {
     /// Lets a token decide about a client, if there are tokens: it names the session, and what its clients may do.
     async fn authorize(&self, request: &Parts, asked: &mut SessionRequest<'_>) -> Result<(), Refusal> {
         let Some(auth) = &self.auth else {

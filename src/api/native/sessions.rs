@@ -155,6 +155,14 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
 }
 
 impl Control {
+    /// The session that a request names in its path, if the request may control it.
+    async fn named(&self, method: &Method, uri: &Uri, headers: &HeaderMap, text: &str) -> Result<SessionName, Refusal> {
+        let bad_path = |error| Refusal::BadRequest(format!("bad path after {PATH}/: {error}"));
+        let name = text.parse().map_err(bad_path)?;
+        self.check(method, uri, headers, Some(&name)).await?;
+        Ok(name)
+    }
+
     /// Checks that a request may control sessions, or the one of this name.
     async fn check(
         &self,
@@ -180,10 +188,6 @@ impl Control {
 fn parse<T: for<'de> serde::Deserialize<'de>>(body: &str) -> Result<T, Refusal> {
     let body = if body.trim().is_empty() { "{}" } else { body };
     serde_json::from_str(body).map_err(|error| Refusal::BadRequest(format!("bad request body: {error}")))
-}
-
-fn name(text: &str) -> Result<SessionName, Refusal> {
-    text.parse().map_err(|error| Refusal::BadRequest(format!("bad path after {PATH}/: {error}")))
 }
 
 async fn list(
@@ -225,8 +229,7 @@ async fn one(
     headers: HeaderMap,
 ) -> Response {
     let outcome = async {
-        let name = name(&text)?;
-        control.check(&method, &uri, &headers, Some(&name)).await?;
+        let name = control.named(&method, &uri, &headers, &text).await?;
         let listed = control.sessions.get(&name).await?;
         let listed = listed.ok_or_else(|| Refusal::NotFound(format!("no session {text:?}")))?;
         Ok::<_, Refusal>(json(&SessionJson::from(&listed)))
@@ -259,8 +262,7 @@ async fn change(
     create: bool,
 ) -> Response {
     let outcome = async {
-        let name = name(&path)?;
-        control.check(&method, &uri, &headers, Some(&name)).await?;
+        let name = control.named(&method, &uri, &headers, &path).await?;
         let request: ChangeRequest = parse(&text(&headers, body, MAX_BODY_BYTES).await?)?;
         let reached = control.sessions.change(&name, &request.change(create)?).await?;
         let status = if reached.is_new { StatusCode::CREATED } else { StatusCode::OK };
@@ -278,8 +280,7 @@ async fn send(
     body: Body,
 ) -> Response {
     let outcome = async {
-        let name = name(&path)?;
-        control.check(&method, &uri, &headers, Some(&name)).await?;
+        let name = control.named(&method, &uri, &headers, &path).await?;
         let message: SessionMessage = parse(&text(&headers, body, MAX_BODY_BYTES).await?)?;
         check_message(&message)?;
         let reached = control.sessions.send(&name, &message).await?;
@@ -296,8 +297,7 @@ async fn end(
     headers: HeaderMap,
 ) -> Response {
     let outcome = async {
-        let name = name(&path)?;
-        control.check(&method, &uri, &headers, Some(&name)).await?;
+        let name = control.named(&method, &uri, &headers, &path).await?;
         let mut reason = DEFAULT_REASON.to_owned();
         for (parameter, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
             if parameter != "reason" {

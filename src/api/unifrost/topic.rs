@@ -2,17 +2,17 @@
 
 use tallycast_fanout::{Namespace, NamespaceError, Topic};
 
+use crate::decode::OWN_CHANNELS;
+
 /// The namespace that all topics are below.
 pub const NAMESPACE: &str = "/unifrost";
-/// What the names of channels begin with that the server uses itself. A pattern of channels may cover them.
-const RESERVED: &str = "tallycast:";
 
 /// Why a text is not a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InvalidTopic {
     #[error("a topic must not be empty, nor have an empty segment between /")]
     Empty,
-    #[error("a topic must not start with {RESERVED}")]
+    #[error("a topic must not start with {OWN_CHANNELS}")]
     Reserved,
     #[error("a topic must not have control characters")]
     Forbidden,
@@ -22,7 +22,7 @@ pub(super) enum InvalidTopic {
 
 /// The namespace of a text.
 pub(super) fn namespace(text: &str) -> Result<Namespace, InvalidTopic> {
-    if text.starts_with(RESERVED) {
+    if text.starts_with(OWN_CHANNELS) {
         return Err(InvalidTopic::Reserved);
     }
     let path = format!("{NAMESPACE}/{text}");
