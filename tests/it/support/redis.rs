@@ -151,7 +151,9 @@ impl RedisServer {
         let mut running = false;
         eventually("redis-server answers or has exited", || {
             // Another server could answer on this port.
-            running = self.try_connect().and_then(|mut connection| process_id(&mut connection)) == Some(child.id());
+            running = self.try_connect().is_some_and(|mut connection| {
+                process_id(&mut connection) == Some(child.id()) && has_loaded(&mut connection)
+            });
             running || child.try_wait().unwrap().is_some()
         });
         if running {
@@ -234,6 +236,11 @@ impl RedisServer {
     pub(crate) fn publish_post(&self, id: &str, json: &str) {
         self.publish([(format!("stream.tweet_updates.{id}"), json)]);
     }
+}
+
+/// Whether the server has read its append-only file: until then it answers `INFO`, and refuses all commands that use data.
+fn has_loaded(connection: &mut Connection) -> bool {
+    redis::cmd("PING").query::<String>(connection).is_ok()
 }
 
 /// The process id of the server that answers, if any.
