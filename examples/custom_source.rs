@@ -37,7 +37,7 @@ impl Source for Lines {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { positions: false, durable: false }
+        Capabilities::PASSING
     }
 
     async fn run(&mut self, emitter: &mut Emitter) -> Result<SessionEnd, BoxError> {

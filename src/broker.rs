@@ -1,4 +1,4 @@
-//! Starts everything that talks to the broker: the source, the store of the REST API, the status reports, and the announcements of
+//! Starts everything that talks to brokers: the sources, the store of the REST API, the status reports, and the announcements of
 //! the node.
 
 use std::sync::Arc;
@@ -7,21 +7,21 @@ use tallycast::admin::{self, StatusSource};
 use tallycast::api::emojitracker::Store;
 use tallycast::auth::TicketStore;
 use tallycast::cluster::Cluster;
-use tallycast::config::{Broker, Source};
+use tallycast::config::{Broker, DemoOptions, SourceKind};
 use tallycast::demo::Demo;
-use tallycast::publishing::{MemoryPublisher, Publisher, RedisPublisher};
+use tallycast::publishing::{Backend, MemoryPublisher, Publisher, RedisPublisher};
 use tallycast::redis_client::RedisClient;
 use tallycast::source::memory::MemorySource;
 use tallycast::source::redis::streams::StreamsSource;
 use tallycast::source::redis::{Config as Redis, RedisSource};
-use tallycast::source::{Selector, SourceError, StreamKey, Supervisor};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tallycast::source::{Source, SourceError, SourceId, SourceInputs, StateBoard, Supervisor};
+use tallycast::totals::TotalsKey;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// What has been started.
 pub(crate) struct Started {
-    /// Stage 1.
+    /// Stage 1: ends when all sources have ended, or one of them with an error.
     pub(crate) source: JoinHandle<Result<(), SourceError>>,
     /// What the REST API reads.
     pub(crate) store: Store,
@@ -37,54 +37,101 @@ pub(crate) struct Started {
     pub(crate) cluster: Option<Cluster>,
 }
 
-/// Starts the source under `supervisor`, with the channels that `selectors` select now and these streams.
+/// Starts every source under a supervisor like `supervisor`, with the channels and streams that it is to read.
 pub(crate) fn start(
     broker: Broker,
     supervisor: Supervisor,
-    selectors: watch::Receiver<Vec<Selector>>,
-    streams: watch::Receiver<Vec<StreamKey>>,
+    states: &StateBoard,
+    inputs: Vec<SourceInputs>,
     status: &StatusSource,
     shutdown: &CancellationToken,
 ) -> Started {
-    let announce = |redis| {
-        let (report, stats) = (status.clone(), Arc::clone(&status.cluster));
-        broker.cluster.then(|| Cluster::start(move || report.node_report(), redis, stats, shutdown.clone()))
+    let redis = broker.redis.as_ref().map(|redis| redis.commands());
+    let reports = broker
+        .status_interval
+        .zip(redis.clone())
+        .map(|(interval, client)| tokio::spawn(admin::report(client, interval, status.clone(), shutdown.clone())));
+    let report = status.clone();
+    let cluster = broker.cluster.then(|| {
+        let stats = Arc::clone(&status.cluster);
+        Cluster::start(move || report.node_report(), redis.clone(), stats, shutdown.clone())
+    });
+    let mut store = match &redis {
+        Some(client) => Store::Redis {
+            client: client.clone(),
+            scores: broker.scores,
+            max_scores: broker.max_totals,
+            stats: Arc::clone(&status.store),
+        },
+        None => Store::Absent,
     };
-    match broker.source {
-        Source::Redis(redis) => {
-            let client = redis.commands();
-            let reports = broker.status_interval.map(|interval| {
-                tokio::spawn(admin::report(client.clone(), interval, status.clone(), shutdown.clone()))
-            });
-            let supervisor = supervisor.require_broker(redis.require_broker);
-            let channels = RedisSource::new(Redis::clone(&redis), client.clone(), selectors);
-            let source = tokio::spawn(run_both(supervisor, channels, StreamsSource::new(*redis, streams)));
-            let (scores, max_scores, stats) = (broker.scores, broker.max_totals, Arc::clone(&status.store));
-            let publisher = Publisher::Redis(RedisPublisher::new(client.clone()));
-            let (tickets, redis) = (TicketStore::Redis(client.clone()), Some(client.clone()));
-            let cluster = announce(redis.clone());
-            let store = Store::Redis { client, scores, max_scores, stats };
-            Started { source, store, redis, publisher, tickets, reports, cluster }
-        }
-        Source::Demo(options) => {
-            let demo = Demo::new(options.seed);
-            let store = Store::Memory(demo.memory());
-            let (publisher, published) = MemoryPublisher::new(demo.memory());
-            let totals = broker.totals.into_iter().map(|totals| totals.namespace).collect();
-            let events = demo.events(options.rate, totals, streams.borrow().clone(), published);
-            let source = tokio::spawn(supervisor.run(MemorySource::new(events)));
-            let (tickets, publisher) = (TicketStore::in_memory(), Publisher::Memory(publisher));
-            let cluster = announce(None);
-            Started { source, store, redis: None, publisher, tickets, reports: None, cluster }
-        }
+    let tickets = redis.clone().map_or_else(TicketStore::in_memory, TicketStore::Redis);
+    let supervisor = supervisor.require_broker(broker.require_broker);
+    let mut sources = Sources { running: JoinSet::new(), supervisor, states: states.clone() };
+    let mut backends = Vec::with_capacity(broker.sources.len());
+    for (id, (source, inputs)) in (0..).map(SourceId).zip(broker.sources.into_iter().zip(inputs)) {
+        let is_default = id == SourceId::DEFAULT;
+        backends.push(match source.kind {
+            SourceKind::Redis(config) => {
+                let client = redis.clone().filter(|_| is_default).unwrap_or_else(|| config.commands());
+                sources.start_redis(id, *config, client, inputs)
+            }
+            SourceKind::Demo(options) => {
+                let demo = Demo::new(options.seed);
+                store = Store::Memory(demo.memory());
+                sources.start_demo(id, demo, &options, &broker.totals, inputs)
+            }
+        });
     }
+    let source = tokio::spawn(sources.ended());
+    Started { source, store, redis, publisher: Publisher::new(backends), tickets, reports, cluster }
 }
 
-/// Runs both sources of Redis. One without routes waits for some.
-async fn run_both(supervisor: Supervisor, channels: RedisSource, streams: StreamsSource) -> Result<(), SourceError> {
-    let ([for_channels, for_streams], states) = supervisor.pair();
-    tokio::select! {
-        ended = async { tokio::try_join!(for_channels.run(channels), for_streams.run(streams)) } => ended.map(drop),
-        never = states => match never {},
+/// The sources that run.
+struct Sources {
+    running: JoinSet<Result<(), SourceError>>,
+    supervisor: Supervisor,
+    states: StateBoard,
+}
+
+impl Sources {
+    /// Runs a source, which is one of several if its broker has more than one kind of them.
+    fn run(&mut self, id: SourceId, source: impl Source + 'static) {
+        self.running.spawn(self.supervisor.clone().source(id).board(&self.states).run(source));
+    }
+
+    fn start_redis(&mut self, id: SourceId, config: Redis, client: RedisClient, inputs: SourceInputs) -> Backend {
+        self.run(id, RedisSource::new(config.clone(), client.clone(), inputs.selectors));
+        self.run(id, StreamsSource::new(config, inputs.streams));
+        Backend::Redis(RedisPublisher::new(client))
+    }
+
+    fn start_demo(
+        &mut self,
+        id: SourceId,
+        demo: Demo,
+        options: &DemoOptions,
+        totals: &[TotalsKey],
+        inputs: SourceInputs,
+    ) -> Backend {
+        let (publisher, published) = MemoryPublisher::new(demo.memory());
+        let totals = totals.iter().map(|totals| totals.namespace.clone()).collect();
+        let events = demo.events(options.rate, totals, inputs.streams.borrow().clone(), published);
+        self.run(id, MemorySource::new(events));
+        Backend::Memory(publisher)
+    }
+
+    /// Waits until all have ended, or one with an error; then the others are dropped, which ends them.
+    async fn ended(mut self) -> Result<(), SourceError> {
+        // The inbox closes when nothing can emit any more.
+        drop(self.supervisor);
+        while let Some(ended) = self.running.join_next().await {
+            match ended {
+                Ok(ended) => ended?,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 }

@@ -57,9 +57,9 @@ impl Demo {
         let generated = async_stream::stream! {
             let scores: Tally =
                 generator.standings().map(|(emoji, score)| (emoji.id.to_string(), score as i64)).collect();
-            for StreamKey { key, .. } in streams {
+            for StreamKey { sequence, .. } in streams {
                 for kind in [SequenceEventKind::Start { after: EntryId::ZERO }, SequenceEventKind::Current] {
-                    yield SequenceEvent { sequence: Arc::clone(&key), kind }.into();
+                    yield SequenceEvent { sequence: Arc::clone(&sequence), kind }.into();
                 }
             }
             for namespace in namespaces {

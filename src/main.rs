@@ -19,10 +19,10 @@ use tallycast::api::mercure::{self, Hub};
 use tallycast::api::native::Publishing;
 use tallycast::api::presence_events;
 use tallycast::auth::Auth;
-use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, Source};
+use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, SourceConfig, SourceKind};
 use tallycast::presence::Presence;
 use tallycast::routes::{Services, Subscriptions};
-use tallycast::source::{BrokerState, Supervisor};
+use tallycast::source::{BrokerState, StateBoard, Supervisor};
 use tallycast::{decode, routes, tally};
 use tallycast_fanout::{Fanout, inbox};
 use tallycast_server::Server;
@@ -71,6 +71,8 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     process::cancel_at_signal(steps.terminating.clone()).context("cannot catch signals")?;
     let totals = config.broker.totals.clone();
     let initial = reload::Initial {
+        // The configuration allows no more.
+        sources: u8::try_from(config.broker.sources.len()).unwrap_or(u8::MAX),
         options: config.options,
         routes: config.routes,
         server: config.server,
@@ -79,7 +81,7 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         tokens: config.tokens,
     };
     let reloadable = reload::start(initial, files, log).context("cannot catch SIGHUP")?;
-    let is_demo = matches!(config.broker.source, Source::Demo(_));
+    let is_demo = matches!(config.broker.sources[..], [SourceConfig { kind: SourceKind::Demo(_), .. }]);
 
     // The channels, and the engine behind them.
     let (events, decode_inbox) = inbox::channel(config.inbox, config.inbox_bytes);
@@ -91,12 +93,10 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     tokio::spawn(steps.clone().run(config.drain, fanout.handle()));
 
     // The stages.
-    let supervisor = Supervisor::new(events)
-        .broker_state(broker_state)
-        .stats(Arc::clone(&status.source))
-        .shutdown(steps.shutdown.clone());
+    let states = StateBoard::new(broker_state);
+    let supervisor = Supervisor::new(events).stats(Arc::clone(&status.source)).shutdown(steps.shutdown.clone());
     let broker::Started { source, store, redis, publisher, tickets, reports, cluster } =
-        broker::start(config.broker, supervisor, reloadable.selectors, reloadable.streams, &status, &steps.shutdown);
+        broker::start(config.broker, supervisor, &states, reloadable.sources, &status, &steps.shutdown);
     let live = config
         .admin
         .then(|| LiveStats::start(status.clone(), cluster.clone(), config.shutdown_limit, steps.shutdown.clone()));

@@ -5,7 +5,7 @@ use tallycast::api::native::PublishKeys;
 use tallycast::auth;
 use tallycast::config::{self, Changes, Command, ConfigError, EffectiveOption};
 use tallycast::decode::Routes;
-use tallycast::source::{Selector, StreamKey};
+use tallycast::source::{Selector, SourceId, SourceInputs, StreamKey};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -13,8 +13,8 @@ use crate::process::{FileLimit, LogFilter, warn_of_exposed_admin};
 
 /// What can change while the process runs, as the stages receive it.
 pub(crate) struct Reloadable {
-    pub(crate) selectors: watch::Receiver<Vec<Selector>>,
-    pub(crate) streams: watch::Receiver<Vec<StreamKey>>,
+    /// Of each source.
+    pub(crate) sources: Vec<SourceInputs>,
     pub(crate) routes: watch::Receiver<Routes>,
     pub(crate) server: watch::Receiver<tallycast_server::Config>,
     pub(crate) admin_token: watch::Receiver<Option<Token>>,
@@ -26,8 +26,8 @@ pub(crate) struct Reloadable {
 struct Reload {
     /// The effective options.
     options: Vec<EffectiveOption>,
-    selectors: watch::Sender<Vec<Selector>>,
-    streams: watch::Sender<Vec<StreamKey>>,
+    /// Of each source.
+    sources: Vec<SourceSenders>,
     routes: watch::Sender<Routes>,
     server: watch::Sender<tallycast_server::Config>,
     files: FileLimit,
@@ -37,8 +37,16 @@ struct Reload {
     log: LogFilter,
 }
 
+/// What a source is to read.
+struct SourceSenders {
+    selectors: watch::Sender<Vec<Selector>>,
+    streams: watch::Sender<Vec<StreamKey>>,
+}
+
 /// What it is at start.
 pub(crate) struct Initial {
+    /// The number of sources.
+    pub(crate) sources: u8,
     pub(crate) options: Vec<EffectiveOption>,
     pub(crate) routes: Routes,
     pub(crate) server: tallycast_server::Config,
@@ -49,21 +57,24 @@ pub(crate) struct Initial {
 
 /// Starts to reload the configuration at each SIGHUP.
 pub(crate) fn start(initial: Initial, files: FileLimit, log: LogFilter) -> std::io::Result<Reloadable> {
-    let Initial { options, routes, mut server, admin_token, publish_keys, tokens } = initial;
+    let Initial { sources, options, routes, mut server, admin_token, publish_keys, tokens } = initial;
     files.clamp(&mut server);
     let hangups = signal(SignalKind::hangup())?;
-    let (selectors, selectors_now) = watch::channel(routes.selectors());
-    let (streams, streams_now) = watch::channel(routes.streams());
+    let inputs = (0..sources).map(SourceId).map(|source| {
+        let (selectors, selectors_now) = watch::channel(routes.selectors(source));
+        let (streams, streams_now) = watch::channel(routes.streams(source));
+        (SourceSenders { selectors, streams }, SourceInputs { selectors: selectors_now, streams: streams_now })
+    });
+    let (sources, inputs) = inputs.unzip();
     let (routes, routes_now) = watch::channel(routes);
     let (server, server_now) = watch::channel(server);
     let (admin_token, admin_token_now) = watch::channel(admin_token);
     let (publish_keys, publish_keys_now) = watch::channel(publish_keys);
     let (tokens, tokens_now) = watch::channel(tokens);
-    let reload = Reload { options, selectors, streams, routes, server, files, admin_token, publish_keys, tokens, log };
+    let reload = Reload { options, sources, routes, server, files, admin_token, publish_keys, tokens, log };
     tokio::spawn(reload.run(hangups));
     Ok(Reloadable {
-        selectors: selectors_now,
-        streams: streams_now,
+        sources: inputs,
         routes: routes_now,
         server: server_now,
         admin_token: admin_token_now,
@@ -90,14 +101,16 @@ impl Reload {
 
     /// Applies routes before what they read, so that no event of a new channel or stream comes before its route.
     fn apply_routes(&self, routes: Routes) {
-        let (selectors, streams) = (routes.selectors(), routes.streams());
-        self.routes.send_replace(routes);
-        self.selectors.send_replace(selectors);
-        self.streams.send_if_modified(|current| {
-            let is_modified = *current != streams;
-            *current = streams;
-            is_modified
-        });
+        self.routes.send_replace(routes.clone());
+        for (id, source) in (0..).map(SourceId).zip(&self.sources) {
+            let streams = routes.streams(id);
+            source.selectors.send_replace(routes.selectors(id));
+            source.streams.send_if_modified(|current| {
+                let is_modified = *current != streams;
+                *current = streams;
+                is_modified
+            });
+        }
     }
 
     /// Streams without an authorizer cannot get one, and public ones must not stay so because a key is missing.
@@ -118,7 +131,12 @@ impl Reload {
         if let Err(error) = self.log.reload(config.log) {
             tracing::error!(%error, "cannot change the log level");
         }
-        self.apply_routes(config.routes);
+        if changes.need_restart.iter().any(|option| option == "source") {
+            // Routes have the places of their sources, which may be others now.
+            tracing::error!("--source has changed, which needs a restart; the routes are unchanged");
+        } else {
+            self.apply_routes(config.routes);
+        }
         self.server.send_replace(config.server);
         self.admin_token.send_replace(config.admin_token);
         self.publish_keys.send_replace(config.publish_keys);

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use tallycast::decode::{MAX_SENDER_BYTES, Route, Routes};
-use tallycast::source::RawEvent;
+use tallycast::source::{RawEvent, SourceId};
 
 fuzz_target!(|input: &[u8]| {
     let mut lines = input.splitn(3, |byte| *byte == b'\n');
@@ -12,7 +12,7 @@ fuzz_target!(|input: &[u8]| {
     let (Ok(route), Ok(channel)) = (text(), text()) else { return };
     let Ok(route) = route.parse::<Route>() else { return };
     let Ok(routes) = Routes::new(vec![route]) else { return };
-    assert_eq!(routes.selectors().len() + routes.streams().len(), 1);
+    assert_eq!(routes.selectors(SourceId::DEFAULT).len() + routes.streams(SourceId::DEFAULT).len(), 1);
     let payload = lines.next().unwrap_or_default().to_vec();
     if let Ok(decoded) = routes.decode(RawEvent::new(channel.to_owned(), payload)) {
         assert!(!decoded.message.namespace.as_str().contains(char::is_control));

@@ -79,9 +79,9 @@ fn publication(
     idempotency_key: Option<String>,
 ) -> Option<Publication> {
     // A topic that is almost too long for a namespace has no events.
-    let target = routes.target(&namespace.ok()?, event).ok()?;
+    let (source, target) = routes.target(&namespace.ok()?, event).ok()?;
     let update = UpdateFields { is_private: true, id: Some(mercure::new_id()), ..UpdateFields::default() };
-    Some(Publication { target, event: event.map(str::to_owned), data, sender: None, update, idempotency_key })
+    Some(Publication { source, target, event: event.map(str::to_owned), data, sender: None, update, idempotency_key })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -13,12 +13,11 @@ use super::effective::EffectiveOption;
 use super::errors::ConfigError;
 use super::flags::{
     AppEnv, BrokerOptions, DEFAULT_SCORES, DemoOptions, LogFormat, PipelineOptions, ReaderOptions, RoutingOptions,
-    ServerOptions, SourceOption,
+    ServerOptions,
 };
-use super::mercure::MercureOptions;
-use super::realtime::RealtimeOptions;
 use super::secret::Secret;
-use super::tokens;
+use super::sources::{SourceConfig, SourceKind, Sources};
+use super::{sources, tokens};
 use crate::admin::{self, Token};
 use crate::api::contracts;
 use crate::api::mercure;
@@ -28,20 +27,10 @@ use crate::auth;
 use crate::decode::{Route, Routes};
 use crate::redis_client::RedisUrl;
 use crate::sessions::{self, EventTarget};
-use crate::source::Selector;
-use crate::source::redis::streams::Trim;
+use crate::source::{Selector, SourceId};
 use crate::totals::{self, TotalsKey};
 use crate::{source, tally};
 use tallycast_fanout::Namespace;
-
-/// Where events come from.
-#[derive(Debug)]
-pub enum Source {
-    /// A Redis server.
-    Redis(Box<source::redis::Config>),
-    /// The generator of the sandbox.
-    Demo(Box<DemoOptions>),
-}
 
 /// The configs of the stages, and what the process needs beside them.
 #[derive(Debug)]
@@ -122,8 +111,12 @@ impl Config {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Broker {
-    /// Where events come from.
-    pub source: Source,
+    /// Where events come from, the default source first.
+    pub sources: Vec<SourceConfig>,
+    /// The Redis server of everything else, if there is one. It is that of the default source, if that is Redis.
+    pub redis: Option<Box<source::redis::Config>>,
+    /// Whether the process ends when the first connection to a source fails.
+    pub require_broker: bool,
     /// The namespaces with totals.
     pub totals: Vec<TotalsKey>,
     /// The sorted set that rankings are read from.
@@ -180,7 +173,27 @@ pub(super) fn compose(
         send_multiple.add_route(routes);
         Ok(())
     };
-    let routes = routes(&source, &routing, add_routes)?
+    let is_redis_chosen = options.iter().any(|option| option.name == "redis-url" && option.origin != "default");
+    let has_default_totals = options.iter().any(|option| option.name == "totals" && option.origin == "default");
+    let Sources { default, all_streams, named } = match &source {
+        SourceOptions::Redis(broker) => sources::sources(broker)?,
+        SourceOptions::Demo(_) => Sources { default: None, all_streams: false, named: Vec::new() },
+    };
+    let has_redis = default.is_none() || matches!(default, Some(SourceKind::Redis(_)));
+    let mut routing = routing;
+    if !has_redis {
+        if !has_default_totals {
+            return Err(ConfigError::Usage(
+                "--totals needs Redis as the default source, which counts and events are in together; remove --totals, or the --source \
+                 without a name"
+                    .to_owned(),
+            ));
+        }
+        routing.totals.clear();
+    }
+    let ids = named.iter().zip(1..).filter_map(|(source, id)| Some((source.name.clone()?, SourceId(id))));
+    let ids: Vec<_> = ids.collect();
+    let routes = routes(all_streams, &ids, &routing, add_routes)?
         .with_senders(sessions.is_some())
         .with_reserved(sessions.as_ref().and_then(events_channel))
         .with_reserved(ws_hub_config.iter().flat_map(WsHub::reserved_channels));
@@ -188,16 +201,35 @@ pub(super) fn compose(
     let instance =
         pipeline.instance.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
     let env = pipeline.app_env.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-    let (source, status_interval) = match source {
+    let (kind, redis, status_interval, require_broker) = match source {
         SourceOptions::Redis(broker) => {
             let interval = (pipeline.app_env != AppEnv::Development).then_some(broker.status_interval);
-            (Source::Redis(Box::new(redis(&broker, &routing, &mercure, &realtime)?)), interval)
+            let own = || mercure.own_stream().into_iter().chain(realtime.own_streams()).collect();
+            let (kind, redis) = match default {
+                Some(SourceKind::Redis(config)) => {
+                    let config = Box::new(of_default(*config, &routing, own()));
+                    (SourceKind::Redis(config.clone()), Some(config))
+                }
+                default => {
+                    let has_redis = default.is_none() || is_redis_chosen;
+                    let redis = has_redis.then(|| redis(&broker, &routing, own())).transpose()?.map(Box::new);
+                    let kind = default.or_else(|| Some(SourceKind::Redis(redis.clone()?)));
+                    // Without a default source there is the server of `--redis-url`.
+                    let Some(kind) = kind else { return Err(ConfigError::Usage("expected a source".to_owned())) };
+                    (kind, redis)
+                }
+            };
+            (kind, redis, interval, broker.require_broker)
         }
-        SourceOptions::Demo(options) => (Source::Demo(options), None),
+        SourceOptions::Demo(options) => (SourceKind::Demo(options), None, None, false),
     };
+    let mut sources = vec![SourceConfig { name: None, kind }];
+    sources.extend(named);
     let totals = &routing.totals;
     let broker = Broker {
-        source,
+        sources,
+        redis,
+        require_broker,
         totals: totals.clone(),
         scores: totals.first().map_or_else(|| DEFAULT_SCORES.to_owned(), |totals| totals.key.clone()),
         max_totals: routing.max_totals,
@@ -266,20 +298,24 @@ fn demo_key() -> Secret {
 }
 
 /// An error of flags whose values are valid by themselves.
-fn invalid(flags: &str, error: &dyn std::fmt::Display) -> ConfigError {
+pub(super) fn invalid(flags: &str, error: &dyn std::fmt::Display) -> ConfigError {
     ConfigError::Usage(format!("invalid value for {flags}: {error}"))
 }
 
 /// The routes of the configuration, and those that contracts add.
 fn routes(
-    source: &SourceOptions,
+    all_streams: bool,
+    sources: &[(Arc<str>, SourceId)],
     routing: &RoutingOptions,
     add_routes: impl FnOnce(&mut Vec<Route>) -> Result<(), ConfigError>,
 ) -> Result<Routes, ConfigError> {
-    let all_streams = matches!(source, SourceOptions::Redis(broker) if broker.source == SourceOption::RedisStreams);
-    let routes = routing.routes.iter().cloned().map(|route| if all_streams { route.into_stream() } else { Ok(route) });
-    let mut routes: Vec<_> =
-        routes.collect::<Result<_, _>>().map_err(|error| invalid("--route with --source redis-streams", &error))?;
+    let mut routes = Vec::with_capacity(routing.routes.len());
+    for route in &routing.routes {
+        let route = route.clone().of_source(sources).map_err(|error| invalid("--route", &error))?;
+        let is_stream = all_streams && !route.has_named_source();
+        let route = if is_stream { route.into_stream() } else { Ok(route) };
+        routes.push(route.map_err(|error| invalid("--route with --source redis-streams", &error))?);
+    }
     add_routes(&mut routes)?;
     let routes = Routes::new(routes).map_err(|error| invalid("--route", &error))?;
     let has_totals = |namespace: &Namespace| routing.totals.iter().any(|totals| totals.namespace == *namespace);
@@ -296,23 +332,27 @@ fn routes(
 fn redis(
     broker: &BrokerOptions,
     routing: &RoutingOptions,
-    mercure: &MercureOptions,
-    realtime: &RealtimeOptions,
+    own_streams: Vec<(Arc<str>, usize)>,
 ) -> Result<source::redis::Config, ConfigError> {
     let url: RedisUrl = broker.redis_url.expose().parse().map_err(|error| invalid("--redis-url", &error))?;
-    let mut config = source::redis::Config::new(url).map_err(|error| invalid("--redis-url", &error))?;
-    config.require_broker = broker.require_broker;
-    config.timeout = broker.redis_timeout;
-    config.ping_interval = broker.redis_ping;
-    let own = mercure.own_stream().into_iter().chain(realtime.own_streams()).collect();
-    config.trim = Trim { max_length: broker.stream_maxlen, max_age: broker.stream_minid, own };
+    let config = sources::redis(url, broker).map_err(|error| invalid("--redis-url", &error))?;
+    Ok(of_default(config, routing, own_streams))
+}
+
+/// The configuration of the Redis server of the default source, which has the totals, and streams of tallycast itself.
+fn of_default(
+    mut config: source::redis::Config,
+    routing: &RoutingOptions,
+    own_streams: Vec<(Arc<str>, usize)>,
+) -> source::redis::Config {
+    config.trim.own = own_streams;
     config.totals = totals::Config {
         keys: routing.totals.clone(),
         max_members: routing.max_totals,
         max_bytes: routing.max_totals_bytes.0,
         interval: routing.totals_interval,
     };
-    Ok(config)
+    config
 }
 
 fn fanout(
@@ -407,13 +447,15 @@ fn tls(options: &ServerOptions) -> Result<Option<tallycast_server::Tls>, ConfigE
 #[cfg(test)]
 mod tests {
     use crate::config::testing::config;
+    use crate::source::SourceId;
 
     #[test]
     fn every_route_of_redis_streams_reads_a_stream() {
         let streams = |flags: &[&str]| {
             let config = config(flags).unwrap();
-            let keys: Vec<String> = config.routes.streams().iter().map(|stream| stream.key.to_string()).collect();
-            (keys.join(" "), config.routes.selectors().len(), config.fanout.retentions)
+            let keys: Vec<String> =
+                config.routes.streams(SourceId::DEFAULT).iter().map(|stream| stream.key.to_string()).collect();
+            (keys.join(" "), config.routes.selectors(SourceId::DEFAULT).len(), config.fanout.retentions)
         };
         let routes = ["--route", "a=/x/*,history=5", "--route", "stream:b=/y"];
         let (keys, channels, retentions) = streams(&[&["--source", "redis-streams"], &routes[..]].concat());

@@ -22,6 +22,7 @@ use super::realtime::RealtimeOptions;
 use super::secret::Secret;
 use super::send_multiple::SendMultipleOptions;
 use super::sessions::SessionOptions;
+use super::sources::source;
 use super::tokens::TokenOptions;
 use super::unifrost::UnifrostOptions;
 use super::values::{
@@ -170,10 +171,19 @@ pub(super) struct BrokerOptions {
         value_parser = redis_url
     )]
     pub(super) redis_url: Secret,
-    /// What the routes read from Redis: channels (pub/sub), or streams. With redis-streams the pattern of each route is the key
-    /// of a stream, with or without stream: in front of it
-    #[arg(long, env = "TALLYCAST_SOURCE", default_value = "redis", value_enum, value_name = "NAME")]
-    pub(super) source: SourceOption,
+    /// Where events come from beside or instead of Redis: NAME=URL is a source that routes name, as in NAME:pattern=/namespace; a URL
+    /// without a name takes the place of --redis-url for the routes that name none. With redis-streams, the pattern of each of those is
+    /// the key of a Redis stream, with or without stream: in front of it. Repeatable
+    #[arg(
+        long = "source",
+        env = "TALLYCAST_SOURCE",
+        value_delimiter = ';',
+        default_value = "redis",
+        value_name = "[NAME=]URL|redis|redis-streams",
+        hide_env_values = true,
+        value_parser = source
+    )]
+    pub(super) sources: Vec<Secret>,
     /// Exit if Redis cannot be reached at startup. Without it, tallycast keeps trying
     #[arg(long, env = "TALLYCAST_REQUIRE_BROKER")]
     pub(super) require_broker: bool,
@@ -727,15 +737,6 @@ pub(super) struct ServerOptions {
     /// Do not serve /admin and /metrics
     #[arg(long, env = "TALLYCAST_NO_ADMIN")]
     pub(super) no_admin: bool,
-}
-
-/// What routes read from Redis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum SourceOption {
-    /// Channels, except for routes that name a stream.
-    Redis,
-    /// Streams.
-    RedisStreams,
 }
 
 /// Which streams are compressed.

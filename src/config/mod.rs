@@ -20,6 +20,7 @@ mod reload;
 mod secret;
 mod send_multiple;
 mod sessions;
+mod sources;
 #[cfg(test)]
 mod testing;
 mod tokens;
@@ -33,12 +34,13 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, FromArgMatches};
 
-pub use compose::{Broker, Config, Drain, Source};
+pub use compose::{Broker, Config, Drain};
 pub use effective::EffectiveOption;
 pub use errors::{ConfigError, EXIT_UNAVAILABLE, EXIT_USAGE};
 pub use flags::{DemoOptions, LogFormat};
 pub use reload::Changes;
 pub use secret::Secret;
+pub use sources::{SourceConfig, SourceKind, SourceValueError};
 
 use crate::{auth, client};
 use compose::{SourceOptions, compose};
@@ -133,7 +135,9 @@ fn resolve(
         return Ok(Command::CheckToken(Box::new(config.tokens), token));
     }
     if print {
-        return Ok(Command::Print(config.options.iter().map(|option| format!("{option}\n")).collect()));
+        let options = config.options.iter().map(|option| format!("{option}\n"));
+        let sources = config.broker.sources.iter().map(|source| format!("# {source}\n"));
+        return Ok(Command::Print(options.chain(sources).collect()));
     }
     Ok(Command::Run(Box::new(config)))
 }

@@ -122,9 +122,11 @@ impl RealtimeOptions {
 mod tests {
     use crate::config::Config;
     use crate::config::testing::config_of;
+    use crate::source::SourceId;
 
     fn streams(config: &Config) -> String {
-        let keys: Vec<String> = config.routes.streams().iter().map(|stream| stream.key.to_string()).collect();
+        let keys: Vec<String> =
+            config.routes.streams(SourceId::DEFAULT).iter().map(|stream| stream.key.to_string()).collect();
         keys.join(" ")
     }
 

@@ -3,8 +3,7 @@
 use super::effective::EffectiveOption;
 
 /// The options that SIGHUP changes without closing a connection.
-pub(super) const RELOADABLE: [&str; 37] = [
-    "source",
+pub(super) const RELOADABLE: [&str; 36] = [
     "route",
     "log",
     "max-connections",

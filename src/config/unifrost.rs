@@ -185,12 +185,16 @@ fn path(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
     use crate::config::{Command, read};
+    use crate::source::SourceId;
 
     /// The selectors and streams of a command line.
     fn sources(flags: &[&str]) -> (Vec<String>, usize) {
         let arguments = ["tallycast", "serve"].iter().chain(flags).map(|text| (*text).into());
         let Ok(Command::Run(config)) = read(arguments) else { panic!("{flags:?}") };
-        (config.routes.selectors().iter().map(ToString::to_string).collect(), config.routes.streams().len())
+        (
+            config.routes.selectors(SourceId::DEFAULT).iter().map(ToString::to_string).collect(),
+            config.routes.streams(SourceId::DEFAULT).len(),
+        )
     }
 
     #[test]

@@ -143,6 +143,7 @@ impl WsHubOptions {
 #[cfg(test)]
 mod tests {
     use crate::config::testing::config;
+    use crate::source::SourceId;
 
     #[test]
     fn paths_have_no_slash_at_the_end() {
@@ -162,7 +163,7 @@ mod tests {
     fn route_is_added_unless_there_is_one() {
         let selectors = |flags: &[&str]| {
             let routes = config(flags).unwrap().routes;
-            routes.selectors().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+            routes.selectors(SourceId::DEFAULT).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
         };
         assert!(!selectors(&[]).contains("ws-hub"));
         assert!(selectors(&["--ws-hub"]).contains("ws-hub:group-data:*"));

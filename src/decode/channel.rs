@@ -4,7 +4,7 @@ use tallycast_fanout::{Namespace, NamespaceError};
 
 use super::route::{Pattern, Route};
 use super::routes::Routes;
-use crate::source::Selector;
+use crate::source::{Selector, SourceId};
 
 /// Why a channel has no namespace that stands for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,10 +21,12 @@ pub enum ChannelError {
 }
 
 impl Route {
-    /// Whether it is for all channels whose names start with `prefix`.
+    /// Whether it is for all channels of the default source whose names start with `prefix`.
     pub fn covers_channels(&self, prefix: &str) -> bool {
         match &self.pattern {
-            Pattern::Channels(selector) => selector.covers(&Selector::Prefix(prefix.to_owned())),
+            Pattern::Channels(selector) => {
+                !self.has_named_source() && selector.covers(&Selector::Prefix(prefix.to_owned()))
+            }
             Pattern::Stream(_) => false,
         }
     }
@@ -37,7 +39,7 @@ impl Routes {
     /// # Errors
     /// No route matches, the namespace would be invalid, or it is that of other channels too.
     pub fn namespace_of(&self, channel: &str, prefix: &str) -> Result<(Namespace, bool), ChannelError> {
-        let (_, route, rest) = self.of_channel(channel).ok_or(ChannelError::NoRoute)?;
+        let (_, route, rest) = self.of_channel(SourceId::DEFAULT, channel).ok_or(ChannelError::NoRoute)?;
         let namespace = route.namespace(rest)?;
         if route.rest(&namespace).as_deref() != Some(rest) {
             return Err(ChannelError::Shared(route.pattern.to_string(), namespace));

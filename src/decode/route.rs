@@ -9,7 +9,7 @@ use tallycast_fanout::{Namespace, NamespaceError, Retention};
 use super::history::{History, HistoryError};
 use super::sender::SENT;
 use super::template::Template;
-use crate::source::Selector;
+use crate::source::{Selector, SourceId};
 
 /// What the pattern of a route for a stream starts with.
 const STREAM: &str = "stream:";
@@ -21,6 +21,7 @@ const STREAM: &str = "stream:";
 /// namespace receive its messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
+    pub(super) source: RouteSource,
     pub(super) pattern: Pattern,
     pub(super) template: Template,
     pub(super) event: EventName,
@@ -32,6 +33,13 @@ pub struct Route {
     history: History,
     /// How long its messages are kept, if they are.
     pub(super) retention: Option<Arc<Retention>>,
+}
+
+/// The source of a route, and its name unless it is the default one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct RouteSource {
+    pub(super) id: SourceId,
+    pub(super) name: Option<Arc<str>>,
 }
 
 /// Where the events of a route come from.
@@ -134,7 +142,9 @@ impl FromStr for Route {
                 _ => return Err(RouteError::Option(option.to_owned())),
             }
         }
-        Ok(Self { pattern, template, event, sender, tally, is_private, history, retention: None }.with_retention())
+        let source = RouteSource::default();
+        Ok(Self { source, pattern, template, event, sender, tally, is_private, history, retention: None }
+            .with_retention())
     }
 }
 
@@ -177,6 +187,44 @@ impl fmt::Display for Pattern {
 }
 
 impl Route {
+    /// The same route for the source that its pattern names, as in `NAME:pattern`; unchanged if it names none of `sources`.
+    ///
+    /// # Errors
+    /// The pattern after the name is invalid.
+    pub fn of_source(self, sources: &[(Arc<str>, SourceId)]) -> Result<Self, RouteError> {
+        let text = self.pattern.to_string();
+        let named = sources.iter().find_map(|(name, id)| {
+            let rest = text.strip_prefix(&**name)?.strip_prefix(':')?;
+            Some((RouteSource { id: *id, name: Some(Arc::clone(name)) }, rest))
+        });
+        match named {
+            Some((source, rest)) => Ok(Self { source, pattern: pattern(rest)?, ..self }.with_retention()),
+            None => Ok(self),
+        }
+    }
+
+    /// The pattern as configuration writes it, with the name of its source.
+    pub(super) fn shown_pattern(&self) -> String {
+        match &self.source.name {
+            Some(name) => format!("{name}:{}", self.pattern),
+            None => self.pattern.to_string(),
+        }
+    }
+
+    /// The sequence of the positions of the entries of its stream, if it is for one.
+    pub(super) fn sequence(&self) -> Option<Arc<str>> {
+        match (&self.pattern, &self.source.name) {
+            (Pattern::Channels(_), _) => None,
+            (Pattern::Stream(key), None) => Some(Arc::clone(key)),
+            (Pattern::Stream(key), Some(name)) => Some(format!("{name}:{key}").into()),
+        }
+    }
+
+    /// Whether it is for a source other than the default one.
+    pub fn has_named_source(&self) -> bool {
+        self.source.name.is_some()
+    }
+
     /// The same route for a stream, whose key is the channel.
     ///
     /// # Errors
@@ -197,9 +245,9 @@ impl Route {
         matches!(self.pattern, Pattern::Stream(_))
     }
 
-    /// Whether the route is for the stream with this key.
+    /// Whether the route is for the stream of the default source with this key.
     pub fn is_of_stream(&self, key: &str) -> bool {
-        matches!(&self.pattern, Pattern::Stream(own) if **own == *key)
+        self.source.id == SourceId::DEFAULT && matches!(&self.pattern, Pattern::Stream(own) if **own == *key)
     }
 
     /// Whether messages of `namespace` may come from the route.
@@ -219,7 +267,7 @@ impl Route {
 
     /// Whether it is for the same channels, or the same stream, as `other`.
     pub fn has_pattern_of(&self, other: &Self) -> bool {
-        self.pattern == other.pattern
+        (&self.source, &self.pattern) == (&other.source, &other.pattern)
     }
 
     /// Whether it makes the same namespaces as `other`.
@@ -247,11 +295,8 @@ impl Route {
     }
 
     fn with_retention(self) -> Self {
-        let sequence = match &self.pattern {
-            Pattern::Channels(_) => None,
-            Pattern::Stream(key) => Some(Arc::clone(key)),
-        };
-        let retention = self.history.retention(self.pattern.to_string(), self.template.literal_prefix(), sequence);
+        let name = self.shown_pattern();
+        let retention = self.history.retention(name, self.template.literal_prefix(), self.sequence());
         Self { retention, ..self }
     }
 

@@ -8,7 +8,7 @@ use super::json_field::string_field;
 use super::route::{EventName, Pattern, Route, RouteError};
 use super::sender::{self, SENT};
 use super::{MAX_PAYLOAD_BYTES, MAX_ROUTES, MAX_SENDER_BYTES, MAX_UPDATE_TOPICS};
-use crate::source::{Entry, RawEvent, Selector, StreamKey};
+use crate::source::{Entry, RawEvent, Selector, SourceId, StreamKey};
 use crate::tally::Key;
 
 /// The namespaces below are reserved for protocols (RFC 8615), so no route owns them.
@@ -120,8 +120,8 @@ impl Routes {
         routes.iter_mut().filter(|route| route.has_topics()).for_each(|route| route.leave_out(&owned));
         let routes = Self { routes, with_senders: false, reserved: vec![Selector::Prefix(OWN_CHANNELS.to_owned())] };
         let mut keys = std::collections::HashSet::new();
-        match routes.streams().into_iter().find(|stream| !keys.insert(Arc::clone(&stream.key))) {
-            Some(StreamKey { key, .. }) => Err(RoutesError::SameStream(key)),
+        match routes.routes.iter().filter_map(Route::sequence).find(|sequence| !keys.insert(Arc::clone(sequence))) {
+            Some(sequence) => Err(RoutesError::SameStream(sequence)),
             None => Ok(routes),
         }
     }
@@ -145,33 +145,34 @@ impl Routes {
         self.reserved.iter().any(|reserved| reserved.matches(channel))
     }
 
-    /// The route that decides about a channel, with its index and the part of the channel that a `*` stands for.
-    pub(super) fn of_channel<'a>(&self, channel: &'a str) -> Option<(usize, &Route, &'a str)> {
+    /// The route that decides about a channel of a source, with its index and the part of the channel that a `*` stands for.
+    pub(super) fn of_channel<'a>(&self, source: SourceId, channel: &'a str) -> Option<(usize, &Route, &'a str)> {
         let may_have = |route: &Route| {
             let mut reserved = self.reserved.iter().filter(|reserved| reserved.matches(channel));
             reserved.all(|reserved| route.is_within(reserved))
         };
         let mut routes = self.routes.iter().enumerate();
         routes.find_map(|(index, route)| {
-            let rest = route.strip(channel)?;
+            let rest = if route.source.id == source { route.strip(channel)? } else { return None };
             may_have(route).then_some((index, route, rest))
         })
     }
 
-    /// The route of a stream, with its index.
-    fn of_stream(&self, name: &str) -> Option<(usize, &Route, &'static str)> {
-        let is_for = |route: &Route| matches!(&route.pattern, Pattern::Stream(key) if **key == *name);
+    /// The route of the stream of a source with this sequence, with its index.
+    fn of_stream(&self, source: SourceId, sequence: &str) -> Option<(usize, &Route, &'static str)> {
+        let is_for = |route: &Route| route.source.id == source && route.has_sequence(sequence);
         let mut routes = self.routes.iter().enumerate();
         routes.find_map(|(index, route)| is_for(route).then_some((index, route, "")))
     }
 
-    /// The selectors to subscribe to. A selector that another covers is left out, because some brokers send an event once
+    /// The selectors that a source subscribes to. A selector that another covers is left out, because some brokers send an event once
     /// for each subscription that matches.
-    pub fn selectors(&self) -> Vec<Selector> {
+    pub fn selectors(&self, source: SourceId) -> Vec<Selector> {
         let mut kept: Vec<&Selector> = Vec::new();
         // The broadest first.
         for route in self.routes.iter().rev() {
             if let Pattern::Channels(selector) = &route.pattern
+                && route.source.id == source
                 && !kept.iter().any(|kept| kept.covers(selector))
             {
                 kept.push(selector);
@@ -179,19 +180,27 @@ impl Routes {
         }
         let sent = Selector::Prefix(SENT.to_owned());
         // Without channels there are none with a sender. It covers none of the others, because it is reserved.
-        if self.with_senders && !kept.is_empty() && !kept.iter().any(|kept| kept.covers(&sent)) {
+        if self.with_senders
+            && source == SourceId::DEFAULT
+            && !kept.is_empty()
+            && !kept.iter().any(|kept| kept.covers(&sent))
+        {
             kept.push(&sent);
         }
         kept.into_iter().cloned().collect()
     }
 
-    /// The streams to read.
-    pub fn streams(&self) -> Vec<StreamKey> {
+    /// The streams that a source reads.
+    pub fn streams(&self, source: SourceId) -> Vec<StreamKey> {
         let stream = |route: &Route| match &route.pattern {
-            Pattern::Stream(key) => Some(StreamKey { key: Arc::clone(key), retention: route.retention.clone() }),
+            Pattern::Stream(key) => Some(StreamKey {
+                key: Arc::clone(key),
+                sequence: route.sequence()?,
+                retention: route.retention.clone(),
+            }),
             Pattern::Channels(_) => None,
         };
-        self.routes.iter().filter_map(stream).collect()
+        self.routes.iter().filter(|route| route.source.id == source).filter_map(stream).collect()
     }
 
     /// How long messages are kept: the retentions of all routes that have one.
@@ -213,7 +222,7 @@ impl Routes {
             return None;
         }
         let owns = |route: &&Route| route.owned_namespaces().any(|owned| owned.contains(namespace));
-        self.routes.iter().find(owns).map(|route| route.pattern.to_string())
+        self.routes.iter().find(owns).map(Route::shown_pattern)
     }
 
     /// Whether the entries of some route name their own topics, of any form.
@@ -224,7 +233,7 @@ impl Routes {
     /// The streams whose entries are counted, each with the namespace of the tally.
     pub fn stream_tallies(&self) -> impl Iterator<Item = (String, &Namespace)> {
         let routes = self.routes.iter().filter(|route| route.is_stream());
-        routes.filter_map(|route| Some((route.pattern.to_string(), route.tally.as_ref()?)))
+        routes.filter_map(|route| Some((route.shown_pattern(), route.tally.as_ref()?)))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Route> {
@@ -233,7 +242,7 @@ impl Routes {
 
     /// The patterns of all routes as configuration writes them, in the order of [`Decoded::route`].
     pub(super) fn patterns(&self) -> impl Iterator<Item = String> {
-        self.routes.iter().map(|route| route.pattern.to_string())
+        self.routes.iter().map(Route::shown_pattern)
     }
 
     /// Decodes an event.
@@ -241,9 +250,9 @@ impl Routes {
     /// # Errors
     /// No route matches, or channel or payload are invalid.
     pub fn decode(&self, event: RawEvent) -> Result<Decoded, DecodeError> {
-        let RawEvent { channel, payload, received_at, entry, .. } = event;
+        let RawEvent { source, channel, payload, received_at, entry, .. } = event;
         let (channel, sender) = if entry.is_some() { (&*channel, None) } else { sender::split_channel(&channel)? };
-        let found = if entry.is_some() { self.of_stream(channel) } else { self.of_channel(channel) };
+        let found = if entry.is_some() { self.of_stream(source, channel) } else { self.of_channel(source, channel) };
         let is_reserved = || entry.is_none() && self.is_reserved(channel);
         let (index, route, rest) =
             found.ok_or_else(|| if is_reserved() { DecodeError::Reserved } else { DecodeError::NoRoute })?;
@@ -313,6 +322,18 @@ impl Route {
         match &self.pattern {
             Pattern::Channels(selector) => selector.strip(channel),
             Pattern::Stream(_) => None,
+        }
+    }
+
+    /// Whether the entries of its stream have this sequence.
+    fn has_sequence(&self, sequence: &str) -> bool {
+        let Pattern::Stream(key) = &self.pattern else { return false };
+        match &self.source.name {
+            None => **key == *sequence,
+            Some(name) => {
+                let key_of = sequence.strip_prefix(&**name).and_then(|rest| rest.strip_prefix(':'));
+                key_of == Some(&**key)
+            }
         }
     }
 
@@ -414,7 +435,7 @@ mod tests {
     }
 
     fn selected(routes: &Routes) -> Vec<String> {
-        routes.selectors().iter().map(ToString::to_string).collect()
+        routes.selectors(SourceId::DEFAULT).iter().map(ToString::to_string).collect()
     }
 
     fn event(channel: &str, payload: &str) -> RawEvent {
@@ -496,7 +517,7 @@ mod tests {
         let routes =
             routes(&["a*=/channel", "stream:a=/x/**,event=e,tally=/t,history=10", "stream:b=/b,event=channel"]);
         assert_eq!(selected(&routes), ["a*"]);
-        let streams = routes.streams();
+        let streams = routes.streams(SourceId::DEFAULT);
         assert_eq!(streams.iter().map(|stream| &*stream.key).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(routes.retentions(), [streams[0].retention.clone().unwrap()]);
         let topics = vec![b"p:q".to_vec()];
@@ -734,7 +755,7 @@ mod tests {
                 .map(|(index, _)| format!("/{index}"));
             prop_assert_eq!(namespace(&routes, &channel).ok(), expected);
             // Each channel that any route matches is selected exactly once.
-            let subscribed = routes.selectors().iter().filter(|selector| selector.matches(&channel)).count();
+            let subscribed = routes.selectors(SourceId::DEFAULT).iter().filter(|selector| selector.matches(&channel)).count();
             prop_assert_eq!(subscribed, usize::from(patterns.iter().any(|pattern| matches(pattern))));
         }
     }

@@ -7,7 +7,7 @@ use tallycast_fanout::Namespace;
 use super::route::{EventName, Pattern, Route};
 use super::routes::Routes;
 use super::sender::SENT;
-use crate::source::Selector;
+use crate::source::{Selector, SourceId};
 
 /// Where something is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,32 +44,33 @@ pub enum TargetError {
 }
 
 impl Routes {
-    /// Where a message of `namespace` with the name `event` has to be published.
+    /// Where a message of `namespace` with the name `event` has to be published, and at which source.
     ///
     /// # Errors
     /// No route leads to the namespace, or the route decides about event names itself.
-    pub fn target(&self, namespace: &Namespace, event: Option<&str>) -> Result<Target, TargetError> {
+    pub fn target(&self, namespace: &Namespace, event: Option<&str>) -> Result<(SourceId, Target), TargetError> {
         // Those whose entries name their own topics lead to whatever no other route owns.
         let (any, others): (Vec<_>, Vec<_>) = self.iter().partition(|route| route.has_topics());
         let any = any.into_iter().filter(|_| self.owner(namespace).is_none());
         let found = others.into_iter().chain(any).find_map(|route| Some((route, self.target_of(route, namespace)?)));
         let (route, target) = found.ok_or_else(|| TargetError::NoRoute(namespace.clone()))?;
         let name = match (&target, &route.event) {
-            (Target::Stream { .. }, _) => return Ok(target),
+            (Target::Stream { .. }, _) => return Ok((route.source.id, target)),
             (Target::Channel(_), EventName::None) => None,
             (Target::Channel(channel), EventName::Channel) => Some(channel.as_str()),
             (Target::Channel(_), EventName::Fixed(name)) => Some(&**name),
         };
         if event.is_none() || event == name {
-            return Ok(target);
+            return Ok((route.source.id, target));
         }
         let found = name.map_or_else(|| "no event name".to_owned(), |name| format!("the event name {name:?}"));
-        Err(TargetError::Event { namespace: namespace.clone(), route: route.pattern.to_string(), found })
+        Err(TargetError::Event { namespace: namespace.clone(), route: route.shown_pattern(), found })
     }
 
-    /// The channel on which each payload is a key that is counted in the tally of `namespace`.
+    /// The channel of the default source on which each payload is a key that is counted in the tally of `namespace`.
     pub fn count_channel(&self, namespace: &Namespace) -> Option<&str> {
-        self.iter().find_map(|route| match &route.pattern {
+        let mut routes = self.iter().filter(|route| route.source.id == SourceId::DEFAULT);
+        routes.find_map(|route| match &route.pattern {
             Pattern::Channels(Selector::Exact(channel)) if route.tally.as_ref() == Some(namespace) => {
                 Some(channel.as_str())
             }
@@ -92,7 +93,7 @@ impl Routes {
         if channel.starts_with(SENT) {
             return None;
         }
-        let decides = self.of_channel(&channel);
+        let decides = self.of_channel(route.source.id, &channel);
         decides.is_some_and(|(_, decides, _)| std::ptr::eq(decides, route)).then_some(Target::Channel(channel))
     }
 }
@@ -109,7 +110,8 @@ mod tests {
     }
 
     fn target(texts: &[&str], namespace: &str, event: Option<&str>) -> Result<Target, String> {
-        routes(texts).target(&namespace.parse().unwrap(), event).map_err(|error| error.to_string())
+        let target = routes(texts).target(&namespace.parse().unwrap(), event);
+        target.map(|(_, target)| target).map_err(|error| error.to_string())
     }
 
     fn channel(channel: &str) -> Result<Target, String> {
@@ -165,7 +167,7 @@ mod tests {
                 .collect();
             let Ok(routes) = Routes::new(parsed) else { return Ok(()) };
             let namespace: Namespace = namespace.parse().unwrap();
-            let Ok(target) = routes.target(&namespace, None) else { return Ok(()) };
+            let Ok((_, target)) = routes.target(&namespace, None) else { return Ok(()) };
             match target {
                 Target::Channel(channel) => {
                     let decoded = routes.decode(RawEvent::new(channel, "x")).unwrap();

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::{Counts, IDEMPOTENCY_PERIOD, Publication, Unavailable, UpdateFields};
 use crate::api::emojitracker::MemoryStore;
 use crate::decode::{Target, channel_of_sender};
-use crate::source::{Entry, RawEvent, SourceEvent};
+use crate::source::{Entry, RawEvent, SourceEvent, SourceId};
 
 /// Events that may wait for the source.
 const INBOX: usize = 1024;
@@ -122,7 +122,15 @@ impl MemoryPublisher {
     pub(super) async fn add_entry(&self, key: &Arc<str>, data: &str) -> Result<(), Unavailable> {
         let target = Target::Stream { key: Arc::clone(key), topic: None };
         let (data, update) = (data.to_owned(), UpdateFields::default());
-        let message = Publication { target, event: None, data, sender: None, update, idempotency_key: None };
+        let message = Publication {
+            source: SourceId::DEFAULT,
+            target,
+            event: None,
+            data,
+            sender: None,
+            update,
+            idempotency_key: None,
+        };
         self.add(key, None, &message).await.map(drop)
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tallycast_fanout::Counter;
 
 use crate::decode::Target;
+use crate::source::SourceId;
 
 pub use memory::{MemoryPublisher, PublishedEvents};
 pub use redis::RedisPublisher;
@@ -22,6 +23,8 @@ pub const IDEMPOTENCY_PERIOD: Duration = Duration::from_secs(10 * 60);
 /// A message to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
+    /// At which source.
+    pub source: SourceId,
     /// Where.
     pub target: Target,
     /// The event name, for a stream.
@@ -68,48 +71,81 @@ pub struct Counts {
 #[error("the broker did not take it: {0}; try again, with an Idempotency-Key if it must not be published twice")]
 pub struct Unavailable(String);
 
-/// What publishes.
+/// Publishes at every source. Cheap to clone.
 #[derive(Debug, Clone)]
-pub enum Publisher {
+pub struct Publisher {
+    /// In the order of the sources, the default one first.
+    backends: Arc<[Backend]>,
+}
+
+/// What publishes at one source.
+#[derive(Debug, Clone)]
+pub enum Backend {
     /// In Redis.
     Redis(RedisPublisher),
     /// In this process.
     Memory(MemoryPublisher),
+    /// Not at all: the source, with this address, is only read.
+    ReadOnly(Arc<str>),
 }
 
 impl Publisher {
-    /// Publishes messages in their order, all or none. Returns what the broker calls each: the id of an entry of a stream.
-    ///
-    /// # Errors
-    /// The broker is away, or did not answer in time: then it may have taken the messages.
-    pub async fn publish(&self, messages: &[Publication]) -> Result<Vec<Option<String>>, Unavailable> {
-        match self {
-            Self::Redis(redis) => redis.publish(messages).await,
-            Self::Memory(memory) => memory.publish(messages).await,
-        }
+    /// A publisher with a backend for each source, the default one first.
+    pub fn new(backends: Vec<Backend>) -> Self {
+        Self { backends: backends.into() }
     }
 
-    /// Adds an entry to a stream, whose only field is the payload: for programs that keep something else in its name, such as an id.
+    /// Publishes messages in their order; those of one source all or none. Returns what the broker calls each: the id of an entry of a
+    /// stream.
+    ///
+    /// # Errors
+    /// The broker is away, or did not answer in time: then it may have taken the messages. Those for sources before it are published.
+    pub async fn publish(&self, messages: &[Publication]) -> Result<Vec<Option<String>>, Unavailable> {
+        let mut ids = Vec::with_capacity(messages.len());
+        for messages in messages.chunk_by(|one, other| one.source == other.source) {
+            let source = messages.first().map_or(SourceId::DEFAULT, |message| message.source);
+            ids.extend(match self.backend(source)? {
+                Backend::Redis(redis) => redis.publish(messages).await?,
+                Backend::Memory(memory) => memory.publish(messages).await?,
+                Backend::ReadOnly(address) => return Err(read_only(address)),
+            });
+        }
+        Ok(ids)
+    }
+
+    /// Adds an entry to a stream of the default source, whose only field is the payload: for programs that keep something else in its name,
+    /// such as an id.
     ///
     /// # Errors
     /// As for [`publish`](Self::publish).
     pub async fn add_entry(&self, key: &Arc<str>, field: &str, data: &str) -> Result<(), Unavailable> {
-        match self {
-            Self::Redis(redis) => redis.add_entry(key, field, data).await,
-            Self::Memory(memory) => memory.add_entry(key, data).await,
+        match self.backend(SourceId::DEFAULT)? {
+            Backend::Redis(redis) => redis.add_entry(key, field, data).await,
+            Backend::Memory(memory) => memory.add_entry(key, data).await,
+            Backend::ReadOnly(address) => Err(read_only(address)),
         }
     }
 
-    /// Raises totals and publishes each count, in one step. Returns the new totals of what was counted.
+    /// Raises totals and publishes each count at the default source, in one step. Returns the new totals of what was counted.
     ///
     /// # Errors
     /// As for [`publish`](Self::publish).
     pub async fn count(&self, counts: &Counts) -> Result<BTreeMap<String, i64>, Unavailable> {
-        match self {
-            Self::Redis(redis) => redis.count(counts).await,
-            Self::Memory(memory) => memory.count(counts).await,
+        match self.backend(SourceId::DEFAULT)? {
+            Backend::Redis(redis) => redis.count(counts).await,
+            Backend::Memory(memory) => memory.count(counts).await,
+            Backend::ReadOnly(address) => Err(read_only(address)),
         }
     }
+
+    fn backend(&self, source: SourceId) -> Result<&Backend, Unavailable> {
+        // Each source has one.
+        self.backends.get(usize::from(source.0)).ok_or_else(|| Unavailable("the source is unknown".to_owned()))
+    }
+}
+
+fn read_only(address: &str) -> Unavailable {
+    Unavailable(format!("{address} is a source that is only read"))
 }
 
 /// What is counted of publishing. Counters only grow.

@@ -89,7 +89,7 @@ impl RedisPublisher {
 }
 
 fn command(message: &Publication) -> Cmd {
-    let Publication { target, event, data, sender, update, idempotency_key } = message;
+    let Publication { target, event, data, sender, update, idempotency_key, .. } = message;
     let retry = update.retry.map(|retry| retry.to_string());
     let (kind, place, fields) = match target {
         Target::Channel(channel) => ("channel", channel_of_sender(channel, sender.as_deref()), vec![data.as_str()]),

@@ -12,11 +12,12 @@ use crate::decode::Routes;
 use crate::redis_client::RedisClient;
 use crate::redis_client::tests::{PATIENCE, Server};
 use crate::source::redis::RedisSource;
-use crate::source::{BrokerState, SourceEvent, Supervisor};
+use crate::source::{BrokerState, SourceEvent, SourceId, Supervisor};
 
 fn message(target: Target, data: &str, key: Option<&str>) -> Publication {
     let event = matches!(target, Target::Stream { .. }).then(|| "e".to_owned());
     Publication {
+        source: SourceId::DEFAULT,
         target,
         event,
         data: data.to_owned(),
@@ -34,7 +35,7 @@ fn stream(topic: Option<&str>) -> Target {
 async fn messages_with_the_same_key_are_published_once() {
     let server = Server::start("publishing");
     let client = RedisClient::new(crate::redis_client::open(&server.url()).unwrap(), Duration::from_secs(5));
-    let publisher = Publisher::Redis(RedisPublisher::new(client.clone()));
+    let publisher = Publisher::new(vec![Backend::Redis(RedisPublisher::new(client.clone()))]);
     let channel = Target::Channel("c".to_owned());
     let messages = [message(stream(Some("A")), "1", Some("k")), message(channel, "2", Some("l"))];
     let first = publisher.publish(&messages).await.unwrap();
@@ -56,7 +57,7 @@ async fn messages_with_the_same_key_are_published_once() {
 async fn entry_has_the_fields_of_an_update() {
     let server = Server::start("publishing-update");
     let client = RedisClient::new(crate::redis_client::open(&server.url()).unwrap(), Duration::from_secs(5));
-    let publisher = Publisher::Redis(RedisPublisher::new(client.clone()));
+    let publisher = Publisher::new(vec![Backend::Redis(RedisPublisher::new(client.clone()))]);
     let update = UpdateFields {
         alternates: vec!["b".to_owned(), "c".to_owned()],
         id: Some("urn:x".to_owned()),
@@ -108,9 +109,9 @@ async fn sender_comes_back_from_a_channel_of_redis() {
         let server = Server::start("publishing-sender");
         let config = crate::source::redis::Config::new(server.url()).unwrap();
         let commands = config.commands();
-        let publisher = Publisher::Redis(RedisPublisher::new(commands.clone()));
+        let publisher = Publisher::new(vec![Backend::Redis(RedisPublisher::new(commands.clone()))]);
         let routes = Routes::new(vec![pattern.parse().unwrap()]).unwrap().with_senders(true);
-        let (_selectors, selectors) = watch::channel(routes.selectors());
+        let (_selectors, selectors) = watch::channel(routes.selectors(SourceId::DEFAULT));
         let (inbox, mut events) = inbox::channel(16, usize::MAX);
         let (state, mut states) = watch::channel(BrokerState::Connecting);
         let source = RedisSource::new(config, commands, selectors);
@@ -127,7 +128,7 @@ async fn sender_comes_back_from_a_channel_of_redis() {
 #[tokio::test]
 async fn sender_comes_back_in_this_process() {
     let (publisher, mut events) = MemoryPublisher::new(Arc::default());
-    let publisher = Publisher::Memory(publisher);
+    let publisher = Publisher::new(vec![Backend::Memory(publisher)]);
     let published = tokio::spawn(async move {
         publish_with_sender(&publisher).await;
         let sender = Some("ann".to_owned());
@@ -147,7 +148,7 @@ async fn sender_comes_back_in_this_process() {
 async fn counts_are_added_once_for_each_key() {
     let server = Server::start("counting");
     let client = RedisClient::new(crate::redis_client::open(&server.url()).unwrap(), Duration::from_secs(5));
-    let publisher = Publisher::Redis(RedisPublisher::new(client.clone()));
+    let publisher = Publisher::new(vec![Backend::Redis(RedisPublisher::new(client.clone()))]);
     let counts = |key: Option<&str>| Counts {
         totals: "scores".to_owned(),
         channel: "c".to_owned(),
@@ -165,7 +166,7 @@ async fn counts_are_added_once_for_each_key() {
 async fn nothing_is_published_while_redis_is_away() {
     let mut server = Server::start("publishing-outage");
     let client = RedisClient::new(crate::redis_client::open(&server.url()).unwrap(), Duration::from_secs(5));
-    let publisher = Publisher::Redis(RedisPublisher::new(client));
+    let publisher = Publisher::new(vec![Backend::Redis(RedisPublisher::new(client))]);
     publisher.publish(&[message(stream(None), "1", None)]).await.unwrap();
     server.kill();
     assert!(publisher.publish(&[message(stream(None), "2", None)]).await.is_err());

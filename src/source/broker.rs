@@ -1,7 +1,6 @@
 //! The state of the broker: what the process reports, counts and logs of it.
 
-use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,21 +21,41 @@ pub enum BrokerState {
     Lost,
 }
 
-/// Reports two states as one, for ever.
-pub(super) async fn combine(
-    [mut first, mut second]: [watch::Receiver<BrokerState>; 2],
-    combined: watch::Sender<BrokerState>,
-) -> Infallible {
-    loop {
-        combined.send_replace((*first.borrow_and_update()).max(*second.borrow_and_update()));
-        let changed = tokio::select! {
-            changed = first.changed() => changed,
-            changed = second.changed() => changed,
-        };
-        if changed.is_err() {
-            // A source has ended, and the other one is about to.
-            return std::future::pending().await;
-        }
+/// The states of several sources, and the worst of them, which is the one to report. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StateBoard {
+    states: Arc<Mutex<Vec<BrokerState>>>,
+    worst: watch::Sender<BrokerState>,
+}
+
+/// Where one source reports its state.
+#[derive(Debug, Clone)]
+pub(super) struct StateSlot {
+    board: StateBoard,
+    place: usize,
+}
+
+impl StateBoard {
+    /// A board that reports the worst state through `worst`.
+    pub fn new(worst: watch::Sender<BrokerState>) -> Self {
+        Self { states: Arc::default(), worst }
+    }
+
+    /// A place for one more source, which has yet to connect.
+    pub(super) fn slot(&self) -> StateSlot {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.push(BrokerState::Connecting);
+        StateSlot { board: self.clone(), place: states.len() - 1 }
+    }
+}
+
+impl StateSlot {
+    fn set(&self, state: BrokerState) {
+        let mut states = self.board.states.lock().unwrap_or_else(PoisonError::into_inner);
+        // Its board never shrinks.
+        states[self.place] = state;
+        let worst = states.iter().copied().max().unwrap_or(state);
+        self.board.worst.send_replace(worst);
     }
 }
 
@@ -45,7 +64,7 @@ pub(super) async fn combine(
 pub(super) struct BrokerStatus {
     pub(super) address: String,
     pub(super) capabilities: Capabilities,
-    pub(super) state: watch::Sender<BrokerState>,
+    pub(super) state: StateSlot,
     pub(super) stats: Arc<SourceStats>,
     /// The source has been subscribed or idle: the process has started as it should.
     has_started: bool,
@@ -58,12 +77,7 @@ pub(super) struct BrokerStatus {
 }
 
 impl BrokerStatus {
-    pub(super) fn new(
-        address: String,
-        capabilities: Capabilities,
-        state: watch::Sender<BrokerState>,
-        stats: Arc<SourceStats>,
-    ) -> Self {
+    pub(super) fn new(address: String, capabilities: Capabilities, state: StateSlot, stats: Arc<SourceStats>) -> Self {
         let last_logged = String::new();
         Self {
             address,
@@ -80,7 +94,7 @@ impl BrokerStatus {
     /// The source has nothing to subscribe to, or has again.
     pub(super) fn idle(&mut self, is_idle: bool) {
         self.has_started = true;
-        self.state.send_replace(if is_idle { BrokerState::Idle } else { BrokerState::Connecting });
+        self.state.set(if is_idle { BrokerState::Idle } else { BrokerState::Connecting });
     }
 
     /// The session is subscribed.
@@ -91,7 +105,7 @@ impl BrokerStatus {
         self.subscribed_at = Some(Instant::now());
         self.has_started = true;
         self.stats.subscriptions.add(1);
-        self.state.send_replace(BrokerState::Subscribed);
+        self.state.set(BrokerState::Subscribed);
         let source = &self.address;
         match self.lost_at.take().map(|lost_at| lost_at.elapsed()) {
             Some(gap) => {
@@ -100,7 +114,7 @@ impl BrokerStatus {
                 tracing::warn!(source, ?gap, "subscription restored");
             }
             None => {
-                let Capabilities { positions, durable } = self.capabilities;
+                let Capabilities { positions, durable, .. } = self.capabilities;
                 tracing::info!(source, positions, durable, "subscribed");
             }
         }
@@ -112,7 +126,7 @@ impl BrokerStatus {
         let subscribed_for = self.subscribed_at.take().map(|subscribed_at| subscribed_at.elapsed());
         if subscribed_for.is_some() {
             self.lost_at = Some(Instant::now());
-            self.state.send_replace(BrokerState::Lost);
+            self.state.set(BrokerState::Lost);
             if self.capabilities.durable {
                 tracing::warn!(source, reason, "subscription lost; events are delayed until it is restored");
             } else {

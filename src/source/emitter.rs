@@ -4,7 +4,7 @@ use tallycast_fanout::inbox::{self, TrySendError};
 use tallycast_fanout::{Acknowledgement, Receipt};
 
 use super::broker::BrokerStatus;
-use super::{RawEvent, SourceEvent, SourceStats};
+use super::{RawEvent, SourceEvent, SourceId, SourceStats};
 use crate::rate_limited_log::RateLimitedLog;
 
 /// Passes events from a source to the pipeline.
@@ -14,6 +14,7 @@ use crate::rate_limited_log::RateLimitedLog;
 #[derive(Debug)]
 pub struct Emitter {
     inbox: inbox::Sender<SourceEvent>,
+    source: SourceId,
     log: RateLimitedLog,
     pub(super) broker: BrokerStatus,
 }
@@ -36,8 +37,18 @@ pub enum SendOutcome {
 pub struct PipelineClosed;
 
 impl Emitter {
-    pub(super) fn new(inbox: inbox::Sender<SourceEvent>, broker: BrokerStatus) -> Self {
-        Self { inbox, log: RateLimitedLog::new(), broker }
+    pub(super) fn new(inbox: inbox::Sender<SourceEvent>, source: SourceId, broker: BrokerStatus) -> Self {
+        Self { inbox, source, log: RateLimitedLog::new(), broker }
+    }
+
+    /// The event with its source, which is counted.
+    fn stamp(&self, event: impl Into<SourceEvent>) -> SourceEvent {
+        let mut event = event.into();
+        self.broker.stats.count(&event);
+        if let SourceEvent::Published(event) = &mut event {
+            event.source = self.source;
+        }
+        event
     }
 
     /// Reports that the session is subscribed: events published from now on are received. A source calls it once a
@@ -56,9 +67,8 @@ impl Emitter {
 
     /// Passes an event on without waiting. An event that does not fit into the inbox is dropped and counted.
     pub fn try_emit(&mut self, event: impl Into<SourceEvent>) -> SendOutcome {
-        let event = event.into();
+        let event = self.stamp(event);
         let stats = &self.broker.stats;
-        stats.count(&event);
         match self.inbox.try_send(event) {
             Ok(()) => SendOutcome::Sent,
             Err(TrySendError::Closed(_)) => SendOutcome::Closed,
@@ -84,9 +94,7 @@ impl Emitter {
     /// # Errors
     /// The pipeline has ended.
     pub async fn send(&self, event: impl Into<SourceEvent>) -> Result<(), PipelineClosed> {
-        let event = event.into();
-        self.broker.stats.count(&event);
-        self.inbox.send(event).await.map_err(|_| PipelineClosed)
+        self.inbox.send(self.stamp(event)).await.map_err(|_| PipelineClosed)
     }
 
     /// Like [`send`](Self::send), with a receipt.

@@ -22,7 +22,7 @@ impl<S: Stream<Item = SourceEvent> + Send> Source for MemorySource<S> {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { positions: false, durable: false }
+        Capabilities::PASSING
     }
 
     async fn run(&mut self, emitter: &mut Emitter) -> Result<SessionEnd, BoxError> {

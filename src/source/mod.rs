@@ -19,12 +19,13 @@ use std::time::Instant;
 
 use tallycast_fanout::inbox::Weight;
 use tallycast_fanout::{Acknowledgement, Counter, Namespace, Position, SequenceEvent, TotalsState};
+use tokio::sync::watch;
 
 use crate::totals::TotalsSnapshot;
 
-pub use broker::BrokerState;
+pub use broker::{BrokerState, StateBoard};
 pub use emitter::{Emitter, PipelineClosed, SendOutcome};
-pub use selector::{Selector, StreamKey};
+pub use selector::{Selector, SourceId, StreamKey};
 pub use supervisor::{SourceError, Supervisor};
 pub use tallycast_fanout::{NotAcknowledged, Receipt};
 
@@ -59,6 +60,41 @@ pub struct Capabilities {
     pub positions: bool,
     /// The broker keeps events while no session is open, and sends them in the next one.
     pub durable: bool,
+    /// Events arrive in the order in which they were published, of each channel or stream.
+    pub ordered: bool,
+    /// The broker keeps an event until it is acknowledged, which happens when the hub has taken it.
+    pub acknowledges: bool,
+}
+
+impl Capabilities {
+    /// What a broker can do that passes events on in their order, and forgets them.
+    pub const PASSING: Self = Self { positions: false, durable: false, ordered: true, acknowledges: false };
+    /// What a broker can do that keeps a log with positions, which each source reads by itself.
+    pub const LOG: Self = Self { positions: true, durable: true, ordered: true, acknowledges: false };
+}
+
+impl std::fmt::Display for Capabilities {
+    /// What it can do, for `tallycast check`.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all = [
+            (self.durable, "durable"),
+            (self.ordered, "ordered"),
+            (self.positions, "positions"),
+            (self.acknowledges, "acknowledgement"),
+        ];
+        let able: Vec<&str> = all.into_iter().filter_map(|(is_able, name)| is_able.then_some(name)).collect();
+        formatter.write_str(if able.is_empty() { "none" } else { "" })?;
+        formatter.write_str(&able.join(", "))
+    }
+}
+
+/// What a source subscribes to and reads, which may change while it runs.
+#[derive(Debug, Clone)]
+pub struct SourceInputs {
+    /// The channels.
+    pub selectors: watch::Receiver<Vec<Selector>>,
+    /// The streams.
+    pub streams: watch::Receiver<Vec<StreamKey>>,
 }
 
 /// How a session ended, if not with an error.
@@ -91,7 +127,9 @@ pub enum SourceEvent {
 /// An event as the broker sent it.
 #[derive(Debug)]
 pub struct RawEvent {
-    /// The channel, subject or topic that it was published on, or the key of its stream.
+    /// The source that received it: stamped by its emitter.
+    pub(crate) source: SourceId,
+    /// The channel, subject or topic that it was published on, or the sequence of its stream.
     pub channel: String,
     /// What was published.
     pub payload: Vec<u8>,
@@ -147,7 +185,14 @@ impl RawEvent {
     /// An event that is received now.
     pub fn new(channel: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
         let (channel, payload) = (channel.into(), payload.into());
-        Self { channel, payload, received_at: Instant::now(), entry: None, acknowledgement: None }
+        Self {
+            source: SourceId::DEFAULT,
+            channel,
+            payload,
+            received_at: Instant::now(),
+            entry: None,
+            acknowledgement: None,
+        }
     }
 
     /// An entry that is received now.

@@ -1,15 +1,27 @@
-//! Which channels a source subscribes to, and which streams it reads, in no broker's own syntax.
+//! Which channels a source subscribes to, and which streams it reads, in no broker's own syntax; and which source.
 
 use std::fmt;
 use std::sync::Arc;
 
 use tallycast_fanout::Retention;
 
+/// One of the sources of a process: its place in the configuration, which no reload changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct SourceId(pub u8);
+
+impl SourceId {
+    /// The source of all routes that name none.
+    pub const DEFAULT: Self = Self(0);
+}
+
 /// A stream to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamKey {
-    /// Its name.
+    /// Its name at the broker.
     pub key: Arc<str>,
+    /// The name of the sequence of its entries, which is their own among all sources: the key, after the name of the source and `:`
+    /// unless that is the default one.
+    pub sequence: Arc<str>,
     /// How long its entries are kept, if they are: at its start, a source sends what it can of these.
     pub retention: Option<Arc<Retention>>,
 }

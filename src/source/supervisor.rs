@@ -1,6 +1,5 @@
 //! Runs a source: one session after another, with pauses in between, until shutdown.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +8,8 @@ use tallycast_fanout::inbox;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::broker::{BrokerStatus, combine};
-use super::{BoxError, BrokerState, Emitter, SessionEnd, Source, SourceEvent, SourceStats};
+use super::broker::{BrokerStatus, StateBoard, StateSlot};
+use super::{BoxError, BrokerState, Emitter, SessionEnd, Source, SourceEvent, SourceId, SourceStats};
 
 /// The first pause after a lost or failed session. Short, because most are restarts that are soon over. Jitter adds up
 /// to as much again, so that many nodes do not return at the same moment.
@@ -25,7 +24,8 @@ const HEALTHY: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     inbox: inbox::Sender<SourceEvent>,
-    state: watch::Sender<BrokerState>,
+    source: SourceId,
+    state: StateSlot,
     stats: Arc<SourceStats>,
     require_broker: bool,
     shutdown: CancellationToken,
@@ -55,7 +55,8 @@ impl Supervisor {
     pub fn new(inbox: inbox::Sender<SourceEvent>) -> Self {
         Self {
             inbox,
-            state: watch::Sender::new(BrokerState::Connecting),
+            source: SourceId::DEFAULT,
+            state: StateBoard::new(watch::Sender::new(BrokerState::Connecting)).slot(),
             stats: Arc::default(),
             require_broker: false,
             shutdown: CancellationToken::new(),
@@ -64,7 +65,17 @@ impl Supervisor {
 
     /// Reports the state of the broker through `state`.
     pub fn broker_state(self, state: watch::Sender<BrokerState>) -> Self {
-        Self { state, ..self }
+        self.board(&StateBoard::new(state))
+    }
+
+    /// Reports the state of the broker on a board, beside those of other sources.
+    pub fn board(self, board: &StateBoard) -> Self {
+        Self { state: board.slot(), ..self }
+    }
+
+    /// Emits events as those of this source.
+    pub fn source(self, source: SourceId) -> Self {
+        Self { source, ..self }
     }
 
     /// Counts in `stats`.
@@ -82,23 +93,15 @@ impl Supervisor {
         Self { shutdown, ..self }
     }
 
-    /// Supervisors for two sources in front of the same inbox, and a future that reports their states as one while it is
-    /// polled: the broker counts as subscribed when both sources are.
-    pub fn pair(self) -> ([Self; 2], impl Future<Output = Infallible> + Send) {
-        let states = [(); 2].map(|()| watch::Sender::new(BrokerState::Connecting));
-        let combined = combine(states.each_ref().map(watch::Sender::subscribe), self.state.clone());
-        (states.map(|state| self.clone().broker_state(state)), combined)
-    }
-
     /// Runs `source` until shutdown, until it [finishes](SessionEnd::Finished), or until the pipeline has ended. The
     /// inbox closes with it, so that the stages after it end too, once they have processed what it emitted.
     ///
     /// # Errors
     /// The first session could not subscribe, and the broker is [required](Self::require_broker).
     pub async fn run(self, mut source: impl Source) -> Result<(), SourceError> {
-        let Self { inbox, state, stats, require_broker, shutdown } = self;
+        let Self { inbox, source: id, state, stats, require_broker, shutdown } = self;
         let broker = BrokerStatus::new(source.address(), source.capabilities(), state, stats);
-        let mut emitter = Emitter::new(inbox, broker);
+        let mut emitter = Emitter::new(inbox, id, broker);
         let mut backoff = backoff();
         loop {
             let event = tokio::select! {

@@ -52,7 +52,7 @@ impl Source for &mut Script {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { positions: false, durable: true }
+        Capabilities { durable: true, ..Capabilities::PASSING }
     }
 
     async fn run(&mut self, emitter: &mut Emitter) -> Result<SessionEnd, BoxError> {
@@ -78,9 +78,10 @@ impl Source for &mut Script {
 fn emitter(room: usize) -> (Emitter, inbox::Receiver<SourceEvent>, Arc<SourceStats>) {
     let (inbox, events) = inbox::channel(room, usize::MAX);
     let stats = Arc::<SourceStats>::default();
-    let capabilities = Capabilities { positions: false, durable: false };
-    let state = watch::Sender::new(BrokerState::Connecting);
-    (Emitter::new(inbox, BrokerStatus::new("test".to_owned(), capabilities, state, Arc::clone(&stats))), events, stats)
+    let capabilities = Capabilities::PASSING;
+    let state = StateBoard::new(watch::Sender::new(BrokerState::Connecting)).slot();
+    let broker = BrokerStatus::new("test".to_owned(), capabilities, state, Arc::clone(&stats));
+    (Emitter::new(inbox, SourceId::DEFAULT, broker), events, stats)
 }
 
 /// Starts decode and tally in front of `fanout`, with a route for channels that start with `a`.
@@ -147,14 +148,14 @@ async fn two_sources_have_the_worse_of_their_states() {
         (Session::IdleForEver, Session::Fail("refused"), BrokerState::Connecting),
     ] {
         let (state, mut states) = watch::channel(BrokerState::Idle);
-        let ([one, other], combined) = Supervisor::new(inbox.clone()).broker_state(state).pair();
+        let board = StateBoard::new(state);
+        let [one, other] = [(); 2].map(|()| Supervisor::new(inbox.clone()).board(&board));
         // The last state of a script stays.
         let mut scripts = [first, second].map(|session| Script::new(&[session]));
         let [first, second] = &mut scripts;
         let sources = async { tokio::join!(one.run(first), other.run(second)) };
         tokio::select! {
             _ = async { tokio::join!(sources, std::future::pending::<()>()) } => {}
-            never = combined => match never {},
             state = timeout(PATIENCE, states.wait_for(|state| *state == expected)) => drop(state.unwrap().unwrap()),
         }
     }
@@ -202,9 +203,10 @@ async fn an_event_is_acknowledged_only_after_the_stages_have_run() {
     let fanout = Fanout::builder().shards(1).build();
     let (inbox, mut waiting) = inbox::channel(1, usize::MAX);
     let stats = Arc::<SourceStats>::default();
-    let capabilities = Capabilities { positions: false, durable: true };
-    let state = watch::Sender::new(BrokerState::Connecting);
-    let emitter = Emitter::new(inbox, BrokerStatus::new("test".to_owned(), capabilities, state, stats));
+    let capabilities = Capabilities { durable: true, ..Capabilities::PASSING };
+    let state = StateBoard::new(watch::Sender::new(BrokerState::Connecting)).slot();
+    let emitter =
+        Emitter::new(inbox, SourceId::DEFAULT, BrokerStatus::new("test".to_owned(), capabilities, state, stats));
     let mut receipt = emitter.emit(RawEvent::new("a", "1")).await.unwrap();
     assert!(timeout(Duration::from_millis(20), &mut receipt).await.is_err());
     let (decode_inbox, _stats) = start_stages(&fanout);

@@ -39,6 +39,8 @@ fn check(command: &mut Command) -> BTreeMap<String, (String, String)> {
     String::from_utf8(output.stdout)
         .unwrap()
         .lines()
+        // The sources, and what they can do.
+        .filter(|line| !line.starts_with('#'))
         .map(|line| {
             let (key, rest) = line.split_once(" = ").unwrap();
             let (value, origin) = rest.rsplit_once(" # ").unwrap();
@@ -88,7 +90,7 @@ fn file_errors_are_one_line_with_location() {
         ("route = [\"a=/x,history=0\"]\n", "history=\"0\": expected a duration such as 10m, a number of messages"),
         ("route = [\"stream:a*=/x\"]\n", "the stream \"a*\" has a *; expected the exact key of a Redis stream"),
         ("route = [\"stream:a=/x\", \"stream:a=/y\"]\n", "several routes read the stream \"a\""),
-        ("source = \"redis-stream\"\n", "invalid value \"redis-stream\" for --source: expected redis or redis-streams"),
+        ("source = \"redis-stream\"\n", "invalid value for --source: expected redis, redis-streams, URL"),
         ("log = \"tallycast=loud\"\n", "--log"),
         ("log-bytes = \"4M\"\n", "invalid value \"4M\" for --log-bytes: expected bytes, such as 65536 or 64KiB"),
         ("port = \n", "invalid TOML for port: "),

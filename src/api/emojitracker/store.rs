@@ -26,6 +26,11 @@ impl StoreError {
         Self("unavailable".to_owned())
     }
 
+    /// The server has no store.
+    fn absent() -> Self {
+        Self("the server has no Redis".to_owned())
+    }
+
     fn too_large(key: &str) -> Self {
         tracing::warn!(key, limit = MAX_READ_BYTES, "not read: the elements take too much memory");
         Self(format!("the data take more than {} MiB", MAX_READ_BYTES >> 20))
@@ -54,6 +59,8 @@ pub enum Store {
     },
     /// The memory of this process.
     Memory(Arc<MemoryStore>),
+    /// There is none: no source is Redis.
+    Absent,
 }
 
 /// What the store counts. Counters only grow.
@@ -114,6 +121,7 @@ impl Store {
                 scores.sort_unstable_by(|(a_id, a), (b_id, b)| b.cmp(a).then_with(|| b_id.cmp(a_id)));
                 Ok(scores)
             }
+            Self::Absent => Err(StoreError::absent()),
         }
     }
 
@@ -132,6 +140,7 @@ impl Store {
                 let contents = memory.0.lock().unwrap_or_else(PoisonError::into_inner);
                 Ok(contents.posts.get(id).into_iter().flatten().cloned().collect())
             }
+            Self::Absent => Err(StoreError::absent()),
         }
     }
 
@@ -140,6 +149,7 @@ impl Store {
         match self {
             Self::Redis { client, .. } => Ok(client.query(&redis::cmd("PING")).await?),
             Self::Memory(_) => Ok(()),
+            Self::Absent => Err(StoreError::absent()),
         }
     }
 }

@@ -64,11 +64,11 @@ impl Hub {
         }
         let mut topics = topics.into_iter();
         let canonical = topics.next().unwrap_or_else(Namespace::root);
-        let target =
+        let (source, target) =
             routes.target(&canonical, event.as_deref()).map_err(|error| Refusal::NotFound(error.to_string()))?;
         let alternates = topics.map(|topic| topic.as_str().to_owned()).collect();
         let update = UpdateFields { alternates, id: Some(id), retry, is_private };
-        Ok(Publication { target, event, data, sender: None, update, idempotency_key: None })
+        Ok(Publication { source, target, event, data, sender: None, update, idempotency_key: None })
     }
 }
 

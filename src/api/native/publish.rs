@@ -20,6 +20,7 @@ use crate::api::request::text;
 use crate::decode::{MAX_PAYLOAD_BYTES, Routes, Target};
 use crate::publishing::{Publication, UpdateFields};
 use crate::responses;
+use crate::source::SourceId;
 
 /// Messages in one request.
 pub(crate) const MAX_MESSAGES: usize = 1000;
@@ -64,7 +65,7 @@ pub(super) async fn one(
         access.take(1)?;
         let ids = publishing.publisher.publish(std::slice::from_ref(&message)).await?;
         let id = ids.into_iter().next().flatten();
-        Ok(responses::json(&json!({"id": wire_id(&publishing.routes.borrow(), &message.target, id)})))
+        Ok(responses::json(&json!({"id": wire_id(&publishing.routes.borrow(), message.source, &message.target, id)})))
     };
     publishing.counted(1, outcome.await).into_response()
 }
@@ -87,7 +88,8 @@ pub(super) async fn many(
         access.take(messages.len())?;
         let ids = publishing.publisher.publish(&messages).await?;
         let routes = publishing.routes.borrow();
-        let ids = ids.into_iter().zip(&messages).map(|(id, message)| wire_id(&routes, &message.target, id));
+        let ids =
+            ids.into_iter().zip(&messages).map(|(id, message)| wire_id(&routes, message.source, &message.target, id));
         Ok(responses::json(&json!({"ids": ids.collect::<Vec<_>>()})))
     };
     let outcome = outcome.await;
@@ -171,11 +173,11 @@ pub(in crate::api) fn publication(
     if data.len() > MAX_PAYLOAD_BYTES {
         return Err(Refusal::TooLarge(format!("a message has at most {MAX_PAYLOAD_BYTES} bytes")));
     }
-    let target = routes.target(namespace, event.as_deref()).map_err(|error| match error {
+    let (source, target) = routes.target(namespace, event.as_deref()).map_err(|error| match error {
         crate::decode::TargetError::NoRoute(_) => Refusal::NotFound(error.to_string()),
         crate::decode::TargetError::Event { .. } => Refusal::BadRequest(error.to_string()),
     })?;
-    Ok(Publication { target, event, data, sender: None, update: UpdateFields::default(), idempotency_key })
+    Ok(Publication { source, target, event, data, sender: None, update: UpdateFields::default(), idempotency_key })
 }
 
 /// The event name in a query.
@@ -208,15 +210,15 @@ fn at(number: usize, error: Refusal) -> Refusal {
 }
 
 /// The id by which a reader resumes after an entry: with one sequence that of the entry, with several a position in its stream.
-fn wire_id(routes: &Routes, target: &Target, id: Option<String>) -> Option<String> {
+fn wire_id(routes: &Routes, source: SourceId, target: &Target, id: Option<String>) -> Option<String> {
     let Target::Stream { key, .. } = target else { return None };
     let id = id?;
     let sequences: BTreeSet<_> = routes.retentions().iter().map(|retention| retention.sequence.clone()).collect();
     if sequences.len() <= 1 {
         return Some(id);
     }
-    let entry = id.parse().ok()?;
-    Some(Position { sequence: Arc::clone(key), entry }.to_string())
+    let stream = routes.streams(source).into_iter().find(|stream| stream.key == *key)?;
+    Some(Position { sequence: stream.sequence, entry: id.parse().ok()? }.to_string())
 }
 
 #[cfg(test)]
@@ -293,12 +295,12 @@ mod tests {
     fn id_is_a_position_that_readers_can_use() {
         let id = |texts: &[&str]| {
             let target = Target::Stream { key: "a:b".into(), topic: None };
-            wire_id(&routes(texts), &target, Some("17-2".to_owned()))
+            wire_id(&routes(texts), SourceId::DEFAULT, &target, Some("17-2".to_owned()))
         };
         assert_eq!(id(&["stream:a:b=/a,history=1"]).as_deref(), Some("17-2"));
         assert_eq!(id(&["stream:a:b=/a"]).as_deref(), Some("17-2"));
         assert_eq!(id(&["stream:a:b=/a,history=1", "c=/c,history=1"]).as_deref(), Some("a%3Ab:17-2"));
-        assert_eq!(wire_id(&routes(&["a=/a"]), &Target::Channel("a".to_owned()), None), None);
+        assert_eq!(wire_id(&routes(&["a=/a"]), SourceId::DEFAULT, &Target::Channel("a".to_owned()), None), None);
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use super::channel::ChannelId;
 use crate::api::refusal::Refusal;
 use crate::decode::{MAX_PAYLOAD_BYTES, Target};
 use crate::publishing::{Publication, UpdateFields};
+use crate::source::SourceId;
 
 /// The client that messages of the server are from. No other client may have this id.
 pub(super) const SERVER: &str = "server-message";
@@ -43,7 +44,15 @@ impl Realtime {
             Target::Stream { key, topic: None } => publisher.add_entry(&key, &id, &data).await,
             target => {
                 let (update, sender) = (UpdateFields::default(), None);
-                let message = Publication { target, event: None, data, sender, update, idempotency_key: None };
+                let message = Publication {
+                    source: SourceId::DEFAULT,
+                    target,
+                    event: None,
+                    data,
+                    sender,
+                    update,
+                    idempotency_key: None,
+                };
                 publisher.publish(&[message]).await.map(drop)
             }
         };

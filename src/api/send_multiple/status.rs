@@ -18,6 +18,7 @@ use crate::cluster::{ClusterNode, NodeReport};
 use crate::decode::Target;
 use crate::publishing::{Publication, Publisher, UpdateFields};
 use crate::responses;
+use crate::source::SourceId;
 
 /// The channel of the numbers of connections.
 pub(super) const CHANNEL: &str = "streaming:status";
@@ -91,6 +92,7 @@ pub async fn publish_count(send_multiple: Arc<SendMultiple>, publisher: Publishe
 
 fn count(channel: &str, status: &StatusSource) -> Publication {
     Publication {
+        source: SourceId::DEFAULT,
         target: Target::Channel(channel.to_owned()),
         event: None,
         data: connections(status).to_string(),

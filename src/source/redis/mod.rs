@@ -41,8 +41,6 @@ pub struct Config {
     pub url: RedisUrl,
     /// The totals of namespaces.
     pub totals: totals::Config,
-    /// Whether the process ends when the first connection fails.
-    pub require_broker: bool,
     /// How long connecting, and each response, may take.
     pub timeout: Duration,
     /// The silence after which the source pings the server.
@@ -61,7 +59,6 @@ impl Config {
             client: redis_client::open(&url)?,
             url,
             totals: totals::Config::default(),
-            require_broker: false,
             timeout: DEFAULT_TIMEOUT,
             ping_interval: DEFAULT_PING_INTERVAL,
             trim: Trim::default(),
@@ -134,7 +131,7 @@ impl Source for RedisSource {
 
     /// Redis forgets what it published.
     fn capabilities(&self) -> Capabilities {
-        Capabilities { positions: false, durable: false }
+        Capabilities::PASSING
     }
 
     async fn run(&mut self, emitter: &mut Emitter) -> Result<SessionEnd, BoxError> {

@@ -114,7 +114,7 @@ impl Source for StreamsSource {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { positions: true, durable: true }
+        Capabilities::LOG
     }
 
     async fn run(&mut self, emitter: &mut Emitter) -> Result<SessionEnd, BoxError> {
@@ -131,7 +131,7 @@ impl Source for StreamsSource {
         let error = session.run(emitter).await;
         for Stream { key, progress, .. } in &mut self.streams {
             if progress.as_mut().is_some_and(Progress::interrupt) {
-                emitter.send(sequence_event(&key.key, SequenceEventKind::Interrupted)).await?;
+                emitter.send(sequence_event(&key.sequence, SequenceEventKind::Interrupted)).await?;
             }
         }
         Err(error.into())
@@ -249,7 +249,7 @@ impl Session<'_> {
     async fn take(&mut self, number: usize, batch: Batch, emitter: &mut Emitter) -> Result<(), SessionError> {
         let Batch { entries, look } = batch;
         let stream = &mut self.source.streams[number];
-        let key = Arc::clone(&stream.key.key);
+        let StreamKey { key, sequence, .. } = stream.key.clone();
         let Some(progress) = &mut stream.progress else { return Ok(()) };
         if let Some(info) = &look {
             let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
@@ -262,7 +262,7 @@ impl Session<'_> {
                         "entries of a stream are lost: they were trimmed or deleted before they were read"
                     );
                     emitter.stats().stream_gaps.add(1);
-                    emitter.send(gap(&key, after, ResetReason::Trimmed)).await?;
+                    emitter.send(gap(&sequence, after, ResetReason::Trimmed)).await?;
                 }
                 Finding::Replaced => return self.restart(number, info.as_ref(), emitter).await,
             }
@@ -270,16 +270,16 @@ impl Session<'_> {
         for entry in entries {
             let id = entry.id;
             if progress.becomes_current(Some(id)) {
-                emitter.send(sequence_event(&key, SequenceEventKind::Current)).await?;
+                emitter.send(sequence_event(&sequence, SequenceEventKind::Current)).await?;
             }
             let is_backlog = progress.is_backlog(id);
             if stream.key.retention.is_some() || !is_backlog {
-                emitter.send(entry.into_event(Arc::clone(&key), is_backlog)).await?;
+                emitter.send(entry.into_event(Arc::clone(&sequence), is_backlog)).await?;
             }
             progress.read(id);
         }
         if !stream.is_behind && progress.becomes_current(None) {
-            emitter.send(sequence_event(&key, SequenceEventKind::Current)).await?;
+            emitter.send(sequence_event(&sequence, SequenceEventKind::Current)).await?;
         }
         if look.is_some() {
             progress.confirm();
@@ -294,7 +294,7 @@ impl Session<'_> {
         reason: Option<ResetReason>,
         emitter: &mut Emitter,
     ) -> Result<(), SessionError> {
-        let StreamKey { key, retention } = self.source.streams[number].key.clone();
+        let StreamKey { key, sequence, retention } = self.source.streams[number].key.clone();
         let info = self.connection.info(&key).await?.unwrap_or(StreamInfo::ABSENT);
         let newest = info.last_generated;
         // Where a stream was read without a history, what follows is new for readers.
@@ -319,8 +319,8 @@ impl Session<'_> {
         (stream.history_due, stream.is_behind) = (false, true);
         tracing::debug!(key = &*key, %after, %until, "reading a stream");
         let event = match reason {
-            None => sequence_event(&key, SequenceEventKind::Start { after }),
-            Some(reason) => gap(&key, after, reason),
+            None => sequence_event(&sequence, SequenceEventKind::Start { after }),
+            Some(reason) => gap(&sequence, after, reason),
         };
         Ok(emitter.send(event).await?)
     }
@@ -332,7 +332,7 @@ impl Session<'_> {
         info: Option<&StreamInfo>,
         emitter: &mut Emitter,
     ) -> Result<(), SessionError> {
-        let key = Arc::clone(&self.source.streams[number].key.key);
+        let StreamKey { key, sequence, .. } = self.source.streams[number].key.clone();
         let Some(progress) = self.source.streams[number].progress.clone() else { return Ok(()) };
         let last_read = progress.last();
         // The server may be another one than before, a replica that lacks the newest entries. While a connection lasts, it is not.
@@ -367,16 +367,16 @@ impl Session<'_> {
         let stream = &mut self.source.streams[number];
         stream.progress = Some(Progress::restarted(after, added, info, sent));
         stream.is_behind = true;
-        Ok(emitter.send(gap(&key, after, ResetReason::Unknown)).await?)
+        Ok(emitter.send(gap(&sequence, after, ResetReason::Unknown)).await?)
     }
 }
 
-fn sequence_event(key: &Arc<str>, kind: SequenceEventKind) -> SequenceEvent {
-    SequenceEvent { sequence: Arc::clone(key), kind }
+fn sequence_event(sequence: &Arc<str>, kind: SequenceEventKind) -> SequenceEvent {
+    SequenceEvent { sequence: Arc::clone(sequence), kind }
 }
 
-fn gap(key: &Arc<str>, after: EntryId, reason: ResetReason) -> SequenceEvent {
-    sequence_event(key, SequenceEventKind::Gap { after, reason })
+fn gap(sequence: &Arc<str>, after: EntryId, reason: ResetReason) -> SequenceEvent {
+    sequence_event(sequence, SequenceEventKind::Gap { after, reason })
 }
 
 /// The number of entries to ask for, so that a reply has a bounded size for entries like those before it.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::decode::Routes;
 use crate::redis_client::tests::{PATIENCE, Server};
-use crate::source::{SourceError, SourceEvent, SourceStats, Supervisor};
+use crate::source::{SourceError, SourceEvent, SourceId, SourceStats, Supervisor};
 
 /// A source that runs, and what it emits.
 struct Running {
@@ -21,7 +21,7 @@ struct Running {
 }
 
 fn keys(routes: &[&str]) -> Vec<StreamKey> {
-    Routes::new(routes.iter().map(|route| route.parse().unwrap()).collect()).unwrap().streams()
+    Routes::new(routes.iter().map(|route| route.parse().unwrap()).collect()).unwrap().streams(SourceId::DEFAULT)
 }
 
 fn start(server: &Server, routes: &[&str]) -> Running {

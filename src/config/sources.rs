@@ -1,0 +1,297 @@
+//! `--source`: where events come from, beside or instead of the server of `--redis-url`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::compose::invalid;
+use super::errors::ConfigError;
+use super::flags::BrokerOptions;
+use super::secret::Secret;
+use crate::redis_client::{RedisUrl, UrlError};
+use crate::source::{self, Capabilities};
+
+/// Sources beside the default one.
+const MAX_SOURCES: usize = 32;
+/// The longest name of a source, in bytes.
+const MAX_NAME_BYTES: usize = 32;
+/// What the pattern of a route for a stream starts with: no source has this name.
+const STREAM: &str = "stream";
+
+/// Why a value of `--source` is invalid. Never repeats a URL, which may contain a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SourceValueError {
+    /// It is neither a kind of source nor a URL.
+    #[error("expected redis, redis-streams, URL or NAME=URL with a URL that starts with {SCHEMES}")]
+    Malformed,
+    /// The name is invalid.
+    #[error(
+        "the name {0:?}: expected a lower-case letter, then lower-case letters, digits, - or _, at most {MAX_NAME_BYTES} in all, and not \
+         \"{STREAM}\""
+    )]
+    Name(String),
+    /// A Redis URL is invalid.
+    #[error(transparent)]
+    Redis(#[from] UrlError),
+}
+
+/// The schemes that this build knows.
+const SCHEMES: &str = "redis:// or rediss://";
+
+/// A valid value of `--source`.
+#[derive(Debug, Clone)]
+pub(super) enum SourceValue {
+    /// The default source reads channels, and the streams that routes name.
+    Redis,
+    /// The default source reads streams.
+    RedisStreams,
+    /// A source; the default one if it has no name.
+    Url {
+        /// Its name.
+        name: Option<Arc<str>>,
+        /// Where it is.
+        url: SourceUrl,
+    },
+}
+
+/// The URL of a source.
+#[derive(Debug, Clone)]
+pub(super) enum SourceUrl {
+    Redis(Box<RedisUrl>),
+}
+
+impl SourceUrl {
+    fn parse(text: &str) -> Result<Self, SourceValueError> {
+        let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
+        match scheme {
+            "redis" | "rediss" | "redis+unix" | "unix" => Ok(Self::Redis(Box::new(text.parse()?))),
+            _ => Err(SourceValueError::Malformed),
+        }
+    }
+
+    /// The configuration of the source.
+    fn configure(self, flags: &str, broker: &BrokerOptions) -> Result<SourceKind, ConfigError> {
+        match self {
+            Self::Redis(url) => {
+                let config = redis(*url, broker).map_err(|error| invalid(flags, &error))?;
+                Ok(SourceKind::Redis(Box::new(config)))
+            }
+        }
+    }
+}
+
+/// The configuration of a Redis server that is a source.
+pub(super) fn redis(url: RedisUrl, broker: &BrokerOptions) -> Result<source::redis::Config, redis::RedisError> {
+    let mut config = source::redis::Config::new(url)?;
+    config.timeout = broker.redis_timeout;
+    config.ping_interval = broker.redis_ping;
+    config.trim.max_length = broker.stream_maxlen;
+    config.trim.max_age = broker.stream_minid;
+    Ok(config)
+}
+
+impl fmt::Display for SourceUrl {
+    /// Without secrets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Redis(url) => url.fmt(formatter),
+        }
+    }
+}
+
+impl SourceValue {
+    fn parse(text: &str) -> Result<Self, SourceValueError> {
+        match text {
+            "redis" => return Ok(Self::Redis),
+            "redis-streams" => return Ok(Self::RedisStreams),
+            _ => {}
+        }
+        // The name comes before the scheme: what is no name belongs to the URL.
+        let named = text.split_once('=').filter(|(name, _)| !name.contains([':', '/', '?', '@']));
+        let Some((name, url)) = named else {
+            return Ok(Self::Url { name: None, url: SourceUrl::parse(text)? });
+        };
+        if !is_name(name) {
+            return Err(SourceValueError::Name(name.to_owned()));
+        }
+        Ok(Self::Url { name: Some(name.into()), url: SourceUrl::parse(url)? })
+    }
+}
+
+/// Whether routes can name a source like this.
+fn is_name(text: &str) -> bool {
+    let is_allowed =
+        |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || "-_".contains(character);
+    text.starts_with(|first: char| first.is_ascii_lowercase())
+        && text.chars().all(is_allowed)
+        && text.len() <= MAX_NAME_BYTES
+        && text != STREAM
+}
+
+/// A value of `--source`, shown without secrets.
+pub(super) fn source(text: &str) -> Result<Secret, SourceValueError> {
+    let shown = match SourceValue::parse(text)? {
+        SourceValue::Redis | SourceValue::RedisStreams => text.to_owned(),
+        SourceValue::Url { name: None, url } => url.to_string(),
+        SourceValue::Url { name: Some(name), url } => format!("{name}={url}"),
+    };
+    Ok(Secret::shown_as(text, &shown))
+}
+
+/// A source that is configured.
+#[derive(Debug)]
+pub struct SourceConfig {
+    /// Its name; none for the default one.
+    pub name: Option<Arc<str>>,
+    /// What it is.
+    pub kind: SourceKind,
+}
+
+/// The kinds of sources, with their configurations.
+#[derive(Debug)]
+pub enum SourceKind {
+    /// Channels and streams of a Redis server.
+    Redis(Box<source::redis::Config>),
+    /// The generator of the sandbox.
+    Demo(Box<super::DemoOptions>),
+}
+
+impl SourceKind {
+    /// Where it is, without secrets, and what it can do with what routes read from it.
+    fn describe(&self) -> (String, Vec<(&'static str, Capabilities)>) {
+        match self {
+            Self::Redis(config) => {
+                (config.url.to_string(), vec![("channels", Capabilities::PASSING), ("streams", Capabilities::LOG)])
+            }
+            Self::Demo(_) => ("memory".to_owned(), vec![("channels", Capabilities::PASSING)]),
+        }
+    }
+}
+
+impl fmt::Display for SourceConfig {
+    /// One line for `tallycast check`.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (address, can) = self.kind.describe();
+        let name = self.name.as_deref().unwrap_or("(default)");
+        let can: Vec<String> = can.into_iter().map(|(what, can)| format!("{what}: {can}")).collect();
+        write!(formatter, "source {name} {address}: {}", can.join("; "))
+    }
+}
+
+/// The values of `--source` together.
+pub(super) struct Sources {
+    /// The default source, unless it is the server of `--redis-url`.
+    pub(super) default: Option<SourceKind>,
+    /// All patterns of routes for the default source are keys of streams.
+    pub(super) all_streams: bool,
+    /// The other ones.
+    pub(super) named: Vec<SourceConfig>,
+}
+
+/// Puts the values of `--source` together.
+pub(super) fn sources(broker: &BrokerOptions) -> Result<Sources, ConfigError> {
+    let mut sources = Sources { default: None, all_streams: false, named: Vec::new() };
+    for value in &broker.sources {
+        let value = SourceValue::parse(value.expose()).map_err(|error| invalid("--source", &error))?;
+        match value {
+            SourceValue::Redis => sources.all_streams = false,
+            SourceValue::RedisStreams => sources.all_streams = true,
+            SourceValue::Url { name: None, .. } if sources.default.is_some() => {
+                let expected = "expected one URL without a name; give the others one, as in NAME=URL";
+                return Err(ConfigError::Usage(format!("invalid value for --source: two default sources; {expected}")));
+            }
+            SourceValue::Url { name: None, url } => sources.default = Some(url.configure("--source", broker)?),
+            SourceValue::Url { name: Some(name), url } => {
+                if sources.named.iter().any(|known| known.name.as_ref() == Some(&name)) {
+                    return Err(ConfigError::Usage(format!(
+                        "invalid value for --source: two sources have the name {name}; expected another one"
+                    )));
+                }
+                if sources.named.len() == MAX_SOURCES {
+                    return Err(ConfigError::Usage(format!(
+                        "invalid value for --source: expected at most {MAX_SOURCES} sources with names"
+                    )));
+                }
+                let kind = url.configure("--source", broker)?;
+                sources.named.push(SourceConfig { name: Some(name), kind });
+            }
+        }
+    }
+    Ok(sources)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::testing::config;
+    use crate::source::SourceId;
+
+    #[test]
+    fn routes_name_their_sources() {
+        let config = config(&[
+            "--source",
+            "other=redis://:secret@elsewhere",
+            "--source",
+            "third=redis://third/2",
+            "--route",
+            "a:*=/a/*",
+            "--route",
+            "other:a:*=/b/*",
+            "--route",
+            "other:stream:s=/s,history=5",
+            "--route",
+            "stream:s=/t,history=5",
+            "--route",
+            "others:x=/x",
+        ])
+        .unwrap();
+        let selected = |source: u8| {
+            let selectors = config.routes.selectors(SourceId(source));
+            let mut selectors: Vec<_> = selectors.iter().map(ToString::to_string).collect();
+            selectors.sort();
+            selectors.join(" ")
+        };
+        assert_eq!([selected(0), selected(1), selected(2)], ["a:* others:x", "a:*", ""]);
+        let streams = |source: u8| {
+            let streams = config.routes.streams(SourceId(source));
+            streams.iter().map(|stream| format!("{} {}", stream.key, stream.sequence)).collect::<Vec<_>>().join(",")
+        };
+        assert_eq!([streams(0), streams(1)], ["s s", "s other:s"]);
+        let names: Vec<_> = config.broker.sources.iter().map(|source| source.name.as_deref()).collect();
+        assert_eq!(names, [None, Some("other"), Some("third")]);
+        assert!(
+            config.options.iter().any(|option| option.value == "other=redis://:***@elsewhere;third=redis://third/2")
+        );
+    }
+
+    #[test]
+    fn url_without_a_name_is_the_default_source() {
+        let config = config(&["--source", "redis://elsewhere/3", "--redis-url", "redis://here"]).unwrap();
+        let SourceKind::Redis(redis) = &config.broker.sources[0].kind else { panic!("it is Redis") };
+        assert_eq!(redis.url.to_string(), "redis://elsewhere/3");
+    }
+
+    #[test]
+    fn invalid_sources_are_refused_without_their_secrets() {
+        let error = |flags: &[&str]| config(flags).unwrap_err();
+        let source = |value: &str| error(&["--source", value]);
+        assert!(source("gopher://:secret@x").ends_with(&SourceValueError::Malformed.to_string()));
+        assert!(!source("gopher://:secret@x").contains("secret"));
+        assert!(source("Big=redis://x").contains("the name \"Big\": expected a lower-case letter"));
+        assert!(source("stream=redis://x").contains("and not \"stream\""));
+        assert!(source("a=redis://:secret@x/y").contains("invalid Redis URL"));
+        assert!(error(&["--source", "a=redis://x", "--source", "a=redis://y"]).contains("two sources have the name a"));
+        assert!(error(&["--source", "redis://x", "--source", "redis://y"]).contains("two default sources"));
+        assert!(error(&["--source", "a=redis://x", "--route", "a:b*c=/x"]).contains("in the pattern \"a:b*c\""));
+    }
+
+    proptest! {
+        #[test]
+        fn values_never_show_what_follows_a_colon_before_the_host(name in "([a-z]{1,4}=)?", secret in "[A-Z]{4,8}") {
+            let value = format!("{name}redis://user:{secret}@host/1");
+            let shown = source(&value).unwrap().to_string();
+            prop_assert!(!shown.contains(&secret), "{}", shown);
+        }
+    }
+}
