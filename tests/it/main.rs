@@ -48,6 +48,7 @@ mod sessions;
 mod shutdown;
 mod slow;
 mod snapshot;
+mod source_contract;
 mod status;
 mod streams;
 mod subscriptions;
