@@ -7,7 +7,7 @@ use tallycast::admin::{self, StatusSource};
 use tallycast::api::emojitracker::Store;
 use tallycast::auth::TicketStore;
 use tallycast::cluster::Cluster;
-use tallycast::config::{Broker, DemoOptions, SourceKind};
+use tallycast::config::{Broker, DemoOptions, SourceConfig, SourceKind};
 use tallycast::demo::Demo;
 use tallycast::publishing::{Backend, MemoryPublisher, Publisher, RedisPublisher};
 use tallycast::redis_client::RedisClient;
@@ -41,7 +41,6 @@ pub(crate) struct Started {
 pub(crate) fn start(
     broker: Broker,
     supervisor: Supervisor,
-    states: &StateBoard,
     inputs: Vec<SourceInputs>,
     status: &StatusSource,
     shutdown: &CancellationToken,
@@ -67,25 +66,29 @@ pub(crate) fn start(
     };
     let tickets = redis.clone().map_or_else(TicketStore::in_memory, TicketStore::Redis);
     let supervisor = supervisor.require_broker(broker.require_broker);
-    let mut sources = Sources { running: JoinSet::new(), supervisor, states: states.clone() };
+    let mut sources = Sources { running: JoinSet::new(), supervisor, states: status.states.clone() };
     let mut backends = Vec::with_capacity(broker.sources.len());
-    for (id, (source, inputs)) in (0..).map(SourceId).zip(broker.sources.into_iter().zip(inputs)) {
+    for (id, (SourceConfig { name, kind }, inputs)) in (0..).map(SourceId).zip(broker.sources.into_iter().zip(inputs)) {
         let is_default = id == SourceId::DEFAULT;
-        backends.push(match source.kind {
+        let of = (id, name);
+        backends.push(match kind {
             SourceKind::Redis(config) => {
                 let client = redis.clone().filter(|_| is_default).unwrap_or_else(|| config.commands());
-                sources.start_redis(id, *config, client, inputs)
+                sources.start_redis(of, *config, client, inputs)
             }
             SourceKind::Demo(options) => {
                 let demo = Demo::new(options.seed);
                 store = Store::Memory(demo.memory());
-                sources.start_demo(id, demo, &options, &broker.totals, inputs)
+                sources.start_demo(of, demo, &options, &broker.totals, inputs)
             }
         });
     }
     let source = tokio::spawn(sources.ended());
     Started { source, store, redis, publisher: Publisher::new(backends), tickets, reports, cluster }
 }
+
+/// A source, and its name unless it is the default one.
+type Named = (SourceId, Option<Arc<str>>);
 
 /// The sources that run.
 struct Sources {
@@ -96,19 +99,19 @@ struct Sources {
 
 impl Sources {
     /// Runs a source, which is one of several if its broker has more than one kind of them.
-    fn run(&mut self, id: SourceId, source: impl Source + 'static) {
-        self.running.spawn(self.supervisor.clone().source(id).board(&self.states).run(source));
+    fn run(&mut self, (id, name): Named, source: impl Source + 'static) {
+        self.running.spawn(self.supervisor.clone().source(id, name, &self.states).run(source));
     }
 
-    fn start_redis(&mut self, id: SourceId, config: Redis, client: RedisClient, inputs: SourceInputs) -> Backend {
-        self.run(id, RedisSource::new(config.clone(), client.clone(), inputs.selectors));
-        self.run(id, StreamsSource::new(config, inputs.streams));
+    fn start_redis(&mut self, of: Named, config: Redis, client: RedisClient, inputs: SourceInputs) -> Backend {
+        self.run(of.clone(), RedisSource::new(config.clone(), client.clone(), inputs.selectors));
+        self.run(of, StreamsSource::new(config, inputs.streams));
         Backend::Redis(RedisPublisher::new(client))
     }
 
     fn start_demo(
         &mut self,
-        id: SourceId,
+        of: Named,
         demo: Demo,
         options: &DemoOptions,
         totals: &[TotalsKey],
@@ -117,7 +120,7 @@ impl Sources {
         let (publisher, published) = MemoryPublisher::new(demo.memory());
         let totals = totals.iter().map(|totals| totals.namespace.clone()).collect();
         let events = demo.events(options.rate, totals, inputs.streams.borrow().clone(), published);
-        self.run(id, MemorySource::new(events));
+        self.run(of, MemorySource::new(events));
         Backend::Memory(publisher)
     }
 

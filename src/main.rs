@@ -22,12 +22,11 @@ use tallycast::auth::Auth;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, SourceConfig, SourceKind};
 use tallycast::presence::Presence;
 use tallycast::routes::{Services, Subscriptions};
-use tallycast::source::{BrokerState, StateBoard, Supervisor};
+use tallycast::source::{StateBoard, Supervisor};
 use tallycast::{decode, routes, tally};
 use tallycast_fanout::{Fanout, inbox};
 use tallycast_server::Server;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
 
 /// Returns memory to the system after a rush of clients, which the system's allocator does not.
 #[global_allocator]
@@ -86,17 +85,16 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     // The channels, and the engine behind them.
     let (events, decode_inbox) = inbox::channel(config.inbox, config.inbox_bytes);
     let (keys, tally_inbox) = inbox::channel(config.inbox, config.inbox_bytes);
-    let (broker_state, broker_state_now) = watch::channel(BrokerState::Connecting);
     let fanout = Fanout::builder().config(config.fanout).build();
     let inboxes = StageInboxes { decode: events.downgrade(), tally: keys.downgrade() };
-    let status = StatusSource::new(config.node, broker_state_now, fanout.handle(), inboxes, steps.terminating.clone());
+    let status =
+        StatusSource::new(config.node, StateBoard::default(), fanout.handle(), inboxes, steps.terminating.clone());
     tokio::spawn(steps.clone().run(config.drain, fanout.handle()));
 
     // The stages.
-    let states = StateBoard::new(broker_state);
     let supervisor = Supervisor::new(events).stats(Arc::clone(&status.source)).shutdown(steps.shutdown.clone());
     let broker::Started { source, store, redis, publisher, tickets, reports, cluster } =
-        broker::start(config.broker, supervisor, &states, reloadable.sources, &status, &steps.shutdown);
+        broker::start(config.broker, supervisor, reloadable.sources, &status, &steps.shutdown);
     let live = config
         .admin
         .then(|| LiveStats::start(status.clone(), cluster.clone(), config.shutdown_limit, steps.shutdown.clone()));

@@ -49,6 +49,8 @@ pub(super) enum Values {
     State(fn(&Scrape) -> Option<f64>),
     /// A time in seconds that only grows; nothing if its value is unknown.
     StateTime(fn(&Scrape) -> Option<f64>),
+    /// A gauge for each value of a label, found at the time of the scrape.
+    FoundStates(&'static str, fn(&Scrape) -> Vec<(String, f64)>),
     /// A gauge for each value of a label.
     States(&'static str, fn(&Scrape) -> Vec<(&'static str, f64)>),
     /// Texts, as labels of a gauge that is always 1.

@@ -7,6 +7,7 @@ use prometheus_client::registry::Unit;
 
 use super::counters::{Metric, Reading, Scrape, Section, Values};
 use super::status::unix_seconds;
+use crate::source::BrokerState;
 use tallycast_fanout::inbox::Depth;
 
 /// All metrics.
@@ -27,9 +28,20 @@ const SOURCE: &[Metric] = &[
     Metric {
         name: "source_up",
         values: Values::State(|scrape| Some(f64::from(u8::from(scrape.status.is_ready())))),
-        help: "Whether the source is subscribed at the broker: 1 or 0.",
-        watch: "0 for more than a few seconds: Redis is unreachable or refuses the subscription. The log has the reason, \
+        help: "Whether all sources are subscribed at their brokers: 1 or 0.",
+        watch: "0 for more than a few seconds: a broker is unreachable or refuses the subscription. The log has the reason, \
                 once for each outage. tallycast reconnects by itself.",
+    },
+    Metric {
+        name: "source_subscribed",
+        values: Values::FoundStates("source", |scrape| {
+            let by_name = scrape.status.states.by_name().into_iter().filter(|(_, state)| *state != BrokerState::Idle);
+            by_name
+                .map(|(name, state)| (name.to_string(), f64::from(u8::from(state == BrokerState::Subscribed))))
+                .collect()
+        }),
+        help: "Whether a source is subscribed at its broker: 1 or 0. Sources without routes are left out.",
+        watch: "Which source it is if `tallycast_source_up` is 0.",
     },
     Metric {
         name: "source_events",

@@ -43,7 +43,10 @@ fn labels(values: &Values) -> String {
             let values: Vec<String> = labelled.iter().map(|(value, _)| format!("`{value}`")).collect();
             format!(" Label `{label}`: {}.", values.join(", "))
         }
-        Values::FoundCounters(label, ..) | Values::FoundGauges(label, ..) | Values::States(label, _) => {
+        Values::FoundCounters(label, ..)
+        | Values::FoundGauges(label, ..)
+        | Values::FoundStates(label, _)
+        | Values::States(label, _) => {
             format!(" Label `{label}`.")
         }
         Values::Histogram(..) => " Histogram.".to_owned(),

@@ -100,6 +100,9 @@ impl Scrape {
             Values::States(label, get) => {
                 get(self).into_iter().map(|(value, number)| labelled(*label, value, Number::Gauge(number))).collect()
             }
+            Values::FoundStates(label, get) => {
+                get(self).into_iter().map(|(value, number)| labelled(*label, &value, Number::Gauge(number))).collect()
+            }
             Values::Info(get) => vec![(get(self), Number::Gauge(1.0))],
             Values::Histogram(..) => Vec::new(),
         }

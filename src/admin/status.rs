@@ -19,7 +19,7 @@ use crate::connect_hook::ConnectHookStats;
 use crate::presence::PresenceStats;
 use crate::publishing::PublishStats;
 use crate::sessions::SessionStats;
-use crate::source::{BrokerState, SourceEvent, SourceStats};
+use crate::source::{BrokerState, SourceEvent, SourceStats, StateBoard};
 use crate::tally::TallyInput;
 use crate::{decode, tally};
 use tallycast_fanout::inbox::{Depth, WeakSender};
@@ -84,7 +84,9 @@ pub struct StatusSource {
     pub node: Arc<str>,
     /// The start time of the process.
     pub started_at: SystemTime,
-    /// The state of the source.
+    /// The states of the sources.
+    pub states: StateBoard,
+    /// The worst of them.
     pub broker: watch::Receiver<BrokerState>,
     /// The counters of the source.
     pub source: Arc<SourceStats>,
@@ -122,7 +124,7 @@ impl StatusSource {
     /// A process that starts now, with counters of its own for each stage.
     pub fn new(
         node: impl Into<Arc<str>>,
-        broker: watch::Receiver<BrokerState>,
+        states: StateBoard,
         handle: Handle,
         inboxes: StageInboxes,
         terminating: CancellationToken,
@@ -130,7 +132,8 @@ impl StatusSource {
         Self {
             node: node.into(),
             started_at: SystemTime::now(),
-            broker,
+            broker: states.worst(),
+            states,
             source: Arc::default(),
             decode: Arc::default(),
             tally: Arc::default(),
@@ -149,7 +152,7 @@ impl StatusSource {
         }
     }
 
-    /// Whether the source is subscribed at the broker.
+    /// Whether each source is subscribed at its broker, or has nothing to subscribe to.
     pub fn is_ready(&self) -> bool {
         *self.broker.borrow() == BrokerState::Subscribed
     }

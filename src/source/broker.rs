@@ -24,7 +24,8 @@ pub enum BrokerState {
 /// The states of several sources, and the worst of them, which is the one to report. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct StateBoard {
-    states: Arc<Mutex<Vec<BrokerState>>>,
+    /// The sources' names, and their states.
+    states: Arc<Mutex<Vec<(Arc<str>, BrokerState)>>>,
     worst: watch::Sender<BrokerState>,
 }
 
@@ -37,15 +38,39 @@ pub(super) struct StateSlot {
 
 impl StateBoard {
     /// A board that reports the worst state through `worst`.
-    pub fn new(worst: watch::Sender<BrokerState>) -> Self {
+    pub(super) fn reporting(worst: watch::Sender<BrokerState>) -> Self {
         Self { states: Arc::default(), worst }
     }
 
-    /// A place for one more source, which has yet to connect.
-    pub(super) fn slot(&self) -> StateSlot {
+    /// The worst state, now and later.
+    pub fn worst(&self) -> watch::Receiver<BrokerState> {
+        self.worst.subscribe()
+    }
+
+    /// The worst state of each name, in the order of the sources.
+    pub fn by_name(&self) -> Vec<(Arc<str>, BrokerState)> {
+        let mut by_name: Vec<(Arc<str>, BrokerState)> = Vec::new();
+        for (name, state) in self.states.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            match by_name.iter_mut().find(|(known, _)| known == name) {
+                Some((_, worst)) => *worst = (*worst).max(*state),
+                None => by_name.push((Arc::clone(name), *state)),
+            }
+        }
+        by_name
+    }
+
+    /// A place for one more source, which has yet to connect. A broker that is several sources has several with its name.
+    pub(super) fn slot(&self, name: Arc<str>) -> StateSlot {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.push(BrokerState::Connecting);
+        states.push((name, BrokerState::Connecting));
         StateSlot { board: self.clone(), place: states.len() - 1 }
+    }
+}
+
+impl Default for StateBoard {
+    /// A board without sources, for which the process waits.
+    fn default() -> Self {
+        Self::reporting(watch::Sender::new(BrokerState::Connecting))
     }
 }
 
@@ -53,8 +78,8 @@ impl StateSlot {
     fn set(&self, state: BrokerState) {
         let mut states = self.board.states.lock().unwrap_or_else(PoisonError::into_inner);
         // Its board never shrinks.
-        states[self.place] = state;
-        let worst = states.iter().copied().max().unwrap_or(state);
+        states[self.place].1 = state;
+        let worst = states.iter().map(|(_, state)| *state).max().unwrap_or(state);
         self.board.worst.send_replace(worst);
     }
 }

@@ -20,6 +20,9 @@ const BACKOFF_MAX: Duration = Duration::from_millis(400);
 /// is accepted and lost at once, over and over, is not.
 const HEALTHY: Duration = Duration::from_secs(5);
 
+/// What the default source is called where states have names.
+const DEFAULT_NAME: &str = "default";
+
 /// Runs a [`Source`] for as long as the pipeline runs. Set what differs from the defaults, then [`run`](Self::run) it.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
@@ -56,7 +59,7 @@ impl Supervisor {
         Self {
             inbox,
             source: SourceId::DEFAULT,
-            state: StateBoard::new(watch::Sender::new(BrokerState::Connecting)).slot(),
+            state: StateBoard::default().slot(DEFAULT_NAME.into()),
             stats: Arc::default(),
             require_broker: false,
             shutdown: CancellationToken::new(),
@@ -65,17 +68,14 @@ impl Supervisor {
 
     /// Reports the state of the broker through `state`.
     pub fn broker_state(self, state: watch::Sender<BrokerState>) -> Self {
-        self.board(&StateBoard::new(state))
+        Self { state: StateBoard::reporting(state).slot(DEFAULT_NAME.into()), ..self }
     }
 
-    /// Reports the state of the broker on a board, beside those of other sources.
-    pub fn board(self, board: &StateBoard) -> Self {
-        Self { state: board.slot(), ..self }
-    }
-
-    /// Emits events as those of this source.
-    pub fn source(self, source: SourceId) -> Self {
-        Self { source, ..self }
+    /// Emits events as those of this source, which has a name unless it is the default one, and reports its state on a board beside those
+    /// of other sources.
+    pub fn source(self, source: SourceId, name: Option<Arc<str>>, board: &StateBoard) -> Self {
+        let name = name.unwrap_or_else(|| DEFAULT_NAME.into());
+        Self { source, state: board.slot(name), ..self }
     }
 
     /// Counts in `stats`.

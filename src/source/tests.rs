@@ -79,7 +79,7 @@ fn emitter(room: usize) -> (Emitter, inbox::Receiver<SourceEvent>, Arc<SourceSta
     let (inbox, events) = inbox::channel(room, usize::MAX);
     let stats = Arc::<SourceStats>::default();
     let capabilities = Capabilities::PASSING;
-    let state = StateBoard::new(watch::Sender::new(BrokerState::Connecting)).slot();
+    let state = StateBoard::default().slot("test".into());
     let broker = BrokerStatus::new("test".to_owned(), capabilities, state, Arc::clone(&stats));
     (Emitter::new(inbox, SourceId::DEFAULT, broker), events, stats)
 }
@@ -147,9 +147,10 @@ async fn two_sources_have_the_worse_of_their_states() {
         (Session::Disconnect, Session::Emit("a"), BrokerState::Lost),
         (Session::IdleForEver, Session::Fail("refused"), BrokerState::Connecting),
     ] {
-        let (state, mut states) = watch::channel(BrokerState::Idle);
-        let board = StateBoard::new(state);
-        let [one, other] = [(); 2].map(|()| Supervisor::new(inbox.clone()).board(&board));
+        let board = StateBoard::default();
+        let mut states = board.worst();
+        let supervisor = Supervisor::new(inbox.clone());
+        let [one, other] = [0, 1].map(|id| supervisor.clone().source(SourceId(id), None, &board));
         // The last state of a script stays.
         let mut scripts = [first, second].map(|session| Script::new(&[session]));
         let [first, second] = &mut scripts;
@@ -204,7 +205,7 @@ async fn an_event_is_acknowledged_only_after_the_stages_have_run() {
     let (inbox, mut waiting) = inbox::channel(1, usize::MAX);
     let stats = Arc::<SourceStats>::default();
     let capabilities = Capabilities { durable: true, ..Capabilities::PASSING };
-    let state = StateBoard::new(watch::Sender::new(BrokerState::Connecting)).slot();
+    let state = StateBoard::default().slot("test".into());
     let emitter =
         Emitter::new(inbox, SourceId::DEFAULT, BrokerStatus::new("test".to_owned(), capabilities, state, stats));
     let mut receipt = emitter.emit(RawEvent::new("a", "1")).await.unwrap();
