@@ -197,6 +197,15 @@ fn annotated_example_lists_every_option_with_default() {
 }
 
 #[test]
+fn configuration_of_kubernetes_manifests_is_valid() {
+    let manifest = include_str!("../../deploy/kubernetes/configmap.yaml");
+    let (_, options) = manifest.split_once("  tallycast.toml: |\n").unwrap();
+    let file = File::new(&options.replace("\n    ", "\n"));
+    let checked = check(command().args(["check", "--config", &file.path().display().to_string()]));
+    assert_eq!(checked["max-connections"].0, "20000");
+}
+
+#[test]
 fn sighup_applies_routes_limits_and_log_level_without_disconnects() {
     let redis = RedisServer::start();
     let file = File::new("");
