@@ -30,6 +30,7 @@ mod envelope;
 mod history;
 mod hostile;
 mod http;
+mod ingest;
 mod limits;
 mod mercure;
 mod mercure_clients;

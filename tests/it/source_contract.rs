@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::ingest;
 use crate::support::{EventSource, RedisServer, Tallycast, command, eventually};
 
 /// A broker that the test starts, and how it is a source.
@@ -91,6 +92,13 @@ fn redis_streams_fulfil_the_contract() {
     fulfils_the_contract(Streams(RedisServer::start_durable()));
 }
 
+#[test]
+#[ignore = "a measurement"]
+fn ingest_of_redis() {
+    ingest::measure("Redis pub/sub", &PubSub(RedisServer::start()));
+    ingest::measure("Redis streams", &Streams(RedisServer::start()));
+}
+
 /// Checks everything with one broker, because some take seconds to start.
 pub(crate) fn fulfils_the_contract<B: Broker>(mut broker: B) {
     arrives_in_order(&broker);
@@ -101,7 +109,7 @@ pub(crate) fn fulfils_the_contract<B: Broker>(mut broker: B) {
 }
 
 /// A server with the broker as its default source.
-fn start<B: Broker>(broker: &B, flags: &[&str]) -> Tallycast {
+pub(crate) fn start<B: Broker>(broker: &B, flags: &[&str]) -> Tallycast {
     let (source, route) = (broker.source(), broker.route());
     let mut command = command();
     command.args(["serve", "--source", &source, "--route", &route]).args(flags);
