@@ -33,6 +33,8 @@ const RESERVED_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct ConnectionGuard {
     _slot: Slot,
+    /// Of the connections whose first request has not been answered yet.
+    pub(crate) newcomer: Option<Slot>,
     pub(crate) permits: Permits,
 }
 
@@ -43,6 +45,8 @@ pub(crate) struct Connection {
     /// For HTTP/1.
     pub(crate) timer: RequestTimer,
     pub(crate) guard: ConnectionGuard,
+    /// When it was accepted.
+    pub(crate) accepted: Instant,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -98,7 +102,8 @@ pub(crate) fn admit(address: IpAddr, shared: &Shared) -> Result<(Peer, Connectio
             }
         },
     };
-    Ok((Peer { address, is_proxy, is_over_limit }, ConnectionGuard { _slot: slot, permits }))
+    let newcomer = shared.newcomers.acquire(usize::MAX);
+    Ok((Peer { address, is_proxy, is_over_limit }, ConnectionGuard { _slot: slot, newcomer, permits }))
 }
 
 /// Serves one connection that was admitted.
@@ -121,11 +126,12 @@ async fn serve_until(
     head_timeout: Duration,
     shared: Arc<Shared>,
 ) {
-    let deadline = Instant::now() + head_timeout;
+    let accepted = Instant::now();
+    let deadline = accepted + head_timeout;
     let config = shared.config();
     let first = tokio::select! {
         first = tokio::time::timeout_at(deadline, first_bytes(&mut stream, peer)) => first,
-        () = shared.shutdown.cancelled() => return,
+        () = shared.first_request_overdue(accepted) => return,
     };
     let (read_ahead, protocol, client) = match first {
         Ok(Some(first)) => first,
@@ -144,7 +150,7 @@ async fn serve_until(
     let socket =
         Socket::new(stream, read_ahead, config.write_timeout, Arc::clone(&state), Arc::clone(&shared.streams.stats));
     let timer = RequestTimer::http1(Arc::clone(&state), deadline, config.head_timeout, config.idle_timeout);
-    let connection = Connection { peer: client, state, timer, guard, shared };
+    let connection = Connection { peer: client, state, timer, guard, accepted, shared };
     #[cfg(feature = "tls")]
     if let Some(tls) = config.tls {
         return match protocol {

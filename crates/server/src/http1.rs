@@ -68,7 +68,8 @@ enum HyperEnd {
 }
 
 /// Serves one connection.
-pub(crate) async fn serve(io: impl Http1Io, Connection { peer, state, mut timer, guard, shared }: Connection) {
+pub(crate) async fn serve(io: impl Http1Io, connection: Connection) {
+    let Connection { peer, state, mut timer, mut guard, accepted, shared } = connection;
     let takeover = Arc::new(Mutex::new(None::<PendingTakeover>));
     let service = service_fn({
         let (takeover, state, shared) = (Arc::clone(&takeover), Arc::clone(&state), Arc::clone(&shared));
@@ -105,13 +106,25 @@ pub(crate) async fn serve(io: impl Http1Io, Connection { peer, state, mut timer,
         .serve_connection(TokioIo::new(io), service);
     let end = {
         let mut shutdown = pin!(shared.shutdown.cancelled());
+        let mut overdue = pin!(shared.first_request_overdue(accepted));
         let mut closing = false;
         poll_fn(|context| {
-            if !closing && shutdown.as_mut().poll(context).is_ready() {
+            let polled = loop {
+                let polled = connection.poll_without_shutdown(context);
+                // hyper closes a connection without a request at once, although one may be on its way.
+                let mut is_over = || match state.has_begun() {
+                    true => shutdown.as_mut().poll(context).is_ready(),
+                    false => overdue.as_mut().poll(context).is_ready(),
+                };
+                if closing || polled.is_ready() || !is_over() {
+                    break polled;
+                }
                 closing = true;
                 Pin::new(&mut connection).graceful_shutdown();
+            };
+            if state.complete() > 0 {
+                guard.newcomer = None;
             }
-            let polled = connection.poll_without_shutdown(context);
             if state.flushed.load(Ordering::Acquire)
                 && let Some(takeover) = takeover.lock().unwrap_or_else(PoisonError::into_inner).take()
             {
@@ -159,6 +172,7 @@ async fn take_over(
 ) {
     let Stream { mut reader, transport } = *stream;
     guard.permits.join(std::mem::take(&mut reader.permits));
+    let _newcomer = guard.newcomer.take();
     let guard = (guard, reader.topic_permit.take());
     let observer = shared.streams.observer();
     let subscriber = match transport {

@@ -4,8 +4,8 @@ use std::any::Any;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use crate::request_timer::RequestTimer;
 use crate::response::{ResponseBody, WholeResponse, boxed};
 use crate::routes::{Answer, answer, fallback};
 use crate::server::{RequestLog, Shared};
+use crate::slots::Slot;
 use crate::stream_watch::{SEND_BUFFER, StreamExecutor, WatchedBody, reset_at};
 use crate::streams::{over_limit, try_again};
 
@@ -43,6 +44,8 @@ struct Http2 {
     peer: Peer,
     state: Arc<IoState>,
     _guard: ConnectionGuard,
+    /// Until the first response.
+    newcomer: Mutex<Option<Slot>>,
     /// Whether one of its streams counts as the connection itself.
     has_stream: Arc<AtomicBool>,
     snapshots: Arc<Semaphore>,
@@ -61,12 +64,13 @@ impl Drop for OwnStream {
 /// Serves one connection with HTTP/2.
 pub(crate) async fn serve_http2(
     io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    Connection { peer, state, guard, shared, .. }: Connection,
+    Connection { peer, state, mut guard, shared, .. }: Connection,
 ) {
     let config = shared.config();
     let http2 = Arc::new(Http2 {
         peer,
         state: Arc::clone(&state),
+        newcomer: Mutex::new(guard.newcomer.take()),
         _guard: guard,
         has_stream: Arc::default(),
         snapshots: Arc::new(Semaphore::new(SNAPSHOTS)),
@@ -80,6 +84,7 @@ pub(crate) async fn serve_http2(
                 Ok(permits) => (http2.respond(request).await, permits),
                 Err(error) => (boxed(over_limit(&error)), Permits::default()),
             };
+            http2.newcomer.lock().unwrap_or_else(PoisonError::into_inner).take();
             Ok::<_, Infallible>(response.map(|body| WatchedBody::new(body, (open, permits))))
         }
     });

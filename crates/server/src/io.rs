@@ -87,6 +87,11 @@ impl IoState {
         }
     }
 
+    /// Whether there has been a request.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire) > 0
+    }
+
     /// The number of requests whose response is complete.
     pub(crate) fn complete(&self) -> usize {
         self.complete.load(Ordering::Acquire)

@@ -114,7 +114,7 @@ pub use config::{Compression, Config, PREFIX, WEBSOCKET_PREFIX};
 pub use contract::{Contract, ContractStream};
 pub use event_stream::{EventFormat, EventStream, Notices, data_lines};
 pub use limits::{NamespaceLimit, NamespaceLimitError};
-pub use listener::listen;
+pub use listener::{SharedPort, inherit, listen};
 pub use observer::StreamObserver;
 pub use origins::{AllowedOrigin, OriginError};
 pub use position::requested as requested_start;

@@ -3,8 +3,9 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
@@ -13,6 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use tallycast_fanout::Handle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
@@ -22,14 +24,23 @@ use crate::client::ClientAddress;
 use crate::contract::{Contract, RegisteredContract};
 use crate::fallback::{Fallback, TowerFallback};
 use crate::limits::Limits;
+use crate::listener::{self, Acceptor};
 use crate::observer::StreamObserver;
 use crate::response::BoxError;
 use crate::slots::{Slot, Slots};
 use crate::streams::Streams;
-use crate::{Config, Stats, connection, http1, listener};
+use crate::{Config, Stats, connection, http1};
 
 /// Connections over a limit that are being answered at the same time; further ones are closed without a response.
 const REFUSALS: usize = 16;
+/// Time for the first request of a connection that is accepted right before the shutdown, at most half of
+/// [`Config::close_limit`]. An older connection without a request is closed at once.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+/// How often it is looked whether all of these have come.
+const POLL: Duration = Duration::from_millis(10);
+/// Time for handshakes that have begun when a shared port is left. Shorter than the second after which clients repeat the first packet
+/// of one that was ignored.
+const HANDSHAKES: Duration = Duration::from_millis(500);
 
 /// A server of streams, and of everything else that its fallback serves on the same port.
 ///
@@ -139,7 +150,13 @@ impl Server {
 
     /// Serves the connections of `listener` once the result is awaited.
     pub fn serve(self, listener: TcpListener) -> Serve {
-        Serve { server: self, listener, shutdown: Box::pin(pending()) }
+        Serve {
+            server: self,
+            listeners: vec![listener],
+            shares_port: false,
+            shutdown: Box::pin(pending()),
+            settled: Box::new(|| {}),
+        }
     }
 }
 
@@ -153,11 +170,38 @@ impl std::fmt::Debug for Server {
 #[must_use = "nothing is served before it is awaited"]
 pub struct Serve {
     server: Server,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
+    shares_port: bool,
     shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
+    settled: Box<dyn FnOnce() + Send>,
 }
 
 impl Serve {
+    /// Serves the connections of `listener`, too.
+    pub fn and_listener(mut self, listener: TcpListener) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Sets whether other processes listen on the same ports by [`SharedPort`](crate::SharedPort), so that they go on when this server
+    /// shuts down. The default is `false`. With `true` the server answers no new handshakes for half a second before it closes its
+    /// sockets, and accepts the connections whose handshakes had begun. Otherwise the kernel would reset these; unless
+    /// `net.ipv4.tcp_migrate_req` is 1, which has it pass them on, and spares the others the second until they repeat their handshake.
+    ///
+    /// Wrong for a socket that other processes have as well: it would ignore handshakes for all of them.
+    pub fn sharing_port(mut self, shares_port: bool) -> Self {
+        self.shares_port = shares_port;
+        self
+    }
+
+    /// Calls `settled` once after the start of a graceful shutdown: when no more connections are accepted, and each of those that were
+    /// has sent its first request, or had a second for it. A program that ends the engine itself waits for this before: a stream that is
+    /// requested later is dropped without a response.
+    pub fn when_settled(mut self, settled: impl FnOnce() + Send + 'static) -> Self {
+        self.settled = Box::new(settled);
+        self
+    }
+
     /// Shuts down when `signal` completes: the server accepts no more connections, [shuts the engine
     /// down](Handle::shutdown), which ends every stream after the messages that were sent, and waits for all streams and
     /// connections for at most [`Config::close_limit`]. Publishers may still exist.
@@ -169,7 +213,7 @@ impl Serve {
 
 impl std::fmt::Debug for Serve {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Serve").field("listener", &self.listener).finish_non_exhaustive()
+        formatter.debug_struct("Serve").field("listeners", &self.listeners).finish_non_exhaustive()
     }
 }
 
@@ -194,6 +238,10 @@ pub(crate) struct Shared {
     pub(crate) shutdown: CancellationToken,
     /// Connections over the limit that are open for paths that are always answered.
     pub(crate) reserved: Arc<Slots>,
+    /// Connections whose first request has not been answered yet.
+    pub(crate) newcomers: Arc<Slots>,
+    /// Time for the first request of a connection once the server shuts down.
+    first_request: Duration,
     /// Connections over a limit that are being answered.
     refusals: Arc<Slots>,
 }
@@ -207,6 +255,13 @@ impl Shared {
     /// The slot of a connection over a limit while it is answered, unless too many are.
     pub(crate) fn refusal_slot(&self) -> Option<Slot> {
         self.refusals.acquire(REFUSALS)
+    }
+
+    /// Completes when a connection that was accepted at `accepted` need not be waited for any more, as it has sent no request: at the
+    /// shutdown, or a little later if it has just come.
+    pub(crate) async fn first_request_overdue(&self, accepted: Instant) {
+        self.shutdown.cancelled().await;
+        sleep_until(accepted + self.first_request).await;
     }
 
     pub(crate) fn stats(&self) -> &Stats {
@@ -233,11 +288,13 @@ impl RequestLog {
     }
 }
 
-async fn run(Serve { server, listener, mut shutdown }: Serve) {
+async fn run(Serve { server, listeners, shares_port, mut shutdown, settled }: Serve) {
     let Server { handle, config, stats, authorizer, observer, contracts, fallback, shutdown_engine } = server;
     let close_limit = config.borrow().close_limit;
-    if let Err(error) = listener::detect_dead_peers(&listener, &config.borrow()) {
-        tracing::warn!(%error, "cannot set TCP keep-alive; connections whose peer vanishes stay open");
+    for listener in &listeners {
+        if let Err(error) = listener::detect_dead_peers(listener, &config.borrow()) {
+            tracing::warn!(%error, "cannot set TCP keep-alive; connections whose peer vanishes stay open");
+        }
     }
     let limits = Arc::new(Limits::new(Arc::clone(&stats)));
     let shared = Arc::new(Shared {
@@ -246,34 +303,32 @@ async fn run(Serve { server, listener, mut shutdown }: Serve) {
         fallback,
         shutdown: CancellationToken::new(),
         reserved: Arc::default(),
+        newcomers: Arc::default(),
+        first_request: FIRST_REQUEST.min(close_limit / 2),
         refusals: Arc::default(),
     });
     let connections = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener::accept(&listener, |error| shared.stats().accept_failed(error)) => accepted,
-            () = &mut shutdown => break,
-        };
-        let (stream, peer) = accepted;
-        shared.stats().accepted.add(1);
-        match connection::admit(peer.ip(), &shared) {
-            Ok((peer, guard)) => {
-                connections.spawn(connection::serve(stream, peer, guard, Arc::clone(&shared)));
-            }
-            Err(error) => {
-                tracing::debug!(client = %peer.ip(), reason = %error, "connection refused");
-                if let Some(slot) = shared.refusal_slot() {
-                    connections.spawn(async move {
-                        http1::refuse(stream, &error).await;
-                        drop(slot);
-                    });
-                }
+    let mut acceptor = Acceptor::new(listeners);
+    accept_until(&mut shutdown, &mut acceptor, &connections, &shared).await;
+    if shares_port && !listener::are_handshakes_migrated() {
+        for listener in &acceptor.listeners {
+            if let Err(error) = listener::ignore_handshakes(listener) {
+                tracing::warn!(%error, "cannot ignore new handshakes; connections may be reset while the port is left");
             }
         }
+        accept_until(sleep(HANDSHAKES), &mut acceptor, &connections, &shared).await;
     }
     shared.shutdown.cancel();
-    // From here on the kernel refuses new connections.
-    drop(listener);
+    // From here on the kernel refuses new connections, unless another process listens.
+    drop(acceptor);
+    let answered = async {
+        while !shared.newcomers.are_free() {
+            sleep(POLL).await;
+        }
+    };
+    // Those that are left have had their time.
+    let _ = timeout(shared.first_request, answered).await;
+    settled();
     if shutdown_engine {
         shared.streams.handle.shutdown();
     }
@@ -285,7 +340,38 @@ async fn run(Serve { server, listener, mut shutdown }: Serve) {
             shared.streams.handle.closed().await;
         }
     };
-    if tokio::time::timeout(close_limit, ended).await.is_err() {
+    if timeout(close_limit, ended).await.is_err() {
         tracing::warn!(connections = connections.len(), "connections cut off at the shutdown time limit");
+    }
+}
+
+/// Accepts connections and starts to serve them, until `end` completes.
+async fn accept_until(
+    end: impl Future<Output = ()>,
+    acceptor: &mut Acceptor,
+    connections: &TaskTracker,
+    shared: &Arc<Shared>,
+) {
+    let mut end = pin!(end);
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = acceptor.accept(|error| shared.stats().accept_failed(error)) => accepted,
+            () = &mut end => return,
+        };
+        shared.stats().accepted.add(1);
+        match connection::admit(peer.ip(), shared) {
+            Ok((peer, guard)) => {
+                connections.spawn(connection::serve(stream, peer, guard, Arc::clone(shared)));
+            }
+            Err(error) => {
+                tracing::debug!(client = %peer.ip(), reason = %error, "connection refused");
+                if let Some(slot) = shared.refusal_slot() {
+                    connections.spawn(async move {
+                        http1::refuse(stream, &error).await;
+                        drop(slot);
+                    });
+                }
+            }
+        }
     }
 }

@@ -18,6 +18,11 @@ impl Slots {
         let acquired = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         acquired.is_ok().then(|| Slot(Arc::clone(self)))
     }
+
+    /// Whether no slot is in use.
+    pub(crate) fn are_free(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
 }
 
 impl Drop for Slot {
