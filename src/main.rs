@@ -4,22 +4,27 @@
 
 mod broker;
 mod drain;
+mod handover;
 mod healthcheck;
+mod listening;
 mod process;
 mod reload;
+mod systemd;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use listening::{Listening, Passed};
 use process::LogFilter;
+use systemd::Notifier;
 use tallycast::admin::{Admin, LiveStats, StageInboxes, StatusSource};
 use tallycast::api::contracts::{self, Contracts};
 use tallycast::api::mercure::{self, Hub};
 use tallycast::api::native::Publishing;
 use tallycast::api::presence_events;
 use tallycast::auth::Auth;
-use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, SourceConfig, SourceKind};
+use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, SourceConfig, SourceKind, Supervisor as Systemd};
 use tallycast::presence::Presence;
 use tallycast::routes::{Services, Subscriptions};
 use tallycast::source::{StateBoard, Supervisor};
@@ -45,8 +50,10 @@ fn main() -> ExitCode {
         Err(error) => return error.print(),
     };
     let log = process::start_logging(config.log.clone(), config.log_format);
-    let outcome = Runtime::new().context("cannot start the runtime").and_then(|runtime| {
-        let outcome = runtime.block_on(run(*config, log));
+    let systemd = Systemd::from_env();
+    let outcome = Passed::take(&systemd).and_then(|passed| {
+        let runtime = Runtime::new().context("cannot start the runtime")?;
+        let outcome = runtime.block_on(run(*config, log, systemd, passed));
         // Dropping it would wait for a stage that is computing when the time for the shutdown is over.
         runtime.shutdown_background();
         outcome
@@ -60,13 +67,15 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
+async fn run(config: Config, log: LogFilter, systemd: Systemd, passed: Passed) -> anyhow::Result<()> {
     let files = process::raise_file_limit();
     process::warn_of_exposed_admin(&config);
-    let listener = tallycast_server::listen(config.address, config.send_buffer)
-        .with_context(|| format!("cannot listen on {}", config.address))?;
-    let address = listener.local_addr().context("the listener has no address")?;
+    let listening = Listening::open(passed, &systemd, &config.restart, config.address, config.send_buffer).await?;
+    let address = listening.address();
     let steps = drain::Steps::default();
+    let notifier = Notifier::new(&systemd);
+    let stop_limit = config.drain.limit() + config.shutdown_limit;
+    tokio::spawn(notifier.clone().run(systemd.watchdog, steps.terminating.clone(), stop_limit));
     process::cancel_at_signal(steps.terminating.clone()).context("cannot catch signals")?;
     let totals = config.broker.totals.clone();
     let initial = reload::Initial {
@@ -79,7 +88,7 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
         publish_keys: config.publish_keys,
         tokens: config.tokens,
     };
-    let reloadable = reload::start(initial, files, log).context("cannot catch SIGHUP")?;
+    let reloadable = reload::start(initial, files, log, notifier.clone()).context("cannot catch SIGHUP")?;
     let is_demo = matches!(config.broker.sources[..], [SourceConfig { kind: SourceKind::Demo(_), .. }]);
 
     // The channels, and the engine behind them.
@@ -178,9 +187,12 @@ async fn run(config: Config, log: LogFilter) -> anyhow::Result<()> {
     if let Some(presence) = &presence {
         server = server.observer(presence.observer());
     }
-    let server = server.serve(listener).with_graceful_shutdown(steps.closing.clone().cancelled_owned());
-    let server = tokio::spawn(server.into_future());
+    // Where another process may be serving, this one first waits until it is ready, too.
+    let mut accepting = listening.when_ready(status.broker.clone(), &source, &steps).await?;
+    let server = tokio::spawn(accepting.serve(server, &steps)?.into_future());
     tracing::info!(%address, node = %status.node, "serving");
+    notifier.ready();
+    accepting.replace().await;
     if is_demo {
         let url = format!("http://localhost:{}", address.port());
         println!("tallycast demo: open {url} or curl {url}/subscribe/eps");

@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::process::{FileLimit, LogFilter, warn_of_exposed_admin};
+use crate::systemd::Notifier;
 
 /// What can change while the process runs, as the stages receive it.
 pub(crate) struct Reloadable {
@@ -35,6 +36,7 @@ struct Reload {
     publish_keys: watch::Sender<PublishKeys>,
     tokens: watch::Sender<auth::Config>,
     log: LogFilter,
+    notifier: Notifier,
 }
 
 /// What a source is to read.
@@ -56,7 +58,12 @@ pub(crate) struct Initial {
 }
 
 /// Starts to reload the configuration at each SIGHUP.
-pub(crate) fn start(initial: Initial, files: FileLimit, log: LogFilter) -> std::io::Result<Reloadable> {
+pub(crate) fn start(
+    initial: Initial,
+    files: FileLimit,
+    log: LogFilter,
+    notifier: Notifier,
+) -> std::io::Result<Reloadable> {
     let Initial { sources, options, routes, mut server, admin_token, publish_keys, tokens } = initial;
     files.clamp(&mut server);
     let hangups = signal(SignalKind::hangup())?;
@@ -71,7 +78,7 @@ pub(crate) fn start(initial: Initial, files: FileLimit, log: LogFilter) -> std::
     let (admin_token, admin_token_now) = watch::channel(admin_token);
     let (publish_keys, publish_keys_now) = watch::channel(publish_keys);
     let (tokens, tokens_now) = watch::channel(tokens);
-    let reload = Reload { options, sources, routes, server, files, admin_token, publish_keys, tokens, log };
+    let reload = Reload { options, sources, routes, server, files, admin_token, publish_keys, tokens, log, notifier };
     tokio::spawn(reload.run(hangups));
     Ok(Reloadable {
         sources: inputs,
@@ -87,6 +94,7 @@ impl Reload {
     /// Reads the configuration at each of `hangups`, for ever.
     async fn run(mut self, mut hangups: Signal) {
         while hangups.recv().await.is_some() {
+            self.notifier.reloading();
             match config::read(std::env::args_os()) {
                 Ok(Command::Run(config)) => self.apply(*config),
                 Err(ConfigError::Usage(error)) => {
@@ -96,6 +104,7 @@ impl Reload {
                 Ok(Command::Print(_) | Command::CheckToken(..) | Command::Healthcheck(_) | Command::Client(_))
                 | Err(ConfigError::Help(_)) => {}
             }
+            self.notifier.ready();
         }
     }
 

@@ -15,6 +15,7 @@ use super::flags::{
     AppEnv, BrokerOptions, DEFAULT_SCORES, DemoOptions, LogFormat, PipelineOptions, ReaderOptions, RoutingOptions,
     ServerOptions,
 };
+use super::restart::Restart;
 use super::secret::Secret;
 use super::sources::{SourceConfig, SourceKind, Sources};
 use super::{sources, tokens};
@@ -74,6 +75,8 @@ pub struct Config {
     pub inbox_bytes: usize,
     /// The name of the node: `rust-<env>-<instance>`.
     pub node: String,
+    /// How the process comes to its listening socket.
+    pub restart: Restart,
     /// What happens between a signal to stop and the shutdown.
     pub drain: Drain,
     /// The time limit for a graceful shutdown.
@@ -95,6 +98,13 @@ pub struct Drain {
     pub over: Duration,
     /// The pause before their clients connect again.
     pub retry: Duration,
+}
+
+impl Drain {
+    /// The time until the shutdown, with some for the first requests of the last connections.
+    pub fn limit(&self) -> Duration {
+        self.delay + self.over + Duration::from_secs(5)
+    }
 }
 
 /// The pause before the clients of drained streams connect again, unless one is configured: what browsers use by themselves.
@@ -155,6 +165,7 @@ pub(super) fn compose(
         unifrost,
         ws_hub,
         realtime,
+        restart,
         ..
     } = pipeline;
     let realtime = if matches!(source, SourceOptions::Demo(_)) { realtime.of_demo() } else { realtime };
@@ -264,6 +275,7 @@ pub(super) fn compose(
         tokens,
         max_publish_bytes: publishing.max_publish_bytes.0,
         subscriptions: subscriptions.subscriptions,
+        restart: restart.config()?,
         drain: Drain { delay: pipeline.drain_delay, over: pipeline.drain, retry: server.retry.unwrap_or(DRAIN_RETRY) },
         // Its connections end with their streams.
         server: http(server, readers.stall_limit, pipeline.drain + pipeline.shutdown_limit, hook_timeout)?,

@@ -19,6 +19,7 @@ use super::connect::ConnectOptions;
 use super::mercure::MercureOptions;
 use super::mint::TokenCommand;
 use super::realtime::RealtimeOptions;
+use super::restart::RestartOptions;
 use super::secret::Secret;
 use super::send_multiple::SendMultipleOptions;
 use super::sessions::SessionOptions;
@@ -292,6 +293,8 @@ pub(super) struct PipelineOptions {
     )]
     pub(super) inbox_bytes: Size,
 
+    #[command(flatten)]
+    pub(super) restart: RestartOptions,
     #[command(flatten)]
     pub(super) routing: RoutingOptions,
     #[command(flatten)]

@@ -17,6 +17,7 @@ mod mercure;
 mod mint;
 mod realtime;
 mod reload;
+mod restart;
 mod secret;
 mod send_multiple;
 mod sessions;
@@ -39,6 +40,7 @@ pub use effective::EffectiveOption;
 pub use errors::{ConfigError, EXIT_UNAVAILABLE, EXIT_USAGE};
 pub use flags::{DemoOptions, LogFormat};
 pub use reload::Changes;
+pub use restart::{Restart, Supervisor};
 pub use secret::Secret;
 pub use sources::{SourceConfig, SourceKind, SourceValueError};
 

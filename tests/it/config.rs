@@ -162,6 +162,7 @@ fn annotated_example_lists_every_option_with_default() {
             "connect-ca",
             "connect-secret",
             "connect-url",
+            "handover",
             "instance",
             "max-per-address",
             "namespace-limit",

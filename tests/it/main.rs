@@ -42,6 +42,7 @@ mod realtime;
 mod realtime_pages;
 mod reconnect;
 mod renewal;
+mod restart;
 mod resume;
 mod send_multiple;
 mod senders;

@@ -25,12 +25,12 @@ const FLAGS: [&str; 4] = ["--route", "stream:orders=/orders/*,history=1h", "--ke
 const LEAVES: [&str; 4] = ["a", "b", "c", "d"];
 const TOPICS: [&[&str]; 4] = [&["/orders"], &["/orders/a", "/orders/d"], &["/orders/*"], &["/orders/b"]];
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type Ids = (u64, u64);
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Ids = (u64, u64);
 
 /// What a reader gets.
 #[derive(Debug)]
-enum Item {
+pub(crate) enum Item {
     /// It has come to this id.
     Position(String),
     Message(String),
@@ -38,7 +38,7 @@ enum Item {
     Reset(String),
 }
 
-type Items = Pin<Box<dyn Stream<Item = Result<Item, BoxError>> + Send>>;
+pub(crate) type Items = Pin<Box<dyn Stream<Item = Result<Item, BoxError>> + Send>>;
 
 /// One stream of a reader.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ struct Segment {
     got: Vec<Ids>,
 }
 
-fn ids(text: &str) -> Ids {
+pub(crate) fn ids(text: &str) -> Ids {
     let (major, minor) = text.split_once('-').unwrap();
     (major.parse().unwrap(), minor.parse().unwrap())
 }
@@ -65,7 +65,12 @@ impl Random {
 }
 
 /// Opens an event stream over HTTP/1.1 or HTTP/2, compressed or not.
-async fn event_stream(address: SocketAddr, query: &str, id: Option<&str>, how: usize) -> Result<Items, BoxError> {
+pub(crate) async fn event_stream(
+    address: SocketAddr,
+    query: &str,
+    id: Option<&str>,
+    how: usize,
+) -> Result<Items, BoxError> {
     let client = reqwest::Client::builder().connect_timeout(LIMIT);
     let client = if how == 1 { client.http2_prior_knowledge() } else { client };
     let mut request = client.build()?.get(format!("http://{address}/subscribe?{query}"));
@@ -100,7 +105,7 @@ async fn event_stream(address: SocketAddr, query: &str, id: Option<&str>, how: u
     Ok(Box::pin(events))
 }
 
-async fn websocket(address: SocketAddr, query: &str, id: Option<&str>) -> Result<Items, BoxError> {
+pub(crate) async fn websocket(address: SocketAddr, query: &str, id: Option<&str>) -> Result<Items, BoxError> {
     let id = id.map(|id| format!("&lastEventID={id}")).unwrap_or_default();
     let builder = ClientBuilder::new().uri(&format!("ws://{address}/ws?{query}{id}"))?;
     let (socket, _) = builder.connect_on(TcpStream::connect(address).await?).await?;

@@ -29,7 +29,7 @@ pub(crate) use libraries::{NODE, PYTHON, Printer, ask_script, libraries};
 pub(crate) use raw::Raw;
 pub(crate) use redis::{Certificate, RedisServer, TempDir};
 pub(crate) use running::{Running, send};
-pub(crate) use tallycast::{Tallycast, command, example, run};
+pub(crate) use tallycast::{Ended, Tallycast, command, example, run};
 pub(crate) use tls::{OpenSsl, TlsClient};
 pub(crate) use tokens::{Answer, Keys, Library, SECRET, post, read, token};
 pub(crate) use websocket::{WebSocket, upgrade};

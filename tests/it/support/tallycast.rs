@@ -99,8 +99,14 @@ impl Tallycast {
 
     /// Runs `command` on a loopback port.
     pub(crate) fn spawn_at(mut command: Command, port: u16) -> Self {
-        command.env("TALLYCAST_ADDRESS", "127.0.0.1").env("PORT", port.to_string()).env("TALLYCAST_SHARDS", "2");
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        command.stdout(Stdio::null()).env("PORT", port.to_string());
+        Self::spawn_with_stdout(command)
+    }
+
+    /// Runs `command`, which has a standard output, and a port or sockets to listen on.
+    pub(crate) fn spawn_with_stdout(mut command: Command) -> Self {
+        command.env("TALLYCAST_ADDRESS", "127.0.0.1").env("TALLYCAST_SHARDS", "2");
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::<Log>::default();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let reader = std::thread::spawn({
