@@ -20,7 +20,8 @@ fn retry_after(head: &str) -> u64 {
     rest.split_once("\r\n").unwrap().0.parse().unwrap()
 }
 
-fn clients(tallycast: &Tallycast) -> Vec<String> {
+/// The addresses of the clients that have streams.
+pub(crate) fn clients(tallycast: &Tallycast) -> Vec<String> {
     let status = tallycast.json("/admin/status.json?sort=oldest");
     let connections = status["connections"].as_array().unwrap();
     connections.iter().map(|connection| connection["client_ip"].as_str().unwrap().to_owned()).collect()

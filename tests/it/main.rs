@@ -36,6 +36,7 @@ mod mercure;
 mod mercure_clients;
 mod pages;
 mod presence;
+mod proxies;
 mod publish;
 mod rates;
 mod realtime;
