@@ -24,10 +24,12 @@ pub enum BrokerState {
 /// The states of several sources, and the worst of them, which is the one to report. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct StateBoard {
-    /// The sources' names, and their states.
-    states: Arc<Mutex<Vec<(Arc<str>, BrokerState)>>>,
+    states: Arc<Mutex<Vec<NamedState>>>,
     worst: watch::Sender<BrokerState>,
 }
+
+/// The name of a source, and its state.
+type NamedState = (Arc<str>, BrokerState);
 
 /// Where one source reports its state.
 #[derive(Debug, Clone)]
@@ -49,7 +51,7 @@ impl StateBoard {
 
     /// The worst state of each name, in the order of the sources.
     pub fn by_name(&self) -> Vec<(Arc<str>, BrokerState)> {
-        let mut by_name: Vec<(Arc<str>, BrokerState)> = Vec::new();
+        let mut by_name: Vec<NamedState> = Vec::new();
         for (name, state) in self.states.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             match by_name.iter_mut().find(|(known, _)| known == name) {
                 Some((_, worst)) => *worst = (*worst).max(*state),

@@ -1,6 +1,8 @@
 //! What the messages of each source cost: a measurement, which `script/measure ingest` runs with a release build. It prints a line of JSON
 //! for each source.
 
+#![expect(clippy::print_stdout, reason = "the figures are the output")]
+
 use std::time::Instant;
 
 use serde_json::json;
