@@ -57,12 +57,25 @@ impl std::str::FromStr for JwksOption {
 
     fn from_str(text: &str) -> Result<Self, JwksOptionError> {
         let (url, options) = Options::split(text, &["iss", "aud", "for", "alg"]).map_err(JwksOptionError)?;
+        let after =
+            ", and options after commas: alg=ALGORITHM, iss=ISSUER, aud=AUDIENCE, for=subscribers or for=publishers";
+        let option =
+            Self::new(url, options.scope).map_err(|JwksOptionError(expected)| JwksOptionError(expected + after))?;
+        Ok(Self { algorithms: options.algorithms, ..option })
+    }
+}
+
+impl JwksOption {
+    /// The set at `url`, with keys of any algorithm, for tokens of `scope`.
+    ///
+    /// # Errors
+    /// The URL is of another kind.
+    pub fn new(url: &str, scope: Scope) -> Result<Self, JwksOptionError> {
         let url = JwksUrl::parse(url).ok_or_else(|| {
-            let expected = "expected an https:// URL without a password (http:// for this machine only), and options after \
-                            commas: alg=ALGORITHM, iss=ISSUER, aud=AUDIENCE, for=subscribers or for=publishers";
+            let expected = "expected an https:// URL without a password (http:// for this machine only)";
             JwksOptionError(expected.to_owned())
         })?;
-        Ok(Self { url, algorithms: options.algorithms, scope: options.scope })
+        Ok(Self { url, algorithms: None, scope })
     }
 }
 

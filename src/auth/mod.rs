@@ -12,6 +12,7 @@ mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod id_tokens;
 mod jwks;
 mod keys;
 mod mint;
@@ -27,6 +28,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use serde_json::{Map, Value};
 use tallycast_fanout::Topic;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -36,6 +38,7 @@ pub(crate) use authorizer::{in_common, to_set};
 pub use check::check;
 pub use claims::{Claims, MercureClaims};
 pub use error::{Role, TokenError};
+pub use id_tokens::IdTokens;
 pub use jwks::{JwksConfig, JwksOption, JwksOptionError};
 pub use keys::{Key, KeyError, KeyOption, MIN_SECRET_BYTES, Scope};
 pub use mint::mint;
@@ -53,6 +56,8 @@ use verifier::TokenHeader;
 
 /// The topics that may be public.
 pub const MAX_PUBLIC_TOPICS: usize = 1024;
+/// How far the clocks of issuer and server may be apart, unless the configuration says something else.
+pub const CLOCK_LEEWAY: Duration = Duration::from_secs(10);
 /// The length of a token, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// The topics in each list of a token, those of templates included.
@@ -208,9 +213,14 @@ impl State {
     }
 
     async fn verify(&self, token: &str, role: Role) -> Result<Claims, TokenError> {
+        Claims::read(&self.verified(token, role).await?, self.config.rules())
+    }
+
+    /// The claims of a token that is valid now.
+    async fn verified(&self, token: &str, role: Role) -> Result<Map<String, Value>, TokenError> {
         let header = TokenHeader::read(token)?;
         let deadline = Instant::now() + FETCH_PATIENCE;
-        let first = self.verify_now(token, &header, role);
+        let first = self.verified_now(token, &header, role);
         let Err(TokenError::Algorithm(_) | TokenError::UnknownKey | TokenError::Signature) = first else {
             return first;
         };
@@ -222,7 +232,7 @@ impl State {
                 is_fetched |= jwks.refresh(deadline).await;
             }
         }
-        let second = if is_fetched { self.verify_now(token, &header, role) } else { first };
+        let second = if is_fetched { self.verified_now(token, &header, role) } else { first };
         let is_missing = || self.jwks.iter().any(|jwks| jwks.keys().is_none());
         match second {
             Err(TokenError::Algorithm(_) | TokenError::UnknownKey | TokenError::Signature) if is_missing() => {
@@ -232,9 +242,9 @@ impl State {
         }
     }
 
-    fn verify_now(&self, token: &str, header: &TokenHeader, role: Role) -> Result<Claims, TokenError> {
+    fn verified_now(&self, token: &str, header: &TokenHeader, role: Role) -> Result<Map<String, Value>, TokenError> {
         let fetched: Vec<Arc<[Key]>> = self.jwks.iter().filter_map(|jwks| jwks.keys()).collect();
         let keys = self.config.keys.iter().chain(fetched.iter().flat_map(|keys| keys.iter()));
-        verifier::verify(token, header, role, keys, self.config.rules(), SystemTime::now())
+        verifier::verify(token, header, role, keys, self.config.leeway, SystemTime::now())
     }
 }

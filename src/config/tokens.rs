@@ -13,9 +13,6 @@ use super::values::{cookie_name, duration_or_zero, duration_text, token_key};
 use crate::auth::{self, JwksConfig, JwksOption, KeyOption, Scope, Template};
 use crate::http_client::{self, Trust};
 
-/// How far the clocks of issuer and server may be apart.
-const DEFAULT_LEEWAY: Duration = Duration::from_secs(10);
-
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Tokens")]
 pub(super) struct TokenOptions {
@@ -51,7 +48,7 @@ pub(super) struct TokenOptions {
     #[arg(
         long,
         env = "TALLYCAST_TOKEN_LEEWAY",
-        default_value = duration_text(DEFAULT_LEEWAY),
+        default_value = duration_text(auth::CLOCK_LEEWAY),
         value_name = "DURATION",
         value_parser = duration_or_zero
     )]
