@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tallycast::admin::{self, StatusSource};
 use tallycast::api::emojitracker::Store;
+use tallycast::api::push;
 use tallycast::auth::TicketStore;
 use tallycast::cluster::Cluster;
 use tallycast::config::{Broker, DemoOptions, SourceConfig, SourceKind};
@@ -14,7 +15,7 @@ use tallycast::redis_client::RedisClient;
 use tallycast::source::memory::MemorySource;
 use tallycast::source::redis::streams::StreamsSource;
 use tallycast::source::redis::{Config as Redis, RedisSource};
-use tallycast::source::{Source, SourceError, SourceId, SourceInputs, StateBoard, Supervisor};
+use tallycast::source::{PushSource, Source, SourceError, SourceId, SourceInputs, StateBoard, Supervisor};
 use tallycast::totals::TotalsKey;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,8 @@ pub(crate) struct Started {
     pub(crate) source: JoinHandle<Result<(), SourceError>>,
     /// What the REST API reads.
     pub(crate) store: Store,
+    /// The push sources, which need endpoints.
+    pub(crate) push: Vec<push::Started>,
     /// Commands to Redis, if there is one.
     pub(crate) redis: Option<RedisClient>,
     /// What publishes.
@@ -68,6 +71,7 @@ pub(crate) fn start(
     let supervisor = supervisor.require_broker(broker.require_broker);
     let mut sources = Sources { running: JoinSet::new(), supervisor, states: status.states.clone() };
     let mut backends = Vec::with_capacity(broker.sources.len());
+    let mut push = Vec::new();
     for (id, (SourceConfig { name, kind }, inputs)) in (0..).map(SourceId).zip(broker.sources.into_iter().zip(inputs)) {
         let is_default = id == SourceId::DEFAULT;
         let of = (id, name);
@@ -75,6 +79,11 @@ pub(crate) fn start(
             SourceKind::Redis(config) => {
                 let client = redis.clone().filter(|_| is_default).unwrap_or_else(|| config.commands());
                 sources.start_redis(of, *config, client, inputs)
+            }
+            SourceKind::Push(config) => {
+                let (backend, started) = sources.start_push(of, *config);
+                push.push(started);
+                backend
             }
             SourceKind::Demo(options) => {
                 let demo = Demo::new(options.seed);
@@ -84,7 +93,7 @@ pub(crate) fn start(
         });
     }
     let source = tokio::spawn(sources.ended());
-    Started { source, store, redis, publisher: Publisher::new(backends), tickets, reports, cluster }
+    Started { source, store, push, redis, publisher: Publisher::new(backends), tickets, reports, cluster }
 }
 
 /// A source, and its name unless it is the default one.
@@ -107,6 +116,15 @@ impl Sources {
         self.run(of.clone(), RedisSource::new(config.clone(), client.clone(), inputs.selectors));
         self.run(of, StreamsSource::new(config, inputs.streams));
         Backend::Redis(RedisPublisher::new(client))
+    }
+
+    fn start_push(&mut self, of: Named, config: push::Config) -> (Backend, push::Started) {
+        // The configuration has none without one.
+        let (id, name) = (of.0, of.1.clone().unwrap_or_default());
+        let (source, queue) = PushSource::new(&name);
+        let backend = Backend::ReadOnly(source.address().into());
+        self.run(of, source);
+        (backend, push::Started { source: id, name, config, queue })
     }
 
     fn start_demo(

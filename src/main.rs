@@ -23,6 +23,7 @@ use tallycast::api::contracts::{self, Contracts};
 use tallycast::api::mercure::{self, Hub};
 use tallycast::api::native::Publishing;
 use tallycast::api::presence_events;
+use tallycast::api::push;
 use tallycast::auth::Auth;
 use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, SourceConfig, SourceKind, Supervisor as Systemd};
 use tallycast::presence::Presence;
@@ -102,7 +103,7 @@ async fn run(config: Config, log: LogFilter, systemd: Systemd, passed: Passed) -
 
     // The stages.
     let supervisor = Supervisor::new(events).stats(Arc::clone(&status.source)).shutdown(steps.shutdown.clone());
-    let broker::Started { source, store, redis, publisher, tickets, reports, cluster } =
+    let broker::Started { source, store, push, redis, publisher, tickets, reports, cluster } =
         broker::start(config.broker, supervisor, reloadable.sources, &status, &steps.shutdown);
     let live = config
         .admin
@@ -145,6 +146,18 @@ async fn run(config: Config, log: LogFilter, systemd: Systemd, passed: Passed) -
             shutdown: steps.shutdown.clone(),
         },
     );
+    let push = push::start(
+        push,
+        &push::Shared {
+            publisher: publisher.clone(),
+            routes: reloadable.routes.clone(),
+            max_body: config.max_publish_bytes,
+            key_servers: config.key_servers,
+            stats: Arc::clone(&status.push),
+            auth_stats: Arc::clone(&status.auth),
+        },
+    );
+    let push = push.context("a push source cannot start")?;
     let publishing = Publishing {
         publisher,
         auth: auth.clone(),
@@ -164,6 +177,7 @@ async fn run(config: Config, log: LogFilter, systemd: Systemd, passed: Passed) -
     let services = Services {
         store,
         publishing,
+        push,
         mercure: mercure.clone(),
         contracts: contracts.clone(),
         subscriptions,

@@ -28,6 +28,7 @@ use crate::api::contracts::Contracts;
 use crate::api::emojitracker::{self, Store};
 use crate::api::mercure::{self, Hub};
 use crate::api::native::{self, Publishing, SubscriptionsGuard};
+use crate::api::push::{self, Endpoint};
 use crate::presence::Presence;
 use crate::responses::{line, method_not_allowed};
 use crate::{assets, conditional};
@@ -60,6 +61,8 @@ pub struct Services {
     pub store: Store,
     /// What publishes.
     pub publishing: Publishing,
+    /// The endpoints of push sources.
+    pub push: Vec<Endpoint>,
     /// The hub of the Mercure protocol, if it is served.
     pub mercure: Option<Arc<Hub>>,
     /// The contracts that are switched on.
@@ -77,7 +80,7 @@ pub struct Services {
 /// The routes.
 pub fn router(services: Services) -> Router {
     let not_found = not_found(services.paths());
-    let Services { store, publishing, mercure, contracts, subscriptions, status, admin, server } = services;
+    let Services { store, publishing, push, mercure, contracts, subscriptions, status, admin, server } = services;
     let publishing = Arc::new(publishing);
     let public = Router::new()
         .merge(assets::router())
@@ -91,6 +94,9 @@ pub fn router(services: Services) -> Router {
     let auth = publishing.auth.clone();
     let (for_programs, for_operators) = (contracts.router(&publishing, admin.is_some()), contracts.admin_router());
     router = router.merge(publishing_routes(for_programs.merge(native::router(publishing)), server.clone()));
+    if !push.is_empty() {
+        router = router.merge(uncached(push::router(push)));
+    }
     if let Some(hub) = mercure {
         router = router.merge(publishing_routes(mercure::router(hub), server));
     }
@@ -117,8 +123,12 @@ pub fn router(services: Services) -> Router {
 
 /// The routes by which programs and pages with tokens publish: the size of their bodies has a limit of its own.
 fn publishing_routes(router: Router, server: watch::Receiver<tallycast_server::Config>) -> Router {
+    uncached(router.layer(from_fn_with_state(server, listed_origins)))
+}
+
+/// The layers of routes for programs, whose responses no cache may keep.
+fn uncached(router: Router) -> Router {
     router
-        .layer(from_fn_with_state(server, listed_origins))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
         .layer(map_response(explain_timeout))
         .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
@@ -200,8 +210,9 @@ impl Services {
         let tickets = if self.publishing.auth.is_some() { &[native::tickets::PATH][..] } else { &[] };
         let subscriptions = if self.subscriptions.is_some() { &[native::SUBSCRIPTIONS_PATH][..] } else { &[] };
         let mercure = if self.mercure.is_some() { &[mercure::PATH][..] } else { &[] };
-        let all: [&[&str]; 8] =
-            [pages, &emojitracker::PATHS, &native::PATHS, tickets, subscriptions, mercure, &admin::PROBES, admin];
+        let push = if self.push.is_empty() { &[] } else { &[push::PATH][..] };
+        let all: [&[&str]; 9] =
+            [pages, &emojitracker::PATHS, &native::PATHS, push, tickets, subscriptions, mercure, &admin::PROBES, admin];
         paths.extend(all.concat().into_iter().map(str::to_owned));
         paths.extend(self.contracts.paths());
         paths.extend(self.admin.iter().flat_map(|_| self.contracts.admin_paths()));

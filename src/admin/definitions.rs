@@ -11,8 +11,9 @@ use crate::source::BrokerState;
 use tallycast_fanout::inbox::Depth;
 
 /// All metrics.
-pub(super) static SECTIONS: [Section; 10] = [
+pub(super) static SECTIONS: [Section; 11] = [
     Section { title: "Source", metrics: SOURCE },
+    Section { title: "Push sources", metrics: PUSH },
     Section { title: "Decode and tally", metrics: PIPELINE },
     Section { title: "Tokens", metrics: TOKENS },
     Section { title: "Connect hook", metrics: CONNECT_HOOK },
@@ -132,6 +133,44 @@ const SOURCE: &[Metric] = &[
         help: "Members of sorted sets left out of a reading because they are not UTF-8.",
         watch: "Any increase: something other than the feeder writes to the sorted set. The members count again at each \
                 reading.",
+    },
+];
+
+const PUSH: &[Metric] = &[
+    Metric {
+        name: "push_events",
+        values: Values::Counter(Reading::new("push", "received", |status| status.push.received.get())),
+        help: "Events taken of requests to push sources: sent on, or published with `publish=`.",
+        watch: "Drops to zero: the senders have stopped, or are refused.",
+    },
+    Metric {
+        name: "push_duplicates",
+        values: Values::Counter(Reading::new("push", "duplicates", |status| status.push.duplicates.get())),
+        help: "Events of push sources that were answered as taken, and not sent on again, because one with their id was taken before.",
+        watch: "A few: senders repeat what they had no answer to. Many: their answers are lost on the way, or come too late.",
+    },
+    Metric {
+        name: "push_rejected",
+        values: Values::Counter(
+            Reading::new("push", "rejected", |status| status.push.rejected.get()).error("Pushed events rejected"),
+        ),
+        help: "Events of push sources that were rejected for good: malformed, not UTF-8, too large, or without a route.",
+        watch: "Any increase: these events are lost. The log names the source and the reason, at a limited rate.",
+    },
+    Metric {
+        name: "push_refused",
+        values: Values::Counter(
+            Reading::new("push", "refused", |status| status.push.refused.get()).error("Pushed requests refused"),
+        ),
+        help: "Requests to push sources without a valid signature or token.",
+        watch: "Any increase: a secret was changed on one side only, a clock is wrong, or someone tries.",
+    },
+    Metric {
+        name: "push_retried",
+        values: Values::Counter(Reading::new("push", "retried", |status| status.push.retried.get())),
+        help: "Requests to push sources that were answered with 503 or 429, so that their senders try again.",
+        watch: "Any increase: more than `rate=` of the source arrives, the broker of `publish=` is away, or the process is \
+                overloaded or ends.",
     },
 ];
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::counters;
 use super::query::StatusQuery;
 use crate::api::emojitracker::StoreStats;
+use crate::api::push::PushStats;
 use crate::api::ws_hub::WsHubStats;
 use crate::auth::AuthStats;
 use crate::cluster::{ClusterStats, NodeReport};
@@ -90,6 +91,8 @@ pub struct StatusSource {
     pub broker: watch::Receiver<BrokerState>,
     /// The counters of the source.
     pub source: Arc<SourceStats>,
+    /// The counters of push sources.
+    pub push: Arc<PushStats>,
     /// The counters of decode.
     pub decode: Arc<decode::Stats>,
     /// The counters of tally.
@@ -135,6 +138,7 @@ impl StatusSource {
             broker: states.worst(),
             states,
             source: Arc::default(),
+            push: Arc::default(),
             decode: Arc::default(),
             tally: Arc::default(),
             handle,

@@ -5,6 +5,7 @@ pub mod emojitracker;
 pub mod mercure;
 pub mod native;
 pub mod presence_events;
+pub mod push;
 pub mod realtime;
 mod refusal;
 mod request;

@@ -74,9 +74,7 @@ impl Refusal {
 
     /// What the client sees: one line, whatever the request had.
     pub(crate) fn line(&self) -> String {
-        let mut line = self.to_string().replace(char::is_control, "\u{fffd}");
-        line.truncate(line.floor_char_boundary(MAX_BYTES));
-        line
+        short_line(&self.to_string())
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -114,6 +112,13 @@ impl Refusal {
         response.headers_mut().extend(self.header());
         response
     }
+}
+
+/// A reason as clients see it, which may repeat a part of the request.
+pub(super) fn short_line(reason: &str) -> String {
+    let mut line = reason.replace(char::is_control, "\u{fffd}");
+    line.truncate(line.floor_char_boundary(MAX_BYTES));
+    line
 }
 
 impl IntoResponse for Refusal {

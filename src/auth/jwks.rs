@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::keys::{self, Key, Options};
 use super::{AuthStats, Scope};
-use crate::http_client::{self, Failure};
+use crate::http_client::{self, Failure, Trust};
 
 /// The size of a JWK set, in bytes.
 const MAX_BYTES: usize = 256 * 1024;
@@ -100,27 +100,45 @@ impl fmt::Display for JwksUrl {
     }
 }
 
-/// Where a set is fetched from, and what its keys are for.
+/// How the servers of issuers are known.
 #[derive(Debug, Clone)]
-pub struct JwksConfig {
-    option: JwksOption,
-    scope: Arc<Scope>,
+pub struct KeyServers {
     tls: Arc<ClientConfig>,
     /// The authorities whose certificates are accepted, in PEM; `None` for those of the system.
     authorities: Option<Arc<[u8]>>,
 }
 
+impl KeyServers {
+    /// Servers with certificates of these authorities, in PEM; `None` for those of the system.
+    ///
+    /// # Errors
+    /// The text has no certificates.
+    pub fn new(authorities: Option<Arc<[u8]>>) -> Result<Self, Failure> {
+        let trust = authorities.as_deref().map_or(Trust::System, Trust::Authorities);
+        Ok(Self { tls: http_client::tls(&trust)?, authorities })
+    }
+}
+
+/// Where a set is fetched from, and what its keys are for.
+#[derive(Debug, Clone)]
+pub struct JwksConfig {
+    option: JwksOption,
+    scope: Arc<Scope>,
+    servers: KeyServers,
+}
+
 impl PartialEq for JwksConfig {
     fn eq(&self, other: &Self) -> bool {
-        (&self.option, &self.scope, &self.authorities) == (&other.option, &other.scope, &other.authorities)
+        let authorities = |config: &Self| config.servers.authorities.clone();
+        (&self.option, &self.scope, authorities(self)) == (&other.option, &other.scope, authorities(other))
     }
 }
 
 impl JwksConfig {
     /// The set of `option`. `defaults` holds where the option says nothing.
-    pub fn new(option: JwksOption, defaults: &Scope, tls: Arc<ClientConfig>, authorities: Option<Arc<[u8]>>) -> Self {
+    pub fn new(option: JwksOption, defaults: &Scope, servers: KeyServers) -> Self {
         let scope = Arc::new(option.scope.or(defaults));
-        Self { option, scope, tls, authorities }
+        Self { option, scope, servers }
     }
 
     /// Fetches the keys, and says how long they are fresh.
@@ -133,7 +151,7 @@ impl JwksConfig {
             Request::get(url.path.as_str()).header(ACCEPT, "application/json").body(Full::<Bytes>::default())?;
         let fetched = async {
             let response =
-                http_client::send(&url.authority, url.is_tls.then(|| Arc::clone(&self.tls)), request).await?;
+                http_client::send(&url.authority, url.is_tls.then(|| Arc::clone(&self.servers.tls)), request).await?;
             let (head, body) = response.into_parts();
             if head.status != StatusCode::OK {
                 return Err(format!("answered with {}", head.status).into());

@@ -39,7 +39,7 @@ pub use check::check;
 pub use claims::{Claims, MercureClaims};
 pub use error::{Role, TokenError};
 pub use id_tokens::IdTokens;
-pub use jwks::{JwksConfig, JwksOption, JwksOptionError};
+pub use jwks::{JwksConfig, JwksOption, JwksOptionError, KeyServers};
 pub use keys::{Key, KeyError, KeyOption, MIN_SECRET_BYTES, Scope};
 pub use mint::mint;
 pub use pem::PemError;

@@ -59,6 +59,8 @@ pub struct Config {
     pub mercure: Option<mercure::Config>,
     /// How tokens are verified.
     pub tokens: auth::Config,
+    /// How the servers of issuers are known, if a push source needs them.
+    pub key_servers: Option<auth::KeyServers>,
     /// Sessions, and the other contracts that are switched on.
     pub contracts: contracts::Configs,
     /// The size of a request to publish, in bytes.
@@ -170,6 +172,7 @@ pub(super) fn compose(
     } = pipeline;
     let realtime = if matches!(source, SourceOptions::Demo(_)) { realtime.of_demo() } else { realtime };
     let realtime_config = realtime.config()?;
+    let token_jwks_ca = tokens.token_jwks_ca.clone();
     let tokens = tokens::compose(tokens, publishing.publish_rate)?;
     let connect_hook = connect::compose(connect, &options)?;
     let ws_hub_config = ws_hub.config()?;
@@ -190,6 +193,9 @@ pub(super) fn compose(
         SourceOptions::Redis(broker) => sources::sources(broker)?,
         SourceOptions::Demo(_) => Sources { default: None, all_streams: false, named: Vec::new() },
     };
+    let has_id_tokens = |source: &SourceConfig| matches!(&source.kind, SourceKind::Push(push) if push.has_id_tokens());
+    let needs_keys = named.iter().any(has_id_tokens);
+    let key_servers = needs_keys.then(|| tokens::key_servers(token_jwks_ca.as_deref())).transpose()?;
     let has_redis = default.is_none() || matches!(default, Some(SourceKind::Redis(_)));
     let mut routing = routing;
     if !has_redis {
@@ -273,6 +279,7 @@ pub(super) fn compose(
         mercure: mercure.config(tokens.is_enabled(), publishing.max_publish_bytes.0)?,
         contracts,
         tokens,
+        key_servers,
         max_publish_bytes: publishing.max_publish_bytes.0,
         subscriptions: subscriptions.subscriptions,
         restart: restart.config()?,

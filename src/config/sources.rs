@@ -7,8 +7,9 @@ use super::compose::invalid;
 use super::errors::ConfigError;
 use super::flags::BrokerOptions;
 use super::secret::Secret;
+use crate::api::push;
 use crate::redis_client::{RedisUrl, UrlError};
-use crate::source::{self, Capabilities};
+use crate::source::{self, Capabilities, PushSource};
 
 /// Sources beside the default one.
 const MAX_SOURCES: usize = 32;
@@ -32,10 +33,13 @@ pub enum SourceValueError {
     /// A Redis URL is invalid.
     #[error(transparent)]
     Redis(#[from] UrlError),
+    /// The URL of a push source is invalid.
+    #[error(transparent)]
+    Push(#[from] push::UrlError),
 }
 
 /// The schemes that this build knows.
-const SCHEMES: &str = "redis:// or rediss://";
+const SCHEMES: &str = "redis://, rediss://, webhook:, cloudevents: or pubsub:";
 
 /// A valid value of `--source`.
 #[derive(Debug, Clone)]
@@ -57,6 +61,7 @@ pub(super) enum SourceValue {
 #[derive(Debug, Clone)]
 pub(super) enum SourceUrl {
     Redis(Box<RedisUrl>),
+    Push(Box<push::Config>),
 }
 
 impl SourceUrl {
@@ -64,6 +69,7 @@ impl SourceUrl {
         let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
         match scheme {
             "redis" | "rediss" | "redis+unix" | "unix" => Ok(Self::Redis(Box::new(text.parse()?))),
+            _ if push::Config::is_push(text) => Ok(Self::Push(Box::new(push::Config::parse(text)?))),
             _ => Err(SourceValueError::Malformed),
         }
     }
@@ -74,6 +80,10 @@ impl SourceUrl {
             Self::Redis(url) => {
                 let config = redis(*url, broker).map_err(|error| invalid(flags, &error))?;
                 Ok(SourceKind::Redis(Box::new(config)))
+            }
+            Self::Push(config) => {
+                let config = config.with_files().map_err(|error| invalid(flags, &error))?;
+                Ok(SourceKind::Push(Box::new(config)))
             }
         }
     }
@@ -94,6 +104,7 @@ impl fmt::Display for SourceUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Redis(url) => url.fmt(formatter),
+            Self::Push(config) => config.fmt(formatter),
         }
     }
 }
@@ -151,6 +162,8 @@ pub struct SourceConfig {
 pub enum SourceKind {
     /// Channels and streams of a Redis server.
     Redis(Box<source::redis::Config>),
+    /// What others send over HTTP.
+    Push(Box<push::Config>),
     /// The generator of the sandbox.
     Demo(Box<super::DemoOptions>),
 }
@@ -162,6 +175,7 @@ impl SourceKind {
             Self::Redis(config) => {
                 (config.url.to_string(), vec![("channels", Capabilities::PASSING), ("streams", Capabilities::LOG)])
             }
+            Self::Push(config) => (config.to_string(), vec![("events", PushSource::CAPABILITIES)]),
             Self::Demo(_) => ("memory".to_owned(), vec![("channels", Capabilities::PASSING)]),
         }
     }
@@ -198,6 +212,12 @@ pub(super) fn sources(broker: &BrokerOptions) -> Result<Sources, ConfigError> {
             SourceValue::Url { name: None, .. } if sources.default.is_some() => {
                 let expected = "expected one URL without a name; give the others one, as in NAME=URL";
                 return Err(ConfigError::Usage(format!("invalid value for --source: two default sources; {expected}")));
+            }
+            SourceValue::Url { name: None, url: SourceUrl::Push(_) } => {
+                let expected = "expected a name, which its paths have: NAME=webhook:?…";
+                return Err(ConfigError::Usage(format!(
+                    "invalid value for --source: a push source without a name; {expected}"
+                )));
             }
             SourceValue::Url { name: None, url } => sources.default = Some(url.configure("--source", broker)?),
             SourceValue::Url { name: Some(name), url } => {
@@ -283,6 +303,10 @@ mod tests {
         assert!(source("a=redis://:secret@x/y").contains("invalid Redis URL"));
         assert!(error(&["--source", "a=redis://x", "--source", "a=redis://y"]).contains("two sources have the name a"));
         assert!(error(&["--source", "redis://x", "--source", "redis://y"]).contains("two default sources"));
+        assert!(source("webhook:?auth=none").contains("a push source without a name; expected a name"));
+        let hooks = source("a=webhook:?secret=hunter2");
+        assert!(hooks.contains("the value of secret= has 7 bytes") && !hooks.contains("hunter2"), "{hooks}");
+        assert!(source("a=webhook:?secret=@/nowhere/at/all").contains("cannot read /nowhere/at/all"));
         assert!(error(&["--source", "a=redis://x", "--route", "a:b*c=/x"]).contains("in the pattern \"a:b*c\""));
     }
 

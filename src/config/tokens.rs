@@ -1,7 +1,6 @@
 //! The flags of tokens, and their values -> the config of `auth`.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -10,8 +9,7 @@ use tallycast_fanout::Topic;
 use super::errors::ConfigError;
 use super::secret::Secret;
 use super::values::{cookie_name, duration_or_zero, duration_text, token_key};
-use crate::auth::{self, JwksConfig, JwksOption, KeyOption, Scope, Template};
-use crate::http_client::{self, Trust};
+use crate::auth::{self, JwksConfig, JwksOption, KeyOption, KeyServers, Scope, Template};
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Tokens")]
@@ -81,19 +79,22 @@ fn invalid(flag: &str, error: impl std::fmt::Display) -> ConfigError {
     ConfigError::Usage(format!("invalid value for {flag}: {error}"))
 }
 
+/// How the servers of JWK sets are known, with the file of their authorities if there is one.
+pub(super) fn key_servers(authorities: Option<&Path>) -> Result<KeyServers, ConfigError> {
+    let authorities = authorities.map(std::fs::read).transpose();
+    let authorities = authorities.map_err(|error| invalid("--token-jwks-ca", error))?.map(Into::into);
+    KeyServers::new(authorities).map_err(|error| invalid("--token-jwks-ca", error))
+}
+
 /// Reads the files of the keys, and puts the config together.
 pub(super) fn compose(options: TokenOptions, publish_rate: std::num::NonZeroU32) -> Result<auth::Config, ConfigError> {
     let defaults = Scope { issuers: options.token_issuers, audiences: options.token_audiences, role: None };
     let keys = options.token_keys.iter().map(|key| KeyOption::parse(key.expose())?.key(&defaults));
     let keys: Vec<_> = keys.collect::<Result<_, _>>().map_err(|error| invalid("--token-key", error))?;
-    let authorities = options.token_jwks_ca.map(std::fs::read).transpose();
-    let authorities: Option<Arc<[u8]>> =
-        authorities.map_err(|error| invalid("--token-jwks-ca", error))?.map(Into::into);
-    let trust = authorities.as_deref().map_or(Trust::System, Trust::Authorities);
     let mut jwks = Vec::new();
-    if !options.token_jwks.is_empty() {
-        let tls = http_client::tls(&trust).map_err(|error| invalid("--token-jwks-ca", error))?;
-        let config = |option| JwksConfig::new(option, &defaults, Arc::clone(&tls), authorities.clone());
+    if !options.token_jwks.is_empty() || options.token_jwks_ca.is_some() {
+        let servers = key_servers(options.token_jwks_ca.as_deref())?;
+        let config = |option| JwksConfig::new(option, &defaults, servers.clone());
         jwks.extend(options.token_jwks.into_iter().map(config));
     }
     if options.public.len() > auth::MAX_PUBLIC_TOPICS {

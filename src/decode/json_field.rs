@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 /// The string that is the field `name` of the JSON object `json`. `None` if it is no such object. As in JavaScript, the last one of
 /// several fields of the same name counts.
-pub(super) fn string_field(json: &str, name: &str) -> Option<String> {
+pub(crate) fn string_field(json: &str, name: &str) -> Option<String> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let text = Field(name).deserialize(&mut deserializer).ok()?;
     deserializer.end().ok()?;

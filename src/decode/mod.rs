@@ -15,6 +15,7 @@ mod template;
 
 pub use channel::ChannelError;
 pub use history::HistoryError;
+pub(crate) use json_field::string_field;
 pub use route::{Route, RouteError};
 pub(crate) use routes::OWN_CHANNELS;
 pub use routes::{DecodeError, Decoded, Routes, RoutesError};

@@ -138,6 +138,14 @@ impl Publisher {
         }
     }
 
+    /// Whether messages at a source may have idempotency keys.
+    pub(crate) fn has_idempotency_keys(&self, source: SourceId) -> bool {
+        self.backend(source).is_ok_and(|backend| match backend {
+            Backend::Redis(_) | Backend::Memory(_) => true,
+            Backend::ReadOnly(_) => false,
+        })
+    }
+
     fn backend(&self, source: SourceId) -> Result<&Backend, Unavailable> {
         // Each source has one.
         self.backends.get(usize::from(source.0)).ok_or_else(|| Unavailable("the source is unknown".to_owned()))

@@ -9,6 +9,7 @@
 mod broker;
 mod emitter;
 pub mod memory;
+mod push;
 pub mod redis;
 mod selector;
 mod supervisor;
@@ -25,6 +26,7 @@ use crate::totals::TotalsSnapshot;
 
 pub use broker::{BrokerState, StateBoard};
 pub use emitter::{Emitter, PipelineClosed, SendOutcome};
+pub use push::{PushQueue, PushSource};
 pub use selector::{Selector, SourceId, StreamKey};
 pub use supervisor::{SourceError, Supervisor};
 pub use tallycast_fanout::{NotAcknowledged, Receipt};

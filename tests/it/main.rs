@@ -38,6 +38,7 @@ mod pages;
 mod presence;
 mod proxies;
 mod publish;
+mod push;
 mod rates;
 mod realtime;
 mod realtime_pages;
