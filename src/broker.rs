@@ -10,9 +10,13 @@ use tallycast::auth::TicketStore;
 use tallycast::cluster::Cluster;
 use tallycast::config::{Broker, DemoOptions, SourceConfig, SourceKind};
 use tallycast::demo::Demo;
+#[cfg(feature = "nats")]
+use tallycast::publishing::NatsPublisher;
 use tallycast::publishing::{Backend, MemoryPublisher, Publisher, RedisPublisher};
 use tallycast::redis_client::RedisClient;
 use tallycast::source::memory::MemorySource;
+#[cfg(feature = "nats")]
+use tallycast::source::nats::{JetStreamSource, NatsSource, NatsUrl};
 use tallycast::source::redis::streams::StreamsSource;
 use tallycast::source::redis::{Config as Redis, RedisSource};
 use tallycast::source::{PushSource, Source, SourceError, SourceId, SourceInputs, StateBoard, Supervisor};
@@ -85,6 +89,8 @@ pub(crate) fn start(
                 push.push(started);
                 backend
             }
+            #[cfg(feature = "nats")]
+            SourceKind::Nats(url) => sources.start_nats(of, *url, inputs),
             SourceKind::Demo(options) => {
                 let demo = Demo::new(options.seed);
                 store = Store::Memory(demo.memory());
@@ -125,6 +131,13 @@ impl Sources {
         let backend = Backend::ReadOnly(source.address().into());
         self.run(of, source);
         (backend, push::Started { source: id, name, config, queue })
+    }
+
+    #[cfg(feature = "nats")]
+    fn start_nats(&mut self, of: Named, url: NatsUrl, inputs: SourceInputs) -> Backend {
+        self.run(of.clone(), NatsSource::new(url.clone(), inputs.selectors));
+        self.run(of, JetStreamSource::new(url.clone(), inputs.streams));
+        Backend::Nats(NatsPublisher::new(url))
     }
 
     fn start_demo(

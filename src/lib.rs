@@ -25,6 +25,8 @@ pub mod connect_hook;
 pub mod decode;
 pub mod demo;
 mod http_client;
+#[cfg(feature = "nats")]
+mod nats_client;
 mod nodes;
 pub mod presence;
 pub mod publishing;

@@ -242,6 +242,7 @@ pub(super) fn compose(
     };
     let mut sources = vec![SourceConfig { name: None, kind }];
     sources.extend(named);
+    sources::check(&sources, &routes)?;
     let totals = &routing.totals;
     let broker = Broker {
         sources,

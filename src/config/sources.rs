@@ -8,8 +8,9 @@ use super::errors::ConfigError;
 use super::flags::BrokerOptions;
 use super::secret::Secret;
 use crate::api::push;
+use crate::decode::Routes;
 use crate::redis_client::{RedisUrl, UrlError};
-use crate::source::{self, Capabilities, PushSource};
+use crate::source::{self, Capabilities, PushSource, Selector, SourceId, StreamKey};
 
 /// Sources beside the default one.
 const MAX_SOURCES: usize = 32;
@@ -22,7 +23,7 @@ const STREAM: &str = "stream";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceValueError {
     /// It is neither a kind of source nor a URL.
-    #[error("expected redis, redis-streams, URL or NAME=URL with a URL that starts with {SCHEMES}")]
+    #[error("expected redis, redis-streams, URL or NAME=URL with a URL that starts with {}", schemes())]
     Malformed,
     /// The name is invalid.
     #[error(
@@ -36,10 +37,20 @@ pub enum SourceValueError {
     /// The URL of a push source is invalid.
     #[error(transparent)]
     Push(#[from] push::UrlError),
+    /// A NATS URL is invalid.
+    #[cfg(feature = "nats")]
+    #[error(transparent)]
+    Nats(#[from] source::nats::UrlError),
 }
 
 /// The schemes that this build knows.
-const SCHEMES: &str = "redis://, rediss://, webhook:, cloudevents: or pubsub:";
+fn schemes() -> String {
+    let mut schemes = vec!["redis://", "rediss://"];
+    if cfg!(feature = "nats") {
+        schemes.extend(["nats://", "tls:// (NATS over TLS)"]);
+    }
+    format!("{}, webhook:, cloudevents: or pubsub:", schemes.join(", "))
+}
 
 /// A valid value of `--source`.
 #[derive(Debug, Clone)]
@@ -62,6 +73,8 @@ pub(super) enum SourceValue {
 pub(super) enum SourceUrl {
     Redis(Box<RedisUrl>),
     Push(Box<push::Config>),
+    #[cfg(feature = "nats")]
+    Nats(Box<source::nats::NatsUrl>),
 }
 
 impl SourceUrl {
@@ -70,6 +83,8 @@ impl SourceUrl {
         match scheme {
             "redis" | "rediss" | "redis+unix" | "unix" => Ok(Self::Redis(Box::new(text.parse()?))),
             _ if push::Config::is_push(text) => Ok(Self::Push(Box::new(push::Config::parse(text)?))),
+            #[cfg(feature = "nats")]
+            "nats" | "tls" => Ok(Self::Nats(Box::new(source::nats::NatsUrl::parse(text)?))),
             _ => Err(SourceValueError::Malformed),
         }
     }
@@ -85,6 +100,8 @@ impl SourceUrl {
                 let config = config.with_files().map_err(|error| invalid(flags, &error))?;
                 Ok(SourceKind::Push(Box::new(config)))
             }
+            #[cfg(feature = "nats")]
+            Self::Nats(url) => Ok(SourceKind::Nats(url)),
         }
     }
 }
@@ -105,6 +122,8 @@ impl fmt::Display for SourceUrl {
         match self {
             Self::Redis(url) => url.fmt(formatter),
             Self::Push(config) => config.fmt(formatter),
+            #[cfg(feature = "nats")]
+            Self::Nats(url) => url.fmt(formatter),
         }
     }
 }
@@ -164,6 +183,9 @@ pub enum SourceKind {
     Redis(Box<source::redis::Config>),
     /// What others send over HTTP.
     Push(Box<push::Config>),
+    /// Subjects and JetStream streams of NATS servers.
+    #[cfg(feature = "nats")]
+    Nats(Box<source::nats::NatsUrl>),
     /// The generator of the sandbox.
     Demo(Box<super::DemoOptions>),
 }
@@ -176,9 +198,45 @@ impl SourceKind {
                 (config.url.to_string(), vec![("channels", Capabilities::PASSING), ("streams", Capabilities::LOG)])
             }
             Self::Push(config) => (config.to_string(), vec![("events", PushSource::CAPABILITIES)]),
+            #[cfg(feature = "nats")]
+            Self::Nats(url) => {
+                (url.to_string(), vec![("subjects", Capabilities::PASSING), ("streams", Capabilities::LOG)])
+            }
             Self::Demo(_) => ("memory".to_owned(), vec![("channels", Capabilities::PASSING)]),
         }
     }
+
+    /// Checks that the source can have what routes read from it.
+    #[cfg_attr(not(feature = "nats"), expect(unused_variables, reason = "only NATS restricts channels"))]
+    fn check(&self, selectors: &[Selector], streams: &[StreamKey]) -> Result<(), String> {
+        match self {
+            Self::Redis(_) | Self::Demo(_) => Ok(()),
+            Self::Push(_) => no_streams("a push source", streams),
+            #[cfg(feature = "nats")]
+            Self::Nats(_) => {
+                let check_selectors = || selectors.iter().try_for_each(source::nats::check_selector);
+                let check_streams = || streams.iter().try_for_each(|stream| source::nats::check_stream(&stream.key));
+                check_selectors().and_then(|()| check_streams()).map_err(|error| error.to_string())
+            }
+        }
+    }
+}
+
+/// Refuses routes for the streams of a source that has none.
+fn no_streams(kind: &str, streams: &[StreamKey]) -> Result<(), String> {
+    match streams.first() {
+        None => Ok(()),
+        Some(stream) => Err(format!("stream:{}: {kind} has no streams; expected a channel", stream.key)),
+    }
+}
+
+/// Checks that each source can have what the routes read from it.
+pub(super) fn check(sources: &[SourceConfig], routes: &Routes) -> Result<(), ConfigError> {
+    for (id, source) in (0..).map(SourceId).zip(sources) {
+        let checked = source.kind.check(&routes.selectors(id), &routes.streams(id));
+        checked.map_err(|error| invalid("--route", &error))?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for SourceConfig {
@@ -283,6 +341,28 @@ mod tests {
         assert!(
             config.options.iter().any(|option| option.value == "other=redis://:***@elsewhere;third=redis://third/2")
         );
+    }
+
+    #[cfg(feature = "nats")]
+    #[test]
+    fn routes_of_nats_need_subjects_and_names_of_streams() {
+        let flags = |route| ["--source", "hub=tls://ann:secret@h?ca=/ca.pem", "--route", route];
+        let found = config(&flags("hub:a.*=/a/*")).unwrap();
+        assert!(found.options.iter().any(|option| option.value == "hub=tls://ann:***@h:4222"));
+        assert_eq!(
+            found.broker.sources[1].to_string(),
+            "source hub tls://ann:***@h:4222: subjects: ordered; streams: durable, ordered, positions"
+        );
+        for (route, expected) in [
+            ("hub:a b=/a", "invalid value for --route: \"a b\" is not a NATS subject"),
+            ("hub:a..*=/a", "\"a..*\" is not a NATS subject"),
+            ("hub:stream:a.b=/a", "\"a.b\" is not the name of a JetStream stream"),
+        ] {
+            let error = config(&flags(route)).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        let error = config(&["--source", "nats://ann:secret@h?what=1"]).unwrap_err();
+        assert!(error.contains("unknown option \"what\"") && !error.contains("secret"), "{error}");
     }
 
     #[test]

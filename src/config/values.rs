@@ -74,8 +74,12 @@ pub(super) fn network(text: &str) -> Result<IpNet, &'static str> {
     address.or_else(|_| text.parse()).map_err(|_| "expected an address or a network, such as 10.0.0.0/8")
 }
 
+/// What client libraries log of their own accord, which the sources log in their words. A directive of the user's overrides it.
+const QUIET: &str = "async_nats=off";
+
 pub(super) fn log_filter(text: &str) -> Result<EnvFilter, &'static str> {
-    text.parse()
+    format!("{QUIET},{text}")
+        .parse()
         .map_err(|_| "expected error, warn, info, debug or trace, or directives such as info,tallycast::source=debug")
 }
 

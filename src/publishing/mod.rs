@@ -1,6 +1,8 @@
 //! Publishing: what clients send over HTTP goes to the broker, and comes back as events like those of any other publisher.
 
 mod memory;
+#[cfg(feature = "nats")]
+mod nats;
 mod redis;
 #[cfg(test)]
 mod tests;
@@ -15,6 +17,8 @@ use crate::decode::Target;
 use crate::source::SourceId;
 
 pub use memory::{MemoryPublisher, PublishedEvents};
+#[cfg(feature = "nats")]
+pub use nats::NatsPublisher;
 pub use redis::RedisPublisher;
 
 /// How long a message with an idempotency key is not published again.
@@ -83,6 +87,9 @@ pub struct Publisher {
 pub enum Backend {
     /// In Redis.
     Redis(RedisPublisher),
+    /// In NATS.
+    #[cfg(feature = "nats")]
+    Nats(NatsPublisher),
     /// In this process.
     Memory(MemoryPublisher),
     /// Not at all: the source, with this address, is only read.
@@ -106,6 +113,8 @@ impl Publisher {
             let source = messages.first().map_or(SourceId::DEFAULT, |message| message.source);
             ids.extend(match self.backend(source)? {
                 Backend::Redis(redis) => redis.publish(messages).await?,
+                #[cfg(feature = "nats")]
+                Backend::Nats(nats) => nats.publish(messages).await?,
                 Backend::Memory(memory) => memory.publish(messages).await?,
                 Backend::ReadOnly(address) => return Err(read_only(address)),
             });
@@ -121,6 +130,8 @@ impl Publisher {
     pub async fn add_entry(&self, key: &Arc<str>, field: &str, data: &str) -> Result<(), Unavailable> {
         match self.backend(SourceId::DEFAULT)? {
             Backend::Redis(redis) => redis.add_entry(key, field, data).await,
+            #[cfg(feature = "nats")]
+            Backend::Nats(nats) => nats.add_entry(key, field, data).await,
             Backend::Memory(memory) => memory.add_entry(key, data).await,
             Backend::ReadOnly(address) => Err(read_only(address)),
         }
@@ -133,6 +144,8 @@ impl Publisher {
     pub async fn count(&self, counts: &Counts) -> Result<BTreeMap<String, i64>, Unavailable> {
         match self.backend(SourceId::DEFAULT)? {
             Backend::Redis(redis) => redis.count(counts).await,
+            #[cfg(feature = "nats")]
+            Backend::Nats(_) => Err(Unavailable("totals are in Redis, and not in NATS".to_owned())),
             Backend::Memory(memory) => memory.count(counts).await,
             Backend::ReadOnly(address) => Err(read_only(address)),
         }
@@ -142,6 +155,9 @@ impl Publisher {
     pub(crate) fn has_idempotency_keys(&self, source: SourceId) -> bool {
         self.backend(source).is_ok_and(|backend| match backend {
             Backend::Redis(_) | Backend::Memory(_) => true,
+            // Its subjects have none.
+            #[cfg(feature = "nats")]
+            Backend::Nats(_) => false,
             Backend::ReadOnly(_) => false,
         })
     }

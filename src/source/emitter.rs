@@ -72,6 +72,8 @@ impl Emitter {
         match self.inbox.try_send(event) {
             Ok(()) => SendOutcome::Sent,
             Err(TrySendError::Closed(_)) => SendOutcome::Closed,
+            // Of anything else there will be a newer one.
+            Err(TrySendError::Full(event)) if !matches!(event, SourceEvent::Published(_)) => SendOutcome::Dropped,
             Err(TrySendError::Full(_)) => {
                 stats.overflowed.add(1);
                 let (source, dropped) = (&self.broker.address, stats.overflowed.get());

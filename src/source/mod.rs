@@ -9,6 +9,8 @@
 mod broker;
 mod emitter;
 pub mod memory;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod push;
 pub mod redis;
 mod selector;

@@ -34,6 +34,7 @@ mod ingest;
 mod limits;
 mod mercure;
 mod mercure_clients;
+mod nats;
 mod pages;
 mod presence;
 mod proxies;
