@@ -7,7 +7,9 @@ use tallycast::admin::{self, StatusSource};
 use tallycast::api::emojitracker::Store;
 use tallycast::api::push;
 use tallycast::auth::TicketStore;
-use tallycast::cluster::Cluster;
+#[cfg(feature = "nats")]
+use tallycast::cluster::Medium;
+use tallycast::cluster::{Cluster, Via};
 use tallycast::config::{Broker, DemoOptions, SourceConfig, SourceKind};
 use tallycast::demo::Demo;
 #[cfg(feature = "nats")]
@@ -59,8 +61,8 @@ pub(crate) fn start(
         .map(|(interval, client)| tokio::spawn(admin::report(client, interval, status.clone(), shutdown.clone())));
     let report = status.clone();
     let cluster = broker.cluster.then(|| {
-        let stats = Arc::clone(&status.cluster);
-        Cluster::start(move || report.node_report(), redis.clone(), stats, shutdown.clone())
+        let (via, stats) = (via(&broker, redis.as_ref()), Arc::clone(&status.cluster));
+        Cluster::start(move || report.node_report(), via, stats, shutdown.clone())
     });
     let mut store = match &redis {
         Some(client) => Store::Redis {
@@ -100,6 +102,16 @@ pub(crate) fn start(
     }
     let source = tokio::spawn(sources.ended());
     Started { source, store, push, redis, publisher: Publisher::new(backends), tickets, reports, cluster }
+}
+
+/// How the nodes know of each other: by Redis, if there is one, or else by the broker of the default source.
+fn via(broker: &Broker, redis: Option<&RedisClient>) -> Via {
+    match (redis, broker.sources.first().map(|source| &source.kind)) {
+        (Some(redis), _) => Via::Redis(redis.clone()),
+        #[cfg(feature = "nats")]
+        (None, Some(SourceKind::Nats(url))) => Via::Medium(Medium::Nats(url.clone())),
+        (None, _) => Via::Nothing,
+    }
 }
 
 /// A source, and its name unless it is the default one.

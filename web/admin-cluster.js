@@ -1,4 +1,4 @@
-// The table of all nodes that share the Redis server.
+// The table of all nodes that share the broker.
 
 import { byId, make } from "./dom.js";
 import { count, duration } from "./units.js";
@@ -50,7 +50,7 @@ export function renderCluster(cluster) {
 function stateText({ as_of, stale, error, nodes_total }) {
   if (!stale) return nodes_total === 1 ? "1 node" : `${count(nodes_total)} nodes`;
   const reason = error === null ? "" : ` (${error})`;
-  return as_of === null ? `Redis has not answered yet${reason}` : `Stale: Redis does not answer${reason}`;
+  return as_of === null ? `The broker has not answered yet${reason}` : `Stale: the broker does not answer${reason}`;
 }
 
 /** @param {Node} node @param {boolean} own @param {number} now */

@@ -819,7 +819,7 @@ const CLUSTER: &[Metric] = &[
     Metric {
         name: "cluster_nodes",
         values: Values::Gauge(Reading::new("cluster", "nodes", |status| status.cluster.nodes.get())),
-        help: "Nodes that have announced themselves at the same Redis server within 15 s, this one included; zero without \
+        help: "Nodes that have announced themselves at the same broker within 15 s, this one included; zero without \
                `--cluster`.",
         watch: "Fewer than you run: a node was killed, cannot reach Redis, or lacks `--cluster`. Nodes that disagree: see \
                 `tallycast_cluster_failures_total`.",

@@ -6,7 +6,7 @@
 //! | `GET /readyz` | 200 while the source is subscribed at the broker, 503 otherwise and after a signal to stop |
 //! | `GET /admin/status.json` | node, state and connections |
 //! | `GET /admin/counters.json` | the counters of every stage |
-//! | `GET /admin/cluster.json` | all nodes that share the Redis server |
+//! | `GET /admin/cluster.json` | all nodes that share the broker |
 //! | `GET /admin/history.json` | samples of the last ten minutes |
 //! | `GET /admin/events` | a stream with live statistics, one event per second |
 //! | `GET /metrics` | the counters in the format of Prometheus |

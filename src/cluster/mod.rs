@@ -1,4 +1,4 @@
-//! The nodes that share a Redis server, for operators: each announces itself with a short record, and knows the records of all.
+//! The nodes that share a broker, for operators: each announces itself with a short record, and knows the records of all.
 //!
 //! ```text
 //! report ─every 5 s→ Redis ─the same answer→ view ─→ admin page, `/admin/cluster.json`
@@ -6,8 +6,12 @@
 //!
 //! Keys: the sorted set `tallycast:cluster` (node -> expiry) and the hash `{tallycast:cluster}:records` (node -> JSON). A record
 //! has a lease, which expires by the clock of Redis when its node dies; a node that stops removes its own. The clocks of nodes
-//! do not matter. The leases of `src/nodes` are others: those have heirs, and only exist with `--subscriptions` and `--sessions`.
+//! do not matter. Where there is no Redis, nodes send their records to all others (`gossip`), through a broker that may keep nothing
+//! (`medium`), and each node has leases for the others by its own clock. The leases of `src/nodes` are others: those have heirs, and only exist with `--subscriptions` and `--sessions`.
 
+mod announcer;
+mod gossip;
+mod medium;
 mod records;
 mod task;
 #[cfg(test)]
@@ -21,11 +25,25 @@ use tallycast_fanout::Counter;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use medium::Medium;
 pub use view::{ClusterNode, ClusterView, NodeReport};
 
 use crate::nodes::NodeId;
 use crate::redis_client::RedisClient;
+use announcer::Announcer;
 use task::Task;
+
+/// How the nodes know of each other.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Via {
+    /// Not at all: the node is alone.
+    Nothing,
+    /// By records in Redis.
+    Redis(RedisClient),
+    /// By messages to all nodes.
+    Medium(Medium),
+}
 
 /// Nodes in a view; further ones are counted.
 pub const MAX_NODES: usize = 256;
@@ -61,10 +79,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Announces the node whose state `report` returns, until `shutdown` is cancelled. Without Redis, the node is alone.
+    /// Announces the node whose state `report` returns, until `shutdown` is cancelled.
     pub fn start(
         report: impl Fn() -> NodeReport + Send + Sync + 'static,
-        redis: Option<RedisClient>,
+        via: Via,
         stats: Arc<ClusterStats>,
         shutdown: CancellationToken,
     ) -> Self {
@@ -73,7 +91,11 @@ impl Cluster {
         let name = id.name().to_owned();
         let report = move || NodeReport { node: name.clone(), ..report() };
         let (sender, view) = watch::channel(Arc::new(ClusterView::unread(&id, report())));
-        tokio::spawn(Task::new(id, report, redis, sender, stats).run(shutdown));
+        match via {
+            Via::Nothing => drop(tokio::spawn(Task::new(id, report, None, sender, stats).run(shutdown))),
+            Via::Redis(redis) => drop(tokio::spawn(Task::new(id, report, Some(redis), sender, stats).run(shutdown))),
+            Via::Medium(medium) => drop(tokio::spawn(Announcer::new(id, report, medium, sender, stats).run(shutdown))),
+        }
         Self { view }
     }
 

@@ -98,7 +98,8 @@ async fn record_of_any_name_has_its_bound() {
     let shutdown = CancellationToken::new();
     let stats = Arc::<ClusterStats>::default();
     let redis = client(&server);
-    let cluster = Cluster::start(move || report(&name), Some(redis.clone()), Arc::clone(&stats), shutdown.clone());
+    let cluster =
+        Cluster::start(move || report(&name), Via::Redis(redis.clone()), Arc::clone(&stats), shutdown.clone());
     while cluster.nodes().is_stale() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -34,7 +34,7 @@ pub struct ClusterNode {
     /// The state of the node.
     #[serde(flatten)]
     pub report: NodeReport,
-    /// The time of the report by the clock of Redis, in seconds since the Unix epoch.
+    /// The time of the report by the clock of Redis, in seconds since the Unix epoch. Without Redis, by the clock of this node.
     pub reported_at: u64,
     /// Identifies the process, of several with the same name as well.
     #[serde(default)]
@@ -48,13 +48,14 @@ pub struct ClusterView {
     pub node: Arc<str>,
     /// Identifies this process among [`nodes`](Self::nodes).
     pub id: Arc<str>,
-    /// The time of the view by the clock of Redis, in seconds since the Unix epoch; `None` before the first.
+    /// The time of the view by the clock of Redis, or without Redis of this node, in seconds since the Unix epoch; `None` before the
+    /// first.
     pub as_of: Option<u64>,
-    /// The nodes, sorted by name; before the first answer of Redis, and without Redis, this one.
+    /// The nodes, sorted by name; before the first answer of the broker, and without one, this one.
     pub nodes: Vec<ClusterNode>,
     /// The number of nodes with a lease.
     pub nodes_total: usize,
-    /// Why Redis has not answered since.
+    /// Why the broker has not answered since.
     pub error: Option<String>,
     read_at: Option<Instant>,
 }
@@ -86,12 +87,17 @@ impl ClusterView {
         }
     }
 
+    /// The view of a process that hears of the others, and whose own announcement was passed on at `confirmed_at`.
+    pub(super) fn heard(id: &NodeId, reading: Reading, confirmed_at: Instant) -> Self {
+        Self { read_at: Some(confirmed_at), ..Self::read(id, reading) }
+    }
+
     /// This node; `None` only if its record was changed by something else.
     pub fn own(&self) -> Option<&ClusterNode> {
         self.nodes.iter().find(|node| *node.id == *self.id)
     }
 
-    /// The age of the view; `None` before the first answer of Redis.
+    /// The age of the view; `None` before the first answer of the broker.
     pub fn age(&self) -> Option<Duration> {
         self.read_at.map(|read_at| read_at.elapsed())
     }

@@ -209,7 +209,8 @@ fn admin_page_shows_all_nodes() {
     redis.kill();
     for browser in [&desktop, &phone] {
         browser.wait_until("document.querySelector('#cluster').dataset.stale", "true");
-        let text = "document.querySelector('#cluster-state').textContent.startsWith('Stale: Redis does not answer')";
+        let text =
+            "document.querySelector('#cluster-state').textContent.startsWith('Stale: the broker does not answer')";
         assert_eq!(browser.eval(text), true);
         assert_eq!(browser.eval("document.querySelectorAll('#nodes tr').length"), 3);
         browser.wait_until("document.querySelector('#cluster-age').textContent.startsWith('last read ')", true);

@@ -1,8 +1,10 @@
-//! NATS as the source of a server: streams of JetStream with their history, publishing, and logins.
+//! NATS as the source of a server: streams of JetStream with their history, publishing, logins, and nodes that know each other.
+
+use serde_json::{Value, json};
 
 use crate::ingest;
 use crate::source_contract::{Broker, fulfils_the_contract};
-use crate::support::{Certificate, EventSource, NatsServer, Tallycast, TempDir, command, post};
+use crate::support::{Certificate, EventSource, NatsServer, Tallycast, TempDir, command, eventually, post};
 
 struct Subjects(NatsServer);
 
@@ -166,4 +168,46 @@ fn logins_and_certificates_are_checked_and_never_shown() {
         assert!(!log.contains("hunter"), "{log}");
     }
     assert!(!good.log().contains("hunter"));
+}
+
+/// The names of the nodes that a node shows, without what all begin with.
+fn names(view: &Value) -> Vec<&str> {
+    let nodes = view["nodes"].as_array().unwrap().iter();
+    nodes.map(|node| node["node"].as_str().unwrap().strip_prefix("rust-development-").unwrap()).collect()
+}
+
+#[track_caller]
+fn until_nodes(tallycast: &Tallycast, expected: &[&str]) -> Value {
+    let mut view = Value::Null;
+    eventually(&format!("the nodes are {expected:?}"), || {
+        view = tallycast.json("/admin/cluster.json");
+        view["stale"] == false && names(&view) == expected
+    });
+    view
+}
+
+#[test]
+fn nodes_know_each_other_by_nats() {
+    let mut nats = NatsServer::start();
+    let node = |name| ready(&nats.url(), &["--cluster", "--instance", name, "--route", "*=/*"]);
+    let [a, b, c] = ["a", "b", "c"].map(node);
+    for node in [&a, &b, &c] {
+        let view = until_nodes(node, &["a", "b", "c"]);
+        assert_eq!((&view["nodes_total"], &view["error"]), (&json!(3), &Value::Null));
+    }
+    assert_eq!(a.counter("/cluster/nodes"), 3);
+    // Their messages are no events.
+    assert_eq!(a.counter("/decode/decoded"), 0);
+    b.terminate();
+    let view = a.json("/admin/cluster.json");
+    assert!(["a b c", "a c"].contains(&&*names(&view).join(" ")), "{view}");
+    until_nodes(&a, &["a", "c"]);
+    // SIGKILL: its lease ends.
+    drop(c);
+    assert_eq!(names(&a.json("/admin/cluster.json")), ["a", "c"]);
+    until_nodes(&a, &["a"]);
+    nats.kill();
+    eventually("the view is stale", || a.json("/admin/cluster.json")["stale"] == true);
+    nats.run();
+    until_nodes(&a, &["a"]);
 }
