@@ -11,6 +11,7 @@ use tallycast::auth::TicketStore;
 use tallycast::cluster::Medium;
 use tallycast::cluster::{Cluster, Via};
 use tallycast::config::{Broker, DemoOptions, SourceConfig, SourceKind};
+use tallycast::decode::Routes;
 use tallycast::demo::Demo;
 #[cfg(feature = "nats")]
 use tallycast::publishing::NatsPublisher;
@@ -20,9 +21,11 @@ use tallycast::source::memory::MemorySource;
 #[cfg(feature = "nats")]
 use tallycast::source::nats::{JetStreamSource, NatsSource, NatsUrl};
 use tallycast::source::redis::streams::StreamsSource;
-use tallycast::source::redis::{Config as Redis, RedisSource};
+use tallycast::source::redis::{Config as Redis, RedisSource, slots};
 use tallycast::source::{PushSource, Source, SourceError, SourceId, SourceInputs, StateBoard, Supervisor};
 use tallycast::totals::TotalsKey;
+use tallycast_fanout::Namespace;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +53,7 @@ pub(crate) struct Started {
 pub(crate) fn start(
     broker: Broker,
     supervisor: Supervisor,
+    routes: &watch::Receiver<Routes>,
     inputs: Vec<SourceInputs>,
     status: &StatusSource,
     shutdown: &CancellationToken,
@@ -84,7 +88,12 @@ pub(crate) fn start(
         backends.push(match kind {
             SourceKind::Redis(config) => {
                 let client = redis.clone().filter(|_| is_default).unwrap_or_else(|| config.commands());
-                sources.start_redis(of, *config, client, inputs)
+                if config.servers.is_cluster() {
+                    let exact = exact_channels(routes.clone(), id, &broker.totals);
+                    sources.start_cluster(of, *config, client, inputs, exact)
+                } else {
+                    sources.start_redis(of, *config, client, inputs)
+                }
             }
             SourceKind::Push(config) => {
                 let (backend, started) = sources.start_push(of, *config);
@@ -152,6 +161,21 @@ impl Sources {
         Backend::Nats(NatsPublisher::new(url))
     }
 
+    /// Starts the sources of a Redis Cluster: classic pub/sub, and what belongs to slots.
+    fn start_cluster(
+        &mut self,
+        of: Named,
+        config: Redis,
+        client: RedisClient,
+        inputs: SourceInputs,
+        exact_channels: watch::Receiver<Vec<String>>,
+    ) -> Backend {
+        self.run(of.clone(), RedisSource::new(config.clone(), client.clone(), inputs.selectors));
+        let supervisors = slots::Supervisors { like: self.supervisor.clone(), of, states: self.states.clone() };
+        self.running.spawn(slots::run(supervisors, config, exact_channels, inputs.streams));
+        Backend::Redis(RedisPublisher::new(client))
+    }
+
     fn start_demo(
         &mut self,
         of: Named,
@@ -180,4 +204,23 @@ impl Sources {
         }
         Ok(())
     }
+}
+
+/// The channels of a source that routes name exactly now, without those that are counted for namespaces with totals.
+fn exact_channels(
+    mut routes: watch::Receiver<Routes>,
+    source: SourceId,
+    totals: &[TotalsKey],
+) -> watch::Receiver<Vec<String>> {
+    let with_totals: Vec<Namespace> = totals.iter().map(|totals| totals.namespace.clone()).collect();
+    let (sender, receiver) = watch::channel(routes.borrow_and_update().exact_channels(source, &with_totals));
+    tokio::spawn(async move {
+        while routes.changed().await.is_ok() {
+            let channels = routes.borrow_and_update().exact_channels(source, &with_totals);
+            if sender.send(channels).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
 }

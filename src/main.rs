@@ -104,7 +104,7 @@ async fn run(config: Config, log: LogFilter, systemd: Systemd, passed: Passed) -
     // The stages.
     let supervisor = Supervisor::new(events).stats(Arc::clone(&status.source)).shutdown(steps.shutdown.clone());
     let broker::Started { source, store, push, redis, publisher, tickets, reports, cluster } =
-        broker::start(config.broker, supervisor, reloadable.sources, &status, &steps.shutdown);
+        broker::start(config.broker, supervisor, &reloadable.routes, reloadable.sources, &status, &steps.shutdown);
     let live = config
         .admin
         .then(|| LiveStats::start(status.clone(), cluster.clone(), config.shutdown_limit, steps.shutdown.clone()));

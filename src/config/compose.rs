@@ -15,6 +15,7 @@ use super::flags::{
     AppEnv, BrokerOptions, DEFAULT_SCORES, DemoOptions, LogFormat, PipelineOptions, ReaderOptions, RoutingOptions,
     ServerOptions,
 };
+use super::redis_topology;
 use super::restart::Restart;
 use super::secret::Secret;
 use super::sources::{SourceConfig, SourceKind, Sources};
@@ -240,6 +241,9 @@ pub(super) fn compose(
         }
         SourceOptions::Demo(options) => (SourceKind::Demo(options), None, None, false),
     };
+    if let Some(redis) = &redis {
+        redis_topology::check(&redis.url, sessions.is_some(), &routing.totals)?;
+    }
     let mut sources = vec![SourceConfig { name: None, kind }];
     sources.extend(named);
     sources::check(&sources, &routes)?;

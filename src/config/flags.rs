@@ -161,8 +161,9 @@ pub(super) struct HealthcheckOptions {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Redis")]
 pub(super) struct BrokerOptions {
-    /// Redis server: redis:// or rediss:// (TLS), with user, password and database if needed. #insecure at the end of a
-    /// rediss:// URL accepts a self-signed certificate, such as that of Heroku's Redis
+    /// Redis server: redis:// or rediss:// (TLS), with user, password and database if needed; or redis+sentinel://HOST,HOST/NAME or
+    /// redis+cluster://HOST,HOST. #insecure at the end of a rediss:// URL accepts a self-signed certificate, such as that of
+    /// Heroku's Redis
     #[arg(
         long,
         env = "REDIS_URL",

@@ -16,6 +16,7 @@ mod flags;
 mod mercure;
 mod mint;
 mod realtime;
+mod redis_topology;
 mod reload;
 mod restart;
 mod secret;

@@ -81,7 +81,8 @@ impl SourceUrl {
     fn parse(text: &str) -> Result<Self, SourceValueError> {
         let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
         match scheme {
-            "redis" | "rediss" | "redis+unix" | "unix" => Ok(Self::Redis(Box::new(text.parse()?))),
+            "redis" | "rediss" | "redis+unix" | "unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster"
+            | "rediss+cluster" => Ok(Self::Redis(Box::new(text.parse()?))),
             _ if push::Config::is_push(text) => Ok(Self::Push(Box::new(push::Config::parse(text)?))),
             #[cfg(feature = "nats")]
             "nats" | "tls" => Ok(Self::Nats(Box::new(source::nats::NatsUrl::parse(text)?))),

@@ -190,6 +190,23 @@ impl Routes {
         kept.into_iter().cloned().collect()
     }
 
+    /// The channels of a source that routes name exactly, also where a selector covers them, without those that are counted for the namespaces
+    /// in `with_totals`.
+    pub fn exact_channels(&self, source: SourceId, with_totals: &[Namespace]) -> Vec<String> {
+        let exact = |route: &Route| match &route.pattern {
+            Pattern::Channels(Selector::Exact(channel)) => {
+                let is_counted = route.tally.as_ref().is_some_and(|tally| with_totals.contains(tally));
+                (!is_counted).then(|| channel.clone())
+            }
+            _ => None,
+        };
+        let mut channels: Vec<String> =
+            self.routes.iter().filter(|route| route.source.id == source).filter_map(exact).collect();
+        channels.sort_unstable();
+        channels.dedup();
+        channels
+    }
+
     /// The streams that a source reads.
     pub fn streams(&self, source: SourceId) -> Vec<StreamKey> {
         let stream = |route: &Route| match &route.pattern {

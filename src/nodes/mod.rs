@@ -1,4 +1,4 @@
-//! The nodes that share a Redis server: each has a lease, which it renews and which expires by the clock of Redis when the node
+//! The nodes that share Redis: each has a lease, which it renews and which expires by the clock of Redis when the node
 //! dies. Another node then becomes its heir and clears up what it has left. Nothing else is known of other nodes.
 //!
 //! Each part of the program that leaves something for an heir has leases of its own, in keys whose names begin with those of the part:
@@ -123,11 +123,22 @@ impl Nodes {
     }
 
     fn ended(&self) -> String {
-        format!("{}:ended", self.leases)
+        format!("{}:ended", self.root())
     }
 
     fn heirs(&self) -> String {
-        format!("{}:heirs", self.leases)
+        format!("{}:heirs", self.root())
+    }
+
+    /// The start of the names of keys that are used together with the leases. In a cluster it puts them into the same slot.
+    fn root(&self) -> String {
+        if self.client.is_cluster() { format!("{{{}}}", self.leases) } else { self.leases.to_owned() }
+    }
+
+    /// The name of a key of a node, of a part of the program whose keys begin with `start`.
+    pub(crate) fn key_of(&self, start: &str, node: &NodeId) -> String {
+        // Elsewhere the nodes are spread over slots by their names.
+        if self.client.is_cluster() { format!("{}:{start}:{node}", self.root()) } else { format!("{start}:{{{node}}}") }
     }
 
     /// The length of a lease.

@@ -45,11 +45,11 @@ impl Heir {
         }
         let mut finished = 0;
         while let Some(dead) = self.dead.front().cloned() {
-            nodes.keep(&shared::keys(&dead)).await?;
+            nodes.keep(&shared::keys(nodes, &dead)).await?;
             if !self.clear_up(nodes, &dead, events).await? {
                 break;
             }
-            nodes.finish(&dead, &shared::keys(&dead)).await?;
+            nodes.finish(&dead, &shared::keys(nodes, &dead)).await?;
             tracing::info!(node = %dead, "a node has died; its subscriptions have ended");
             self.dead.pop_front();
             self.read = None;
@@ -87,9 +87,10 @@ impl Heir {
     /// Reads the next topics. Returns `false` if there are no more.
     async fn read_page(&mut self, nodes: &Nodes, dead: &NodeId) -> Result<bool, NodesError> {
         let start = self.read.as_ref().map_or_else(|| "-".to_owned(), |read| format!("({read}"));
-        let topics: Vec<String> = nodes.ask(&shared::topics(dead, &start, PAGE_TOPICS)).await?;
+        let topics: Vec<String> = nodes.ask(&shared::topics(nodes, dead, &start, PAGE_TOPICS)).await?;
         let Some(last) = topics.last() else { return Ok(false) };
-        let values: Vec<Option<String>> = nodes.ask(&shared::values(dead, topics.iter().map(String::as_str))).await?;
+        let values: Vec<Option<String>> =
+            nodes.ask(&shared::values(nodes, dead, topics.iter().map(String::as_str))).await?;
         self.read = Some(last.clone());
         for (topic, value) in topics.iter().zip(values) {
             match shared::parse(value) {

@@ -222,7 +222,7 @@ impl Directory {
         };
         let mut pipeline = redis::pipe();
         for node in nodes.live().await? {
-            pipeline.add_command(shared::topics(&node, &start, limit));
+            pipeline.add_command(shared::topics(nodes, &node, &start, limit));
         }
         if pipeline.is_empty() {
             return Ok(Vec::new());
@@ -250,7 +250,7 @@ impl Directory {
         }
         let mut pipeline = redis::pipe();
         for node in &live {
-            pipeline.add_command(shared::values(node, found.iter().map(|found| &*found.topic)));
+            pipeline.add_command(shared::values(nodes, node, found.iter().map(|found| &*found.topic)));
         }
         let values: Vec<Vec<Option<String>>> = nodes.ask_all(&pipeline).await?;
         for (node, values) in live.iter().zip(values) {

@@ -30,14 +30,16 @@ struct SharedSubscription<S> {
 }
 
 /// The keys of a node: the hash, and the sorted set of its topics.
-pub(super) fn keys(node: &NodeId) -> [String; 2] {
-    [format!("tallycast:subscriptions:{{{node}}}"), format!("tallycast:subscriptions:{{{node}}}:topics")]
+pub(super) fn keys(nodes: &Nodes, node: &NodeId) -> [String; 2] {
+    let hash = nodes.key_of("tallycast:subscriptions", node);
+    let index = format!("{hash}:topics");
+    [hash, index]
 }
 
 /// Writes what has changed. Returns `false` if the node has no lease any more.
 pub(super) async fn write(nodes: &Nodes, node: &NodeId, changes: &[Change]) -> Result<bool, NodesError> {
     let mut command = script(WRITE, 3);
-    command.arg(nodes.leases()).arg(&keys(node)).arg(node.as_str()).arg(milliseconds(nodes.key_age()));
+    command.arg(nodes.leases()).arg(&keys(nodes, node)).arg(node.as_str()).arg(milliseconds(nodes.key_age()));
     let mut is_empty = true;
     for (topic, value) in changes.iter().filter_map(|change| Some((&change.topic, change.value.as_ref()?))) {
         let value = if value.is_empty() { String::new() } else { serde_json::to_string(&shared(value))? };
@@ -59,16 +61,16 @@ fn shared(snapshot: &Snapshot) -> SharedTopic<&Subscriber> {
 }
 
 /// The first topics of a node from `start` on, which is a limit of `ZRANGEBYLEX`.
-pub(super) fn topics(node: &NodeId, start: &str, limit: usize) -> Cmd {
+pub(super) fn topics(nodes: &Nodes, node: &NodeId, start: &str, limit: usize) -> Cmd {
     let mut command = redis::cmd("ZRANGEBYLEX");
-    command.arg(&keys(node)[1]).arg(start).arg("+").arg("LIMIT").arg(0).arg(limit);
+    command.arg(&keys(nodes, node)[1]).arg(start).arg("+").arg("LIMIT").arg(0).arg(limit);
     command
 }
 
 /// What a node shares of these topics.
-pub(super) fn values<'a>(node: &NodeId, topics: impl IntoIterator<Item = &'a str>) -> Cmd {
+pub(super) fn values<'a>(nodes: &Nodes, node: &NodeId, topics: impl IntoIterator<Item = &'a str>) -> Cmd {
     let mut command = redis::cmd("HMGET");
-    command.arg(&keys(node)[0]);
+    command.arg(&keys(nodes, node)[0]);
     for topic in topics {
         command.arg(topic);
     }
@@ -77,7 +79,7 @@ pub(super) fn values<'a>(node: &NodeId, topics: impl IntoIterator<Item = &'a str
 
 /// Removes topics of a dead node.
 pub(super) async fn remove(nodes: &Nodes, node: &NodeId, topics: &[String]) -> Result<(), NodesError> {
-    let [hash, index] = keys(node);
+    let [hash, index] = keys(nodes, node);
     let mut pipeline = redis::pipe();
     pipeline.atomic();
     pipeline.cmd("HDEL").arg(hash).arg(topics).ignore();

@@ -98,7 +98,7 @@ impl Task {
             sleep(self.timing.flush.min(LEAVE_PERIOD)).await;
         }
         if let Some(Shared { nodes, id, .. }) = &self.shared
-            && let Err(error) = nodes.leave(id, &shared::keys(id)).await
+            && let Err(error) = nodes.leave(id, &shared::keys(nodes, id)).await
         {
             tracing::debug!(%error, "the lease could not be ended; it expires");
         }
@@ -225,11 +225,11 @@ impl Shared {
             return Ok(());
         }
         let began = Instant::now();
-        match self.nodes.renew(&self.id, &shared::keys(&self.id)).await? {
+        match self.nodes.renew(&self.id, &shared::keys(&self.nodes, &self.id)).await? {
             Renewal::Kept(present) if present == KEYS || !self.is_written => {}
             // Redis has lost its data. Otherwise there are no subscriptions, and nothing is done.
             Renewal::Kept(_) | Renewal::New => {
-                self.nodes.ask::<()>(redis::cmd("UNLINK").arg(&shared::keys(&self.id))).await?;
+                self.nodes.ask::<()>(redis::cmd("UNLINK").arg(&shared::keys(&self.nodes, &self.id))).await?;
                 self.share_again(registry, false);
             }
             Renewal::Ended => {

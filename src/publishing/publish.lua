@@ -2,19 +2,18 @@
 -- text for a channel.
 --
 -- KEYS[1]  the idempotency key
--- KEYS[2]  the channel, or the key of the stream
--- ARGV[1]  "channel" or "stream"
--- ARGV[2]  milliseconds for which the idempotency key is kept
--- ARGV[3]  the payload, or the first field of the entry; the others follow
+-- KEYS[2]  the key of the stream; none for a channel
+-- ARGV[1]  milliseconds for which the idempotency key is kept
+-- ARGV[2]  the first field of the entry, and after it the others; or the channel, and after it the payload
 local known = redis.call('GET', KEYS[1])
 if known then
     return known
 end
 local id = ''
-if ARGV[1] == 'stream' then
-    id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3))
+if KEYS[2] then
+    id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))
 else
-    redis.call('PUBLISH', KEYS[2], ARGV[3])
+    redis.call('PUBLISH', ARGV[2], ARGV[3])
 end
-redis.call('SET', KEYS[1], id, 'PX', ARGV[2])
+redis.call('SET', KEYS[1], id, 'PX', ARGV[1])
 return id

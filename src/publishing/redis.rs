@@ -1,13 +1,12 @@
 //! Publishing in Redis: on channels and in streams, in one transaction for each request.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use redis::{Cmd, Pipeline, RedisError, Value};
 
 use super::{Counts, IDEMPOTENCY_PERIOD, Publication, Unavailable};
 use crate::decode::{Target, channel_of_sender};
-use crate::redis_client::RedisClient;
+use crate::redis_client::{RedisClient, slot};
 use crate::totals::count_of_score;
 
 const PUBLISH: &str = include_str!("publish.lua");
@@ -15,7 +14,9 @@ const COUNT: &str = include_str!("count.lua");
 /// The start of the names of idempotency keys in Redis.
 const IDEMPOTENCY_KEYS: &str = "tallycast:publish:";
 
-/// Publishes in one Redis server. Cheap to clone.
+/// Publishes in Redis. Cheap to clone.
+///
+/// In a cluster, what is published together goes through one node, and so do all messages of a channel that are published one by one.
 #[derive(Debug, Clone)]
 pub struct RedisPublisher(RedisClient);
 
@@ -34,10 +35,11 @@ impl RedisPublisher {
     }
 
     pub(super) async fn publish(&self, messages: &[Publication]) -> Result<Vec<Option<String>>, Unavailable> {
+        let tag = if self.0.is_cluster() { Some(common_tag(messages)?) } else { None };
         let mut transaction = redis::pipe();
         transaction.atomic();
         for message in messages {
-            transaction.add_command(command(message));
+            transaction.add_command(command(message, tag.as_deref()));
         }
         let is_idempotent = messages.iter().all(|message| message.idempotency_key.is_some());
         let answers: Vec<Value> = self.send(&transaction, is_idempotent).await?;
@@ -56,9 +58,10 @@ impl RedisPublisher {
     }
 
     pub(super) async fn count(&self, counts: &Counts) -> Result<BTreeMap<String, i64>, Unavailable> {
+        let tag = self.0.is_cluster().then(|| slot::tag_of(&counts.totals));
+        let idempotency_key = counts.idempotency_key.as_deref().map(|key| name(key, tag.as_deref()));
         let mut command = redis::cmd("EVAL");
-        command.arg(COUNT).arg(2).arg(&counts.totals);
-        command.arg(counts.idempotency_key.as_deref().map(name).unwrap_or_default());
+        command.arg(COUNT).arg(1 + usize::from(idempotency_key.is_some())).arg(&counts.totals).arg(idempotency_key);
         command.arg(&counts.channel).arg(milliseconds());
         for (key, count) in &counts.counts {
             command.arg(key).arg(count);
@@ -88,11 +91,39 @@ impl RedisPublisher {
     }
 }
 
-fn command(message: &Publication) -> Cmd {
+/// The hash tag that puts idempotency keys into the slot of a request: that of its streams, or of its first channel.
+fn common_tag(messages: &[Publication]) -> Result<String, Unavailable> {
+    let streams = messages.iter().filter_map(|message| match &message.target {
+        Target::Stream { key, .. } => Some(&**key),
+        Target::Channel(_) => None,
+    });
+    let mut slots = streams.clone().map(|key| slot::slot(key.as_bytes()));
+    if let Some(first) = slots.next()
+        && slots.any(|slot| slot != first)
+    {
+        return Err(Unavailable("in a Redis Cluster, the streams of a request must be in one slot".to_owned()));
+    }
+    let channels = messages.iter().filter_map(|message| match &message.target {
+        Target::Channel(channel) => Some(&**channel),
+        Target::Stream { .. } => None,
+    });
+    Ok(streams.chain(channels).next().map(slot::tag_of).unwrap_or_default())
+}
+
+fn command(message: &Publication, tag: Option<&str>) -> Cmd {
     let Publication { target, event, data, sender, update, idempotency_key, .. } = message;
     let retry = update.retry.map(|retry| retry.to_string());
-    let (kind, place, fields) = match target {
-        Target::Channel(channel) => ("channel", channel_of_sender(channel, sender.as_deref()), vec![data.as_str()]),
+    let idempotency_key = idempotency_key.as_deref().map(|key| name(key, tag));
+    match target {
+        Target::Channel(channel) => {
+            let channel = channel_of_sender(channel, sender.as_deref());
+            let mut command = redis::cmd(if idempotency_key.is_some() { "EVAL" } else { "PUBLISH" });
+            if let Some(key) = idempotency_key {
+                command.arg(PUBLISH).arg(1).arg(key).arg(milliseconds());
+            }
+            command.arg(&*channel).arg(data);
+            command
+        }
         Target::Stream { key, topic } => {
             let mut fields = vec!["data", data];
             fields.extend(event.iter().flat_map(|event| ["event", event]));
@@ -101,31 +132,24 @@ fn command(message: &Publication) -> Cmd {
             fields.extend(update.id.iter().flat_map(|id| ["id", id]));
             fields.extend(retry.iter().flat_map(|retry| ["retry", retry]));
             fields.extend(update.is_private.then_some(["private", "on"]).into_iter().flatten());
-            ("stream", Cow::Borrowed(&**key), fields)
-        }
-    };
-    match (idempotency_key, target) {
-        (Some(key), _) => {
-            let mut command = redis::cmd("EVAL");
-            command.arg(PUBLISH).arg(2).arg(name(key)).arg(&*place).arg(kind).arg(milliseconds()).arg(fields);
-            command
-        }
-        (None, Target::Channel(_)) => {
-            let mut command = redis::cmd("PUBLISH");
-            command.arg(&*place).arg(fields);
-            command
-        }
-        (None, Target::Stream { .. }) => {
-            let mut command = redis::cmd("XADD");
-            command.arg(&*place).arg("*").arg(fields);
+            let mut command = redis::cmd(if idempotency_key.is_some() { "EVAL" } else { "XADD" });
+            match idempotency_key {
+                Some(idempotency_key) => {
+                    command.arg(PUBLISH).arg(2).arg(idempotency_key).arg(&**key).arg(milliseconds());
+                }
+                None => {
+                    command.arg(&**key).arg("*");
+                }
+            }
+            command.arg(fields);
             command
         }
     }
 }
 
-/// The name in Redis of an idempotency key.
-fn name(key: &str) -> String {
-    format!("{IDEMPOTENCY_KEYS}{key}")
+/// The name in Redis of an idempotency key; in a cluster it begins with a hash tag.
+fn name(key: &str, tag: Option<&str>) -> String {
+    tag.map_or_else(|| format!("{IDEMPOTENCY_KEYS}{key}"), |tag| format!("{{{tag}}}:{IDEMPOTENCY_KEYS}{key}"))
 }
 
 fn milliseconds() -> u64 {

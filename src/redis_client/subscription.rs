@@ -8,6 +8,8 @@ use redis::{Msg, RedisError, RedisResult};
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
+use super::Server;
+
 /// Time to connect, and for each answer.
 const LIMIT: Duration = Duration::from_secs(5);
 /// The silence after which the server is pinged.
@@ -41,8 +43,13 @@ pub(crate) async fn in_time<T>(answer: impl Future<Output = RedisResult<T>>) -> 
     Ok(timeout(LIMIT, answer).await.map_err(|_| SubscriptionEnd::TimedOut)??)
 }
 
-/// The next message. Pings a silent connection: otherwise a frozen server would look like one without news. May be dropped at any time.
-pub(crate) async fn next_message(sink: &mut PubSubSink, messages: &mut PubSubStream) -> Result<Msg, SubscriptionEnd> {
+/// The next message. Pings a silent connection: otherwise a frozen server would look like one without news. Nor would one that is
+/// no longer the primary have any. May be dropped at any time.
+pub(crate) async fn next_message(
+    server: &Server,
+    sink: &mut PubSubSink,
+    messages: &mut PubSubStream,
+) -> Result<Msg, SubscriptionEnd> {
     loop {
         if let Ok(message) = timeout(PING_PERIOD, messages.next()).await {
             return message.ok_or(SubscriptionEnd::Closed);
@@ -51,9 +58,10 @@ pub(crate) async fn next_message(sink: &mut PubSubSink, messages: &mut PubSubStr
             // A message proves as well as an answer that the server is there. The answer that then goes unread does no harm.
             biased;
             message = messages.next() => return message.ok_or(SubscriptionEnd::Closed),
-            pong = in_time(sink.ping::<redis::Value>()) => {
-                pong?;
-            }
+            pong = in_time(async {
+                sink.ping::<redis::Value>().await?;
+                server.check().await
+            }) => pong?,
         }
     }
 }

@@ -122,7 +122,7 @@ async fn commands_to_a_frozen_redis_fail_within_the_time_limit() {
     server.freeze();
     // The first has a connection, the second opens another.
     for _ in 0..2 {
-        let error = tokio::time::timeout(PATIENCE, ping(&client)).await.expect("an answer").unwrap_err();
+        let error = timeout(PATIENCE, ping(&client)).await.expect("an answer").unwrap_err();
         assert!(error.is_timeout(), "{error}");
     }
     server.kill();

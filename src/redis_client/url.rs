@@ -1,38 +1,82 @@
-//! The URL of a Redis server, displayed without its password.
+//! The URL of a Redis server, or of several that belong together, displayed without its passwords.
 
 use std::fmt;
 use std::str::FromStr;
 
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
-/// A valid Redis URL. Its [`Display`](fmt::Display) hides the password.
+use super::group_url;
+
+/// A valid Redis URL. Its [`Display`](fmt::Display) hides the passwords.
 #[derive(Clone)]
 pub struct RedisUrl {
-    pub(super) info: ConnectionInfo,
+    pub(super) topology: Topology,
+    /// Whether replicas are read where that is exact enough.
+    pub(super) reads_replicas: bool,
     masked: String,
+}
+
+/// How to find the server that a command or a subscription is for.
+#[derive(Clone)]
+pub(super) enum Topology {
+    /// One server.
+    Single(ConnectionInfo),
+    /// The primary that Sentinels name.
+    Sentinel {
+        sentinels: Vec<ConnectionInfo>,
+        /// The name of the primary.
+        name: String,
+        /// How to connect to servers, whose addresses replace the one here.
+        server: ConnectionInfo,
+    },
+    /// A Redis Cluster, of which these nodes are known.
+    Cluster(Vec<ConnectionInfo>),
+}
+
+impl RedisUrl {
+    /// Whether it is the URL of a Redis Cluster.
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.topology, Topology::Cluster(_))
+    }
 }
 
 /// Why a text is not a [`RedisUrl`]. Never repeats the text, which may contain a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// The scheme is missing or unknown.
-    #[error("expected a URL that starts with redis://, rediss:// or redis+unix://")]
+    #[error(
+        "expected a URL that starts with redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster://"
+    )]
     Scheme,
     /// The client library rejects it.
     #[error("invalid Redis URL ({0}): expected redis://[user:password@]host[:port][/database]")]
     Malformed(String),
+    /// A URL of Sentinels is invalid, for this reason.
+    #[error(
+        "invalid Redis URL ({0}): expected redis+sentinel://[user:password@]host[:port],.../NAME[/database], and \
+         ?read=replica, sentinel-user=, sentinel-password= if needed"
+    )]
+    Sentinel(&'static str),
+    /// A URL of a cluster is invalid, for this reason.
+    #[error(
+        "invalid Redis URL ({0}): expected redis+cluster://[user:password@]host[:port],..., and ?read=replica if needed"
+    )]
+    Cluster(&'static str),
 }
 
 impl FromStr for RedisUrl {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
+        if let Some((topology, reads_replicas, masked)) = group_url::parse(text)? {
+            return Ok(Self { topology, reads_replicas, masked });
+        }
         if !["redis://", "rediss://", "redis+unix://", "unix://"].iter().any(|scheme| text.starts_with(scheme)) {
             return Err(UrlError::Scheme);
         }
         // Without the library's detail, which repeats part of the URL.
         let info = text.into_connection_info().map_err(|error| UrlError::Malformed(error.category().to_owned()))?;
-        Ok(Self { info, masked: mask(text) })
+        Ok(Self { topology: Topology::Single(info), reads_replicas: false, masked: mask(text) })
     }
 }
 
@@ -113,7 +157,8 @@ mod tests {
             let text = format!("{before}{separator}FIRST{after}LAST{end}");
             let Ok(url) = text.parse::<RedisUrl>() else { return Ok(()) };
             for secret in ["FIRST", "LAST"] {
-                if url.info.redis_settings().password().is_some_and(|password| password.contains(secret)) {
+                let Topology::Single(info) = &url.topology else { unreachable!() };
+                if info.redis_settings().password().is_some_and(|password| password.contains(secret)) {
                     prop_assert!(!url.to_string().contains(secret), "{} -> {}", text, url);
                 }
             }
@@ -125,7 +170,7 @@ mod tests {
         let error = |url: &str| url.parse::<RedisUrl>().unwrap_err().to_string();
         assert_eq!(
             error("http://:secret@host"),
-            "expected a URL that starts with redis://, rediss:// or redis+unix://"
+            "expected a URL that starts with redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster://"
         );
         for url in [
             "redis://:secret@host:port",

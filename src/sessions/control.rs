@@ -45,13 +45,14 @@ impl Control {
     /// Receives until the node has another life.
     async fn receive(&mut self, is_subscribed: &mut bool) -> Result<(), SubscriptionEnd> {
         let life = self.life.borrow_and_update().clone();
-        let (mut sink, mut events) = in_time(self.client.pubsub()).await?.split();
+        let server = in_time(self.client.server()).await?;
+        let (mut sink, mut events) = in_time(server.pubsub()).await?.split();
         in_time(sink.subscribe(channel(life.as_str()))).await?;
         *is_subscribed = true;
         self.local.was_deaf();
         loop {
             let event = tokio::select! {
-                event = next_message(&mut sink, &mut events) => event?,
+                event = next_message(&server, &mut sink, &mut events) => event?,
                 // Fails at the shutdown, which disables this branch.
                 Ok(()) = self.life.changed() => return Ok(()),
             };

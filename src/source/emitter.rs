@@ -1,5 +1,7 @@
 //! Where a source puts its events.
 
+use std::sync::Arc;
+
 use tallycast_fanout::inbox::{self, TrySendError};
 use tallycast_fanout::{Acknowledgement, Receipt};
 
@@ -114,7 +116,7 @@ impl Emitter {
     }
 
     /// What the source counts.
-    pub(super) fn stats(&self) -> &SourceStats {
+    pub(super) fn stats(&self) -> &Arc<SourceStats> {
         &self.broker.stats
     }
 

@@ -93,6 +93,10 @@ impl Supervisor {
         Self { shutdown, ..self }
     }
 
+    pub(super) fn shutdown_token(&self) -> CancellationToken {
+        self.shutdown.clone()
+    }
+
     /// Runs `source` until shutdown, until it [finishes](SessionEnd::Finished), or until the pipeline has ended. The
     /// inbox closes with it, so that the stages after it end too, once they have processed what it emitted.
     ///

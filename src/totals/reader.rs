@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::message::{Members, ScriptMessage, Status};
 use super::{TotalsKey, TotalsSnapshot};
-use crate::redis_client::RedisClient;
+use crate::redis_client::{RedisClient, slot};
 use crate::source::SourceEvent;
 
 /// The channels of the messages, as a Redis access control list names them.
@@ -151,6 +151,11 @@ impl TotalsReader {
         // The keys of a hasher are random for each instance.
         let random = || RandomState::new().hash_one(std::process::id());
         let name = format!("{:016x}{:016x}", random(), random());
+        // In a cluster, what is published here goes through the node that has the sorted sets.
+        let name = match config.keys.first().filter(|_| client.is_cluster()) {
+            Some(TotalsKey { key, .. }) => format!("{{{}}}{name}", slot::tag_of(key)),
+            None => name,
+        };
         Self(Arc::new(Shared {
             client,
             channel: CHANNELS.replace('*', &name),
@@ -173,6 +178,8 @@ impl TotalsReader {
 
     /// Reports that the subscription has ended: events are being lost, and the message of a reading that is under way is too.
     pub(crate) fn subscription_lost(&self) {
+        // The sorted sets are read where the next subscription will be.
+        self.0.client.give_up();
         self.0.sets.iter().for_each(|set| set.state().pending = None);
         self.request();
     }

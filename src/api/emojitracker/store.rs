@@ -106,7 +106,7 @@ impl Store {
                 check_size(client, scores, "ZCARD", *max_scores).await?;
                 let mut command = redis::cmd("ZREVRANGE");
                 command.arg(scores).arg(0).arg(max_scores - 1).arg("WITHSCORES");
-                let all: Vec<(Vec<u8>, f64)> = client.query(&command).await?;
+                let all: Vec<(Vec<u8>, f64)> = client.read(&command).await?;
                 let members = all.len();
                 let text = |(id, score)| Some((String::from_utf8(id).ok()?, count_of_score(score)));
                 let scores: Vec<_> = all.into_iter().filter_map(text).collect();
@@ -133,7 +133,7 @@ impl Store {
                 check_size(client, &key, "LLEN", MAX_POSTS).await?;
                 let mut command = redis::cmd("LRANGE");
                 command.arg(key).arg(0).arg(MAX_POSTS - 1);
-                let posts: Vec<Vec<u8>> = client.query(&command).await?;
+                let posts: Vec<Vec<u8>> = client.read(&command).await?;
                 Ok(posts.iter().map(|post| String::from_utf8_lossy(post).into_owned()).collect())
             }
             Self::Memory(memory) => {
@@ -160,7 +160,7 @@ impl Store {
 async fn check_size(client: &RedisClient, key: &str, length: &str, count: usize) -> Result<(), StoreError> {
     let mut command = redis::cmd("MEMORY");
     command.arg("USAGE").arg(key).arg("SAMPLES").arg(count);
-    let bytes: Option<u64> = match client.query(&command).await {
+    let bytes: Option<u64> = match client.read(&command).await {
         // Without permission, or without this command.
         Err(error) if matches!(error.kind(), ErrorKind::Server(_)) => None,
         answer => answer?,
@@ -168,7 +168,7 @@ async fn check_size(client: &RedisClient, key: &str, length: &str, count: usize)
     let Some(bytes) = bytes.filter(|bytes| *bytes > MAX_READ_BYTES) else { return Ok(()) };
     let mut command = redis::cmd(length);
     command.arg(key);
-    let length: u64 = client.query(&command).await?;
+    let length: u64 = client.read(&command).await?;
     let count = u64::try_from(count).unwrap_or(u64::MAX).min(length);
     if bytes / length.max(1) * count > MAX_READ_BYTES {
         return Err(StoreError::too_large(key));

@@ -55,14 +55,15 @@ impl Follower {
     }
 
     async fn follow(&self, is_subscribed: &mut bool) -> Result<Infallible, SubscriptionEnd> {
-        let (mut sink, mut messages) = in_time(self.client.pubsub()).await?.split();
+        let server = in_time(self.client.server()).await?;
+        let (mut sink, mut messages) = in_time(server.pubsub()).await?.split();
         let pattern = glob(&Selector::Prefix(self.channels.clone()));
         in_time(sink.psubscribe(pattern)).await?;
         *is_subscribed = true;
         // Answers may have been missed.
         self.hub.unannounced.notify_one();
         loop {
-            self.received(&next_message(&mut sink, &mut messages).await?);
+            self.received(&next_message(&server, &mut sink, &mut messages).await?);
         }
     }
 

@@ -1,25 +1,30 @@
 //! Events from Redis pub/sub, over one connection for each session.
 //!
+//! In a Redis Cluster every node receives what is published on any of them. The session is with the node that has the totals, so that
+//! those are read where the events come from; `sharded` and `slots` receive sharded pub/sub and streams beside it.
+//!
 //! The connection speaks RESP2, which every Redis version and every proxy understands, so there is only one way to
 //! subscribe. The client library passes events through an unbounded channel; `Session` reads that channel whatever else
 //! it waits for, so nothing can pile up in it.
 
 mod glob;
+mod sharded;
+pub mod slots;
 pub mod streams;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-use redis::aio::{PubSubSink, PubSubStream};
-use redis::{Client, ErrorKind, RedisError, ServerErrorKind};
+use redis::aio::{PubSub, PubSubSink, PubSubStream};
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
 use super::{BoxError, Capabilities, Emitter, RawEvent, Selector, SendOutcome, SessionEnd, Source};
-use crate::redis_client::{self, RedisClient, RedisUrl};
+use crate::redis_client::{self, Access, RedisClient, RedisUrl, Server, Servers, slot};
 use crate::totals::{self, Outcome, TotalsReader};
 pub(crate) use glob::glob;
 use streams::Trim;
@@ -35,9 +40,9 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(60);
 /// What the source needs.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Connects to the server.
-    pub client: Client,
-    /// The URL of the server, for log lines.
+    /// Connects to the servers.
+    pub servers: Servers,
+    /// The URL of the servers, for log lines.
     pub url: RedisUrl,
     /// The totals of namespaces.
     pub totals: totals::Config,
@@ -56,7 +61,7 @@ impl Config {
     /// The URL asks for TLS and its setup fails.
     pub fn new(url: RedisUrl) -> Result<Self, RedisError> {
         Ok(Self {
-            client: redis_client::open(&url)?,
+            servers: redis_client::open(&url)?,
             url,
             totals: totals::Config::default(),
             timeout: DEFAULT_TIMEOUT,
@@ -65,10 +70,15 @@ impl Config {
         })
     }
 
-    /// A client for commands to the same server.
+    /// A client for commands to the same servers.
     pub fn commands(&self) -> RedisClient {
-        RedisClient::new(self.client.clone(), self.timeout)
+        RedisClient::new(self.servers.clone(), self.timeout)
     }
+}
+
+/// Waits for what Redis answers, or for a connection.
+async fn in_time<T>(limit: Duration, answer: impl Future<Output = Result<T, RedisError>>) -> Result<T, SessionError> {
+    Ok(timeout(limit, answer).await.map_err(|_| SessionError::TimedOut(limit))??)
 }
 
 /// Why a session failed.
@@ -80,6 +90,8 @@ enum SessionError {
     Closed,
     #[error("changed routes need a new connection: the process is not subscribed to {}", totals::CHANNELS)]
     NoMarker,
+    #[error("the slot has moved to another node")]
+    SlotMoved,
     #[error(transparent)]
     Redis(#[from] RedisError),
 }
@@ -102,10 +114,32 @@ impl RedisSource {
         Self { config, selectors, totals, tasks: JoinSet::new() }
     }
 
+    /// Connects to the server to subscribe at. In a cluster this is the node that has the totals; while it is away, any other one.
+    async fn connect(&self) -> Result<(Server, PubSub), SessionError> {
+        let Config { servers, timeout: limit, .. } = &self.config;
+        let connect = async |slot| {
+            let server = servers.locate(slot, Access::Primary).await?;
+            let connection = server.pubsub().await?;
+            Ok((server, connection))
+        };
+        if !servers.is_cluster() {
+            return in_time(*limit, connect(None)).await;
+        }
+        let home = slot::slot(self.totals.channel().as_bytes());
+        match in_time(*limit, connect(Some(home))).await {
+            Err(error) => {
+                tracing::debug!(%error, "the node that has the totals is away; subscribing at another one");
+                let (server, connection) = in_time(*limit, connect(None)).await?;
+                Ok((server.in_place_of_owner(home), connection))
+            }
+            connected => connected,
+        }
+    }
+
     async fn subscribe(&mut self) -> Result<Session<'_>, SessionError> {
         let limit = self.config.timeout;
         let timed_out = |_| SessionError::TimedOut(limit);
-        let connection = timeout(limit, self.config.client.get_async_pubsub()).await.map_err(timed_out)??;
+        let (server, connection) = self.connect().await?;
         let (mut sink, events) = connection.split();
         let patterns: Vec<String> = self.selectors.borrow_and_update().iter().map(glob).collect();
         timeout(limit, sink.psubscribe(&patterns)).await.map_err(timed_out)??;
@@ -120,7 +154,7 @@ impl RedisSource {
             Err(error) => return Err(error.into()),
         }
         let Self { config, selectors, totals, .. } = self;
-        Ok(Session { config, totals, selectors, patterns, ignored: Vec::new(), sink, events })
+        Ok(Session { config, totals, server, selectors, patterns, ignored: Vec::new(), sink, events })
     }
 }
 
@@ -159,6 +193,7 @@ impl Source for RedisSource {
 struct Session<'a> {
     config: &'a Config,
     totals: &'a TotalsReader,
+    server: Server,
     selectors: &'a mut watch::Receiver<Vec<Selector>>,
     /// What the connection is subscribed to.
     patterns: Vec<String>,
@@ -174,6 +209,8 @@ enum LoopEvent {
     /// The server answered a ping.
     Pong(Result<redis::Value, RedisError>),
     PingTimedOut,
+    /// Another server is the right one now.
+    Superseded(RedisError),
     SelectorsChanged,
 }
 
@@ -182,9 +219,12 @@ impl Session<'_> {
     /// that drops everything, would look like a server without news.
     async fn run(mut self, emitter: &mut Emitter) -> Result<SessionEnd, SessionError> {
         let Config { ping_interval, timeout: limit, .. } = *self.config;
+        let server = self.server.clone();
+        let mut superseded = std::pin::pin!(server.superseded(ping_interval));
         loop {
             let event = tokio::select! {
                 biased;
+                reason = &mut superseded => LoopEvent::Superseded(reason),
                 received = timeout(ping_interval, self.events.next()) => match received {
                     Ok(event) => LoopEvent::Received(event),
                     Err(_) => tokio::select! {
@@ -207,6 +247,7 @@ impl Session<'_> {
                     pong?;
                     SendOutcome::Sent
                 }
+                LoopEvent::Superseded(reason) => return Err(reason.into()),
                 LoopEvent::PingTimedOut => return Err(SessionError::TimedOut(limit)),
                 LoopEvent::SelectorsChanged => self.resubscribe(emitter).await?,
             };

@@ -16,7 +16,7 @@ async fn no_event_is_lost_during_a_ping() {
     let mut config = Config::new(server.url()).unwrap();
     // Nearly every event coincides with a ping.
     config.ping_interval = Duration::ZERO;
-    let client = config.client.clone();
+    let client = config.commands();
     let (_selectors, selectors) = watch::channel(vec![Selector::Exact("n".to_owned())]);
     let (inbox, mut events) = inbox::channel(16, usize::MAX);
     let (state, mut states) = watch::channel(BrokerState::Connecting);
@@ -25,7 +25,7 @@ async fn no_event_is_lost_during_a_ping() {
     let commands = config.commands();
     let source = tokio::spawn(supervisor.run(RedisSource::new(config, commands, selectors)));
     timeout(PATIENCE, states.wait_for(|state| *state == BrokerState::Subscribed)).await.unwrap().unwrap();
-    let mut publisher = client.get_multiplexed_async_connection().await.unwrap();
+    let mut publisher = client.dedicated(&redis::AsyncConnectionConfig::new()).await.unwrap();
     for number in 0..EVENTS {
         let _: u32 = redis::cmd("PUBLISH").arg("n").arg(number).query_async(&mut publisher).await.unwrap();
         let event = timeout(PATIENCE, events.recv()).await.unwrap().unwrap();

@@ -4,27 +4,58 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, Value};
 use tallycast_fanout::{EntryId, Retention};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::progress::{StreamInfo, before};
 use super::{BatchSize, SessionError, replies};
+use crate::redis_client::Access;
 use crate::source::redis::Config;
 
 pub(super) struct StreamConnection {
     connection: MultiplexedConnection,
     limit: Duration,
+    is_replica: bool,
+    /// Why another server is the right one, as soon as it is.
+    superseded: oneshot::Receiver<RedisError>,
+    /// Checks that, until the connection is dropped.
+    _check: JoinSet<()>,
 }
 
 impl StreamConnection {
-    pub(super) async fn open(config: &Config) -> Result<Self, SessionError> {
+    /// Connects to the server that has a slot, or to the only one.
+    pub(super) async fn open(config: &Config, slot: Option<u16>, access: Access) -> Result<Self, SessionError> {
         let limit = config.timeout;
         // Responses have a limit of their own below.
         let settings = AsyncConnectionConfig::new().set_connection_timeout(Some(limit)).set_response_timeout(None);
-        let opening = config.client.get_multiplexed_async_connection_with_config(&settings);
-        let connection = timeout(limit, opening).await.map_err(|_| SessionError::TimedOut(limit))??;
-        Ok(Self { connection, limit })
+        let opening = async {
+            let server = config.servers.locate(slot, access).await?;
+            let connection = server.connect(&settings).await?;
+            Ok::<_, RedisError>((server, connection))
+        };
+        let (server, connection) = timeout(limit, opening).await.map_err(|_| SessionError::TimedOut(limit))??;
+        let is_replica = server.is_replica();
+        let (sender, superseded) = oneshot::channel();
+        let mut check = JoinSet::new();
+        let interval = config.ping_interval;
+        check.spawn(async move {
+            // Nothing waits after the session.
+            let _ = sender.send(server.superseded(interval).await);
+        });
+        Ok(Self { connection, limit, is_replica, superseded, _check: check })
+    }
+
+    /// Whether another server is the right one by now.
+    pub(super) fn check(&mut self) -> Result<(), SessionError> {
+        self.superseded.try_recv().map_or(Ok(()), |reason| Err(reason.into()))
+    }
+
+    /// Whether the server may be behind its primary.
+    pub(super) fn is_replica(&self) -> bool {
+        self.is_replica
     }
 
     /// The replies to each command of a pipeline, errors included. Redis may wait for `block` before it answers.

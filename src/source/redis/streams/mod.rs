@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Config;
+use crate::redis_client::Access;
 use crate::source::{BoxError, Capabilities, Emitter, PipelineClosed, SessionEnd, Source, StreamKey};
 use connection::StreamConnection;
 use progress::{Finding, Progress, StreamInfo};
@@ -43,6 +44,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 enum SessionError {
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+    #[error("a replica is behind what was read from another server")]
+    ReplicaBehind,
     #[error("the stream {0:?}: {1}")]
     Stream(Arc<str>, RedisError),
     #[error(transparent)]
@@ -57,6 +60,10 @@ enum SessionError {
 #[derive(Debug)]
 pub struct StreamsSource {
     config: Config,
+    /// The slot that all streams are in, in a cluster.
+    slot: Option<u16>,
+    /// The next session reads from the primary, because a replica was behind.
+    avoids_replicas: bool,
     /// The streams to read, which may change.
     keys: watch::Receiver<Vec<StreamKey>>,
     streams: Vec<Stream>,
@@ -79,8 +86,14 @@ struct Stream {
 impl StreamsSource {
     /// A source of the entries of streams, which may change.
     pub fn new(config: Config, keys: watch::Receiver<Vec<StreamKey>>) -> Self {
-        let trimmer = Trimmer::new(config.trim.clone());
-        Self { config, keys, streams: Vec::new(), batch: BatchSize::default(), trimmer }
+        let trimmer = Trimmer::new(config.trim.clone(), config.commands());
+        let (streams, batch) = (Vec::new(), BatchSize::default());
+        Self { config, slot: None, avoids_replicas: false, keys, streams, batch, trimmer }
+    }
+
+    /// The same for streams that are all in one slot of a cluster.
+    pub(super) fn of_slot(config: Config, slot: u16, keys: watch::Receiver<Vec<StreamKey>>) -> Self {
+        Self { slot: Some(slot), ..Self::new(config, keys) }
     }
 
     /// Adds the streams that are new, and removes those that no route reads any more.
@@ -110,7 +123,8 @@ impl StreamsSource {
 
 impl Source for StreamsSource {
     fn address(&self) -> String {
-        self.config.url.to_string()
+        let url = &self.config.url;
+        self.slot.map_or_else(|| url.to_string(), |slot| format!("{url} (streams of slot {slot})"))
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -126,7 +140,8 @@ impl Source for StreamsSource {
             }
         }
         self.update_streams();
-        let connection = StreamConnection::open(&self.config).await?;
+        let access = if std::mem::take(&mut self.avoids_replicas) { Access::Primary } else { Access::Replica };
+        let connection = StreamConnection::open(&self.config, self.slot, access).await?;
         let session = Session { source: &mut *self, connection, is_new: true, looked_at: Instant::now() };
         let error = session.run(emitter).await;
         for Stream { key, progress, .. } in &mut self.streams {
@@ -169,6 +184,7 @@ impl Session<'_> {
     }
 
     async fn turn(&mut self, emitter: &mut Emitter) -> Result<(), SessionError> {
+        self.connection.check()?;
         // An error means that the sender is gone, and the streams stay as they are.
         if self.source.keys.has_changed().unwrap_or(false) {
             self.source.update_streams();
@@ -263,6 +279,11 @@ impl Session<'_> {
                     );
                     emitter.stats().stream_gaps.add(1);
                     emitter.send(gap(&sequence, after, ResetReason::Trimmed)).await?;
+                }
+                Finding::Replaced if self.connection.is_replica() => {
+                    // Only the primary can say that.
+                    self.source.avoids_replicas = true;
+                    return Err(SessionError::ReplicaBehind);
                 }
                 Finding::Replaced => return self.restart(number, info.as_ref(), emitter).await,
             }

@@ -83,7 +83,8 @@ impl Running {
 }
 
 async fn connect(server: &Server) -> MultiplexedConnection {
-    Config::new(server.url()).unwrap().client.get_multiplexed_async_connection().await.unwrap()
+    let client = Config::new(server.url()).unwrap().commands();
+    client.dedicated(&redis::AsyncConnectionConfig::new()).await.unwrap()
 }
 
 async fn command(redis: &mut MultiplexedConnection, text: &str) {

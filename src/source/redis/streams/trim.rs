@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::SessionError;
 use super::connection::StreamConnection;
 use crate::rate_limited_log::RateLimitedLog;
+use crate::redis_client::RedisClient;
 use crate::source::SourceStats;
 
 /// The time between two rounds, varied by half, so that the nodes take turns.
@@ -32,13 +33,15 @@ pub struct Trim {
 #[derive(Debug)]
 pub(super) struct Trimmer {
     config: Trim,
+    /// Sends commands to the primary, also where a replica is read.
+    client: RedisClient,
     next: Instant,
     log: RateLimitedLog,
 }
 
 impl Trimmer {
-    pub(super) fn new(config: Trim) -> Self {
-        Self { config, next: Instant::now(), log: RateLimitedLog::new() }
+    pub(super) fn new(config: Trim, client: RedisClient) -> Self {
+        Self { config, client, next: Instant::now(), log: RateLimitedLog::new() }
     }
 
     pub(super) fn is_due(&self) -> bool {
@@ -66,21 +69,15 @@ impl Trimmer {
             for (strategy, bound) in bounds.iter().chain(&own) {
                 let mut command = redis::cmd("XTRIM");
                 command.arg(&**key).arg(strategy).arg("~").arg(bound);
-                self.repeat(&command, key, connection, stats).await?;
+                self.repeat(&command, key, stats).await;
             }
         }
         Ok(())
     }
 
-    async fn repeat(
-        &mut self,
-        command: &Cmd,
-        key: &str,
-        connection: &mut StreamConnection,
-        stats: &SourceStats,
-    ) -> Result<(), SessionError> {
+    async fn repeat(&mut self, command: &Cmd, key: &str, stats: &SourceStats) {
         for _ in 0..MAX_CALLS {
-            match connection.query::<u64>(command).await? {
+            match self.client.query::<u64>(command).await {
                 Ok(0) => break,
                 Ok(removed) => stats.trimmed.add(removed),
                 Err(error) => {
@@ -89,6 +86,5 @@ impl Trimmer {
                 }
             }
         }
-        Ok(())
     }
 }
