@@ -44,6 +44,7 @@ mod rates;
 mod realtime;
 mod realtime_pages;
 mod reconnect;
+mod redis_topologies;
 mod renewal;
 mod restart;
 mod resume;

@@ -92,7 +92,12 @@ impl RedisServer {
     }
 
     pub(crate) fn start_with_password(password: &'static str) -> Self {
-        Self::with(vec!["--requirepass".to_owned(), password.to_owned()], Some(password), false)
+        Self::start_with_password_and_flags(password, &[])
+    }
+
+    pub(crate) fn start_with_password_and_flags(password: &'static str, flags: &[&str]) -> Self {
+        let flags = ["--requirepass", password].iter().chain(flags).map(|flag| (*flag).to_owned()).collect();
+        Self::with(flags, Some(password), false)
     }
 
     pub(crate) fn start_with_tls(certificate: &Certificate) -> Self {
@@ -195,6 +200,10 @@ impl RedisServer {
         kill_process(Pid::from_raw(i32::try_from(id).unwrap()).unwrap(), signal).unwrap();
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn url(&self) -> String {
         self.url_with_password(self.password)
     }
@@ -205,7 +214,7 @@ impl RedisServer {
         format!("{scheme}://{credentials}127.0.0.1:{port}/{fragment}")
     }
 
-    fn try_connect(&self) -> Option<Connection> {
+    pub(super) fn try_connect(&self) -> Option<Connection> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let info = self.url().into_connection_info().unwrap();
         let connection = Client::open(info).unwrap().get_connection_with_timeout(LIMIT).ok()?;
@@ -236,6 +245,21 @@ impl RedisServer {
     pub(crate) fn publish_post(&self, id: &str, json: &str) {
         self.publish([(format!("stream.tweet_updates.{id}"), json)]);
     }
+}
+
+/// A port for something beside a server, free now, and in no range that other ports are taken from.
+pub(super) fn free_port() -> u16 {
+    const PORTS: std::ops::Range<u16> = 12_000..20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id() * 101;
+    for _ in 0..1000 {
+        let offset = (first + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) % PORTS.len() as u32;
+        let port = PORTS.start + u16::try_from(offset).unwrap();
+        if std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
 }
 
 /// Whether the server has read its append-only file: until then it answers `INFO`, and refuses all commands that use data.
