@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -39,6 +39,14 @@ pub(crate) enum Trust<'a> {
     Authorities(&'a [u8]),
     /// Any.
     Any,
+}
+
+/// Who a client is: PEM texts.
+pub(crate) struct Identity<'a> {
+    /// Its certificate, and those up to an authority that the server trusts.
+    pub(crate) chain: &'a [u8],
+    /// The key of the certificate.
+    pub(crate) key: &'a [u8],
 }
 
 /// Sends a request on a connection of its own, and waits for the head of the response. Without `tls`, in plain text.
@@ -76,16 +84,24 @@ async fn connect(authority: &Authority, tls: Option<Arc<ClientConfig>>) -> Resul
 
 /// A configuration that trusts these certificates.
 pub(crate) fn tls(trust: &Trust<'_>) -> Result<Arc<ClientConfig>, Failure> {
+    client_config(trust, None)
+}
+
+/// A configuration that trusts these certificates, of a client that the server may ask who it is.
+pub(crate) fn client_config(trust: &Trust<'_>, identity: Option<Identity<'_>>) -> Result<Arc<ClientConfig>, Failure> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     let mut roots = RootCertStore::empty();
-    match trust {
+    let config = match trust {
         Trust::Any => {
             let verifier = Arc::new(AcceptAny(provider));
-            return Ok(Arc::new(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()));
+            config.dangerous().with_custom_certificate_verifier(verifier)
         }
         // Certificates that cannot be read are not trusted.
-        Trust::System => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+        Trust::System => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            config.with_root_certificates(roots)
+        }
         Trust::Authorities(pem) => {
             for certificate in CertificateDer::pem_slice_iter(pem) {
                 roots.add(certificate?)?;
@@ -93,9 +109,16 @@ pub(crate) fn tls(trust: &Trust<'_>) -> Result<Arc<ClientConfig>, Failure> {
             if roots.is_empty() {
                 return Err("expected at least one certificate in PEM".into());
             }
+            config.with_root_certificates(roots)
         }
-    }
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    };
+    Ok(Arc::new(match identity {
+        None => config.with_no_client_auth(),
+        Some(Identity { chain, key }) => {
+            let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<_, _>>()?;
+            config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key)?)?
+        }
+    }))
 }
 
 /// A connection.
