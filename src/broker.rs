@@ -13,10 +13,14 @@ use tallycast::cluster::{Cluster, Via};
 use tallycast::config::{Broker, DemoOptions, SourceConfig, SourceKind};
 use tallycast::decode::Routes;
 use tallycast::demo::Demo;
+#[cfg(feature = "amqp")]
+use tallycast::publishing::AmqpPublisher;
 #[cfg(feature = "nats")]
 use tallycast::publishing::NatsPublisher;
 use tallycast::publishing::{Backend, MemoryPublisher, Publisher, RedisPublisher};
 use tallycast::redis_client::RedisClient;
+#[cfg(feature = "amqp")]
+use tallycast::source::amqp::{AmqpSource, Config as Amqp};
 use tallycast::source::memory::MemorySource;
 #[cfg(feature = "nats")]
 use tallycast::source::nats::{JetStreamSource, NatsSource, NatsUrl};
@@ -102,6 +106,11 @@ pub(crate) fn start(
             }
             #[cfg(feature = "nats")]
             SourceKind::Nats(url) => sources.start_nats(of, *url, inputs),
+            #[cfg(feature = "amqp")]
+            SourceKind::Amqp(config) => {
+                sources.run(of, AmqpSource::new(Amqp::clone(&config), inputs.selectors));
+                Backend::Amqp(AmqpPublisher::new(*config))
+            }
             SourceKind::Demo(options) => {
                 let demo = Demo::new(options.seed);
                 store = Store::Memory(demo.memory());

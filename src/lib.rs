@@ -14,6 +14,8 @@
 
 // In the order of the flow.
 pub mod admin;
+#[cfg(feature = "amqp")]
+mod amqp_client;
 pub mod api;
 mod assets;
 pub mod auth;

@@ -41,13 +41,23 @@ pub enum SourceValueError {
     #[cfg(feature = "nats")]
     #[error(transparent)]
     Nats(#[from] source::nats::UrlError),
+    /// A URL of RabbitMQ is invalid.
+    #[cfg(feature = "amqp")]
+    #[error(transparent)]
+    Amqp(#[from] source::amqp::UrlError),
+    /// The build lacks what the scheme needs.
+    #[error("this build has no {0}; expected one with the feature {1}")]
+    Feature(&'static str, &'static str),
 }
 
 /// The schemes that this build knows.
 fn schemes() -> String {
-    let mut schemes = vec!["redis://", "rediss://"];
+    let mut schemes = vec!["redis://", "rediss://", "redis+sentinel://", "redis+cluster://"];
     if cfg!(feature = "nats") {
         schemes.extend(["nats://", "tls:// (NATS over TLS)"]);
+    }
+    if cfg!(feature = "amqp") {
+        schemes.extend(["amqp://", "amqps://"]);
     }
     format!("{}, webhook:, cloudevents: or pubsub:", schemes.join(", "))
 }
@@ -75,6 +85,8 @@ pub(super) enum SourceUrl {
     Push(Box<push::Config>),
     #[cfg(feature = "nats")]
     Nats(Box<source::nats::NatsUrl>),
+    #[cfg(feature = "amqp")]
+    Amqp(Box<source::amqp::Config>),
 }
 
 impl SourceUrl {
@@ -86,6 +98,10 @@ impl SourceUrl {
             _ if push::Config::is_push(text) => Ok(Self::Push(Box::new(push::Config::parse(text)?))),
             #[cfg(feature = "nats")]
             "nats" | "tls" => Ok(Self::Nats(Box::new(source::nats::NatsUrl::parse(text)?))),
+            #[cfg(feature = "amqp")]
+            "amqp" | "amqps" => Ok(Self::Amqp(Box::new(source::amqp::Config::parse(text)?))),
+            #[cfg(not(feature = "amqp"))]
+            "amqp" | "amqps" => Err(SourceValueError::Feature("RabbitMQ", "amqp")),
             _ => Err(SourceValueError::Malformed),
         }
     }
@@ -103,6 +119,8 @@ impl SourceUrl {
             }
             #[cfg(feature = "nats")]
             Self::Nats(url) => Ok(SourceKind::Nats(url)),
+            #[cfg(feature = "amqp")]
+            Self::Amqp(config) => Ok(SourceKind::Amqp(config)),
         }
     }
 }
@@ -125,6 +143,8 @@ impl fmt::Display for SourceUrl {
             Self::Push(config) => config.fmt(formatter),
             #[cfg(feature = "nats")]
             Self::Nats(url) => url.fmt(formatter),
+            #[cfg(feature = "amqp")]
+            Self::Amqp(config) => config.fmt(formatter),
         }
     }
 }
@@ -187,6 +207,9 @@ pub enum SourceKind {
     /// Subjects and JetStream streams of NATS servers.
     #[cfg(feature = "nats")]
     Nats(Box<source::nats::NatsUrl>),
+    /// Channels of RabbitMQ.
+    #[cfg(feature = "amqp")]
+    Amqp(Box<source::amqp::Config>),
     /// The generator of the sandbox.
     Demo(Box<super::DemoOptions>),
 }
@@ -203,16 +226,23 @@ impl SourceKind {
             Self::Nats(url) => {
                 (url.to_string(), vec![("subjects", Capabilities::PASSING), ("streams", Capabilities::LOG)])
             }
+            #[cfg(feature = "amqp")]
+            Self::Amqp(config) => (config.to_string(), vec![("channels", config.capabilities())]),
             Self::Demo(_) => ("memory".to_owned(), vec![("channels", Capabilities::PASSING)]),
         }
     }
 
     /// Checks that the source can have what routes read from it.
-    #[cfg_attr(not(feature = "nats"), expect(unused_variables, reason = "only NATS restricts channels"))]
+    #[cfg_attr(
+        not(any(feature = "amqp", feature = "nats")),
+        expect(unused_variables, reason = "only these restrict channels")
+    )]
     fn check(&self, selectors: &[Selector], streams: &[StreamKey]) -> Result<(), String> {
         match self {
             Self::Redis(_) | Self::Demo(_) => Ok(()),
             Self::Push(_) => no_streams("a push source", streams),
+            #[cfg(feature = "amqp")]
+            Self::Amqp(_) => source::amqp::check(selectors, streams).map_err(|error| error.to_string()),
             #[cfg(feature = "nats")]
             Self::Nats(_) => {
                 let check_selectors = || selectors.iter().try_for_each(source::nats::check_selector);

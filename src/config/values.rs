@@ -76,11 +76,14 @@ pub(super) fn network(text: &str) -> Result<IpNet, &'static str> {
 
 /// What client libraries log of their own accord, which the sources log in their words. A directive of the user's overrides it.
 const QUIET: &str = "async_nats=off";
+/// What they log with secrets, which nothing overrides: the frames of RabbitMQ have the password.
+const SECRET: &str = "lapin=off";
 
 pub(super) fn log_filter(text: &str) -> Result<EnvFilter, &'static str> {
-    format!("{QUIET},{text}")
-        .parse()
-        .map_err(|_| "expected error, warn, info, debug or trace, or directives such as info,tallycast::source=debug")
+    let filter: EnvFilter = format!("{QUIET},{text}").parse().map_err(
+        |_| "expected error, warn, info, debug or trace, or directives such as info,tallycast::source=debug",
+    )?;
+    Ok(SECRET.parse().into_iter().fold(filter, EnvFilter::add_directive))
 }
 
 /// A Redis URL, shown without its password.

@@ -1,5 +1,7 @@
 //! Publishing: what clients send over HTTP goes to the broker, and comes back as events like those of any other publisher.
 
+#[cfg(feature = "amqp")]
+mod amqp;
 mod memory;
 #[cfg(feature = "nats")]
 mod nats;
@@ -16,6 +18,8 @@ use tallycast_fanout::Counter;
 use crate::decode::Target;
 use crate::source::SourceId;
 
+#[cfg(feature = "amqp")]
+pub use amqp::AmqpPublisher;
 pub use memory::{MemoryPublisher, PublishedEvents};
 #[cfg(feature = "nats")]
 pub use nats::NatsPublisher;
@@ -92,6 +96,9 @@ pub enum Backend {
     Nats(NatsPublisher),
     /// In this process.
     Memory(MemoryPublisher),
+    /// In RabbitMQ.
+    #[cfg(feature = "amqp")]
+    Amqp(AmqpPublisher),
     /// Not at all: the source, with this address, is only read.
     ReadOnly(Arc<str>),
 }
@@ -116,6 +123,8 @@ impl Publisher {
                 #[cfg(feature = "nats")]
                 Backend::Nats(nats) => nats.publish(messages).await?,
                 Backend::Memory(memory) => memory.publish(messages).await?,
+                #[cfg(feature = "amqp")]
+                Backend::Amqp(amqp) => amqp.publish(messages).await?,
                 Backend::ReadOnly(address) => return Err(read_only(address)),
             });
         }
@@ -133,6 +142,8 @@ impl Publisher {
             #[cfg(feature = "nats")]
             Backend::Nats(nats) => nats.add_entry(key, field, data).await,
             Backend::Memory(memory) => memory.add_entry(key, data).await,
+            #[cfg(feature = "amqp")]
+            Backend::Amqp(amqp) => amqp.add_entry(key, field, data).await,
             Backend::ReadOnly(address) => Err(read_only(address)),
         }
     }
@@ -147,6 +158,8 @@ impl Publisher {
             #[cfg(feature = "nats")]
             Backend::Nats(_) => Err(Unavailable("totals are in Redis, and not in NATS".to_owned())),
             Backend::Memory(memory) => memory.count(counts).await,
+            #[cfg(feature = "amqp")]
+            Backend::Amqp(_) => Err(Unavailable("RabbitMQ keeps no totals".to_owned())),
             Backend::ReadOnly(address) => Err(read_only(address)),
         }
     }
@@ -158,6 +171,8 @@ impl Publisher {
             // Its subjects have none.
             #[cfg(feature = "nats")]
             Backend::Nats(_) => false,
+            #[cfg(feature = "amqp")]
+            Backend::Amqp(_) => false,
             Backend::ReadOnly(_) => false,
         })
     }

@@ -6,6 +6,8 @@
 //!
 //! `docs/sources.md` explains how to write a source; `examples/custom_source.rs` is one in a single file.
 
+#[cfg(feature = "amqp")]
+pub mod amqp;
 mod broker;
 mod emitter;
 pub mod memory;

@@ -12,6 +12,8 @@
 )]
 
 mod admin;
+#[cfg(feature = "amqp")]
+mod amqp;
 mod autobahn;
 mod broker;
 mod cli;

@@ -9,6 +9,8 @@ mod jwks;
 mod jwt;
 mod libraries;
 mod nats;
+#[cfg(feature = "amqp")]
+mod rabbitmq;
 mod raw;
 mod redis;
 mod redis_cluster;
@@ -30,6 +32,8 @@ pub(crate) use jwks::JwksServer;
 pub(crate) use jwt::jwt;
 pub(crate) use libraries::{NODE, PYTHON, Printer, ask_script, libraries};
 pub(crate) use nats::NatsServer;
+#[cfg(feature = "amqp")]
+pub(crate) use rabbitmq::{RABBITMQ, RabbitServer};
 pub(crate) use raw::Raw;
 pub(crate) use redis::{Certificate, RedisServer, TempDir};
 pub(crate) use redis_cluster::{RedisCluster, publish, publish_sharded};
