@@ -60,6 +60,7 @@ impl History {
                 namespace,
                 except: Box::default(),
                 sequence,
+                partition: None,
                 max_messages,
                 max_bytes,
                 max_age,

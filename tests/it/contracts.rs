@@ -306,6 +306,7 @@ fn contract_starts_in_the_history() {
             namespace: namespace.parse().unwrap(),
             except: Box::default(),
             sequence: sequence.map(Into::into),
+            partition: None,
             max_messages: Some(10),
             max_bytes: None,
             max_age: None,

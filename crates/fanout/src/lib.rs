@@ -86,7 +86,7 @@ pub use position::{EntryId, EntryIdError, Position, Reset, ResetReason, Sequence
 pub use publisher::{Acknowledgement, Closed, Messages, NotAcknowledged, Publisher, Receipt, TrySendError};
 pub use rate::{Rate, RateError};
 pub use report::{ConnectionReport, FeedReport, Report};
-pub use retention::{Kept, Retention};
+pub use retention::{Kept, Partition, Retention};
 pub use sink::{Sink, Stream};
 pub use stats::{Counter, Histogram, Stats};
 pub use subscriber::{ConnectionInfo, Subscriber};

@@ -18,6 +18,8 @@ pub struct Retention {
     /// The sequence in which its messages have positions; `None` if their source has none, so that the engine numbers them,
     /// and a position is valid for this engine only.
     pub sequence: Option<Arc<str>>,
+    /// What the sequence is a partition of, if it is one.
+    pub partition: Option<Partition>,
     /// The number of messages.
     pub max_messages: Option<usize>,
     /// The memory of messages.
@@ -28,7 +30,30 @@ pub struct Retention {
     pub last_values: bool,
 }
 
+/// A partition of a topic, such as one of Kafka: a sequence of its own. Ids name all partitions of a topic together, as a vector.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Partition {
+    /// The name of the topic.
+    pub topic: Arc<str>,
+    /// Its number, from zero. An engine has all partitions of a topic, up to some number.
+    pub number: u32,
+}
+
+impl Partition {
+    /// The name of its sequence.
+    pub fn sequence(&self) -> String {
+        format!("{}#{}", self.topic, self.number)
+    }
+}
+
 impl Retention {
+    /// The same for one partition of its sequence, which is the topic. Its bounds apply to each partition.
+    pub fn of_partition(&self, number: u32) -> Self {
+        let partition = self.sequence.clone().map(|topic| Partition { topic, number });
+        let sequence = partition.as_ref().map(|partition| partition.sequence().into());
+        Self { name: format!("{}#{number}", self.name).into(), sequence, partition, ..self.clone() }
+    }
+
     /// Whether readers of `topic` may get messages that are kept by this retention.
     pub(crate) fn concerns(&self, topic: &Topic) -> bool {
         let is_excepted = |except: &Namespace| Topic::from(except.clone()).covers(topic);

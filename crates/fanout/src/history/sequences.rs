@@ -2,13 +2,14 @@
 //!
 //! With one sequence an id is that of the entry: `1732-0`. With several it names them all, so that it is a position in each:
 //! `orders:1732-0,trades:1733-4`. The engine's own numbers have no name, and an epoch that no other process has:
-//! `9c1f03d2a7b4e865-42`.
+//! `9c1f03d2a7b4e865-42`. The partitions of a topic are one vector, with the place in partition 0 first: `trades@17.4.33`.
 
-use std::fmt::Write;
+use std::cmp::Ordering;
+use std::fmt::{self, Write};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use crate::{EntryId, Retention};
+use crate::{EntryId, Partition, Retention};
 
 /// The longest id that is read, in bytes.
 pub(crate) const MAX_ID_BYTES: usize = 4096;
@@ -26,6 +27,8 @@ pub(crate) struct Sequences {
 pub(crate) struct Sequence {
     /// `None` for the engine's own numbers.
     pub(crate) name: Option<Arc<str>>,
+    /// What it is a partition of, if it is one.
+    partition: Option<Partition>,
     pub(crate) newest: EntryId,
     /// Whether everything has been sent that there was when the source started.
     pub(crate) is_current: bool,
@@ -35,11 +38,15 @@ impl Sequences {
     /// The sequences of `retentions`, with what is known of those that there were before. A sequence that disappears is
     /// forgotten, because ids must name the same sequences on all nodes.
     pub(crate) fn declare(&mut self, retentions: &[Arc<Retention>]) {
-        let mut names: Vec<Option<Arc<str>>> = retentions.iter().map(|retention| retention.sequence.clone()).collect();
-        names.sort_unstable();
-        names.dedup();
-        let known = |name: &Option<Arc<str>>| self.all.iter().find(|sequence| sequence.name == *name).cloned();
-        self.all = names.into_iter().map(|name| known(&name).unwrap_or_else(|| Sequence::new(name))).collect();
+        let mut all: Vec<Sequence> = retentions.iter().map(|retention| Sequence::new(retention)).collect();
+        all.sort_unstable_by(Sequence::order);
+        all.dedup_by(|a, b| a.order(b).is_eq());
+        for sequence in &mut all {
+            if let Some(known) = self.all.iter().find(|known| known.order(sequence).is_eq()) {
+                sequence.clone_from(known);
+            }
+        }
+        self.all = all;
     }
 
     /// The place of a sequence.
@@ -85,15 +92,21 @@ impl Sequences {
     fn id_of(&self, entries: impl Iterator<Item = EntryId>) -> String {
         let mut id = String::new();
         let is_alone = self.all.len() == 1;
-        for (Sequence { name, .. }, newest) in self.all.iter().zip(entries) {
-            if !id.is_empty() {
+        let mut topic: Option<&str> = None;
+        for (Sequence { name, partition, .. }, newest) in self.all.iter().zip(entries) {
+            let of = partition.as_ref().map(|partition| &*partition.topic);
+            let continues = of.is_some() && of == topic;
+            topic = of;
+            if !id.is_empty() && !continues {
                 id.push(',');
             }
             // Writing to a string cannot fail.
-            let _ = match name {
-                None => write!(id, "{}-{}", self.epoch, newest.major),
-                Some(_) if is_alone => write!(id, "{newest}"),
-                Some(name) => write!(id, "{}:{newest}", escaped(name)),
+            let _ = match (name, of) {
+                (_, Some(_)) if continues => write!(id, ".{}", Element(newest)),
+                (_, Some(of)) => write!(id, "{}@{}", escaped(of), Element(newest)),
+                (None, _) => write!(id, "{}-{}", self.epoch, newest.major),
+                (Some(_), _) if is_alone => write!(id, "{newest}"),
+                (Some(name), _) => write!(id, "{}:{newest}", escaped(name)),
             };
         }
         id
@@ -104,21 +117,60 @@ impl Sequences {
     pub(crate) fn parse(&self, id: &str) -> Vec<Option<EntryId>> {
         let parts: Vec<&str> = if id.len() > MAX_ID_BYTES { Vec::new() } else { id.split(',').collect() };
         let is_alone = self.all.len() == 1;
+        let named = |name: &str| {
+            let name = escaped(name);
+            let found = parts.iter().find_map(|part| part.strip_prefix(&*name)?.strip_prefix(':'));
+            found.and_then(|entry| entry.parse().ok())
+        };
         let entry = |sequence: &Sequence| match &sequence.name {
             None => parts.iter().find_map(|part| {
                 let (epoch, number) = part.rsplit_once('-')?;
                 let number = EntryId::new(format!("{number}-0").parse::<EntryId>().ok()?.major, 0);
                 (*epoch == *self.epoch).then_some(number)
             }),
-            Some(_) if is_alone && parts.len() == 1 && !id.contains(':') => id.parse().ok(),
-            Some(name) => {
-                let name = escaped(name);
-                let found = parts.iter().find_map(|part| part.strip_prefix(&*name)?.strip_prefix(':'));
-                found.and_then(|entry| entry.parse().ok())
+            Some(name) if let Some(partition) = &sequence.partition => {
+                let topic = escaped(&partition.topic);
+                match parts.iter().find_map(|part| part.strip_prefix(&*topic)?.strip_prefix('@')) {
+                    Some(vector) => self.element(vector, partition),
+                    None => named(name),
+                }
             }
+            Some(_) if is_alone && parts.len() == 1 && !id.contains(':') => id.parse().ok(),
+            Some(name) => named(name),
         };
         self.all.iter().map(entry).collect()
     }
+
+    /// The place in a partition that the vector of its topic names. A partition that was added later has been read up to nothing. One
+    /// that is not known here yet, and has been read, makes the position one ahead of every message.
+    fn element(&self, vector: &str, Partition { topic, number }: &Partition) -> Option<EntryId> {
+        let known = self.all.iter().filter(|sequence| sequence.partition.as_ref().is_some_and(|of| of.topic == *topic));
+        let is_read = |text: &str| element(text) != Some(EntryId::ZERO);
+        if vector.split('.').skip(known.count()).any(is_read) {
+            return Some(AHEAD);
+        }
+        let number = usize::try_from(*number).unwrap_or(usize::MAX);
+        vector.split('.').nth(number).map_or(Some(EntryId::ZERO), element)
+    }
+}
+
+/// Later than every entry.
+const AHEAD: EntryId = EntryId::new(u64::MAX, u64::MAX);
+
+/// A place in a vector: the second number is left out where it is zero, as it is where a broker numbers entries by one.
+struct Element(EntryId);
+
+impl fmt::Display for Element {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            EntryId { major, minor: 0 } => write!(formatter, "{major}"),
+            entry => write!(formatter, "{entry}"),
+        }
+    }
+}
+
+fn element(text: &str) -> Option<EntryId> {
+    if text.contains('-') { text.parse().ok() } else { format!("{text}-0").parse().ok() }
 }
 
 impl Default for Sequences {
@@ -131,10 +183,24 @@ impl Default for Sequences {
 }
 
 impl Sequence {
-    fn new(name: Option<Arc<str>>) -> Self {
+    fn new(retention: &Retention) -> Self {
+        let Retention { sequence, partition, .. } = retention;
         // What the engine numbers itself has no past.
-        let is_current = name.is_none();
-        Self { name, newest: EntryId::ZERO, is_current }
+        let is_current = sequence.is_none();
+        Self { name: sequence.clone(), partition: partition.clone(), newest: EntryId::ZERO, is_current }
+    }
+
+    /// By name; partitions by their topic and number, beside each other.
+    fn order(&self, other: &Self) -> Ordering {
+        let key = |of: &Self| {
+            let topic = of.partition.as_ref().map(|partition| Arc::clone(&partition.topic));
+            (
+                topic.or_else(|| of.name.clone()),
+                of.partition.as_ref().map(|partition| partition.number),
+                of.name.clone(),
+            )
+        };
+        key(self).cmp(&key(other))
     }
 }
 
@@ -165,6 +231,7 @@ mod tests {
                 namespace: crate::Namespace::root(),
                 except: Box::default(),
                 sequence: name.map(Into::into),
+                partition: None,
                 max_messages: None,
                 max_bytes: None,
                 max_age: None,
@@ -211,6 +278,54 @@ mod tests {
         // Of another process.
         assert_eq!(sequences(&[None]).parse("0123456789abcdef-42"), [None]);
         assert_eq!(several.parse(&"trades:7-1,".repeat(MAX_ID_BYTES)), [None, None, None]);
+    }
+
+    /// The sequences of a topic with partitions, and of one without.
+    fn partitioned(count: u32) -> Sequences {
+        let of = retentions(&[Some("a:b"), Some("z")]);
+        let mut all = vec![Arc::clone(&of[1])];
+        all.extend((0..count).rev().map(|number| Arc::new(of[0].of_partition(number))));
+        let mut sequences = Sequences::default();
+        sequences.declare(&all);
+        sequences
+    }
+
+    #[test]
+    fn id_of_partitions_is_a_vector() {
+        let mut several = partitioned(12);
+        for number in [0, 2, 11] {
+            set(&mut several, Some(&format!("a:b#{number}")), EntryId::new(40 + number, number % 2));
+        }
+        set(&mut several, Some("z"), EntryId::new(7, 1));
+        let id = several.id();
+        assert_eq!(id, "a%3Ab@40.0.42.0.0.0.0.0.0.0.0.51-1,z:7-1");
+        let newest: Vec<_> = several.all.iter().map(|sequence| Some(sequence.newest)).collect();
+        assert_eq!(several.parse(&id), newest);
+        // As one entry is named.
+        assert_eq!(several.parse("a%3Ab%232:5-0")[1..4], [None, Some(EntryId::new(5, 0)), None]);
+        assert_eq!(several.parse("a%3Ab@x.+1.-..3")[..5], [None, None, None, None, Some(EntryId::new(3, 0))]);
+        let alone = |id: &str| {
+            let mut one = Sequences::default();
+            one.declare(&[Arc::new(retentions(&[Some("a")])[0].of_partition(0))]);
+            one.parse(id)
+        };
+        assert_eq!(alone("a@4"), [Some(EntryId::new(4, 0))]);
+        assert_eq!(alone("4-0"), [None]);
+    }
+
+    #[test]
+    fn partitions_that_were_added_are_read_from_their_beginning() {
+        let entry = |major| Some(EntryId::new(major, 0));
+        assert_eq!(partitioned(3).parse("a%3Ab@4.5"), [entry(4), entry(5), entry(0), None]);
+        assert_eq!(partitioned(2).parse("a%3Ab@4.5.0"), [entry(4), entry(5), None]);
+        // Another node has sent entries of a partition that this one does not know.
+        assert_eq!(partitioned(2).parse("a%3Ab@4.5.1"), [Some(AHEAD), Some(AHEAD), None]);
+        let mut grown = partitioned(2);
+        set(&mut grown, Some("a:b#1"), EntryId::new(9, 0));
+        let retentions: Vec<_> =
+            (0..3).map(|number| Arc::new(retentions(&[Some("a:b")])[0].of_partition(number))).collect();
+        grown.declare(&retentions);
+        assert_eq!(grown.id(), "a%3Ab@0.9.0");
     }
 
     #[test]

@@ -15,6 +15,7 @@ fn retention(name: &str, max_messages: Option<usize>, last_values: bool) -> Arc<
         namespace: format!("/{name}").parse().unwrap(),
         except: Box::default(),
         sequence: None,
+        partition: None,
         max_messages,
         max_bytes: None,
         max_age: None,

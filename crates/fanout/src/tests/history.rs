@@ -12,6 +12,7 @@ fn retention(sequence: Option<&str>, max_messages: Option<usize>) -> Arc<Retenti
         namespace: ns("/kept"),
         except: Box::default(),
         sequence: sequence.map(Into::into),
+        partition: None,
         max_messages,
         max_bytes: None,
         max_age: None,

@@ -11,6 +11,7 @@ fn retention() -> Arc<Retention> {
         namespace: Namespace::root(),
         except: [ns("/raw")].into(),
         sequence: Some(SEQUENCE.into()),
+        partition: None,
         max_messages: None,
         max_bytes: None,
         max_age: None,

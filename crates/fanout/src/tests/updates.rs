@@ -12,6 +12,7 @@ fn retention(max_messages: Option<usize>) -> Arc<Retention> {
         namespace: Namespace::root(),
         except: Box::default(),
         sequence: None,
+        partition: None,
         max_messages,
         max_bytes: None,
         max_age: None,
