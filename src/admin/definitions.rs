@@ -68,6 +68,16 @@ const SOURCE: &[Metric] = &[
                 lost its newest entries. The log has the key and the reason; readers receive a reset.",
     },
     Metric {
+        name: "source_lag",
+        values: Values::FoundGauges(
+            "stream",
+            Reading::new("source", "lag", |status| status.source.lag.total()),
+            |scrape| scrape.status.source.lag.all(),
+        ),
+        help: "Records of a Kafka topic that were there at the last look, every two seconds, and had not been read.",
+        watch: "Grows: this process cannot keep up with the topic. Missing: the cluster is away.",
+    },
+    Metric {
         name: "source_trimmed",
         values: Values::Counter(Reading::new("source", "trimmed", |status| status.source.trimmed.get())),
         help: "Entries that this process trimmed from streams.",

@@ -33,6 +33,8 @@ pub struct Route {
     history: History,
     /// How long its messages are kept, if they are.
     pub(super) retention: Option<Arc<Retention>>,
+    /// The same for each partition of its stream, if it has partitions.
+    pub(super) partitions: Option<Vec<Arc<Retention>>>,
 }
 
 /// The source of a route, and its name unless it is the default one.
@@ -143,7 +145,8 @@ impl FromStr for Route {
             }
         }
         let source = RouteSource::default();
-        Ok(Self { source, pattern, template, event, sender, tally, is_private, history, retention: None }
+        let (retention, partitions) = (None, None);
+        Ok(Self { source, pattern, template, event, sender, tally, is_private, history, retention, partitions }
             .with_retention())
     }
 }

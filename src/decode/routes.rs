@@ -223,13 +223,23 @@ impl Routes {
     /// How long messages are kept: the retentions of all routes that have one.
     pub fn retentions(&self) -> Vec<Arc<Retention>> {
         let mut retentions: Vec<Arc<Retention>> = Vec::new();
-        for retention in self.routes.iter().filter_map(|route| route.retention.as_ref()) {
+        for retention in self.routes.iter().flat_map(Route::retentions) {
             // Of two routes with the same pattern, the first one decides.
             if !retentions.iter().any(|known| known.name == retention.name) {
                 retentions.push(Arc::clone(retention));
             }
         }
         retentions
+    }
+
+    /// The stream with this sequence has as many partitions. Each is a sequence of its own then, and is kept by itself.
+    pub fn set_partitions(&mut self, sequence: &str, count: u32) {
+        for route in self.routes.iter_mut().filter(|route| route.has_sequence(sequence)) {
+            let partition = |retention: &Arc<Retention>| {
+                (0..count).map(|number| Arc::new(retention.of_partition(number))).collect()
+            };
+            route.partitions = Some(route.retention.as_ref().map(partition).unwrap_or_default());
+        }
     }
 
     /// The route that decides about a namespace, beside those whose entries name their own topics. Such entries must not name
@@ -326,6 +336,18 @@ impl Route {
         prefix.into_iter().chain(self.tally.clone())
     }
 
+    /// How long its messages are kept: one retention, or one for each partition.
+    fn retentions(&self) -> impl Iterator<Item = &Arc<Retention>> {
+        self.partitions.as_ref().map_or(self.retention.as_slice(), Vec::as_slice).iter()
+    }
+
+    /// How long the entries of a sequence are kept. That of a partition ends with its number.
+    fn retention_of(&self, sequence: &str) -> Option<&Arc<Retention>> {
+        let Some(partitions) = &self.partitions else { return self.retention.as_ref() };
+        let (_, number) = sequence.rsplit_once('#')?;
+        partitions.get(number.parse::<usize>().ok()?)
+    }
+
     /// Keeps no messages of `namespaces`, which are those of other routes. Without the root, which would be everything.
     fn leave_out(&mut self, namespaces: &[Namespace]) {
         let except = || namespaces.iter().filter(|namespace| !namespace.is_root()).cloned().collect();
@@ -408,7 +430,7 @@ impl Route {
             return Err(DecodeError::EventName);
         }
         let sender = sender.map(text).transpose()?.map_or(Ok(None), |name| sender::sender(&name))?;
-        let kept = match &self.retention {
+        let kept = match self.retention_of(&position.sequence) {
             Some(retention) => {
                 let mut kept = Kept::new(Arc::clone(retention), Some(position));
                 kept.is_backlog = is_backlog;

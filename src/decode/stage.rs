@@ -1,5 +1,6 @@
 //! The decode stage: takes events from the source, and passes messages to the hub and keys to the tally stage.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tallycast_fanout::{Counter, Publisher, inbox};
@@ -63,6 +64,8 @@ pub async fn run(
     let mut log = RateLimitedLog::new();
     let mut table = routes.borrow_and_update().clone();
     let mut counters = stats.counters(&table);
+    // As sources have said, whatever routes there are.
+    let mut partitions: HashMap<Arc<str>, u32> = HashMap::new();
     loop {
         let received = tokio::select! {
             // Fails when the sender is gone, which disables this branch: the routes stay as they are.
@@ -75,6 +78,7 @@ pub async fn run(
         if received.is_none() || routes.has_changed().unwrap_or(false) {
             table = routes.borrow_and_update().clone();
             counters = stats.counters(&table);
+            partitions.iter().for_each(|(sequence, count)| table.set_partitions(sequence, *count));
             // Before the first message that is decoded by the new routes.
             if hub.set_retentions(table.retentions()).await.is_err() {
                 return;
@@ -87,6 +91,15 @@ pub async fn run(
                 SourceEvent::TotalsState { namespace, state } => Ok(TallyInput::TotalsState { namespace, state }),
                 SourceEvent::Sequence(event) => {
                     if hub.send_sequence_event(event).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                SourceEvent::Partitions { sequence, count } => {
+                    table.set_partitions(&sequence, count);
+                    partitions.insert(sequence, count);
+                    // Before the first entry of a partition that was added.
+                    if hub.set_retentions(table.retentions()).await.is_err() {
                         return;
                     }
                     continue;

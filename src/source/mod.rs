@@ -10,6 +10,7 @@
 pub mod amqp;
 mod broker;
 mod emitter;
+mod lag;
 pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;
@@ -20,6 +21,7 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tallycast_fanout::inbox::Weight;
@@ -30,6 +32,7 @@ use crate::totals::TotalsSnapshot;
 
 pub use broker::{BrokerState, StateBoard};
 pub use emitter::{Emitter, PipelineClosed, SendOutcome};
+pub use lag::Lags;
 pub use push::{PushQueue, PushSource};
 pub use selector::{Selector, SourceId, StreamKey};
 pub use supervisor::{SourceError, Supervisor};
@@ -128,6 +131,16 @@ pub enum SourceEvent {
     },
     /// What is known of a sequence of positions, at this place among its events.
     Sequence(SequenceEvent),
+    /// A stream has partitions, each with positions of its own: its sequence is the topic of [`Partition`]s. Comes before everything of
+    /// them, and again when some are added.
+    ///
+    /// [`Partition`]: tallycast_fanout::Partition
+    Partitions {
+        /// The sequence of the whole stream.
+        sequence: Arc<str>,
+        /// Their number, which never shrinks; zero as long as there is nothing to read.
+        count: u32,
+    },
 }
 
 /// An event as the broker sent it.
@@ -207,6 +220,11 @@ impl RawEvent {
         Self { entry: Some(Box::new(entry)), ..event }
     }
 
+    /// An entry that is received now, of a partition of the stream with this sequence.
+    pub fn from_partition(stream: &str, payload: impl Into<Vec<u8>>, entry: Entry) -> Self {
+        Self { entry: Some(Box::new(entry)), ..Self::new(stream, payload) }
+    }
+
     /// Whether it is for the history alone.
     fn is_backlog(&self) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.is_backlog)
@@ -221,7 +239,7 @@ impl Weight for SourceEvent {
             }
             Self::Totals(snapshot) => snapshot.totals.weight(),
             // A short reason, or a key that others have too.
-            Self::TotalsState { .. } | Self::Sequence(_) => 0,
+            Self::TotalsState { .. } | Self::Sequence(_) | Self::Partitions { .. } => 0,
         };
         size_of::<Self>() + owned
     }
@@ -264,6 +282,8 @@ pub struct SourceStats {
     pub stream_gaps: Counter,
     /// Entries that this process trimmed from streams.
     pub trimmed: Counter,
+    /// How far streams are behind, where the broker says it.
+    pub lag: Lags,
     /// Events dropped because the decode inbox was full.
     pub overflowed: Counter,
     /// Subscriptions made.
@@ -285,7 +305,7 @@ impl SourceStats {
             SourceEvent::Published(event) if event.is_backlog() => self.backlog.add(1),
             SourceEvent::Published(_) => self.received.add(1),
             SourceEvent::Totals(_) => self.cuts.add(1),
-            SourceEvent::TotalsState { .. } | SourceEvent::Sequence(_) => {}
+            SourceEvent::TotalsState { .. } | SourceEvent::Sequence(_) | SourceEvent::Partitions { .. } => {}
         }
     }
 }

@@ -395,7 +395,9 @@ mod tests {
             SourceEvent::Totals(snapshot) => snapshot.totals.total().to_string(),
             SourceEvent::TotalsState { state: TotalsState::Known, .. } => "known".to_owned(),
             SourceEvent::TotalsState { state: TotalsState::Unavailable(reason), .. } => reason.to_string(),
-            SourceEvent::Published(_) | SourceEvent::Sequence(_) => panic!("not about totals"),
+            SourceEvent::Published(_) | SourceEvent::Sequence(_) | SourceEvent::Partitions { .. } => {
+                panic!("not about totals")
+            }
         })
     }
 

@@ -218,7 +218,11 @@ fn wire_id(routes: &Routes, source: SourceId, target: &Target, id: Option<String
         return Some(id);
     }
     let stream = routes.streams(source).into_iter().find(|stream| stream.key == *key)?;
-    Some(Position { sequence: stream.sequence, entry: id.parse().ok()? }.to_string())
+    match id.parse() {
+        Ok(entry) => Some(Position { sequence: stream.sequence, entry }.to_string()),
+        // Of a stream with partitions: it says in which.
+        Err(_) => Some(id),
+    }
 }
 
 #[cfg(test)]
