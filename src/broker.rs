@@ -15,12 +15,16 @@ use tallycast::decode::Routes;
 use tallycast::demo::Demo;
 #[cfg(feature = "amqp")]
 use tallycast::publishing::AmqpPublisher;
+#[cfg(feature = "kafka")]
+use tallycast::publishing::KafkaPublisher;
 #[cfg(feature = "nats")]
 use tallycast::publishing::NatsPublisher;
 use tallycast::publishing::{Backend, MemoryPublisher, Publisher, RedisPublisher};
 use tallycast::redis_client::RedisClient;
 #[cfg(feature = "amqp")]
 use tallycast::source::amqp::{AmqpSource, Config as Amqp};
+#[cfg(feature = "kafka")]
+use tallycast::source::kafka::{Config as Kafka, KafkaSource};
 use tallycast::source::memory::MemorySource;
 #[cfg(feature = "nats")]
 use tallycast::source::nats::{JetStreamSource, NatsSource, NatsUrl};
@@ -110,6 +114,12 @@ pub(crate) fn start(
             SourceKind::Amqp(config) => {
                 sources.run(of, AmqpSource::new(Amqp::clone(&config), inputs.selectors));
                 Backend::Amqp(AmqpPublisher::new(*config))
+            }
+            #[cfg(feature = "kafka")]
+            SourceKind::Kafka(config) => {
+                let publisher = KafkaPublisher::new(Kafka::clone(&config), of.1.as_deref());
+                sources.run(of, KafkaSource::new(*config, inputs.selectors, inputs.streams));
+                Backend::Kafka(publisher)
             }
             SourceKind::Demo(options) => {
                 let demo = Demo::new(options.seed);

@@ -48,6 +48,10 @@ pub enum SourceValueError {
     /// The build lacks what the scheme needs.
     #[error("this build has no {0}; expected one with the feature {1}")]
     Feature(&'static str, &'static str),
+    /// A Kafka URL is invalid.
+    #[cfg(feature = "kafka")]
+    #[error(transparent)]
+    Kafka(#[from] source::kafka::UrlError),
 }
 
 /// The schemes that this build knows.
@@ -58,6 +62,9 @@ fn schemes() -> String {
     }
     if cfg!(feature = "amqp") {
         schemes.extend(["amqp://", "amqps://"]);
+    }
+    if cfg!(feature = "kafka") {
+        schemes.extend(["kafka://", "kafkas:// (Kafka over TLS)"]);
     }
     format!("{}, webhook:, cloudevents: or pubsub:", schemes.join(", "))
 }
@@ -87,6 +94,8 @@ pub(super) enum SourceUrl {
     Nats(Box<source::nats::NatsUrl>),
     #[cfg(feature = "amqp")]
     Amqp(Box<source::amqp::Config>),
+    #[cfg(feature = "kafka")]
+    Kafka(Box<source::kafka::Config>),
 }
 
 impl SourceUrl {
@@ -98,10 +107,16 @@ impl SourceUrl {
             _ if push::Config::is_push(text) => Ok(Self::Push(Box::new(push::Config::parse(text)?))),
             #[cfg(feature = "nats")]
             "nats" | "tls" => Ok(Self::Nats(Box::new(source::nats::NatsUrl::parse(text)?))),
+            #[cfg(not(feature = "nats"))]
+            "nats" | "tls" => Err(SourceValueError::Feature("NATS", "nats")),
             #[cfg(feature = "amqp")]
             "amqp" | "amqps" => Ok(Self::Amqp(Box::new(source::amqp::Config::parse(text)?))),
             #[cfg(not(feature = "amqp"))]
             "amqp" | "amqps" => Err(SourceValueError::Feature("RabbitMQ", "amqp")),
+            #[cfg(feature = "kafka")]
+            "kafka" | "kafkas" => Ok(Self::Kafka(Box::new(source::kafka::Config::parse(text)?))),
+            #[cfg(not(feature = "kafka"))]
+            "kafka" | "kafkas" => Err(SourceValueError::Feature("Kafka", "kafka")),
             _ => Err(SourceValueError::Malformed),
         }
     }
@@ -121,6 +136,8 @@ impl SourceUrl {
             Self::Nats(url) => Ok(SourceKind::Nats(url)),
             #[cfg(feature = "amqp")]
             Self::Amqp(config) => Ok(SourceKind::Amqp(config)),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(config) => Ok(SourceKind::Kafka(config)),
         }
     }
 }
@@ -145,6 +162,8 @@ impl fmt::Display for SourceUrl {
             Self::Nats(url) => url.fmt(formatter),
             #[cfg(feature = "amqp")]
             Self::Amqp(config) => config.fmt(formatter),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(config) => config.fmt(formatter),
         }
     }
 }
@@ -210,6 +229,9 @@ pub enum SourceKind {
     /// Channels of RabbitMQ.
     #[cfg(feature = "amqp")]
     Amqp(Box<source::amqp::Config>),
+    /// Topics of a Kafka cluster.
+    #[cfg(feature = "kafka")]
+    Kafka(Box<source::kafka::Config>),
     /// The generator of the sandbox.
     Demo(Box<super::DemoOptions>),
 }
@@ -228,6 +250,11 @@ impl SourceKind {
             }
             #[cfg(feature = "amqp")]
             Self::Amqp(config) => (config.to_string(), vec![("channels", config.capabilities())]),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(config) => {
+                let channels = Capabilities { positions: false, ..Capabilities::LOG };
+                (config.to_string(), vec![("channels", channels), ("streams", Capabilities::LOG)])
+            }
             Self::Demo(_) => ("memory".to_owned(), vec![("channels", Capabilities::PASSING)]),
         }
     }
@@ -240,6 +267,8 @@ impl SourceKind {
     fn check(&self, selectors: &[Selector], streams: &[StreamKey]) -> Result<(), String> {
         match self {
             Self::Redis(_) | Self::Demo(_) => Ok(()),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_) => Ok(()),
             Self::Push(_) => no_streams("a push source", streams),
             #[cfg(feature = "amqp")]
             Self::Amqp(_) => source::amqp::check(selectors, streams).map_err(|error| error.to_string()),

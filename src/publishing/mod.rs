@@ -2,6 +2,8 @@
 
 #[cfg(feature = "amqp")]
 mod amqp;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod memory;
 #[cfg(feature = "nats")]
 mod nats;
@@ -20,6 +22,8 @@ use crate::source::SourceId;
 
 #[cfg(feature = "amqp")]
 pub use amqp::AmqpPublisher;
+#[cfg(feature = "kafka")]
+pub use kafka::KafkaPublisher;
 pub use memory::{MemoryPublisher, PublishedEvents};
 #[cfg(feature = "nats")]
 pub use nats::NatsPublisher;
@@ -94,6 +98,9 @@ pub enum Backend {
     /// In NATS.
     #[cfg(feature = "nats")]
     Nats(NatsPublisher),
+    /// In Kafka.
+    #[cfg(feature = "kafka")]
+    Kafka(KafkaPublisher),
     /// In this process.
     Memory(MemoryPublisher),
     /// In RabbitMQ.
@@ -122,6 +129,8 @@ impl Publisher {
                 Backend::Redis(redis) => redis.publish(messages).await?,
                 #[cfg(feature = "nats")]
                 Backend::Nats(nats) => nats.publish(messages).await?,
+                #[cfg(feature = "kafka")]
+                Backend::Kafka(kafka) => kafka.publish(messages).await?,
                 Backend::Memory(memory) => memory.publish(messages).await?,
                 #[cfg(feature = "amqp")]
                 Backend::Amqp(amqp) => amqp.publish(messages).await?,
@@ -141,6 +150,8 @@ impl Publisher {
             Backend::Redis(redis) => redis.add_entry(key, field, data).await,
             #[cfg(feature = "nats")]
             Backend::Nats(nats) => nats.add_entry(key, field, data).await,
+            #[cfg(feature = "kafka")]
+            Backend::Kafka(kafka) => kafka.add_entry(key, field, data).await,
             Backend::Memory(memory) => memory.add_entry(key, data).await,
             #[cfg(feature = "amqp")]
             Backend::Amqp(amqp) => amqp.add_entry(key, field, data).await,
@@ -157,6 +168,8 @@ impl Publisher {
             Backend::Redis(redis) => redis.count(counts).await,
             #[cfg(feature = "nats")]
             Backend::Nats(_) => Err(Unavailable("totals are in Redis, and not in NATS".to_owned())),
+            #[cfg(feature = "kafka")]
+            Backend::Kafka(_) => Err(Unavailable("totals are in Redis alone".to_owned())),
             Backend::Memory(memory) => memory.count(counts).await,
             #[cfg(feature = "amqp")]
             Backend::Amqp(_) => Err(Unavailable("RabbitMQ keeps no totals".to_owned())),
@@ -173,6 +186,8 @@ impl Publisher {
             Backend::Nats(_) => false,
             #[cfg(feature = "amqp")]
             Backend::Amqp(_) => false,
+            #[cfg(feature = "kafka")]
+            Backend::Kafka(_) => false,
             Backend::ReadOnly(_) => false,
         })
     }

@@ -10,6 +10,8 @@
 pub mod amqp;
 mod broker;
 mod emitter;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 mod lag;
 pub mod memory;
 #[cfg(feature = "nats")]

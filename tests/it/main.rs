@@ -33,6 +33,8 @@ mod history;
 mod hostile;
 mod http;
 mod ingest;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod limits;
 mod mercure;
 mod mercure_clients;

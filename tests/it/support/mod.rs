@@ -7,6 +7,8 @@ mod http;
 mod http2;
 mod jwks;
 mod jwt;
+#[cfg(feature = "kafka")]
+pub(crate) mod kafka;
 mod libraries;
 mod nats;
 #[cfg(feature = "amqp")]
