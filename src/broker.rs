@@ -7,7 +7,7 @@ use tallycast::admin::{self, StatusSource};
 use tallycast::api::emojitracker::Store;
 use tallycast::api::push;
 use tallycast::auth::TicketStore;
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "amqp", feature = "kafka", feature = "nats"))]
 use tallycast::cluster::Medium;
 use tallycast::cluster::{Cluster, Via};
 use tallycast::config::{Broker, DemoOptions, SourceConfig, SourceKind};
@@ -138,6 +138,10 @@ fn via(broker: &Broker, redis: Option<&RedisClient>) -> Via {
         (Some(redis), _) => Via::Redis(redis.clone()),
         #[cfg(feature = "nats")]
         (None, Some(SourceKind::Nats(url))) => Via::Medium(Medium::Nats(url.clone())),
+        #[cfg(feature = "amqp")]
+        (None, Some(SourceKind::Amqp(config))) => Via::Medium(Medium::Amqp(config.clone())),
+        #[cfg(feature = "kafka")]
+        (None, Some(SourceKind::Kafka(config))) => Via::Medium(Medium::Kafka(config.clone())),
         (None, _) => Via::Nothing,
     }
 }

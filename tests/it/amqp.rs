@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::ingest;
 use crate::source_contract::{Broker, fulfils_the_contract};
 use crate::support::{
-    Event, EventSource, LIMIT, RABBITMQ, RabbitServer, Tallycast, TempDir, block_on, command, eventually, run,
+    Event, EventSource, LIMIT, RABBITMQ, RabbitServer, Tallycast, TempDir, block_on, command, eventually, nodes, run,
 };
 
 /// The server, which keeps running meanwhile.
@@ -306,4 +306,11 @@ impl Held {
         held.push(event);
         text
     }
+}
+
+#[test]
+fn nodes_know_each_other_by_a_fanout_exchange() {
+    let server = server();
+    let url = format!("{}?exchange=nodes", server.url());
+    nodes::come_and_go(|name| start(&url, &["--cluster", "--instance", name, "--route", "*=/*"]));
 }

@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use crate::ingest;
 use crate::source_contract::{Broker, fulfils_the_contract};
 use crate::support::kafka::{KafkaServer, Record};
-use crate::support::{EventSource, Tallycast, command, eventually, post};
+use crate::support::{EventSource, Tallycast, command, eventually, nodes, post};
 
 impl Broker for KafkaServer {
     const DURABLE: bool = true;
@@ -195,4 +195,19 @@ fn records_deleted_before_they_were_read_are_a_reset() {
     assert_eq!(stream.next().data, large);
     tallycast.wait_for_log("records of a topic are lost");
     assert_eq!(tallycast.counter("/source/stream_gaps"), 1);
+}
+
+#[test]
+fn nodes_know_each_other_by_a_topic() {
+    let kafka = KafkaServer::start();
+    kafka.create("tallycast.cluster", 2);
+    let start = |name: &str| {
+        let mut command = command();
+        command.args(["serve", "--source", &format!("{}?timeout=1s", kafka.url())]);
+        command.args(["--cluster", "--instance", name, "--route", "*=/*"]);
+        let tallycast = Tallycast::spawn(command);
+        tallycast.until_ready();
+        tallycast
+    };
+    nodes::come_and_go(start);
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::ingest;
 use crate::source_contract::{Broker, fulfils_the_contract};
-use crate::support::{Certificate, EventSource, NatsServer, Tallycast, TempDir, command, eventually, post};
+use crate::support::{Certificate, EventSource, NatsServer, Tallycast, TempDir, command, eventually, nodes, post};
 
 struct Subjects(NatsServer);
 
@@ -170,29 +170,13 @@ fn logins_and_certificates_are_checked_and_never_shown() {
     assert!(!good.log().contains("hunter"));
 }
 
-/// The names of the nodes that a node shows, without what all begin with.
-fn names(view: &Value) -> Vec<&str> {
-    let nodes = view["nodes"].as_array().unwrap().iter();
-    nodes.map(|node| node["node"].as_str().unwrap().strip_prefix("rust-development-").unwrap()).collect()
-}
-
-#[track_caller]
-fn until_nodes(tallycast: &Tallycast, expected: &[&str]) -> Value {
-    let mut view = Value::Null;
-    eventually(&format!("the nodes are {expected:?}"), || {
-        view = tallycast.json("/admin/cluster.json");
-        view["stale"] == false && names(&view) == expected
-    });
-    view
-}
-
 #[test]
 fn nodes_know_each_other_by_nats() {
     let mut nats = NatsServer::start();
     let node = |name| ready(&nats.url(), &["--cluster", "--instance", name, "--route", "*=/*"]);
     let [a, b, c] = ["a", "b", "c"].map(node);
     for node in [&a, &b, &c] {
-        let view = until_nodes(node, &["a", "b", "c"]);
+        let view = nodes::until(node, &["a", "b", "c"]);
         assert_eq!((&view["nodes_total"], &view["error"]), (&json!(3), &Value::Null));
     }
     assert_eq!(a.counter("/cluster/nodes"), 3);
@@ -200,14 +184,14 @@ fn nodes_know_each_other_by_nats() {
     assert_eq!(a.counter("/decode/decoded"), 0);
     b.terminate();
     let view = a.json("/admin/cluster.json");
-    assert!(["a b c", "a c"].contains(&&*names(&view).join(" ")), "{view}");
-    until_nodes(&a, &["a", "c"]);
+    assert!(["a b c", "a c"].contains(&&*nodes::names(&view).join(" ")), "{view}");
+    nodes::until(&a, &["a", "c"]);
     // SIGKILL: its lease ends.
     drop(c);
-    assert_eq!(names(&a.json("/admin/cluster.json")), ["a", "c"]);
-    until_nodes(&a, &["a"]);
+    assert_eq!(nodes::names(&a.json("/admin/cluster.json")), ["a", "c"]);
+    nodes::until(&a, &["a"]);
     nats.kill();
     eventually("the view is stale", || a.json("/admin/cluster.json")["stale"] == true);
     nats.run();
-    until_nodes(&a, &["a"]);
+    nodes::until(&a, &["a"]);
 }

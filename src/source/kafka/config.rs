@@ -212,7 +212,7 @@ impl Config {
 
     /// A consumer that is told what to read and from where: it commits nothing, and joins no group. Its group has the name of the client
     /// because librdkafka wants one.
-    pub(super) fn consumer(&self) -> ClientConfig {
+    pub(crate) fn consumer(&self) -> ClientConfig {
         let mut config = self.common();
         config
             .set("group.id", &self.client_id)

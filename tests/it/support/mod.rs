@@ -11,6 +11,7 @@ mod jwt;
 pub(crate) mod kafka;
 mod libraries;
 mod nats;
+pub(crate) mod nodes;
 #[cfg(feature = "amqp")]
 mod rabbitmq;
 mod raw;

@@ -1,12 +1,16 @@
 //! By which broker nodes send messages to all nodes, where there is no Redis to keep their records.
 
+#[cfg(feature = "amqp")]
+mod amqp;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(feature = "nats")]
+mod nats;
+
 use crate::source::BoxError;
 
-#[cfg(feature = "nats")]
-use crate::nats_client::{Connection, NatsUrl};
-
 /// What the nodes' messages are published on. No `*` in the pattern of a route covers names that begin with `tallycast:`.
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "amqp", feature = "nats"))]
 const NAME: &str = "tallycast:cluster";
 
 /// A broker that passes each message on to all nodes, the sender included.
@@ -15,13 +19,23 @@ const NAME: &str = "tallycast:cluster";
 pub enum Medium {
     /// The subject `tallycast:cluster`.
     #[cfg(feature = "nats")]
-    Nats(Box<NatsUrl>),
+    Nats(Box<crate::nats_client::NatsUrl>),
+    /// The fanout exchange `tallycast:cluster`.
+    #[cfg(feature = "amqp")]
+    Amqp(Box<crate::amqp_client::Config>),
+    /// The topic `tallycast.cluster`.
+    #[cfg(feature = "kafka")]
+    Kafka(Box<crate::source::kafka::Config>),
 }
 
 /// A connection to it. Messages may be lost; what arrives late or twice does no harm.
 pub(super) enum Link {
     #[cfg(feature = "nats")]
-    Nats(Box<NatsLink>),
+    Nats(Box<nats::NatsLink>),
+    #[cfg(feature = "amqp")]
+    Amqp(Box<amqp::AmqpLink>),
+    #[cfg(feature = "kafka")]
+    Kafka(Box<kafka::KafkaLink>),
 }
 
 impl Medium {
@@ -29,18 +43,29 @@ impl Medium {
     pub(super) async fn open(&self) -> Result<Link, BoxError> {
         match *self {
             #[cfg(feature = "nats")]
-            Self::Nats(ref url) => Ok(Link::Nats(Box::new(NatsLink::open(url).await?))),
+            Self::Nats(ref url) => Ok(Link::Nats(Box::new(nats::NatsLink::open(url).await?))),
+            #[cfg(feature = "amqp")]
+            Self::Amqp(ref config) => Ok(Link::Amqp(Box::new(amqp::AmqpLink::open(config).await?))),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(ref config) => Ok(Link::Kafka(Box::new(kafka::KafkaLink::open(config).await?))),
         }
     }
 }
 
 impl Link {
     /// Sends a message to all nodes. Returns when the broker has it, or fails within a time limit.
-    #[cfg_attr(not(feature = "nats"), expect(unused_variables, reason = "this build has no medium"))]
+    #[cfg_attr(
+        not(any(feature = "amqp", feature = "kafka", feature = "nats")),
+        expect(unused_variables, reason = "this build has no medium")
+    )]
     pub(super) async fn send(&self, message: Vec<u8>) -> Result<(), BoxError> {
         match *self {
             #[cfg(feature = "nats")]
             Self::Nats(ref link) => link.send(message).await,
+            #[cfg(feature = "amqp")]
+            Self::Amqp(ref link) => link.send(message).await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(ref link) => link.send(message).await,
         }
     }
 
@@ -49,36 +74,10 @@ impl Link {
         match *self {
             #[cfg(feature = "nats")]
             Self::Nats(ref mut link) => link.receive().await,
-        }
-    }
-}
-
-#[cfg(feature = "nats")]
-pub(super) struct NatsLink {
-    connection: Connection,
-    subscriber: async_nats::Subscriber,
-}
-
-#[cfg(feature = "nats")]
-impl NatsLink {
-    async fn open(url: &NatsUrl) -> Result<Self, BoxError> {
-        let connection = Connection::open(url, "tallycast cluster").await?;
-        let subscriber = connection.subscribe(NAME).await?;
-        connection.ping().await?;
-        Ok(Self { connection, subscriber })
-    }
-
-    async fn send(&self, message: Vec<u8>) -> Result<(), BoxError> {
-        self.connection.publish(NAME.to_owned(), async_nats::HeaderMap::new(), message.into()).await?;
-        Ok(self.connection.ping().await?)
-    }
-
-    async fn receive(&mut self) -> Result<Vec<u8>, BoxError> {
-        use tokio_stream::StreamExt;
-
-        tokio::select! {
-            message = self.subscriber.next() => Ok(message.ok_or("the connection was closed")?.payload.into()),
-            error = self.connection.failed() => Err(error.into()),
+            #[cfg(feature = "amqp")]
+            Self::Amqp(ref mut link) => link.receive().await,
+            #[cfg(feature = "kafka")]
+            Self::Kafka(ref link) => link.receive().await,
         }
     }
 }
