@@ -169,7 +169,8 @@ impl State {
         let mut grant = Grant::default()
             .with_readable(Access::Topics(to_set(readable)))
             .with_publishable(Access::Topics(to_set(claims.publishable())))
-            .with_private(private);
+            .with_private(private)
+            .with_relay(claims.relay);
         grant.subject = claims.subject.map(Arc::from);
         grant.expires_at = claims.expires_at;
         grant.payload = claims.payload;

@@ -27,6 +27,8 @@ pub struct Claims {
     pub read: Vec<Topic>,
     /// What it may publish: `tallycast.publish`, and the topics of `--token-publish`.
     pub publish: Vec<Topic>,
+    /// Whether it may relay what it may read: `tallycast.relay`.
+    pub relay: bool,
     /// The claim `mercure`.
     pub mercure: Option<MercureClaims>,
     /// `tallycast.payload`, or else `mercure.payload`.
@@ -115,6 +117,7 @@ impl Claims {
             expires_at: time(claims, "exp")?.and_then(|expiry| expiry.checked_add(rules.leeway)),
             read: topics("read", "tallycast.read", rules.read)?,
             publish: topics("publish", "tallycast.publish", rules.publish)?,
+            relay: own.map_or(Ok(false), |own| flag(own, "relay", "tallycast.relay"))?,
             payload: payload.cloned(),
             mercure,
         })
@@ -141,6 +144,13 @@ fn object<'a>(
         None | Some(Value::Null) => Ok(None),
         Some(Value::Object(object)) => Ok(Some(object)),
         Some(_) => Err(TokenError::claim(claim, "expected an object")),
+    }
+}
+
+fn flag(object: &Map<String, Value>, name: &str, claim: &'static str) -> Result<bool, TokenError> {
+    match object.get(name) {
+        None | Some(Value::Null) => Ok(false),
+        Some(value) => value.as_bool().ok_or_else(|| TokenError::claim(claim, "expected true or false")),
     }
 }
 

@@ -60,6 +60,9 @@ pub(super) struct TokenCommand {
     /// Topic that it may publish to (tallycast.publish). Repeatable
     #[arg(long, value_name = "TOPIC")]
     publish: Vec<Topic>,
+    /// Let it relay what it may read to the clients of another tallycast (tallycast.relay)
+    #[arg(long)]
+    relay: bool,
     /// Data about the client (tallycast.payload)
     #[arg(long, value_name = "JSON", value_parser = json_value)]
     payload: Option<Value>,
@@ -91,6 +94,7 @@ impl TokenCommand {
         let own = object([
             ("read", list(texts(&self.read))),
             ("publish", list(texts(&self.publish))),
+            ("relay", self.relay.then_some(true.into())),
             ("payload", self.payload),
         ]);
         let mercure = object([("subscribe", list(self.mercure_subscribe)), ("publish", list(self.mercure_publish))]);

@@ -60,6 +60,9 @@ pub struct Config {
     /// How long messages are kept, by [name](Retention::name); see [`Message::kept`](crate::Message::kept). All of an engine's
     /// nodes need the same, so that they name positions alike.
     pub retentions: Vec<Arc<Retention>>,
+    /// Engines whose messages a source relays. Until each has said what it keeps, readers who want to start in the past wait; see
+    /// [`Publisher::set_path`](crate::Publisher::set_path). Default: none.
+    pub relays: usize,
     /// Bytes of the messages that are kept, all together. Beyond it, the oldest go, whatever their retention. Default: 256 MiB.
     pub history_bytes: usize,
     /// Bytes that are being sent to readers that catch up from the history, all together; further readers wait. Default: 64 MiB.
@@ -91,6 +94,7 @@ impl Default for Config {
             max_totals_bytes: 8 * 1024 * 1024,
             corrections: true,
             retentions: Vec::new(),
+            relays: 0,
             history_bytes: 256 * 1024 * 1024,
             replay_bytes: 64 * 1024 * 1024,
             keep_alive: Duration::from_secs(15),
@@ -140,6 +144,7 @@ setters! {
     max_totals_bytes: usize,
     corrections: bool,
     retentions: Vec<Arc<Retention>>,
+    relays: usize,
     history_bytes: usize,
     replay_bytes: usize,
     keep_alive: Duration,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{CloseReason, Message};
+use crate::{CloseReason, Message, RelayStart};
 
 /// How messages become bytes on one wire. Stateless and shared: the engine frames a message once, however many feeds
 /// contain it and however many connections read them.
@@ -48,6 +48,15 @@ pub trait Framing: Send + Sync + std::fmt::Debug {
     fn keep_alive_interval(&self) -> Option<Duration> {
         None
     }
+
+    /// Whether its readers are other engines that send the same messages on. They get the state of the totals of all namespaces that they
+    /// read, and are never sent less than there is: one that falls too far behind is disconnected, and resumes.
+    fn is_relay(&self) -> bool {
+        false
+    }
+
+    /// Appends what such a reader gets first.
+    fn relay_start(&self, _start: &RelayStart, _batch: &mut Vec<u8>) {}
 
     /// The last bytes of a stream that ends for `reason`, ready for the wire. Empty where closing the connection says
     /// enough: the connection is then closed at once.

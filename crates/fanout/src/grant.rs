@@ -26,6 +26,8 @@ pub struct Grant {
     /// The [sender](crate::Message::sender) whose messages it does not receive: usually the client itself. Its streams then have feeds of
     /// their own. Default: none.
     pub except_sender: Option<Arc<str>>,
+    /// Whether it may [relay](crate::Framing::is_relay) what it reads, for which it is told the senders of messages. Default: no.
+    pub may_relay: bool,
     /// When its streams end. The engine looks once a second.
     pub expires_at: Option<SystemTime>,
     /// Data about the client for the application.
@@ -96,6 +98,13 @@ impl Grant {
     #[must_use]
     pub fn with_subject(mut self, subject: impl Into<Arc<str>>) -> Self {
         self.subject = Some(subject.into());
+        self
+    }
+
+    /// Sets [`may_relay`](Self::may_relay).
+    #[must_use]
+    pub fn with_relay(mut self, may_relay: bool) -> Self {
+        self.may_relay = may_relay;
         self
     }
 

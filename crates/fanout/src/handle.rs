@@ -30,6 +30,9 @@ const RESUME_INTERVAL: Duration = Duration::from_millis(50);
 /// Time for an update to arrive whose id is not known yet. Most such ids are of updates that are not kept any more.
 const UPDATE_PATIENCE: Duration = Duration::from_millis(500);
 
+/// The share of the time that a reader waits for an unknown position, after which an engine that is relayed must have confirmed its own.
+const CONFIRMATION_SHARE: u32 = 2;
+
 /// Access to a running engine. Cheap to clone; does not keep the engine running.
 #[derive(Debug, Clone)]
 pub struct Handle {
@@ -157,6 +160,11 @@ impl Handle {
         self.links.history.read().sequences.position()
     }
 
+    /// A name that no other engine has.
+    pub fn instance(&self) -> Arc<str> {
+        Arc::clone(self.links.history.read().sequences.epoch())
+    }
+
     /// The id that its publisher gave the newest update that is kept, if there is one.
     pub fn newest_update(&self) -> Option<Box<str>> {
         self.links.history.read().newest_update()
@@ -199,6 +207,16 @@ impl Handle {
             }
             return match not_yet {
                 NotYet::NotCurrent => Err(NotCurrent),
+                // A position that an engine knows which this one relays must not become unknown because it comes late.
+                NotYet::Ahead
+                    if !self
+                        .links
+                        .history
+                        .read()
+                        .is_confirmed(&filter.topics, (begun_at + limit / CONFIRMATION_SHARE).into_std()) =>
+                {
+                    Err(NotCurrent)
+                }
                 NotYet::Ahead | NotYet::UnknownUpdate => {
                     Ok(Some(self.links.history.read().resume_unknown(&filter, start)))
                 }

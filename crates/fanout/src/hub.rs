@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::framing::{Framings, Interned};
+use crate::framing::{Framing, Framings, Interned};
 use crate::history::{Beginning, SharedHistory};
 use crate::inbox;
 use crate::publisher::{Acknowledgement, Envelope};
@@ -16,7 +16,7 @@ use crate::recorder::Recorder;
 use crate::shard::Input;
 use crate::totals::{Audience, Totals};
 use crate::turn::{Outgoing, Turn};
-use crate::{Config, Data, Message, Namespace, SequenceEvent, Stats, Subscriber};
+use crate::{CloseReason, Config, Data, Message, Namespace, SequenceEvent, Stats, Subscriber, Topics};
 
 /// The most messages that one turn takes from the inbox.
 const TURN_MESSAGES: usize = 1024;
@@ -65,6 +65,7 @@ pub(crate) struct Hub {
     turn: Turn,
     /// As the shards know it.
     history_end: u64,
+    is_current: bool,
     /// The memory of the turn's messages.
     turn_bytes: usize,
     /// To be acknowledged when the current turn has been sent.
@@ -79,7 +80,8 @@ impl Hub {
         totals: Totals,
         history: Arc<SharedHistory>,
     ) -> Self {
-        let recorder = Recorder::new(history, &config.retentions);
+        let mut recorder = Recorder::new(history, &config.retentions);
+        recorder.set_undeclared(config.relays);
         Self {
             config,
             stats,
@@ -91,6 +93,7 @@ impl Hub {
             recorder,
             turn: Turn::default(),
             history_end: 0,
+            is_current: true,
             turn_bytes: 0,
             acknowledgements: Vec::new(),
         }
@@ -150,7 +153,20 @@ impl Hub {
                     Envelope::Sequence(event) => self.sequence_event(event).await,
                     Envelope::Retentions(retentions) => {
                         self.send_turn().await;
-                        self.recorder.declare(retentions);
+                        if self.recorder.declare(retentions) {
+                            self.close_relays().await;
+                        }
+                    }
+                    Envelope::Forget(retention, trimmed) => {
+                        self.send_turn().await;
+                        self.recorder.forget(&retention, trimmed);
+                    }
+                    Envelope::Path(path, declared) => {
+                        self.send_turn().await;
+                        self.recorder.set_undeclared(self.config.relays.saturating_sub(declared));
+                        if self.recorder.set_path(path) {
+                            self.close_relays().await;
+                        }
                     }
                 }
                 if self.turn_bytes >= TURN_BYTES {
@@ -211,8 +227,10 @@ impl Hub {
         let mut turn = std::mem::take(&mut self.turn);
         // Before any shard can come to it.
         (turn.history_end, turn.position) = self.recorder.commit(&self.stats);
-        if !turn.messages.is_empty() || turn.history_end != self.history_end || turn.position.is_some() {
-            self.history_end = turn.history_end;
+        turn.is_current = self.recorder.is_current();
+        let is_changed = (turn.history_end, turn.is_current) != (self.history_end, self.is_current);
+        if !turn.messages.is_empty() || is_changed || turn.position.is_some() {
+            (self.history_end, self.is_current) = (turn.history_end, turn.is_current);
             let turn = Arc::new(turn);
             for shard in &self.shards {
                 // A shard ends only with the hub; otherwise its readers are gone and need nothing.
@@ -220,6 +238,30 @@ impl Hub {
             }
         }
         self.acknowledgements.drain(..).for_each(Acknowledgement::acknowledge);
+    }
+
+    /// Has relays connect again, because what they were told at their start is no longer true. They resume.
+    async fn close_relays(&mut self) {
+        for shard in &self.shards {
+            // As above.
+            let _ = shard
+                .send(Input::CloseRelays(CloseReason::Requested("what this node relays has changed".into())))
+                .await;
+        }
+    }
+
+    /// What a relay of `topics` gets first.
+    fn relay_start(&mut self, topics: &Topics, framing: &Arc<dyn Framing>) -> Bytes {
+        let totals = self.totals.of(topics);
+        let start = self.recorder.relay_start(topics, totals.clone());
+        let mut batch = Vec::new();
+        framing.relay_start(&start, &mut batch);
+        for namespace in totals {
+            if let Some(state) = self.totals.state(&namespace) {
+                framing.message(&state, &mut batch);
+            }
+        }
+        framing.finish(batch)
     }
 
     /// Hands each shard its new readers at once: one by one they would wait for a shard that is busy, and keep the messages
@@ -244,6 +286,10 @@ impl Hub {
                 self.stats.without_totals.add(1);
                 return;
             }
+        }
+        if subscriber.framing.is_relay() {
+            let start = self.relay_start(&subscriber.info.topics, &subscriber.framing);
+            subscriber.preamble = self.totals.charge([&*subscriber.preamble, &*start].concat().into());
         }
         let beginning = self.recorder.begin(&subscriber.info.topics, subscriber.resume.take(), &self.stats);
         if snapshot.is_none() && beginning.as_ref().is_some_and(|beginning| beginning.reset.is_some()) {

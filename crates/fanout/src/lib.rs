@@ -55,6 +55,7 @@ mod publisher;
 mod rate;
 mod ready;
 mod recorder;
+mod relay;
 mod replay;
 mod report;
 mod retention;
@@ -77,14 +78,17 @@ pub use fanout::Fanout;
 pub use framing::Framing;
 pub use grant::{Access, Grant};
 pub use handle::{ConnectionId, ConnectionIdError, ControlError, Handle, NotCurrent, SnapshotError, Unavailable};
-pub use history::{Resume, Start};
+pub use history::{IdFormat, Resume, Start};
 pub use inbound::{ClientAction, Decision, Inbound, Operation, Subscription};
 pub use message::{Data, Message, Tally, TotalsState, Update};
 pub use namespace::{MAX_NAME_BYTES, MAX_NAMESPACE_BYTES, MAX_NAMESPACE_DEPTH, Namespace, NamespaceError};
 pub use policy::{NamespacePolicy, Policy, PolicyError};
-pub use position::{EntryId, EntryIdError, Position, Reset, ResetReason, SequenceEvent, SequenceEventKind};
+pub use position::{
+    EntryId, EntryIdError, Position, Reset, ResetReason, SequenceEvent, SequenceEventKind, numbered_sequence,
+};
 pub use publisher::{Acknowledgement, Closed, Messages, NotAcknowledged, Publisher, Receipt, TrySendError};
 pub use rate::{Rate, RateError};
+pub use relay::{RelayStart, RelayedRetention, SequenceName};
 pub use report::{ConnectionReport, FeedReport, Report};
 pub use retention::{Kept, Partition, Retention};
 pub use sink::{Sink, Stream};

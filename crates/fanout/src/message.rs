@@ -109,7 +109,7 @@ impl Message {
     }
 
     /// The memory that the message takes, in bytes, roughly.
-    pub(crate) fn weight(&self) -> usize {
+    pub fn weight(&self) -> usize {
         let data = match &self.data {
             Data::Text(text) => text.capacity(),
             Data::Tally(tally) | Data::Totals(tally) => tally.weight(),

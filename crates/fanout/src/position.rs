@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::history::escaped;
+use crate::history::{NUMBERED, escaped};
 
 /// The number of an entry in its sequence, such as the id of an entry in a Redis stream: two numbers, written `1732-0`. Ids
 /// of one sequence only grow.
@@ -60,6 +60,19 @@ pub enum SequenceEventKind {
         /// Why.
         reason: ResetReason,
     },
+    /// The sequence has come to this entry, also where no message of this engine has it. For sources that relay another engine.
+    Reached {
+        /// The newest entry; no message with this entry, or an older one, follows.
+        entry: EntryId,
+        /// Whether that engine says that it has come no further, as it does again and again. A reader with a position ahead of it waits
+        /// for that before its position is unknown.
+        is_confirmed: bool,
+    },
+    /// Its readers receive a reset for this reason. What is kept of the sequence stays.
+    Reset {
+        /// Why.
+        reason: ResetReason,
+    },
 }
 
 /// A reader cannot continue where it was.
@@ -83,6 +96,12 @@ pub enum ResetReason {
     Unknown,
     /// It fell so far behind that what it had to be sent is no longer kept.
     Lagged,
+}
+
+/// The name of the sequence that the engine with this epoch numbers itself, for an engine that relays it: ids name it as there, such as
+/// `9c1f03d2a7b4e865-42`.
+pub fn numbered_sequence(epoch: &str) -> Arc<str> {
+    format!("{NUMBERED}{epoch}").into()
 }
 
 impl EntryId {
@@ -131,6 +150,11 @@ impl fmt::Display for Position {
 }
 
 impl ResetReason {
+    /// The reason with this name on the wire.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Trimmed, Self::Unknown, Self::Lagged].into_iter().find(|reason| reason.as_str() == name)
+    }
+
     /// The reason as it is on the wire.
     pub fn as_str(self) -> &'static str {
         match self {

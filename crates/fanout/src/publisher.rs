@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
 use crate::inbox::{self, Weight};
-use crate::{Message, Retention, SequenceEvent};
+use crate::{EntryId, Message, Retention, SequenceEvent};
 
 /// What is on its way to the hub.
 #[derive(Debug)]
@@ -18,13 +18,17 @@ pub(crate) enum Envelope {
     Sequence(SequenceEvent),
     /// How messages are kept from now on.
     Retentions(Vec<Arc<Retention>>),
+    /// Everything that the retention with this name keeps is forgotten; entries up to this one are not available.
+    Forget(Arc<str>, EntryId),
+    /// The engines that messages of other engines have passed, and how many of those engines have said what they keep.
+    Path(Vec<Arc<str>>, usize),
 }
 
 impl Weight for Envelope {
     fn weight(&self) -> usize {
         match self {
             Self::Message(message, _) => message.weight(),
-            Self::Sequence(_) | Self::Retentions(_) => size_of::<Self>(),
+            _ => size_of::<Self>(),
         }
     }
 }
@@ -85,7 +89,7 @@ impl Envelope {
                 }
                 Some(message)
             }
-            Self::Sequence(_) | Self::Retentions(_) => None,
+            _ => None,
         }
     }
 }
@@ -125,6 +129,24 @@ impl Publisher {
     /// When the engine is shutting down.
     pub async fn set_retentions(&self, retentions: Vec<Arc<Retention>>) -> Result<(), Closed> {
         self.inbox.send(Envelope::Retentions(retentions)).await.map_err(|_| Closed)
+    }
+
+    /// Forgets what the retention with this name keeps, in order with messages: entries up to `trimmed` are not available. For a
+    /// source that sends all others again. Waits while the engine's inbox is full.
+    ///
+    /// # Errors
+    /// When the engine is shutting down.
+    pub async fn forget(&self, retention: Arc<str>, trimmed: EntryId) -> Result<(), Closed> {
+        self.inbox.send(Envelope::Forget(retention, trimmed)).await.map_err(|_| Closed)
+    }
+
+    /// Sets the [instances](crate::Handle::instance) of the engines that messages pass before this one, so that no engine relays its
+    /// own; and how many of [`Config::relays`](crate::Config::relays) have said what they keep. Waits while the engine's inbox is full.
+    ///
+    /// # Errors
+    /// When the engine is shutting down.
+    pub async fn set_path(&self, path: Vec<Arc<str>>, declared: usize) -> Result<(), Closed> {
+        self.inbox.send(Envelope::Path(path, declared)).await.map_err(|_| Closed)
     }
 
     /// Like [`send`](Self::send); `acknowledgement` is given once the hub has handed the message to every shard. A message

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::history::{Beginning, Pending, Sequences, SharedHistory, Slot};
-use crate::{EntryId, Message, Resume, Retention, SequenceEvent, SequenceEventKind, Stats, Topics};
+use crate::history::{Beginning, NUMBERED, Pending, Sequence, Sequences, SharedHistory, Slot};
+use crate::{
+    EntryId, Message, Namespace, RelayStart, RelayedRetention, Resume, Retention, SequenceEvent, SequenceEventKind,
+    SequenceName, Stats, Topics,
+};
 
 /// Numbers below are no times in milliseconds since 1970: they would be in the year 2001 or before.
 const FIRST_TIME: u64 = 1_000_000_000_000;
@@ -18,6 +21,10 @@ pub(crate) struct Recorder {
     /// The number of the next message that is kept.
     next: u64,
     pending: Vec<Pending>,
+    /// The engines that messages pass before this one.
+    path: Vec<Arc<str>>,
+    /// How many engines have not said yet what they keep.
+    undeclared: usize,
     /// Whether something has changed since the last turn.
     is_changed: bool,
 }
@@ -26,18 +33,76 @@ impl Recorder {
     pub(crate) fn new(history: Arc<SharedHistory>, retentions: &[Arc<Retention>]) -> Self {
         let sequences = history.read().sequences.clone();
         let next = history.read().head;
-        let mut recorder =
-            Self { history, retentions: Vec::new(), sequences, next, pending: Vec::new(), is_changed: false };
+        let mut recorder = Self {
+            history,
+            retentions: Vec::new(),
+            sequences,
+            next,
+            pending: Vec::new(),
+            path: Vec::new(),
+            undeclared: 0,
+            is_changed: false,
+        };
         recorder.declare(retentions.to_vec());
         recorder
     }
 
-    /// Keeps messages by `retentions` from now on. Everything before must have been committed.
-    pub(crate) fn declare(&mut self, retentions: Vec<Arc<Retention>>) {
+    /// Keeps messages by `retentions` from now on. Everything before must have been committed. Returns whether they are others.
+    pub(crate) fn declare(&mut self, retentions: Vec<Arc<Retention>>) -> bool {
+        if retentions == self.retentions {
+            return false;
+        }
         self.sequences.declare(&retentions);
         self.retentions = retentions;
         self.history.write(|history| history.declare(&self.retentions, &self.sequences));
         self.is_changed = !self.sequences.is_empty();
+        true
+    }
+
+    /// Sets the engines that messages pass before this one. Returns whether they are others.
+    pub(crate) fn set_path(&mut self, path: Vec<Arc<str>>) -> bool {
+        let is_changed = path != self.path;
+        self.path = path;
+        is_changed
+    }
+
+    /// Sets how many engines have not said yet what they keep.
+    pub(crate) fn set_undeclared(&mut self, undeclared: usize) {
+        self.history.write(|history| history.undeclared = undeclared);
+        self.undeclared = undeclared;
+    }
+
+    /// Forgets what a retention keeps. Everything before must have been committed.
+    pub(crate) fn forget(&self, retention: &str, trimmed: EntryId) {
+        self.history.write(|history| history.forget_retention(retention, trimmed));
+    }
+
+    /// Whether the sources have reported everything that there is.
+    pub(crate) fn is_current(&self) -> bool {
+        self.undeclared == 0 && self.sequences.iter().all(|sequence| sequence.is_current)
+    }
+
+    /// What an engine needs that relays `topics` from here on. Everything before must have been committed.
+    pub(crate) fn relay_start(&self, topics: &Topics, totals: Vec<Namespace>) -> RelayStart {
+        let own = self.sequences.epoch();
+        let name = |sequence: &Sequence| match &sequence.name {
+            _ if let Some(partition) = &sequence.partition => SequenceName::Partition(partition.clone()),
+            None => SequenceName::Numbered(Arc::clone(own)),
+            Some(name) => match name.strip_prefix(NUMBERED) {
+                Some(epoch) => SequenceName::Numbered(epoch.into()),
+                None => SequenceName::Named(Arc::clone(name)),
+            },
+        };
+        let sequences = self.sequences.iter();
+        let sequences = sequences.map(|sequence| (name(sequence), sequence.newest)).collect();
+        let retentions = self.history.read().retentions_about(topics);
+        let relayed = |(retention, trimmed): (Arc<Retention>, EntryId)| {
+            let sequence = self.sequences.place(retention.sequence.as_deref())?;
+            Some(RelayedRetention { retention, sequence, trimmed })
+        };
+        let retentions = retentions.into_iter().filter_map(relayed).collect();
+        let path = self.path.iter().chain([own]).cloned().collect();
+        RelayStart { path, sequences, retentions, totals }
     }
 
     /// Whether there is anything that may become too old.
@@ -133,14 +198,24 @@ impl Recorder {
                 sequence.is_current = kind == SequenceEventKind::Current;
                 return Vec::new();
             }
-            SequenceEventKind::Start { after } => (after, None),
-            SequenceEventKind::Gap { after, reason } => (after, Some(reason)),
+            SequenceEventKind::Reached { entry, is_confirmed } => {
+                sequence.newest = sequence.newest.max(entry);
+                if is_confirmed {
+                    sequence.confirmed_at = Some(Instant::now());
+                }
+                return Vec::new();
+            }
+            SequenceEventKind::Start { after } => (Some(after), None),
+            SequenceEventKind::Gap { after, reason } => (Some(after), Some(reason)),
+            SequenceEventKind::Reset { reason } => (None, Some(reason)),
         };
-        sequence.newest = after;
+        sequence.newest = after.unwrap_or(sequence.newest);
         let position: Box<str> = self.sequences.id().into();
         let retentions = self.history.write(|history| {
             history.sequences.clone_from(&self.sequences);
-            history.forget(place, after);
+            if let Some(after) = after {
+                history.forget(place, after);
+            }
             history.retentions_of(place)
         });
         let reset = |reason| crate::Reset { reason, earliest: position.clone(), position: position.clone() };

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::budget::Budget;
 use crate::framing::{Framing, FramingKey};
-use crate::{Config, Data, Message, Namespace, Tally, TotalsState};
+use crate::{Config, Data, Message, Namespace, Tally, Topics, TotalsState};
 
 /// The event name of a reader's totals.
 const SNAPSHOT: &str = "snapshot";
@@ -99,6 +99,29 @@ impl Totals {
                 }
             }
         }
+    }
+
+    /// The namespaces of `topics` that have totals, in their order.
+    pub(crate) fn of(&self, topics: &Topics) -> Vec<Namespace> {
+        let is_of = |namespace: &&Namespace| topics.iter().any(|topic| topic.contains(namespace));
+        let mut namespaces: Vec<Namespace> = self.entries.keys().filter(is_of).cloned().collect();
+        namespaces.sort_unstable();
+        namespaces
+    }
+
+    /// Bytes that have totals in them, charged as snapshots are.
+    pub(crate) fn charge(&self, bytes: Bytes) -> Bytes {
+        self.budget.charge_bytes(bytes)
+    }
+
+    /// The totals of `namespace`, or why they are not known; `None` until a source has reported something.
+    pub(crate) fn state(&self, namespace: &Namespace) -> Option<Message> {
+        let entry = self.entries.get(namespace)?;
+        if entry.is_known() {
+            return entry.snapshot();
+        }
+        let state = entry.state.borrow().clone()?;
+        Some(Message { event: Some(STATE.into()), ..Message::totals_state(namespace.clone(), state) })
     }
 
     /// The totals of `namespace` as one message, ready for the wire, if they are known.

@@ -13,13 +13,21 @@ use crate::totals::Audience;
 const SHORT_BYTES: usize = 16 * 1024;
 
 /// Messages in their order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Turn {
     pub(crate) messages: Vec<Outgoing>,
     /// The number after the last message that is kept of this turn and those before it.
     pub(crate) history_end: u64,
     /// The id that readers have reached who have got all of this turn, if that is a new one.
     pub(crate) position: Option<Arc<str>>,
+    /// Whether the sources have reported everything that there is, as far as the engine knows.
+    pub(crate) is_current: bool,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self { messages: Vec::new(), history_end: 0, position: None, is_current: true }
+    }
 }
 
 /// A message on its way to its readers.

@@ -17,6 +17,7 @@ use crate::contract::RegisteredContract;
 use crate::event_stream::{EventFormat, EventStream, Notices};
 use crate::origins::{AllowedOrigin, restrict};
 use crate::position::insert_position;
+use crate::relay::{event_framing, relay_preamble};
 use crate::wire::Wire;
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -32,6 +33,8 @@ pub(crate) struct EventResponse {
 enum Format {
     Native(EventFormat, Notices),
     Contract(Box<ContractFormat>),
+    /// For another server; with the senders of messages or without.
+    Relay(bool),
 }
 
 /// What a contract has chosen for a stream.
@@ -45,6 +48,10 @@ pub(crate) struct ContractFormat {
 impl EventResponse {
     pub(crate) fn native(format: EventFormat, notices: Notices, coding: Coding) -> Self {
         Self { coding, format: Format::Native(format, notices) }
+    }
+
+    pub(crate) fn relay(with_senders: bool, coding: Coding) -> Self {
+        Self { coding, format: Format::Relay(with_senders) }
     }
 
     pub(crate) fn contract(format: ContractFormat, coding: Coding) -> Self {
@@ -63,13 +70,17 @@ impl EventResponse {
                 let wire = Wire { coding: self.coding, chunked };
                 (format.contract.framing(wire), wire.start(format.preamble.to_vec()))
             }
+            Format::Relay(with_senders) => {
+                let wire = Wire { coding: self.coding, chunked };
+                (event_framing(wire, *with_senders), relay_preamble(wire))
+            }
         }
     }
 
     /// Its headers, without those of HTTP/1.1's chunks; `resume` is where it starts.
     pub(crate) fn headers(&self, request: &Parts, resume: Option<&Resume>, allowed: &[AllowedOrigin]) -> HeaderMap {
         let (own, has_position) = match &self.format {
-            Format::Native(..) => (None, true),
+            Format::Native(..) | Format::Relay(_) => (None, true),
             Format::Contract(format) => (Some(&format.headers), format.position_header),
         };
         let mut headers = stream_headers(request, self.coding, own, allowed);

@@ -88,6 +88,7 @@ mod origins;
 mod position;
 mod proxies;
 mod query;
+pub mod relay;
 mod request_timer;
 mod response;
 mod routes;

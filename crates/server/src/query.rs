@@ -12,6 +12,8 @@ pub(crate) const SNAPSHOT: &str = "snapshot";
 pub(crate) const ENVELOPE: &str = "envelope";
 /// Asks for heartbeats and notes of skipped messages as events: `1` or `0`.
 pub(crate) const NOTICES: &str = "notices";
+/// Asks for everything that another server needs to send the same messages: `1` or `0`.
+pub(crate) const RELAY: &str = "relay";
 /// Asks for at most so many batches in a time, such as `2/s`.
 pub(crate) const MAX_RATE: &str = "max-rate";
 

@@ -28,7 +28,10 @@ use crate::event_stream::{EventFormat, Notices};
 use crate::limits::{LimitError, Limits, Permits, SubscriptionPermits, retry_after};
 use crate::observer::{StreamObserver, guarded};
 use crate::position::requested;
-use crate::query::{ENVELOPE, NOTICES, SNAPSHOT, flag, max_rate};
+use crate::query::{ENVELOPE, MAX_RATE, NOTICES, RELAY, SNAPSHOT, flag, max_rate};
+use crate::relay::RELAY_INSTANCE;
+#[cfg(feature = "websocket")]
+use crate::relay::websocket_framing;
 use crate::response::{StreamBody, WholeResponse, text_response};
 use crate::topic_budget::TopicPermit;
 #[cfg(feature = "websocket")]
@@ -170,12 +173,27 @@ impl Streams {
         let max_rate = max_rate(query).map_err(bad_request)?;
         let start = requested(request).map_err(bad_request)?;
         let notices = flag(query, NOTICES).map_err(bad_request)?;
+        let relay = flag(query, RELAY).map_err(bad_request)?;
+        if relay && (snapshot || envelope || max_rate.is_some()) {
+            return Err(bad_request(format!("bad query: {RELAY}=1 excludes {SNAPSHOT}, {ENVELOPE} and {MAX_RATE}\n")));
+        }
         #[cfg(feature = "websocket")]
         let is_upgrade = is_upgrade(request);
         #[cfg(not(feature = "websocket"))]
         let is_upgrade = false;
         let access = StreamAccess::decide(request, &topics, client.ip, host, self).await;
         let access = access.map_err(|error| not_authorized(&error))?;
+        if relay && access.grant.as_ref().is_some_and(|grant| !grant.may_relay) {
+            self.stats.denied.add(1);
+            return Err(text_response(StatusCode::FORBIDDEN, format!("not allowed to use {RELAY}=1\n")));
+        }
+        let instance = self.handle.instance();
+        if relay && request.headers.get(RELAY_INSTANCE).is_some_and(|reader| reader.as_bytes() == instance.as_bytes()) {
+            let text = "this server is its own origin; expected another one\n".to_owned();
+            return Err(text_response(StatusCode::LOOP_DETECTED, text));
+        }
+        // What no one has granted, everyone may have: but not the names of clients.
+        let with_senders = access.grant.is_some();
         let topics = access.topics.clone();
         let notices = notices || self.handle.has_history(&topics);
         let notices = if notices { Notices::Events } else { Notices::Comments };
@@ -187,6 +205,8 @@ impl Streams {
             if snapshot {
                 self.totals_known(&topics).await?;
             }
+            // A relay needs what is kept, and waits until that is known.
+            let start = start.or_else(|| relay.then(|| Start::After("earliest".into())));
             let start = start.or(last_values.then_some(Start::LastValues));
             resume = self.resume(request, &topics, access.grant.as_deref(), start, is_upgrade).await?;
         }
@@ -194,7 +214,10 @@ impl Streams {
         let handshake = match is_upgrade {
             true => {
                 let handshake = handshake::accept(request, self)?;
-                let framing = handshake::native_framing(handshake.subprotocol, envelope, notices)?;
+                let framing = match relay {
+                    true => websocket_framing(with_senders),
+                    false => handshake::native_framing(handshake.subprotocol, envelope, notices)?,
+                };
                 Some((handshake, framing))
             }
             false => None,
@@ -206,7 +229,11 @@ impl Streams {
             return Err(bad_request("the subprotocol raw has no positions; use json\n".to_owned()));
         }
         let format = if envelope { EventFormat::Envelope } else { EventFormat::Fields };
-        let response = EventResponse::native(format, notices, self.coding(request, client));
+        let coding = self.coding(request, client);
+        let response = match relay {
+            true => EventResponse::relay(with_senders, coding),
+            false => EventResponse::native(format, notices, coding),
+        };
         self.answer_head(request, &response)?;
         let admitted = self.admit(topics, access.grant.as_deref(), request, client)?;
         let reader = |info, permits, topic_permit| {
@@ -215,7 +242,17 @@ impl Streams {
         };
         #[cfg(feature = "websocket")]
         if let Some((handshake, framing)) = handshake {
-            let Admitted { info, permits, subscription } = admitted;
+            let Admitted { info, mut permits, subscription } = admitted;
+            if relay {
+                // Its topics cannot change: it was told of them at its start.
+                let topic_permit = Some(subscription.into_fixed(&mut permits));
+                let reader = reader(info, permits, topic_permit);
+                let session =
+                    ContractSession::new(&self.config.borrow().websocket, None, Arc::clone(&self.stats.websocket));
+                let inbound = UpgradeInbound::Contract(Box::new(session));
+                let upgrade = Upgrade { handshake, framing, preamble: Bytes::new(), inbound };
+                return Ok(Stream { reader, transport: Transport::WebSocket(Box::new(upgrade)) });
+            }
             let reader = reader(info, permits, None);
             let policy = access.into_policy(request, client.ip, subscription, self);
             let config = self.config.borrow();

@@ -69,6 +69,7 @@ impl Running {
                 SequenceEventKind::Current => format!("current {sequence}"),
                 SequenceEventKind::Interrupted => format!("interrupted {sequence}"),
                 SequenceEventKind::Gap { after, reason } => format!("gap {sequence} after {after} {}", reason.as_str()),
+                other => panic!("only relays have {other:?}"),
             },
             other => panic!("not from NATS: {other:?}"),
         }

@@ -15,13 +15,15 @@ mod tests;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
+use crate::topic::Topic;
 use crate::{EntryId, Retention, Topics};
 
 pub(crate) use filter::Filter;
 pub(crate) use resume::{Beginning, NotYet, Span};
 pub use resume::{Resume, Start};
 pub(crate) use selection::Query;
-pub(crate) use sequences::{Sequences, escaped};
+pub use sequences::IdFormat;
+pub(crate) use sequences::{NUMBERED, Sequence, Sequences, escaped};
 pub(crate) use store::Slot;
 use store::Store;
 
@@ -36,6 +38,8 @@ pub(crate) struct History {
     pub(crate) stores: Vec<Store>,
     next_store: u32,
     pub(crate) sequences: Sequences,
+    /// Engines that this one relays and that have not said yet what they keep.
+    pub(crate) undeclared: usize,
     max_bytes: usize,
 }
 
@@ -48,8 +52,14 @@ pub(crate) struct SharedHistory {
 impl SharedHistory {
     /// An empty history of at most `max_bytes`.
     pub(crate) fn new(max_bytes: usize) -> Arc<Self> {
-        let history =
-            History { head: FIRST, stores: Vec::new(), next_store: 0, sequences: Sequences::default(), max_bytes };
+        let history = History {
+            head: FIRST,
+            stores: Vec::new(),
+            next_store: 0,
+            sequences: Sequences::default(),
+            undeclared: 0,
+            max_bytes,
+        };
         Arc::new(Self { history: RwLock::new(history) })
     }
 
@@ -172,6 +182,28 @@ impl History {
     pub(crate) fn forget(&mut self, sequence: usize, after: EntryId) {
         let head = self.head;
         self.stores.iter_mut().filter(|store| store.sequence == sequence).for_each(|store| store.clear(after, head));
+    }
+
+    /// Forgets what a retention keeps, of which entries up to `trimmed` are not available.
+    pub(crate) fn forget_retention(&mut self, name: &str, trimmed: EntryId) {
+        let head = self.head;
+        self.stores
+            .iter_mut()
+            .filter(|store| *store.retention.name == *name)
+            .for_each(|store| store.clear(trimmed, head));
+    }
+
+    /// Whether the sources of `topics` that confirm how far they have come have done so after `since`.
+    pub(crate) fn is_confirmed(&self, topics: &[Topic], since: Instant) -> bool {
+        let mut stores = self.stores.iter().filter(|store| store.may_have(topics));
+        let confirmed_at =
+            |store: &Store| self.sequences.get(store.sequence).and_then(|sequence| sequence.confirmed_at);
+        stores.all(|store| confirmed_at(store).is_none_or(|at| at >= since))
+    }
+
+    /// The retentions that may keep messages of `topics`, each with the newest entry that it does not keep any more.
+    pub(crate) fn retentions_about(&self, topics: &Topics) -> Vec<(Arc<Retention>, EntryId)> {
+        self.stores_about(topics).map(|store| (Arc::clone(&store.retention), store.trimmed)).collect()
     }
 
     /// The retentions whose messages are in a sequence.

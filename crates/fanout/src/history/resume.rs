@@ -108,6 +108,9 @@ pub(crate) enum NotYet {
 impl History {
     /// Where a reader starts; `None` if none of its messages are kept.
     pub(crate) fn resume(&self, filter: &Filter, start: &Start, now: Instant) -> Result<Option<Resume>, NotYet> {
+        if self.undeclared > 0 {
+            return Err(NotYet::NotCurrent);
+        }
         let stores = || self.stores.iter().filter(|store| store.may_have(&filter.topics));
         if stores().next().is_none() {
             return Ok(None);
@@ -132,10 +135,15 @@ impl History {
                 let entries = self.sequences.parse(id);
                 let mut starts = Vec::new();
                 for store in stores() {
-                    let Some(entry) = entries.get(store.sequence).copied().flatten() else {
-                        return Ok(Some(self.unknown()));
-                    };
                     let Some(sequence) = self.sequences.get(store.sequence) else { continue };
+                    let Some(entry) = entries.get(store.sequence).copied().flatten() else {
+                        // The engine that this one relays may have started again, which it has not heard of yet.
+                        return if sequence.confirmed_at.is_some() && !self.sequences.is_past(id) {
+                            Err(NotYet::Ahead)
+                        } else {
+                            Ok(Some(self.unknown()))
+                        };
+                    };
                     if entry > sequence.newest {
                         // Only other nodes can know entries that this one does not know yet.
                         return match sequence.name {
@@ -158,7 +166,10 @@ impl History {
                     from(all(number + 1), !is_lost, position.into())
                 }
                 None => {
-                    let resume = self.resume(filter, &Start::After(id.clone()), now)?;
+                    let resume = match self.resume(filter, &Start::After(id.clone()), now) {
+                        Err(NotYet::Ahead) => return Err(NotYet::UnknownUpdate),
+                        resume => resume?,
+                    };
                     match resume.filter(|resume| resume.reset.is_none()) {
                         Some(resume) => Resume { position: id.clone(), ..resume },
                         // Another node may have it already.

@@ -5,14 +5,22 @@
 //! `9c1f03d2a7b4e865-42`. The partitions of a topic are one vector, with the place in partition 0 first: `trades@17.4.33`.
 
 use std::cmp::Ordering;
+use std::collections::VecDeque;
 use std::fmt::{self, Write};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::{EntryId, Partition, Retention};
 
 /// The longest id that is read, in bytes.
 pub(crate) const MAX_ID_BYTES: usize = 4096;
+
+/// The first character of the name of a sequence that another engine numbers: its epoch follows. No other name has it.
+pub(crate) const NUMBERED: char = '\u{0}';
+
+/// The epochs that are remembered.
+const MAX_PAST: usize = 16;
 
 /// How far each sequence has been sent.
 #[derive(Debug, Clone)]
@@ -20,6 +28,8 @@ pub(crate) struct Sequences {
     /// Sorted by name; the engine's own first.
     all: Vec<Sequence>,
     epoch: Arc<str>,
+    /// The newest epochs of other engines that are over: those engines have started again.
+    past: VecDeque<Arc<str>>,
 }
 
 /// How far one sequence has been sent.
@@ -28,10 +38,49 @@ pub(crate) struct Sequence {
     /// `None` for the engine's own numbers.
     pub(crate) name: Option<Arc<str>>,
     /// What it is a partition of, if it is one.
-    partition: Option<Partition>,
+    pub(crate) partition: Option<Partition>,
     pub(crate) newest: EntryId,
     /// Whether everything has been sent that there was when the source started.
     pub(crate) is_current: bool,
+    /// When its source last confirmed how far it has come, if it does that.
+    pub(crate) confirmed_at: Option<Instant>,
+}
+
+/// The form of the ids of an engine, to read them elsewhere.
+#[derive(Debug, Clone)]
+pub struct IdFormat(Sequences);
+
+impl IdFormat {
+    /// Of an engine with these sequences, in any order; each with what it is a partition of, if it is one.
+    pub fn new(sequences: impl IntoIterator<Item = (Arc<str>, Option<Partition>)>) -> Self {
+        let sequence = |(name, partition)| Sequence {
+            name: Some(name),
+            partition,
+            newest: EntryId::ZERO,
+            is_current: false,
+            confirmed_at: None,
+        };
+        let mut all: Vec<Sequence> = sequences.into_iter().map(sequence).collect();
+        all.sort_unstable_by(Sequence::order);
+        all.dedup_by(|one, other| one.order(other).is_eq());
+        Self(Sequences { all, ..Sequences::default() })
+    }
+
+    /// The sequences, in the order of [`parse`](Self::parse).
+    pub fn sequences(&self) -> impl Iterator<Item = (&Arc<str>, Option<&Partition>)> {
+        self.0.all.iter().filter_map(|sequence| Some((sequence.name.as_ref()?, sequence.partition.as_ref())))
+    }
+
+    /// The entry of each sequence that `id` names; `None` if it does not name exactly these sequences.
+    pub fn parse(&self, id: &str) -> Option<Vec<EntryId>> {
+        let entries: Option<Vec<EntryId>> = self.0.parse(id).into_iter().collect();
+        entries.filter(|entries| self.id(entries) == id)
+    }
+
+    /// The id that names these entries.
+    pub fn id(&self, entries: &[EntryId]) -> String {
+        self.0.id_of(entries.iter().copied())
+    }
 }
 
 impl Sequences {
@@ -46,6 +95,11 @@ impl Sequences {
                 sequence.clone_from(known);
             }
         }
+        let is_over = |known: &&Sequence| !all.iter().any(|sequence| known.order(sequence).is_eq());
+        let over = self.all.iter().filter(is_over);
+        let epochs = over.filter_map(|sequence| sequence.name.as_ref()?.strip_prefix(NUMBERED));
+        self.past.extend(epochs.map(Arc::from));
+        self.past.drain(..self.past.len().saturating_sub(MAX_PAST));
         self.all = all;
     }
 
@@ -65,6 +119,22 @@ impl Sequences {
     /// Whether other nodes send the messages of the sequence at this place, too.
     pub(crate) fn is_shared(&self, place: usize) -> bool {
         self.get(place).is_some_and(|sequence| sequence.name.is_some())
+    }
+
+    /// Whether an id is of an engine that has started again since.
+    pub(crate) fn is_past(&self, id: &str) -> bool {
+        let is_over = |epoch: &str| self.past.iter().any(|past| **past == *epoch);
+        id.split(',').any(|part| part.rsplit_once('-').is_some_and(|(epoch, _)| is_over(epoch)))
+    }
+
+    /// The name that this engine's own numbers have in others; no other engine has the same.
+    pub(crate) fn epoch(&self) -> &Arc<str> {
+        &self.epoch
+    }
+
+    /// All of them, in the order of their places.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Sequence> {
+        self.all.iter()
     }
 
     /// Whether there are none.
@@ -105,6 +175,9 @@ impl Sequences {
                 (_, Some(_)) if continues => write!(id, ".{}", Element(newest)),
                 (_, Some(of)) => write!(id, "{}@{}", escaped(of), Element(newest)),
                 (None, _) => write!(id, "{}-{}", self.epoch, newest.major),
+                (Some(name), _) if name.starts_with(NUMBERED) => {
+                    write!(id, "{}-{}", name.trim_start_matches(NUMBERED), newest.major)
+                }
                 (Some(_), _) if is_alone => write!(id, "{newest}"),
                 (Some(name), _) => write!(id, "{}:{newest}", escaped(name)),
             };
@@ -117,17 +190,21 @@ impl Sequences {
     pub(crate) fn parse(&self, id: &str) -> Vec<Option<EntryId>> {
         let parts: Vec<&str> = if id.len() > MAX_ID_BYTES { Vec::new() } else { id.split(',').collect() };
         let is_alone = self.all.len() == 1;
+        let numbered = |wanted: &str| {
+            parts.iter().find_map(|part| {
+                let (epoch, number) = part.rsplit_once('-')?;
+                let number = EntryId::new(format!("{number}-0").parse::<EntryId>().ok()?.major, 0);
+                (*epoch == *wanted).then_some(number)
+            })
+        };
         let named = |name: &str| {
             let name = escaped(name);
             let found = parts.iter().find_map(|part| part.strip_prefix(&*name)?.strip_prefix(':'));
             found.and_then(|entry| entry.parse().ok())
         };
         let entry = |sequence: &Sequence| match &sequence.name {
-            None => parts.iter().find_map(|part| {
-                let (epoch, number) = part.rsplit_once('-')?;
-                let number = EntryId::new(format!("{number}-0").parse::<EntryId>().ok()?.major, 0);
-                (*epoch == *self.epoch).then_some(number)
-            }),
+            None => numbered(&self.epoch),
+            Some(name) if name.starts_with(NUMBERED) => numbered(name.trim_start_matches(NUMBERED)),
             Some(name) if let Some(partition) = &sequence.partition => {
                 let topic = escaped(&partition.topic);
                 match parts.iter().find_map(|part| part.strip_prefix(&*topic)?.strip_prefix('@')) {
@@ -178,7 +255,7 @@ impl Default for Sequences {
     fn default() -> Self {
         // The keys of a hasher are random for each instance.
         let epoch = format!("{:016x}", RandomState::new().hash_one(0));
-        Self { all: Vec::new(), epoch: epoch.into() }
+        Self { all: Vec::new(), epoch: epoch.into(), past: VecDeque::new() }
     }
 }
 
@@ -187,7 +264,13 @@ impl Sequence {
         let Retention { sequence, partition, .. } = retention;
         // What the engine numbers itself has no past.
         let is_current = sequence.is_none();
-        Self { name: sequence.clone(), partition: partition.clone(), newest: EntryId::ZERO, is_current }
+        Self {
+            name: sequence.clone(),
+            partition: partition.clone(),
+            newest: EntryId::ZERO,
+            is_current,
+            confirmed_at: None,
+        }
     }
 
     /// By name; partitions by their topic and number, beside each other.
@@ -263,6 +346,27 @@ mod tests {
         }
         // Written when there were more.
         assert_eq!(one.parse("orders:1-2,trades:3-4"), [Some(EntryId::new(1, 2))]);
+    }
+
+    #[test]
+    fn engine_that_relays_another_one_has_the_same_ids() {
+        let mut origin = sequences(&[None, Some("orders")]);
+        set(&mut origin, None, EntryId::new(42, 0));
+        set(&mut origin, Some("orders"), EntryId::new(7, 1));
+        let names = [crate::numbered_sequence(&origin.epoch), "orders".into()];
+        let format = IdFormat::new(names.clone().map(|name| (name, None)));
+        let entries = vec![EntryId::new(42, 0), EntryId::new(7, 1)];
+        assert_eq!(format.parse(&origin.id()), Some(entries.clone()));
+        assert_eq!(format.id(&entries), origin.id());
+        for other in ["", "orders:7-1", "0123456789abcdef-42,orders:7-1", &format!("{},trades:1-1", origin.id())] {
+            assert_eq!(format.parse(other), None, "{other}");
+        }
+        // Alone, its numbers have no name either.
+        let mut origin = sequences(&[None]);
+        set(&mut origin, None, EntryId::new(3, 0));
+        let format = IdFormat::new([(crate::numbered_sequence(&origin.epoch), None)]);
+        assert_eq!(format.parse(&origin.id()), Some(vec![EntryId::new(3, 0)]));
+        assert_eq!((IdFormat::new([]).parse(""), IdFormat::new([]).parse("1-0")), (Some(vec![]), None));
     }
 
     #[test]
@@ -342,7 +446,7 @@ mod tests {
     proptest! {
         #[test]
         fn ids_are_read_as_they_are_written(
-            entries in proptest::collection::btree_map(proptest::option::of(".{0,6}"), (any::<u64>(), any::<u64>()), 1..5),
+            entries in proptest::collection::btree_map(proptest::option::of("([^\\x00].{0,5})?"), (any::<u64>(), any::<u64>()), 1..5),
         ) {
             let names: Vec<_> = entries.keys().map(Option::as_deref).collect();
             let mut all = sequences(&names);

@@ -56,6 +56,8 @@ pub(super) struct Feed {
     pub(super) has_history: bool,
     /// Whether it waits to be written to its readers.
     pub(super) is_touched: bool,
+    /// Whether its readers are other engines.
+    pub(super) is_relay: bool,
     /// Its first and last match in the turns that are being matched, or [`NONE`](super::feeds::NONE).
     pub(super) matches: [u32; 2],
     /// Of which topics its readers get private messages.
@@ -110,6 +112,7 @@ impl Feed {
         let readers =
             if key.is_paced { Readers::Paced(Vec::with_capacity(1)) } else { Readers::All(Vec::with_capacity(1)) };
         Self {
+            is_relay: key.framing.framing.is_relay(),
             key,
             policy,
             readers,

@@ -93,6 +93,11 @@ impl Feeds {
         self.feeds.iter().map(|(id, feed)| (place(id), feed))
     }
 
+    /// The feeds of relays.
+    pub(super) fn relays(&self) -> Vec<FeedId> {
+        self.iter().filter(|(_, feed)| feed.is_relay).map(|(id, _)| id).collect()
+    }
+
     /// Finds or adds a feed.
     pub(super) fn join(&mut self, key: FeedKey) -> FeedId {
         let key_hash = hash(&self.hasher, &key);
@@ -100,6 +105,8 @@ impl Feeds {
             return id;
         }
         let policy = match policy_of(&self.policies, &key.interest.topics) {
+            // Nothing may be left out for the readers of other engines. A relay that is disconnected resumes.
+            _ if key.framing.framing.is_relay() => Policy::Disconnect,
             // The totals of a reader would be wrong without the tallies that it skips.
             Policy::Skip if key.totals.is_some() => Policy::Merge,
             policy => policy,
@@ -210,7 +217,10 @@ impl Feeds {
             if has_sender && message.is_from(feed.except_sender.as_ref()) {
                 return;
             }
-            if *audience == Audience::WithTotals && feed.key.totals.as_ref() != Some(&message.namespace) {
+            if *audience == Audience::WithTotals
+                && feed.key.totals.as_ref() != Some(&message.namespace)
+                && !feed.is_relay
+            {
                 return;
             }
             if let Some(reason) = &close_reason

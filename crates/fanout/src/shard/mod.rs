@@ -50,6 +50,8 @@ pub(crate) enum Input {
     Attach(Vec<Attach>),
     /// A command for one connection.
     Command(Box<(ConnectionId, Command, Reply)>),
+    /// End the streams of relays.
+    CloseRelays(CloseReason),
     /// Asks for all connections.
     ReportConnections(oneshot::Sender<Vec<ConnectionReport>>),
     /// Asks for all feeds.
@@ -117,6 +119,8 @@ pub(crate) struct Shard {
     history_end: u64,
     /// The id that its readers have reached who have got everything.
     position: Option<Arc<str>>,
+    /// Whether the sources have reported everything that there is.
+    is_current: bool,
     replays: ReplayQueue,
     pieces: PieceCache,
     /// Changes of topics that have to wait.
@@ -155,6 +159,7 @@ impl Shard {
             history,
             history_end,
             position: None,
+            is_current: true,
             replays: ReplayQueue::new(),
             pieces: PieceCache::default(),
             postponed: Vec::new(),
@@ -225,6 +230,12 @@ impl Shard {
                     self.write_feeds().await;
                     self.obey(*command);
                 }
+                Input::CloseRelays(reason) => {
+                    self.write_feeds().await;
+                    for feed in self.feeds.relays() {
+                        self.close_feed(feed, &reason);
+                    }
+                }
                 // Below, an error means that the one who asked has stopped waiting.
                 Input::ReportConnections(reply) => {
                     let _ = reply.send(self.report_connections());
@@ -250,7 +261,7 @@ impl Shard {
     /// Appends the messages of turns that follow each other to the logs of their feeds. Adds when the oldest came in.
     async fn take_turns(&mut self, turns: &mut Vec<Arc<Turn>>, received: &mut Vec<Instant>) {
         if let Some(newest) = turns.last() {
-            self.history_end = newest.history_end;
+            (self.history_end, self.is_current) = (newest.history_end, newest.is_current);
         }
         if let Some(position) = turns.iter().rev().find_map(|turn| turn.position.as_ref()) {
             self.position = Some(Arc::clone(position));

@@ -64,7 +64,9 @@ impl Shard {
         let Some(feed) = self.feeds.get(connection.feed) else { return };
         // A reader with a rate may not have got everything.
         let is_current = !feed.key.is_paced || connection.position == feed.log.head();
-        let position = self.position.as_deref().filter(|_| feed.has_history && is_current);
+        // A relay waits for it before it says that a position is unknown.
+        let is_confirmed = self.is_current || !feed.is_relay;
+        let position = self.position.as_deref().filter(|_| feed.has_history && is_current && is_confirmed);
         connection.put_keep_alive(feed.key.framing.framing.keep_alive(position));
         self.write(key);
     }

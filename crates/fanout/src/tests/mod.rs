@@ -4,6 +4,7 @@ mod control;
 mod history;
 mod inbound;
 mod rates;
+mod relays;
 mod restricted;
 mod streams;
 mod updates;

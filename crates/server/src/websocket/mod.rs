@@ -18,6 +18,7 @@ pub(crate) mod session;
 
 pub(crate) use contract_session::ContractSession;
 pub use contract_session::{ClientMessage, MessageHandler, Replies};
+pub(crate) use frames::write_ping;
 pub use frames::{write_binary, write_text};
 pub use framing::{envelope_framing, framing, json_framing};
 pub use handshake::{Handshake, HandshakeError, Subprotocol, VERSION, is_upgrade};
