@@ -30,6 +30,7 @@ use tallycast::source::memory::MemorySource;
 use tallycast::source::nats::{JetStreamSource, NatsSource, NatsUrl};
 use tallycast::source::redis::streams::StreamsSource;
 use tallycast::source::redis::{Config as Redis, RedisSource, slots};
+use tallycast::source::relay::RelaySource;
 use tallycast::source::{PushSource, Source, SourceError, SourceId, SourceInputs, StateBoard, Supervisor};
 use tallycast::totals::TotalsKey;
 use tallycast_fanout::Namespace;
@@ -56,6 +57,9 @@ pub(crate) struct Started {
     /// The nodes that this one knows, if it announces itself, which it does until the shutdown.
     pub(crate) cluster: Option<Cluster>,
 }
+
+/// What the default source is called among others, none of which can have this name.
+const UNNAMED: &str = "(default)";
 
 /// Starts every source under a supervisor like `supervisor`, with the channels and streams that it is to read.
 pub(crate) fn start(
@@ -88,6 +92,8 @@ pub(crate) fn start(
     let tickets = redis.clone().map_or_else(TicketStore::in_memory, TicketStore::Redis);
     let supervisor = supervisor.require_broker(broker.require_broker);
     let mut sources = Sources { running: JoinSet::new(), supervisor, states: status.states.clone() };
+    let sequences = inputs.iter().flat_map(|inputs| inputs.streams.borrow().clone()).map(|stream| stream.sequence);
+    let sequences: Vec<Arc<str>> = sequences.collect();
     let mut backends = Vec::with_capacity(broker.sources.len());
     let mut push = Vec::new();
     for (id, (SourceConfig { name, kind }, inputs)) in (0..).map(SourceId).zip(broker.sources.into_iter().zip(inputs)) {
@@ -120,6 +126,13 @@ pub(crate) fn start(
                 let publisher = KafkaPublisher::new(Kafka::clone(&config), of.1.as_deref());
                 sources.run(of, KafkaSource::new(*config, inputs.selectors, inputs.streams));
                 Backend::Kafka(publisher)
+            }
+            SourceKind::Relay(config) => {
+                let address = config.to_string();
+                let name = of.1.as_deref().unwrap_or(UNNAMED);
+                let relay = RelaySource::new(*config, name, status.handle.instance(), sequences.clone());
+                sources.run(of, relay);
+                Backend::ReadOnly(address.into())
             }
             SourceKind::Demo(options) => {
                 let demo = Demo::new(options.seed);

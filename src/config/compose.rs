@@ -199,7 +199,12 @@ pub(super) fn compose(
     let key_servers = needs_keys.then(|| tokens::key_servers(token_jwks_ca.as_deref())).transpose()?;
     let has_redis = default.is_none() || matches!(default, Some(SourceKind::Redis(_)));
     let mut routing = routing;
-    if !has_redis {
+    let is_relay = matches!(default, Some(SourceKind::Relay(_)));
+    if is_relay && options.iter().any(|option| option.name == "route" && option.origin == "default") {
+        routing.routes.clear();
+    }
+    // Those of a relay are those of its origin.
+    if !has_redis && !is_relay {
         if !has_default_totals {
             return Err(ConfigError::Usage(
                 "--totals needs Redis as the default source, which counts and events are in together; remove --totals, or the --source \
@@ -211,10 +216,12 @@ pub(super) fn compose(
     }
     let ids = named.iter().zip(1..).filter_map(|(source, id)| Some((source.name.clone()?, SourceId(id))));
     let ids: Vec<_> = ids.collect();
-    let routes = routes(all_streams, &ids, &routing, add_routes)?
+    let routes = routes((all_streams, !is_relay), &ids, &routing, add_routes)?
         .with_senders(sessions.is_some())
         .with_reserved(sessions.as_ref().and_then(events_channel))
         .with_reserved(ws_hub_config.iter().flat_map(WsHub::reserved_channels));
+    let named_relays = named.iter().filter(|source| matches!(source.kind, SourceKind::Relay(_))).count();
+    let relays = named_relays + usize::from(is_relay);
     let demo_key = (matches!(source, SourceOptions::Demo(_)) && publishing.publish_keys.is_empty()).then(demo_key);
     let instance =
         pipeline.instance.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
@@ -272,11 +279,14 @@ pub(super) fn compose(
              --unifrost-update-path, --ws-hub-path or --ws-hub-pages"
         )));
     }
+    let mut fanout =
+        fanout(&routing, &routes, &readers, (pipeline.inbox, pipeline.inbox_bytes.0), pipeline.shutdown_limit);
+    fanout.relays = relays;
     let hook_timeout = contracts.connect_hook.as_ref().map_or(Duration::ZERO, |hook| hook.timeout);
     Ok(Config {
         broker,
         tally: tally::Config { period: routing.tally_period, max_keys: routing.tally_keys },
-        fanout: fanout(&routing, &routes, &readers, (pipeline.inbox, pipeline.inbox_bytes.0), pipeline.shutdown_limit),
+        fanout,
         admin: !server.no_admin,
         admin_token: server.admin_token.clone().map(Token::from),
         demo_key: demo_key.clone(),
@@ -328,7 +338,7 @@ pub(super) fn invalid(flags: &str, error: &dyn std::fmt::Display) -> ConfigError
 
 /// The routes of the configuration, and those that contracts add.
 fn routes(
-    all_streams: bool,
+    (all_streams, needs_routes): (bool, bool),
     sources: &[(Arc<str>, SourceId)],
     routing: &RoutingOptions,
     add_routes: impl FnOnce(&mut Vec<Route>) -> Result<(), ConfigError>,
@@ -341,7 +351,8 @@ fn routes(
         routes.push(route.map_err(|error| invalid("--route with --source redis-streams", &error))?);
     }
     add_routes(&mut routes)?;
-    let routes = Routes::new(routes).map_err(|error| invalid("--route", &error))?;
+    let of = if needs_routes { Routes::new } else { Routes::of };
+    let routes = of(routes).map_err(|error| invalid("--route", &error))?;
     let has_totals = |namespace: &Namespace| routing.totals.iter().any(|totals| totals.namespace == *namespace);
     let counted = routes.stream_tallies().find(|(_, namespace)| has_totals(namespace));
     if let Some((pattern, namespace)) = counted {

@@ -10,6 +10,7 @@ use super::secret::Secret;
 use crate::api::push;
 use crate::decode::Routes;
 use crate::redis_client::{RedisUrl, UrlError};
+use crate::source::relay::{self, RelaySource};
 use crate::source::{self, Capabilities, PushSource, Selector, SourceId, StreamKey};
 
 /// Sources beside the default one.
@@ -52,6 +53,9 @@ pub enum SourceValueError {
     #[cfg(feature = "kafka")]
     #[error(transparent)]
     Kafka(#[from] source::kafka::UrlError),
+    /// The URL of another tallycast is invalid.
+    #[error(transparent)]
+    Relay(#[from] relay::UrlError),
 }
 
 /// The schemes that this build knows.
@@ -66,7 +70,7 @@ fn schemes() -> String {
     if cfg!(feature = "kafka") {
         schemes.extend(["kafka://", "kafkas:// (Kafka over TLS)"]);
     }
-    format!("{}, webhook:, cloudevents: or pubsub:", schemes.join(", "))
+    format!("{}, https://, http://, wss://, ws://, webhook:, cloudevents: or pubsub:", schemes.join(", "))
 }
 
 /// A valid value of `--source`.
@@ -96,6 +100,7 @@ pub(super) enum SourceUrl {
     Amqp(Box<source::amqp::Config>),
     #[cfg(feature = "kafka")]
     Kafka(Box<source::kafka::Config>),
+    Relay(Box<relay::Config>),
 }
 
 impl SourceUrl {
@@ -117,6 +122,7 @@ impl SourceUrl {
             "kafka" | "kafkas" => Ok(Self::Kafka(Box::new(source::kafka::Config::parse(text)?))),
             #[cfg(not(feature = "kafka"))]
             "kafka" | "kafkas" => Err(SourceValueError::Feature("Kafka", "kafka")),
+            "http" | "https" | "ws" | "wss" => Ok(Self::Relay(Box::new(relay::Config::parse(text)?))),
             _ => Err(SourceValueError::Malformed),
         }
     }
@@ -138,6 +144,7 @@ impl SourceUrl {
             Self::Amqp(config) => Ok(SourceKind::Amqp(config)),
             #[cfg(feature = "kafka")]
             Self::Kafka(config) => Ok(SourceKind::Kafka(config)),
+            Self::Relay(config) => Ok(SourceKind::Relay(config)),
         }
     }
 }
@@ -164,6 +171,7 @@ impl fmt::Display for SourceUrl {
             Self::Amqp(config) => config.fmt(formatter),
             #[cfg(feature = "kafka")]
             Self::Kafka(config) => config.fmt(formatter),
+            Self::Relay(config) => config.fmt(formatter),
         }
     }
 }
@@ -232,6 +240,8 @@ pub enum SourceKind {
     /// Topics of a Kafka cluster.
     #[cfg(feature = "kafka")]
     Kafka(Box<source::kafka::Config>),
+    /// Another tallycast, whose messages are sent on.
+    Relay(Box<relay::Config>),
     /// The generator of the sandbox.
     Demo(Box<super::DemoOptions>),
 }
@@ -255,18 +265,20 @@ impl SourceKind {
                 let channels = Capabilities { positions: false, ..Capabilities::LOG };
                 (config.to_string(), vec![("channels", channels), ("streams", Capabilities::LOG)])
             }
+            Self::Relay(config) => (config.to_string(), vec![("messages", RelaySource::CAPABILITIES)]),
             Self::Demo(_) => ("memory".to_owned(), vec![("channels", Capabilities::PASSING)]),
         }
     }
 
     /// Checks that the source can have what routes read from it.
-    #[cfg_attr(
-        not(any(feature = "amqp", feature = "nats")),
-        expect(unused_variables, reason = "only these restrict channels")
-    )]
     fn check(&self, selectors: &[Selector], streams: &[StreamKey]) -> Result<(), String> {
         match self {
             Self::Redis(_) | Self::Demo(_) => Ok(()),
+            Self::Relay(_) if selectors.is_empty() && streams.is_empty() => Ok(()),
+            Self::Relay(_) => {
+                Err("another tallycast has the namespaces that it has there; expected routes of other sources alone"
+                    .to_owned())
+            }
             #[cfg(feature = "kafka")]
             Self::Kafka(_) => Ok(()),
             Self::Push(_) => no_streams("a push source", streams),

@@ -6,6 +6,7 @@
 mod channel;
 mod history;
 mod json_field;
+mod relayed;
 mod route;
 mod routes;
 mod sender;

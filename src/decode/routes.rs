@@ -110,8 +110,13 @@ impl Routes {
     /// # Errors
     /// The list is empty, or has more than [`MAX_ROUTES`]; a namespace has a `*` and its pattern has none; a pattern is reserved; two
     /// routes are for the same stream.
-    pub fn new(mut routes: Vec<Route>) -> Result<Self, RoutesError> {
-        if routes.is_empty() || routes.len() > MAX_ROUTES {
+    pub fn new(routes: Vec<Route>) -> Result<Self, RoutesError> {
+        if routes.is_empty() { Err(RoutesError::Count(0)) } else { Self::of(routes) }
+    }
+
+    /// A table of perhaps no routes, for sources that need none.
+    pub(crate) fn of(mut routes: Vec<Route>) -> Result<Self, RoutesError> {
+        if routes.len() > MAX_ROUTES {
             return Err(RoutesError::Count(routes.len()));
         }
         routes.iter().try_for_each(Route::check)?;

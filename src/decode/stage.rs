@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tallycast_fanout::{Counter, Publisher, inbox};
 use tokio::sync::watch;
 
+use super::relayed::Relayed;
 use super::{DecodeError, Decoded, Routes};
 use crate::rate_limited_log::RateLimitedLog;
 use crate::source::SourceEvent;
@@ -66,6 +67,7 @@ pub async fn run(
     let mut counters = stats.counters(&table);
     // As sources have said, whatever routes there are.
     let mut partitions: HashMap<Arc<str>, u32> = HashMap::new();
+    let mut relayed = Relayed::default();
     loop {
         let received = tokio::select! {
             // Fails when the sender is gone, which disables this branch: the routes stay as they are.
@@ -80,13 +82,19 @@ pub async fn run(
             counters = stats.counters(&table);
             partitions.iter().for_each(|(sequence, count)| table.set_partitions(sequence, *count));
             // Before the first message that is decoded by the new routes.
-            if hub.set_retentions(table.retentions()).await.is_err() {
+            if hub.set_retentions(relayed.retentions(&table)).await.is_err() {
                 return;
             }
         }
         for event in events.drain(..) {
             let report = match event {
                 SourceEvent::Published(event) => Err(event),
+                SourceEvent::Relayed(event) => {
+                    if relayed.pass_on(event, &table, &hub, &stats.decoded).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 SourceEvent::Totals(snapshot) => Ok(TallyInput::Totals(snapshot)),
                 SourceEvent::TotalsState { namespace, state } => Ok(TallyInput::TotalsState { namespace, state }),
                 SourceEvent::Sequence(event) => {
@@ -99,7 +107,7 @@ pub async fn run(
                     table.set_partitions(&sequence, count);
                     partitions.insert(sequence, count);
                     // Before the first entry of a partition that was added.
-                    if hub.set_retentions(table.retentions()).await.is_err() {
+                    if hub.set_retentions(relayed.retentions(&table)).await.is_err() {
                         return;
                     }
                     continue;

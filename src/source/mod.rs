@@ -18,6 +18,7 @@ pub mod memory;
 pub mod nats;
 mod push;
 pub mod redis;
+pub mod relay;
 mod selector;
 mod supervisor;
 #[cfg(test)]
@@ -27,7 +28,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tallycast_fanout::inbox::Weight;
-use tallycast_fanout::{Acknowledgement, Counter, Namespace, Position, SequenceEvent, TotalsState};
+use tallycast_fanout::{
+    Acknowledgement, Counter, Data, EntryId, Message, Namespace, Position, Retention, SequenceEvent, TotalsState,
+};
 use tokio::sync::watch;
 
 use crate::totals::TotalsSnapshot;
@@ -143,6 +146,31 @@ pub enum SourceEvent {
         /// Their number, which never shrinks; zero as long as there is nothing to read.
         count: u32,
     },
+    /// Something of another engine, which no route decides about.
+    Relayed(RelayedEvent),
+}
+
+/// What the source of an engine that relays another one says.
+#[derive(Debug)]
+pub enum RelayedEvent {
+    /// A message as it is there.
+    Message(Message),
+    /// What is kept of the messages that follow.
+    Declared {
+        /// The name of the source.
+        source: Arc<str>,
+        /// How long they are kept, beside what routes say.
+        retentions: Vec<Arc<Retention>>,
+        /// The engines that messages pass before this one.
+        path: Vec<Arc<str>>,
+    },
+    /// What the retention with this name keeps is forgotten. Entries up to `trimmed` are not available, and all others follow.
+    Forget {
+        /// The name.
+        retention: Arc<str>,
+        /// The newest entry that is not available.
+        trimmed: EntryId,
+    },
 }
 
 /// An event as the broker sent it.
@@ -242,6 +270,9 @@ impl Weight for SourceEvent {
             Self::Totals(snapshot) => snapshot.totals.weight(),
             // A short reason, or a key that others have too.
             Self::TotalsState { .. } | Self::Sequence(_) | Self::Partitions { .. } => 0,
+            Self::Relayed(RelayedEvent::Message(message)) => message.weight(),
+            // A few, at the start of a session.
+            Self::Relayed(RelayedEvent::Declared { .. } | RelayedEvent::Forget { .. }) => 0,
         };
         size_of::<Self>() + owned
     }
@@ -258,6 +289,12 @@ impl Entry {
 impl From<SequenceEvent> for SourceEvent {
     fn from(event: SequenceEvent) -> Self {
         Self::Sequence(event)
+    }
+}
+
+impl From<RelayedEvent> for SourceEvent {
+    fn from(event: RelayedEvent) -> Self {
+        Self::Relayed(event)
     }
 }
 
@@ -307,7 +344,16 @@ impl SourceStats {
             SourceEvent::Published(event) if event.is_backlog() => self.backlog.add(1),
             SourceEvent::Published(_) => self.received.add(1),
             SourceEvent::Totals(_) => self.cuts.add(1),
-            SourceEvent::TotalsState { .. } | SourceEvent::Sequence(_) | SourceEvent::Partitions { .. } => {}
+            SourceEvent::Relayed(RelayedEvent::Message(message)) => match (&message.data, &message.kept) {
+                (_, Some(kept)) if kept.is_backlog => self.backlog.add(1),
+                (Data::Totals(_), _) => self.cuts.add(1),
+                (Data::Text(_) | Data::Tally(_), _) => self.received.add(1),
+                (Data::TotalsState(_) | Data::Reset(_), _) => {}
+            },
+            SourceEvent::TotalsState { .. }
+            | SourceEvent::Sequence(_)
+            | SourceEvent::Partitions { .. }
+            | SourceEvent::Relayed(_) => {}
         }
     }
 }

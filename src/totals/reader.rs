@@ -395,9 +395,7 @@ mod tests {
             SourceEvent::Totals(snapshot) => snapshot.totals.total().to_string(),
             SourceEvent::TotalsState { state: TotalsState::Known, .. } => "known".to_owned(),
             SourceEvent::TotalsState { state: TotalsState::Unavailable(reason), .. } => reason.to_string(),
-            SourceEvent::Published(_) | SourceEvent::Sequence(_) | SourceEvent::Partitions { .. } => {
-                panic!("not about totals")
-            }
+            other => panic!("not about totals: {other:?}"),
         })
     }
 

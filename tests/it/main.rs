@@ -49,6 +49,7 @@ mod realtime;
 mod realtime_pages;
 mod reconnect;
 mod redis_topologies;
+mod relay;
 mod renewal;
 mod restart;
 mod resume;
