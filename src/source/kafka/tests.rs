@@ -50,6 +50,7 @@ fn shown(event: &SourceEvent) -> String {
             SequenceEventKind::Current => format!("{sequence} is current"),
             SequenceEventKind::Interrupted => format!("{sequence} is interrupted"),
             SequenceEventKind::Gap { after, reason } => format!("{sequence} {} after {after}", reason.as_str()),
+            other => panic!("only relays have {other:?}"),
         },
         other => panic!("{other:?}"),
     }
