@@ -1,10 +1,10 @@
 # Two images from one build: `streamer` (the last and thus default stage) and `feeder`, which publishes synthetic traffic.
 
 FROM rust:1.95-slim-bookworm AS tools
-# make builds jemalloc. Its version does not matter, and it is not part of the images.
+# make builds jemalloc, and with g++ librdkafka. Their versions do not matter, and they are not part of the images.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends make \
+    && apt-get install -y --no-install-recommends g++ make \
     && rm -rf /var/lib/apt/lists/* \
     && cargo install --locked cargo-chef@0.1.78
 WORKDIR /src
@@ -16,9 +16,11 @@ RUN cargo chef prepare --recipe-path /recipe.json
 
 FROM tools AS build
 COPY --from=recipe /recipe.json /
-RUN cargo chef cook --locked --release --workspace --bins --recipe-path /recipe.json
+# Features besides the default ones: docker build --build-arg FEATURES=amqp,kafka .
+ARG FEATURES=""
+RUN cargo chef cook --locked --release --workspace --bins --features "$FEATURES" --recipe-path /recipe.json
 COPY . .
-RUN cargo build --locked --release --workspace --bins
+RUN cargo build --locked --release --workspace --bins --features "$FEATURES"
 
 # Contains glibc and libgcc, the only linked libraries, and CA certificates for rediss://. No shell, no package manager,
 # and an unprivileged user.

@@ -39,7 +39,11 @@ impl Steps {
         // The delay is for load balancers that would send new clients here: those of a process that has taken over reach it at once.
         if !drain.delay.is_zero() && !self.handed_over.is_cancelled() {
             tracing::info!(delay = ?drain.delay, "not ready any more, still accepting connections");
-            sleep(drain.delay).await;
+            tokio::select! {
+                () = sleep(drain.delay) => {}
+                // A process may also take over while this one waits.
+                () = self.handed_over.cancelled() => {}
+            }
         }
         self.closing.cancel();
         let _ = timeout(SETTLE_LIMIT, self.settled.cancelled()).await;

@@ -16,7 +16,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,8 +32,10 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const MAX_SOCKETS: usize = 16;
 /// Time for the other process to send or to take a message that is due.
 const MESSAGE_LIMIT: Duration = Duration::from_secs(5);
+/// A process that serves sends its sockets within less, unless it waits for another new process.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// Time for a new process to become ready. It has a limit of its own, which is usually shorter; this one is for a process that hangs,
-/// because further ones wait for it.
+/// because further ones wait for it. `--ready-limit` may not be above it.
 const SUCCESSOR_LIMIT: Duration = Duration::from_secs(600);
 
 const GREETING: &[u8] = b"tallycast 1\n";
@@ -58,10 +60,12 @@ impl Predecessor {
                 Err(error) => return Err(error),
             };
             check_peer(&stream)?;
-            // Another process may be taking over at the moment.
-            match timeout(SUCCESSOR_LIMIT, receive(&stream)).await.map_err(|_| io::ErrorKind::TimedOut)?? {
-                (0, _) => {}
-                (_, sockets) => return Ok(Some((Self(stream), sockets))),
+            match receive_in_turn(&stream).await {
+                Ok((0, _)) => {}
+                Ok((_, sockets)) => return Ok(Some((Self(stream), sockets))),
+                // It has ended without accepting the connection.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                Err(error) => return Err(error),
             }
         }
         Err(io::Error::other("the process that serves it hands nothing over"))
@@ -90,6 +94,16 @@ fn check_peer(stream: &UnixStream) -> io::Result<()> {
         return Ok(());
     }
     Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("the process at the other end belongs to user {user}")))
+}
+
+/// The same as [`receive`], after other new processes.
+async fn receive_in_turn(stream: &UnixStream) -> io::Result<(usize, Vec<TcpListener>)> {
+    let mut receiving = std::pin::pin!(receive(stream));
+    if let Ok(received) = timeout(AT_ONCE, &mut receiving).await {
+        return received;
+    }
+    tracing::info!("waiting for another process that is taking over");
+    timeout(SUCCESSOR_LIMIT, receiving).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
 /// Receives the greeting and its sockets. Returns the length of the greeting, 0 at the end of the connection.
@@ -138,7 +152,8 @@ pub(crate) struct HandoverSocket {
     path: PathBuf,
     /// Where it is until this process serves.
     reserved: Option<PathBuf>,
-    handed_over: bool,
+    /// Its device and inode. The inode is not used for another file while the listener is open.
+    identity: (u64, u64),
 }
 
 impl HandoverSocket {
@@ -150,7 +165,8 @@ impl HandoverSocket {
         // Left by a killed process with the same id.
         let _ = std::fs::remove_file(&reserved);
         let listener = UnixListener::bind(&reserved)?;
-        let socket = Self { listener, path: path.to_owned(), reserved: Some(reserved.clone()), handed_over: false };
+        let identity = identity(&reserved)?;
+        let socket = Self { listener, path: path.to_owned(), reserved: Some(reserved.clone()), identity };
         std::fs::set_permissions(&reserved, Permissions::from_mode(0o600))?;
         Ok(socket)
     }
@@ -166,12 +182,7 @@ impl HandoverSocket {
 
     /// Hands `sockets` over to the process that comes next, and cancels `handed_over` when that one accepts connections. Ends then,
     /// or when `closing` is cancelled.
-    pub(crate) async fn run(
-        mut self,
-        sockets: Vec<OwnedFd>,
-        handed_over: CancellationToken,
-        closing: CancellationToken,
-    ) {
+    pub(crate) async fn run(self, sockets: Vec<OwnedFd>, handed_over: CancellationToken, closing: CancellationToken) {
         let serve = async {
             loop {
                 let offered = match self.listener.accept().await {
@@ -191,11 +202,12 @@ impl HandoverSocket {
             }
         };
         let served = tokio::select! {
+            // A process that serves by now is told so, also if this one was stopped at the same moment.
+            biased;
             stream = serve => Some(stream),
             () = closing.cancelled() => None,
         };
         if let Some(mut stream) = served {
-            self.handed_over = true;
             tracing::info!("another process has taken over; draining");
             handed_over.cancel();
             closing.cancelled().await;
@@ -208,10 +220,17 @@ impl HandoverSocket {
 impl Drop for HandoverSocket {
     fn drop(&mut self) {
         let own = self.reserved.as_ref().unwrap_or(&self.path);
-        if !self.handed_over {
+        // The next process may have put its own socket there, whether this one has heard of it or not.
+        if identity(own).is_ok_and(|found| found == self.identity) {
             let _ = std::fs::remove_file(own);
         }
     }
+}
+
+/// The device and the inode of a file.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Sends `sockets` to a new process, and waits until it is ready.
@@ -222,4 +241,40 @@ async fn offer(mut stream: UnixStream, sockets: &[OwnedFd]) -> io::Result<UnixSt
     let mut answer = [0; READY.len()];
     stream.read_exact(&mut answer).await?;
     if answer == READY { Ok(stream) } else { Err(unexpected()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn socket_of_the_next_process_is_left_alone() {
+        let directory = std::env::temp_dir().join(format!("tallycast-handover-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("socket");
+        let [first, next] = [(); 2].map(|()| {
+            let mut socket = HandoverSocket::reserve(&path).unwrap();
+            socket.publish().unwrap();
+            socket
+        });
+        drop(first);
+        assert!(path.exists());
+        drop(next);
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+        std::fs::remove_dir(&directory).unwrap();
+    }
+
+    #[tokio::test]
+    async fn connection_that_is_not_accepted_is_like_a_closed_one() {
+        let path = std::env::temp_dir().join(format!("tallycast-unaccepted-{}", std::process::id()));
+        let mut socket = HandoverSocket::reserve(&path).unwrap();
+        socket.publish().unwrap();
+        let closing = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(socket);
+        };
+        let (connected, ()) = tokio::join!(Predecessor::connect(&path), closing);
+        // The next attempt has found nobody.
+        assert!(connected.unwrap().is_none());
+    }
 }

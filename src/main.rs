@@ -105,6 +105,12 @@ async fn run(config: Config, log: LogFilter, systemd: Systemd, passed: Passed) -
     let supervisor = Supervisor::new(events).stats(Arc::clone(&status.source)).shutdown(steps.shutdown.clone());
     let broker::Started { source, store, push, redis, publisher, tickets, reports, cluster } =
         broker::start(config.broker, supervisor, &reloadable.routes, reloadable.sources, &status, &steps.shutdown);
+    if redis.is_none() && !is_demo {
+        tracing::warn!(
+            "no Redis: sessions, subscriptions and tickets are those of this process alone, and there are no status reports; name a server \
+             with --redis-url if you need them"
+        );
+    }
     let live = config
         .admin
         .then(|| LiveStats::start(status.clone(), cluster.clone(), config.shutdown_limit, steps.shutdown.clone()));

@@ -104,7 +104,7 @@ impl Reload {
                 Ok(Command::Print(_) | Command::CheckToken(..) | Command::Healthcheck(_) | Command::Client(_))
                 | Err(ConfigError::Help(_)) => {}
             }
-            self.notifier.ready();
+            self.notifier.reloaded();
         }
     }
 

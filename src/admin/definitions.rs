@@ -831,7 +831,7 @@ const CLUSTER: &[Metric] = &[
         values: Values::Gauge(Reading::new("cluster", "nodes", |status| status.cluster.nodes.get())),
         help: "Nodes that have announced themselves at the same broker within 15 s, this one included; zero without \
                `--cluster`.",
-        watch: "Fewer than you run: a node was killed, cannot reach Redis, or lacks `--cluster`. Nodes that disagree: see \
+        watch: "Fewer than you run: a node was killed, cannot reach the broker, or lacks `--cluster`. Nodes that disagree: see \
                 `tallycast_cluster_failures_total`.",
     },
     Metric {

@@ -19,7 +19,7 @@ use lapin::types::FieldTable;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind};
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -35,6 +35,8 @@ pub use url::{Config, UrlError};
 const FRAME_BYTES: u32 = 32 * 1024;
 /// How long a connection may take to close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// The least time that an address of a broker has to accept a connection, if there are others.
+const MIN_ADDRESS_LIMIT: Duration = Duration::from_secs(1);
 
 /// The header that names the sender of an event.
 pub(crate) const SENDER: &str = "sender";
@@ -97,7 +99,7 @@ impl Link {
     pub(crate) async fn open(config: &Config, name: &str) -> Result<Self, AmqpError> {
         let limit = config.timeout;
         let tls = config.tls.as_ref().map(tls).transpose().map_err(AmqpError::Tls)?;
-        let connected = answer(limit, async { Ok(connect(&config.host, config.port, tls).await?) });
+        let connected = answer(limit, async { Ok(connect(&config.host, config.port, tls, limit).await?) });
         let (stream, socket) = connected.await?;
         let stream = Mutex::new(Some(stream));
         let take = async move |_: AMQPUri, _: Runtime<Kit>| {
@@ -175,8 +177,13 @@ fn tls(files: &TlsFiles) -> Result<TlsConnector, Failure> {
     Ok(TlsConnector::from(client_config(&trust, identity)?))
 }
 
-async fn connect(host: &str, port: u16, tls: Option<TlsConnector>) -> io::Result<(Box<dyn Io>, SocketGuard)> {
-    let stream = TcpStream::connect((host, port)).await?;
+async fn connect(
+    host: &str,
+    port: u16,
+    tls: Option<TlsConnector>,
+    limit: Duration,
+) -> io::Result<(Box<dyn Io>, SocketGuard)> {
+    let stream = connect_to_any(host, port, limit).await?;
     stream.set_nodelay(true)?;
     let guard = SocketGuard(Socket::from(stream.as_fd().try_clone_to_owned()?));
     let stream: Box<dyn Io> = match tls {
@@ -187,6 +194,26 @@ async fn connect(host: &str, port: u16, tls: Option<TlsConnector>) -> io::Result
         None => Box::new(stream),
     };
     Ok((stream, guard))
+}
+
+/// Connects to the first address of a host that accepts. One that does not answer takes only a part of the caller's limit,
+/// so that the others have their turn.
+async fn connect_to_any(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
+    let mut addresses: Vec<SocketAddr> = lookup_host((host, port)).await?.collect();
+    let parts = u32::try_from(addresses.len()).unwrap_or(u32::MAX).saturating_add(1);
+    let part = (limit / parts).max(MIN_ADDRESS_LIMIT);
+    // Nothing comes after the last one, so it has all the time that is left.
+    let Some(last) = addresses.pop() else {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
+    };
+    for address in addresses {
+        match timeout(part, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => tracing::debug!(%address, %error, "an address of the broker is of no use"),
+            Err(_) => tracing::debug!(%address, "an address of the broker does not answer"),
+        }
+    }
+    TcpStream::connect(last).await
 }
 
 /// Another handle of a socket. Dropped, it shuts the socket down, which ends the thread of its connection.

@@ -43,6 +43,12 @@ pub async fn run(
         let pauses = ExponentialBuilder::new().with_min_delay(FIRST_PAUSE).with_max_delay(LONGEST_PAUSE).with_jitter();
         let mut pauses = pauses.without_max_times().build();
         while let Err(error) = publisher.publish(&publications).await {
+            if error.is_final() {
+                log.log(|suppressed| {
+                    tracing::warn!(%error, suppressed, "events of subscriptions are lost: the broker cannot take them");
+                });
+                break;
+            }
             log.log(
                 |suppressed| tracing::warn!(%error, suppressed, "cannot publish events of subscriptions; retrying"),
             );

@@ -140,7 +140,8 @@ impl From<BodyError> for Refusal {
 
 impl From<publishing::Unavailable> for Refusal {
     fn from(error: publishing::Unavailable) -> Self {
-        Self::Unavailable(error.to_string())
+        // A client that tried again would have the same answer for ever.
+        if error.is_final() { Self::BadRequest(error.to_string()) } else { Self::Unavailable(error.to_string()) }
     }
 }
 

@@ -254,6 +254,9 @@ pub(super) fn compose(
     let mut sources = vec![SourceConfig { name: None, kind }];
     sources.extend(named);
     sources::check(&sources, &routes)?;
+    let restart = restart.config()?;
+    #[cfg(feature = "amqp")]
+    sources::check_handover(&restart, &sources)?;
     let totals = &routing.totals;
     let broker = Broker {
         sources,
@@ -297,7 +300,7 @@ pub(super) fn compose(
         key_servers,
         max_publish_bytes: publishing.max_publish_bytes.0,
         subscriptions: subscriptions.subscriptions,
-        restart: restart.config()?,
+        restart,
         drain: Drain { delay: pipeline.drain_delay, over: pipeline.drain, retry: server.retry.unwrap_or(DRAIN_RETRY) },
         // Its connections end with their streams.
         server: http(server, readers.stall_limit, pipeline.drain + pipeline.shutdown_limit, hook_timeout)?,
@@ -354,11 +357,11 @@ fn routes(
     let of = if needs_routes { Routes::new } else { Routes::of };
     let routes = of(routes).map_err(|error| invalid("--route", &error))?;
     let has_totals = |namespace: &Namespace| routing.totals.iter().any(|totals| totals.namespace == *namespace);
-    let counted = routes.stream_tallies().find(|(_, namespace)| has_totals(namespace));
+    let counted = routes.tallies_elsewhere().find(|(_, namespace)| has_totals(namespace));
     if let Some((pattern, namespace)) = counted {
         return Err(ConfigError::Usage(format!(
             "invalid value for --route: {pattern} has tally={namespace}, and --totals has {namespace} too; expected another \
-             namespace, because totals are exact only for channels"
+             namespace, because totals are exact only for channels of the default source"
         )));
     }
     Ok(routes)
@@ -511,7 +514,7 @@ mod tests {
         assert_eq!(
             error(&["--route", "stream:a=/x,tally=/eps"]),
             "invalid value for --route: stream:a has tally=/eps, and --totals has /eps too; expected another namespace, because \
-             totals are exact only for channels"
+             totals are exact only for channels of the default source"
         );
         assert!(error(&["--route", "a=/x/*"]).starts_with("invalid value for --route: the namespace \"/x/*\" has a *"));
     }

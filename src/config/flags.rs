@@ -48,7 +48,7 @@ const MAX_SEND_BUFFER: usize = 1 << 30;
 /// The largest message of Redis, in bytes (`proto-max-bulk-len`).
 const MAX_TOTALS_BYTES: usize = 512 << 20;
 
-/// Broadcast events from Redis pub/sub to browsers over Server-Sent Events and WebSocket.
+/// Broadcast events from Redis and other brokers to browsers over Server-Sent Events and WebSocket.
 ///
 /// Without a command, tallycast serves. Flags may stand before or after the command. A flag overrides its environment
 /// variable, and both override the configuration file, whose keys are the flag names without the dashes.
@@ -83,7 +83,7 @@ impl Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Subcommands {
-    /// Serve what Redis publishes (the default)
+    /// Serve the events of a broker (the default)
     Serve(Box<ServeOptions>),
     /// Serve generated traffic; needs no Redis
     Demo(Box<DemoOptions>),
@@ -186,7 +186,7 @@ pub(super) struct BrokerOptions {
         value_parser = source
     )]
     pub(super) sources: Vec<Secret>,
-    /// Exit if Redis cannot be reached at startup. Without it, tallycast keeps trying
+    /// Exit if a broker cannot be reached at startup. Without it, tallycast keeps trying
     #[arg(long, env = "TALLYCAST_REQUIRE_BROKER")]
     pub(super) require_broker: bool,
     /// Time limit for Redis to accept a connection or to answer
@@ -366,7 +366,7 @@ pub(super) struct PublishingOptions {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Routes and tallies")]
 pub(super) struct RoutingOptions {
-    /// Route from Redis channels to a namespace. PATTERN is a channel name, or the start of one followed by *, or stream: and
+    /// Route from channels of a source to a namespace. PATTERN is a channel name, or the start of one followed by *, or stream: and
     /// the key of a Redis stream. The NAMESPACE * is for streams whose entries name their own topics, of any form. In another NAMESPACE, * stands for the rest of the channel name, or for the field topic of a
     /// stream's entry, as one segment, and ** for the same text split at ':'. Options follow after commas: event=channel or
     /// event=NAME names the event, split=CHARS splits the text at other characters, sender=FIELD takes the sender from that

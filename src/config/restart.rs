@@ -9,10 +9,13 @@ use clap::Args;
 use super::errors::ConfigError;
 use super::values::duration;
 
+/// The most that `--ready-limit` may be with `--handover`: the process that serves waits no longer for another one.
+const MAX_READY_LIMIT: Duration = Duration::from_secs(600);
+
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Restart")]
 pub(super) struct RestartOptions {
-    /// Unix socket by which a new process takes the listening socket of the one before over. A process that starts takes it from the
+    /// Unix socket by which a process hands its listening socket over to the next one. A process that starts takes it from the
     /// process that serves this path, if there is one, which then drains [default: none]
     #[arg(long, env = "TALLYCAST_HANDOVER", value_name = "PATH")]
     handover: Option<PathBuf>,
@@ -50,6 +53,13 @@ impl RestartOptions {
             return Err(ConfigError::Usage(
                 "--handover and --reuse-port exclude each other; expected one of them: the socket that is handed over is the only one of \
                  its port"
+                    .to_owned(),
+            ));
+        }
+        if handover.is_some() && ready_limit > MAX_READY_LIMIT {
+            return Err(ConfigError::Usage(
+                "invalid value for --ready-limit: expected at most 10m with --handover; the process that serves waits no \
+                 longer"
                     .to_owned(),
             ));
         }
@@ -92,6 +102,17 @@ impl Supervisor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::testing::config;
+
+    #[test]
+    fn process_that_serves_waits_for_another_one_for_ten_minutes() {
+        let flags = ["--handover", "/run/handover", "--ready-limit"];
+        let with = |limit| config(&[&flags[..], &[limit]].concat());
+        assert_eq!(with("10m").unwrap().restart.ready_limit, MAX_READY_LIMIT);
+        let error = with("601s").unwrap_err();
+        assert!(error.contains("invalid value for --ready-limit: expected at most 10m with --handover"), "{error}");
+        assert!(config(&["--ready-limit", "1h"]).is_ok());
+    }
 
     fn read(variables: &[(&str, &str)]) -> Supervisor {
         Supervisor::read(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))

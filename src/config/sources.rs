@@ -6,6 +6,8 @@ use std::sync::Arc;
 use super::compose::invalid;
 use super::errors::ConfigError;
 use super::flags::BrokerOptions;
+#[cfg(feature = "amqp")]
+use super::restart::Restart;
 use super::secret::Secret;
 use crate::api::push;
 use crate::decode::Routes;
@@ -311,6 +313,22 @@ pub(super) fn check(sources: &[SourceConfig], routes: &Routes) -> Result<(), Con
     Ok(())
 }
 
+/// Refuses sources that only one process can read where another one may take over, which would never become ready: a
+/// durable queue has one consumer at a time.
+#[cfg(feature = "amqp")]
+pub(super) fn check_handover(restart: &Restart, sources: &[SourceConfig]) -> Result<(), ConfigError> {
+    let has_queue = |kind: &SourceKind| matches!(kind, SourceKind::Amqp(config) if config.queue.is_some());
+    match sources.iter().find(|source| has_queue(&source.kind)) {
+        Some(source) if restart.handover.is_some() => {
+            let name = source.name.as_deref().unwrap_or("the default source");
+            Err(ConfigError::Usage(format!(
+                "--handover needs sources that two processes can read at the same time; remove queue= from {name}"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl fmt::Display for SourceConfig {
     /// One line for `tallycast check`.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -435,6 +453,18 @@ mod tests {
         }
         let error = config(&["--source", "nats://ann:secret@h?what=1"]).unwrap_err();
         assert!(error.contains("unknown option \"what\"") && !error.contains("secret"), "{error}");
+    }
+
+    #[cfg(feature = "amqp")]
+    #[test]
+    fn durable_queues_are_not_handed_over() {
+        let with = |source| config(&["--source", source, "--route", "mq:a.*=/a/*", "--handover", "/run/handover"]);
+        assert!(with("mq=amqp://h").is_ok());
+        assert_eq!(
+            with("mq=amqp://h?queue=n").unwrap_err(),
+            "--handover needs sources that two processes can read at the same time; remove queue= from mq"
+        );
+        assert!(config(&["--source", "mq=amqp://h?queue=n", "--route", "mq:a.*=/a/*"]).is_ok());
     }
 
     #[test]

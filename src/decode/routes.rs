@@ -185,11 +185,7 @@ impl Routes {
         }
         let sent = Selector::Prefix(SENT.to_owned());
         // Without channels there are none with a sender. It covers none of the others, because it is reserved.
-        if self.with_senders
-            && source == SourceId::DEFAULT
-            && !kept.is_empty()
-            && !kept.iter().any(|kept| kept.covers(&sent))
-        {
+        if self.with_senders && !kept.is_empty() && !kept.iter().any(|kept| kept.covers(&sent)) {
             kept.push(&sent);
         }
         kept.into_iter().cloned().collect()
@@ -262,9 +258,10 @@ impl Routes {
         self.routes.iter().any(Route::has_topics)
     }
 
-    /// The streams whose entries are counted, each with the namespace of the tally.
-    pub fn stream_tallies(&self) -> impl Iterator<Item = (String, &Namespace)> {
-        let routes = self.routes.iter().filter(|route| route.is_stream());
+    /// The streams, and the channels of sources other than the default one, whose events are counted, each with the namespace of the
+    /// tally.
+    pub fn tallies_elsewhere(&self) -> impl Iterator<Item = (String, &Namespace)> {
+        let routes = self.routes.iter().filter(|route| route.is_stream() || route.has_named_source());
         routes.filter_map(|route| Some((route.shown_pattern(), route.tally.as_ref()?)))
     }
 

@@ -64,10 +64,18 @@ pub(crate) struct Connection {
     /// What the server has complained about last, or that the connection is lost.
     trouble: watch::Receiver<Trouble>,
     /// Receives what [`ping`](Self::ping) sends.
-    own: Mutex<Subscriber>,
+    own: Mutex<Own>,
     own_subject: String,
+    /// Pings that were sent, or are about to be.
     pings: AtomicU64,
     limit: Duration,
+}
+
+/// What pings take turns with.
+struct Own {
+    subscriber: Subscriber,
+    /// The number of pings up to the last one that was answered.
+    answered: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,23 +133,33 @@ impl Connection {
         })?;
         let own_subject = client.new_inbox();
         let own = client.subscribe(own_subject.clone()).await.map_err(|_| NatsError::Closed)?;
-        let connection = Self { client, trouble, own: Mutex::new(own), own_subject, pings: AtomicU64::new(0), limit };
+        let own = Mutex::new(Own { subscriber: own, answered: 0 });
+        let connection = Self { client, trouble, own, own_subject, pings: AtomicU64::new(0), limit };
         connection.ping().await?;
         Ok(connection)
     }
 
     /// Waits until the server has taken everything that was sent before. A message to this connection itself goes there and
-    /// back, because the library tells nobody about the pings of the protocol.
+    /// back, because the library tells nobody about the pings of the protocol. One answer is enough for everyone who waited
+    /// for a turn when its message was sent.
     pub(crate) async fn ping(&self) -> Result<(), NatsError> {
+        // Pings from this number on are sent after what the caller has sent. A mere load would not order the two.
+        let earlier = self.pings.fetch_add(0, Ordering::AcqRel);
         let round_trip = async {
             let mut own = self.own.lock().await;
-            let number = self.pings.fetch_add(1, Ordering::Relaxed);
+            if own.answered > earlier {
+                return Ok(());
+            }
+            let number = self.pings.fetch_add(1, Ordering::AcqRel);
             let payload = Bytes::copy_from_slice(&number.to_be_bytes());
             self.client.publish(self.own_subject.clone(), payload.clone()).await.map_err(|_| NatsError::Closed)?;
             loop {
-                match own.next().await {
+                match own.subscriber.next().await {
                     None => return Err(NatsError::Closed),
-                    Some(answer) if answer.payload == payload => return Ok(()),
+                    Some(answer) if answer.payload == payload => {
+                        own.answered = number + 1;
+                        return Ok(());
+                    }
                     // Of a ping that was given up.
                     Some(_) => {}
                 }

@@ -76,17 +76,23 @@ pub enum UrlError {
     )]
     Path,
     /// A server is invalid.
-    #[error("invalid server {0:?} in a NATS URL: expected host or host:port, such as localhost:4222")]
-    Server(String),
+    #[error("invalid server in a NATS URL: expected host or host:port, such as localhost:4222")]
+    Server,
     /// There are too many servers.
     #[error("too many servers in a NATS URL: expected {MAX_SERVERS} at most")]
     TooManyServers,
+    /// The user, password or token has a `?`, with which the options begin.
+    #[error("invalid NATS URL: expected %3F instead of ? in a user, password or token, and no @ in names of options")]
+    QuestionMark,
     /// User, password or token are not UTF-8.
     #[error("invalid user, password or token in a NATS URL: expected percent-encoded UTF-8")]
     NotText,
     /// There is no such option.
     #[error("unknown option {0:?} in a NATS URL: expected one of {OPTIONS}")]
     UnknownOption(String),
+    /// There is no such option, and its name may be a part of a secret.
+    #[error("unknown option in a NATS URL: expected one of {OPTIONS}")]
+    HiddenOption,
     /// The option has an impossible value.
     #[error("invalid value for the option {0} in a NATS URL: expected {1}")]
     Option(&'static str, &'static str),
@@ -113,6 +119,10 @@ impl NatsUrl {
             _ => return Err(UrlError::Scheme),
         };
         let (authority, query) = rest.split_once('?').unwrap_or((rest, ""));
+        // Then the options are the rest of a password.
+        if form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name.contains('@')) {
+            return Err(UrlError::QuestionMark);
+        }
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         let (user_info, hosts) = match authority.rsplit_once('@') {
             Some((user_info, hosts)) => (Some(user_info), hosts),
@@ -173,6 +183,8 @@ impl NatsUrl {
                     let limit = humantime::parse_duration(&value).ok().filter(|limit| LIMITS.contains(limit));
                     self.limit = limit.ok_or(UrlError::Option("timeout", "100ms to 1h, such as 5s"))?;
                 }
+                // With an `@` after it, it may be a part of a password.
+                _ if query.contains('@') || !is_option_name(&name) => return Err(UrlError::HiddenOption),
                 _ => return Err(UrlError::UnknownOption(name.into_owned())),
             }
         }
@@ -203,9 +215,15 @@ impl NatsUrl {
     }
 }
 
+/// Whether a text looks like the name of an option.
+fn is_option_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|character| character.is_ascii_lowercase() || character == '-')
+}
+
 /// A host with its port.
 fn server(text: &str) -> Result<String, UrlError> {
-    let error = || UrlError::Server(text.to_owned());
+    // Without the text: it may be a part of a password.
+    let error = || UrlError::Server;
     // An IPv6 address is in brackets.
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -310,10 +328,17 @@ mod tests {
         for (url, expected) in [
             ("redis://h", "starts with nats:// or tls://"),
             ("nats://h/path", "without a path"),
-            ("nats://h:port", "invalid server \"h:port\""),
-            ("nats://", "invalid server \"\""),
+            ("nats://h:port", "invalid server in a NATS URL"),
+            ("nats://", "invalid server in a NATS URL"),
             ("nats://[::1", "invalid server"),
             ("nats://h?user=ann", "unknown option \"user\""),
+            ("nats://h?Hunter2=x", "unknown option in a NATS URL"),
+            // An unencoded `?` in a password or token.
+            ("nats://ann:hunter2?x@host", "expected %3F instead of ?"),
+            ("nats://s3cr?et@host", "expected %3F instead of ?"),
+            ("nats://s3cr?a=b&et@host", "expected %3F instead of ?"),
+            ("nats://ann:hunter2?et=x@host", "invalid server in a NATS URL"),
+            ("nats://s3cr?et=x@host", "unknown option in a NATS URL"),
             ("nats://h?tls-first=1", "expected true or false"),
             ("nats://h?nkey=hunter2", "a seed, which begins with S"),
             ("nats://ann:hunter2@h?creds=/x", "more than one way to log in"),
@@ -325,7 +350,8 @@ mod tests {
             ("nats://h?timeout=5", "100ms to 1h"),
         ] {
             let error = shown(url);
-            assert!(error.contains(expected) && !error.contains("hunter2"), "{url}: {error}");
+            assert!(error.contains(expected), "{url}: {error}");
+            assert!(!["hunter2", "Hunter2", "s3cr", "\"et"].iter().any(|secret| error.contains(secret)), "{error}");
         }
     }
 

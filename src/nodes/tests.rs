@@ -76,7 +76,7 @@ fn names_of_nodes_are_cut_and_may_have_any_character() {
 
 #[tokio::test]
 async fn connection_without_answers_is_given_up() {
-    let server = Server::start("frozen");
+    let server = Server::start("nodes-frozen");
     let nodes = nodes(&server, PATIENCE);
     let node = NodeId::new("node");
     nodes.renew(&node, &[]).await.unwrap();

@@ -53,7 +53,7 @@ impl From<PublishError> for Unavailable {
     /// Clients see the category of the error only, never a name.
     fn from(error: PublishError) -> Self {
         tracing::debug!(%error, "cannot publish");
-        Self(match error {
+        Self::temporary(match error {
             PublishError::Amqp(AmqpError::TimedOut(_)) => "it did not answer in time".to_owned(),
             PublishError::Amqp(_) => "the connection failed".to_owned(),
             PublishError::Rejected => error.to_string(),
@@ -136,11 +136,10 @@ fn outgoing(message: &Publication, is_persistent: bool) -> Result<Outgoing<'_>, 
     let Publication { target, data, sender, idempotency_key, .. } = message;
     let Target::Channel(channel) = target else { return Err(no_streams()) };
     if idempotency_key.is_some() {
-        return Err(Unavailable("RabbitMQ has no idempotency keys, so publish without one".to_owned()));
+        return Err(Unavailable::refused("RabbitMQ has no idempotency keys, so publish without one"));
     }
-    let routing_key = ShortString::try_new(channel.as_str());
-    let routing_key =
-        routing_key.map_err(|_| Unavailable(format!("a channel of RabbitMQ has at most {MAX_NAME_BYTES} bytes")))?;
+    let too_long = || Unavailable::refused(format!("a channel of RabbitMQ has at most {MAX_NAME_BYTES} bytes"));
+    let routing_key = ShortString::try_new(channel.as_str()).map_err(|_| too_long())?;
     let mut headers = FieldTable::default();
     if let Some(sender) = sender.as_deref().filter(|sender| !sender.is_empty()) {
         headers.insert(SENDER.into(), AMQPValue::LongString(sender.into()));
@@ -154,7 +153,7 @@ fn outgoing(message: &Publication, is_persistent: bool) -> Result<Outgoing<'_>, 
 }
 
 fn no_streams() -> Unavailable {
-    Unavailable("RabbitMQ has no streams".to_owned())
+    Unavailable::refused("RabbitMQ has no streams")
 }
 
 impl fmt::Debug for AmqpPublisher {

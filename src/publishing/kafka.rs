@@ -45,7 +45,7 @@ impl KafkaPublisher {
     /// Those of one request are not written all or none: after an error, some may be there.
     pub(super) async fn publish(&self, messages: &[Publication]) -> Result<Vec<Option<String>>, Unavailable> {
         if messages.iter().any(|message| message.idempotency_key.is_some()) {
-            return Err(Unavailable("Kafka keeps no idempotency keys; expected a message without one".to_owned()));
+            return Err(Unavailable::refused("Kafka keeps no idempotency keys; expected a message without one"));
         }
         let deliveries = self.send(messages.iter().map(record))?;
         let mut positions = Vec::with_capacity(messages.len());
@@ -97,7 +97,7 @@ impl KafkaPublisher {
         match timeout(self.0.config.timeout() * 2, delivery).await {
             Ok(Ok(Ok(delivery))) => Ok(delivery),
             Ok(Ok(Err((error, _)))) => Err(self.unavailable(&error)),
-            Ok(Err(_)) | Err(_) => Err(Unavailable("no confirmation in time".to_owned())),
+            Ok(Err(_)) | Err(_) => Err(Unavailable::temporary("no confirmation in time")),
         }
     }
 
@@ -108,10 +108,13 @@ impl KafkaPublisher {
         if code == Some(RDKafkaErrorCode::Fatal) {
             *self.0.producer.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
-        Unavailable(match code {
-            Some(code) => format!("Kafka: {code}"),
-            None => "Kafka: no producer could be opened".to_owned(),
-        })
+        match code {
+            Some(code @ (RDKafkaErrorCode::InvalidTopic | RDKafkaErrorCode::MessageSizeTooLarge)) => {
+                Unavailable::refused(format!("Kafka: {code}"))
+            }
+            Some(code) => Unavailable::temporary(format!("Kafka: {code}")),
+            None => Unavailable::temporary("Kafka: no producer could be opened"),
+        }
     }
 
     fn position(&self, topic: &str, delivery: &Delivery) -> String {

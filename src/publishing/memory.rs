@@ -159,7 +159,7 @@ impl MemoryPublisher {
         };
         match tokio::time::timeout(LIMIT, sent).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(())) | Err(_) => Err(Unavailable("the demo is overloaded or shutting down".to_owned())),
+            Ok(Err(())) | Err(_) => Err(Unavailable::temporary("the demo is overloaded or shutting down")),
         }
     }
 

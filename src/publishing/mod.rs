@@ -12,6 +12,7 @@ mod redis;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,9 +80,42 @@ pub struct Counts {
 }
 
 /// Why nothing is known to be published. Clients see it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the broker did not take it: {0}; try again, with an Idempotency-Key if it must not be published twice")]
-pub struct Unavailable(String);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unavailable {
+    reason: String,
+    /// It can never be published.
+    is_final: bool,
+}
+
+impl Unavailable {
+    /// It may be published later, or was published without a confirmation.
+    fn temporary(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), is_final: false }
+    }
+
+    /// It cannot be published, however often that is tried.
+    fn refused(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), is_final: true }
+    }
+
+    /// Whether another attempt would fail for the same reason.
+    pub fn is_final(&self) -> bool {
+        self.is_final
+    }
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reason, is_final } = self;
+        if *is_final {
+            return formatter.write_str(reason);
+        }
+        let advice = "try again, with an Idempotency-Key if it must not be published twice";
+        write!(formatter, "the broker did not take it: {reason}; {advice}")
+    }
+}
+
+impl std::error::Error for Unavailable {}
 
 /// Publishes at every source. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -116,28 +150,54 @@ impl Publisher {
         Self { backends: backends.into() }
     }
 
-    /// Publishes messages in their order; those of one source all or none. Returns what the broker calls each: the id of an entry of a
-    /// stream.
+    /// Publishes messages in their order; those of one source all or none. Returns what the broker calls each: the id of
+    /// an entry of a stream.
     ///
     /// # Errors
-    /// The broker is away, or did not answer in time: then it may have taken the messages. Those for sources before it are published.
+    /// The broker is away, or did not answer in time: then it may have taken the messages. Those for sources that came up
+    /// before it are published. None are if one is for a source that is only read.
     pub async fn publish(&self, messages: &[Publication]) -> Result<Vec<Option<String>>, Unavailable> {
-        let mut ids = Vec::with_capacity(messages.len());
-        for messages in messages.chunk_by(|one, other| one.source == other.source) {
-            let source = messages.first().map_or(SourceId::DEFAULT, |message| message.source);
-            ids.extend(match self.backend(source)? {
-                Backend::Redis(redis) => redis.publish(messages).await?,
-                #[cfg(feature = "nats")]
-                Backend::Nats(nats) => nats.publish(messages).await?,
-                #[cfg(feature = "kafka")]
-                Backend::Kafka(kafka) => kafka.publish(messages).await?,
-                Backend::Memory(memory) => memory.publish(messages).await?,
-                #[cfg(feature = "amqp")]
-                Backend::Amqp(amqp) => amqp.publish(messages).await?,
-                Backend::ReadOnly(address) => return Err(read_only(address)),
-            });
+        let mut groups: Vec<(SourceId, Vec<usize>)> = Vec::new();
+        for (place, message) in messages.iter().enumerate() {
+            // Before anything is published: whoever tries again would publish the other messages again.
+            if let Backend::ReadOnly(address) = self.backend(message.source)? {
+                return Err(read_only(address));
+            }
+            match groups.iter_mut().find(|(source, _)| *source == message.source) {
+                Some((_, places)) => places.push(place),
+                None => groups.push((message.source, vec![place])),
+            }
+        }
+        // Nearly always.
+        if let [(source, _)] = groups.as_slice() {
+            return self.publish_at(*source, messages).await;
+        }
+        let mut ids = vec![None; messages.len()];
+        for (source, places) in groups {
+            // One call for all of them: only that can be all or none.
+            let group: Vec<Publication> = places.iter().filter_map(|place| messages.get(*place).cloned()).collect();
+            for (place, id) in places.into_iter().zip(self.publish_at(source, &group).await?) {
+                if let Some(of_place) = ids.get_mut(place) {
+                    *of_place = id;
+                }
+            }
         }
         Ok(ids)
+    }
+
+    /// Publishes messages that are all for one source.
+    async fn publish_at(&self, source: SourceId, messages: &[Publication]) -> Result<Vec<Option<String>>, Unavailable> {
+        match self.backend(source)? {
+            Backend::Redis(redis) => redis.publish(messages).await,
+            #[cfg(feature = "nats")]
+            Backend::Nats(nats) => nats.publish(messages).await,
+            #[cfg(feature = "kafka")]
+            Backend::Kafka(kafka) => kafka.publish(messages).await,
+            Backend::Memory(memory) => memory.publish(messages).await,
+            #[cfg(feature = "amqp")]
+            Backend::Amqp(amqp) => amqp.publish(messages).await,
+            Backend::ReadOnly(address) => Err(read_only(address)),
+        }
     }
 
     /// Adds an entry to a stream of the default source, whose only field is the payload: for programs that keep something else in its name,
@@ -167,23 +227,24 @@ impl Publisher {
         match self.backend(SourceId::DEFAULT)? {
             Backend::Redis(redis) => redis.count(counts).await,
             #[cfg(feature = "nats")]
-            Backend::Nats(_) => Err(Unavailable("totals are in Redis, and not in NATS".to_owned())),
+            Backend::Nats(_) => Err(Unavailable::refused("totals are in Redis, and not in NATS")),
             #[cfg(feature = "kafka")]
-            Backend::Kafka(_) => Err(Unavailable("totals are in Redis alone".to_owned())),
+            Backend::Kafka(_) => Err(Unavailable::refused("totals are in Redis alone")),
             Backend::Memory(memory) => memory.count(counts).await,
             #[cfg(feature = "amqp")]
-            Backend::Amqp(_) => Err(Unavailable("RabbitMQ keeps no totals".to_owned())),
+            Backend::Amqp(_) => Err(Unavailable::refused("RabbitMQ keeps no totals")),
             Backend::ReadOnly(address) => Err(read_only(address)),
         }
     }
 
-    /// Whether messages at a source may have idempotency keys.
-    pub(crate) fn has_idempotency_keys(&self, source: SourceId) -> bool {
+    /// Whether messages at a source may have idempotency keys, in streams or on channels.
+    #[cfg_attr(not(feature = "nats"), expect(unused_variables, reason = "only NATS tells streams from channels"))]
+    pub(crate) fn has_idempotency_keys(&self, source: SourceId, is_stream: bool) -> bool {
         self.backend(source).is_ok_and(|backend| match backend {
             Backend::Redis(_) | Backend::Memory(_) => true,
             // Its subjects have none.
             #[cfg(feature = "nats")]
-            Backend::Nats(_) => false,
+            Backend::Nats(_) => is_stream,
             #[cfg(feature = "amqp")]
             Backend::Amqp(_) => false,
             #[cfg(feature = "kafka")]
@@ -194,12 +255,12 @@ impl Publisher {
 
     fn backend(&self, source: SourceId) -> Result<&Backend, Unavailable> {
         // Each source has one.
-        self.backends.get(usize::from(source.0)).ok_or_else(|| Unavailable("the source is unknown".to_owned()))
+        self.backends.get(usize::from(source.0)).ok_or_else(|| Unavailable::temporary("the source is unknown"))
     }
 }
 
 fn read_only(address: &str) -> Unavailable {
-    Unavailable(format!("{address} is a source that is only read"))
+    Unavailable::refused(format!("{address} is a source that is only read"))
 }
 
 /// What is counted of publishing. Counters only grow.

@@ -61,11 +61,12 @@ impl std::fmt::Debug for Link {
 }
 
 impl From<NatsError> for Unavailable {
-    /// Clients never see an address.
+    /// Clients never see an address, nor what the server says: that may name the subject of another client.
     fn from(error: NatsError) -> Self {
         tracing::debug!(%error, "cannot publish");
-        Self(match error {
+        Self::temporary(match error {
             NatsError::Connect(_) | NatsError::File(_) => "no connection".to_owned(),
+            NatsError::Refused(_) => "NATS has refused something on the connection".to_owned(),
             other => other.to_string(),
         })
     }
@@ -128,10 +129,12 @@ impl NatsPublisher {
         let subject = match target {
             Target::Channel(_) if idempotency_key.is_some() => {
                 let reason = "NATS knows no message of a subject again: an Idempotency-Key needs a JetStream stream";
-                return Err(Unavailable(reason.to_owned()));
+                return Err(Unavailable::refused(reason));
             }
             Target::Channel(channel) if is_subject(channel) => channel.clone(),
-            Target::Channel(channel) => return Err(Unavailable(format!("{channel:?} is not a NATS subject"))),
+            Target::Channel(channel) => {
+                return Err(Unavailable::refused(format!("{channel:?} is not a NATS subject")));
+            }
             Target::Stream { key, topic } => {
                 let retry = update.retry.map(|retry| retry.to_string());
                 let single = [
@@ -150,7 +153,7 @@ impl NatsPublisher {
         };
         let max = connection.client().max_payload();
         if data.len() > max {
-            return Err(Unavailable(format!("the message is too large: NATS takes {max} bytes")));
+            return Err(Unavailable::refused(format!("the message is too large: NATS takes {max} bytes")));
         }
         Ok((subject, headers))
     }
@@ -167,7 +170,8 @@ impl NatsPublisher {
         let subjects = match known {
             Some(subjects) => subjects,
             None => {
-                crate::source::nats::check_stream(key).map_err(|error| Unavailable(error.to_string()))?;
+                let checked = crate::source::nats::check_stream(key);
+                checked.map_err(|error| Unavailable::refused(error.to_string()))?;
                 let info = self.0.api.stream(connection, key).await?;
                 let subjects: Arc<[String]> = info.subjects().into();
                 let mut known = lock(&self.0.subjects);
@@ -178,9 +182,9 @@ impl NatsPublisher {
                 subjects
             }
         };
-        let first = subjects
-            .first()
-            .ok_or_else(|| Unavailable(format!("the stream {key:?} takes messages of other streams only")))?;
+        // It may be given subjects.
+        let none = || Unavailable::temporary(format!("the stream {key:?} takes messages of other streams only"));
+        let first = subjects.first().ok_or_else(none)?;
         Ok(subject_of(first, topic))
     }
 
@@ -189,7 +193,7 @@ impl NatsPublisher {
         let mut link = self.0.link.lock().await;
         match &*link {
             Link::Open(connection) if connection.trouble().is_ok() => return Ok(Arc::clone(connection)),
-            Link::Failed(at, reason) if at.elapsed() < PAUSE => return Err(Unavailable(reason.clone())),
+            Link::Failed(at, reason) if at.elapsed() < PAUSE => return Err(Unavailable::temporary(reason.as_str())),
             _ => {}
         }
         match Connection::open(&self.0.url, NAME).await {
@@ -202,7 +206,7 @@ impl NatsPublisher {
             }
             Err(error) => {
                 let error = Unavailable::from(error);
-                *link = Link::Failed(Instant::now(), error.0.clone());
+                *link = Link::Failed(Instant::now(), error.reason.clone());
                 Err(error)
             }
         }
@@ -216,7 +220,7 @@ fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// Adds a header, which is a single line.
 fn header(headers: &mut HeaderMap, name: &'static str, value: &str) -> Result<(), Unavailable> {
     let value = HeaderValue::from_str(value)
-        .map_err(|_| Unavailable(format!("{name} has a line break, which NATS does not take")))?;
+        .map_err(|_| Unavailable::refused(format!("{name} has a line break, which NATS does not take")))?;
     headers.append(name, value);
     Ok(())
 }

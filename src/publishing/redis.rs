@@ -24,7 +24,7 @@ impl From<RedisError> for Unavailable {
     /// Clients see the category of the error only, never an address.
     fn from(error: RedisError) -> Self {
         tracing::debug!(%error, "cannot publish");
-        Self(error.category().to_owned())
+        Self::temporary(error.category())
     }
 }
 
@@ -70,7 +70,8 @@ impl RedisPublisher {
         pipeline.add_command(command);
         let (answer,): (String,) = self.send(&pipeline, counts.idempotency_key.is_some()).await?;
         // Redis writes scores as text.
-        let scores: Vec<String> = serde_json::from_str(&answer).map_err(|error| Unavailable(error.to_string()))?;
+        let scores: Vec<String> =
+            serde_json::from_str(&answer).map_err(|error| Unavailable::temporary(error.to_string()))?;
         let scores = scores.iter().map(|score| count_of_score(score.parse().unwrap_or(f64::NAN)));
         Ok(counts.counts.keys().cloned().zip(scores).collect())
     }
@@ -101,7 +102,7 @@ fn common_tag(messages: &[Publication]) -> Result<String, Unavailable> {
     if let Some(first) = slots.next()
         && slots.any(|slot| slot != first)
     {
-        return Err(Unavailable("in a Redis Cluster, the streams of a request must be in one slot".to_owned()));
+        return Err(Unavailable::temporary("in a Redis Cluster, the streams of a request must be in one slot"));
     }
     let channels = messages.iter().filter_map(|message| match &message.target {
         Target::Channel(channel) => Some(&**channel),

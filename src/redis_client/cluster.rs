@@ -49,6 +49,8 @@ struct Shard {
 #[derive(Clone)]
 struct View {
     map: Arc<SlotMap>,
+    /// The node that says it.
+    from: Node,
     /// The node is in contact with the majority, and all slots have owners.
     is_ok: bool,
 }
@@ -128,12 +130,12 @@ impl Cluster {
         let is_ok = info.lines().any(|line| line.trim() == "cluster_state:ok");
         let map = SlotMap::parse(slots, node).filter(|map| !map.shards.is_empty());
         let map = map.ok_or_else(|| unavailable("a node knows no slots", node.to_string()))?;
-        Ok(View { map: Arc::new(map), is_ok })
+        Ok(View { map: Arc::new(map), from: node.clone(), is_ok })
     }
 
     /// Whether `node` is still the one to use for a slot, or for what all nodes receive.
     pub(super) async fn check(&self, node: &Node, slot: Option<u16>, is_replica: bool) -> RedisResult<()> {
-        let View { map, is_ok: others_are_ok } = self.view(Some(CHECK_AGE), Some(node)).await?;
+        let View { map, from, is_ok: others_are_ok } = self.view(Some(CHECK_AGE), Some(node)).await?;
         if let Some(slot) = slot {
             let is_right = |(primary, replicas): (Node, &[Node])| {
                 if is_replica { replicas.contains(node) } else { primary == *node }
@@ -141,6 +143,9 @@ impl Cluster {
             if !map.shard(slot).is_some_and(is_right) {
                 return Err(unavailable("a slot has another owner now", slot.to_string()));
             }
+        } else if others_are_ok && from != *node && !map.nodes().contains(node) {
+            // A node that the others have forgotten goes on by itself, and receives nothing from them.
+            return Err(unavailable("a node has left its cluster", node.to_string()));
         }
         match self.ask(node).await {
             // If the others have the same trouble, there is no better node.

@@ -4,26 +4,74 @@
 //! The client library asks Sentinels one after the other, and believes the first.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis::{Client, Cmd, ConnectionInfo, FromRedisValue, RedisError, RedisResult};
 use tokio::task::JoinSet;
 
 use super::servers::{Node, Template, probe, unavailable};
 
+/// The error of a Sentinel that monitors other primaries only.
+const UNKNOWN: &str = "Sentinels know no primary of this name";
+
 pub(super) struct Sentinel {
     clients: Vec<Client>,
     /// The name of the primary.
     name: String,
+    /// It was logged that less than the majority answers.
+    lacks_majority: AtomicBool,
+}
+
+/// Which primary the Sentinels name.
+enum Vote {
+    /// The one of the majority of all Sentinels.
+    Majority(Node),
+    /// Those of the Sentinels that answer, and an error of the others.
+    Minority(Vec<Node>, Option<RedisError>),
 }
 
 impl Sentinel {
     pub(super) fn new(sentinels: &[ConnectionInfo], name: &str) -> RedisResult<Self> {
         let clients = sentinels.iter().map(|info| Template::new(info).own()).collect::<RedisResult<_>>()?;
-        Ok(Self { clients, name: name.to_owned() })
+        Ok(Self { clients, name: name.to_owned(), lacks_majority: AtomicBool::new(false) })
     }
 
-    /// The primary that most Sentinels name.
+    /// The primary that the majority of the Sentinels names, or all those that answer if these are fewer.
     pub(super) async fn primary(&self) -> RedisResult<Node> {
+        let (mut named, error) = match self.vote().await {
+            Vote::Majority(node) => {
+                self.lacks_majority.store(false, Ordering::Relaxed);
+                return Ok(node);
+            }
+            Vote::Minority(named, error) => (named.into_iter(), error),
+        };
+        match (named.next(), named.next()) {
+            (Some(node), None) => {
+                if !self.lacks_majority.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(primary = %node, name = self.name, "no majority of the Sentinels answers");
+                }
+                Ok(node)
+            }
+            // One of them is cut off, and nothing says which one.
+            (Some(node), Some(other)) => {
+                Err(unavailable("Sentinels name different primaries", format!("{node}, {other}")))
+            }
+            (None, _) => Err(match error {
+                Some(error) if error.category() == UNKNOWN => error,
+                error => unavailable("no Sentinel answers", error.map(|error| error.to_string()).unwrap_or_default()),
+            }),
+        }
+    }
+
+    /// The primary that the majority of the Sentinels names, if there is one.
+    pub(super) async fn majority(&self) -> Option<Node> {
+        match self.vote().await {
+            Vote::Majority(node) => Some(node),
+            Vote::Minority(..) => None,
+        }
+    }
+
+    async fn vote(&self) -> Vote {
         let mut command = redis::cmd("SENTINEL");
         command.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
         let mut answers = self.ask::<Option<(String, u16)>>(&command);
@@ -36,20 +84,16 @@ impl Sentinel {
                     let count = votes.entry(node.clone()).or_default();
                     *count += 1;
                     if *count * 2 > self.clients.len() {
-                        return Ok(node);
+                        return Vote::Majority(node);
                     }
                 }
-                Ok(Ok(None)) => error = Some(unavailable("Sentinels know no primary of this name", self.name.clone())),
+                Ok(Ok(None)) => error = Some(unavailable(UNKNOWN, self.name.clone())),
                 Ok(Err(failure)) => error = Some(error.unwrap_or(failure)),
                 // A task that panicked has said so.
                 Err(_) => {}
             }
         }
-        let most = votes.into_iter().max_by_key(|(_, count)| *count).map(|(node, _)| node);
-        most.ok_or_else(|| match error {
-            Some(error) if error.category() == "Sentinels know no primary of this name" => error,
-            error => unavailable("no Sentinel answers", error.map(|error| error.to_string()).unwrap_or_default()),
-        })
+        Vote::Minority(votes.into_keys().collect(), error)
     }
 
     /// The replicas that are up and connected to their primary, as the first Sentinel to answer knows them.

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,6 +128,11 @@ impl Servers {
         matches!(self.0.kind, Kind::Sentinel(..))
     }
 
+    /// Whether the URL asks to read replicas.
+    pub(crate) fn reads_replicas(&self) -> bool {
+        self.0.reads_replicas
+    }
+
     /// Whether they are a Redis Cluster.
     pub fn is_cluster(&self) -> bool {
         matches!(self.0.kind, Kind::Cluster(_))
@@ -156,12 +162,17 @@ impl Servers {
         match &self.0.kind {
             Kind::Single(client) => Ok(server(client.clone(), None, false)),
             Kind::Sentinel(sentinel, template) => {
-                if wants_replica && let Some(node) = pick(sentinel.replicas().await?) {
-                    return Ok(server(template.client(&node)?, Some(node), true));
+                if wants_replica {
+                    let replicas = with_clients(&sentinel.replicas().await?, |node| template.client(node))?;
+                    // The Sentinel that has named them may be cut off from the others.
+                    let primary = sentinel.majority().await;
+                    if let Some((node, client)) = current_replica(replicas, primary.as_ref()).await {
+                        return Ok(server(client, Some(node), true));
+                    }
                 }
                 let node = sentinel.primary().await?;
                 let client = template.client(&node)?;
-                expect_role(&client, &node, "master").await?;
+                expect_role(&client, &node, Role::Primary).await?;
                 Ok(server(client, Some(node), false))
             }
             Kind::Cluster(cluster) => {
@@ -175,10 +186,19 @@ impl Servers {
                         &[][..],
                     ),
                 };
-                let replica = if wants_replica { pick(replicas.to_vec()) } else { None };
-                let is_replica = replica.is_some();
-                let node = replica.unwrap_or(primary);
-                Ok(server(cluster.client(&node)?, Some(node), is_replica))
+                let replica = if !wants_replica {
+                    None
+                } else if max_age.is_some() {
+                    current_replica(with_clients(replicas, |node| cluster.client(node))?, None).await
+                } else {
+                    // For each command; whether the replica is current is asked once, when a connection opens.
+                    let node = pick(replicas.to_vec());
+                    node.map(|node| cluster.client(&node).map(|client| (node, client))).transpose()?
+                };
+                match replica {
+                    Some((node, client)) => Ok(server(client, Some(node), true)),
+                    None => Ok(server(cluster.client(&primary)?, Some(primary), false)),
+                }
             }
         }
     }
@@ -241,7 +261,13 @@ impl Server {
     /// # Errors
     /// The server is unavailable.
     pub async fn connect(&self, config: &AsyncConnectionConfig) -> RedisResult<MultiplexedConnection> {
-        connect(&self.client, config, self.is_replica && self.servers.is_cluster()).await
+        let is_replica_of_cluster = self.is_replica && self.servers.is_cluster();
+        let mut connection = connect(&self.client, config, is_replica_of_cluster).await?;
+        if let Some(node) = self.node.as_ref().filter(|_| is_replica_of_cluster) {
+            // The others do not say whether it is behind a broken link.
+            check_role(&mut connection, node, Role::Replica(None)).await?;
+        }
+        Ok(connection)
     }
 
     /// A connection for sharded pub/sub, whose messages go to the push sender of `config`.
@@ -285,19 +311,25 @@ impl Server {
         let Some(node) = &self.node else { return Ok(()) };
         match &self.servers.0.kind {
             Kind::Single(_) => Ok(()),
-            Kind::Sentinel(..) if self.is_replica => expect_role(&self.client, node, "slave").await,
+            Kind::Sentinel(sentinel, _) if self.is_replica => {
+                let primary = sentinel.majority().await;
+                expect_role(&self.client, node, Role::Replica(primary.as_ref())).await
+            }
             Kind::Sentinel(sentinel, _) => {
-                expect_role(&self.client, node, "master").await?;
-                match sentinel.primary().await {
-                    Ok(primary) if primary != *node => {
+                expect_role(&self.client, node, Role::Primary).await?;
+                match sentinel.majority().await {
+                    Some(primary) if primary != *node => {
                         Err(unavailable("the primary is another server now", primary.to_string()))
                     }
-                    // While no Sentinel answers, nothing speaks against this one.
+                    // A minority may be cut off, which does not speak against this one.
                     _ => Ok(()),
                 }
             }
             Kind::Cluster(cluster) => {
                 cluster.check(node, self.slot, self.is_replica).await?;
+                if self.is_replica {
+                    expect_role(&self.client, node, Role::Replica(None)).await?;
+                }
                 let Some(slot) = self.stands_in_for else { return Ok(()) };
                 let owner = self.servers.find(Some(slot), Access::Primary).await?;
                 match probe(&owner.client).await {
@@ -315,13 +347,34 @@ pub(super) fn unavailable(what: &'static str, detail: String) -> RedisError {
 }
 
 /// One of several.
-fn pick<T>(mut all: Vec<T>) -> Option<T> {
-    if all.is_empty() {
-        return None;
+fn pick<T>(all: Vec<T>) -> Option<T> {
+    rotated(all).into_iter().next()
+}
+
+/// The same, beginning with any of them.
+fn rotated<T>(mut all: Vec<T>) -> Vec<T> {
+    if !all.is_empty() {
+        // The keys of a hasher are random for each instance.
+        let random = RandomState::new().hash_one(0) as usize % all.len();
+        all.rotate_left(random);
     }
-    // The keys of a hasher are random for each instance.
-    let random = RandomState::new().hash_one(0) as usize % all.len();
-    Some(all.swap_remove(random))
+    all
+}
+
+/// Nodes, with the way to each.
+fn with_clients(nodes: &[Node], client: impl Fn(&Node) -> RedisResult<Client>) -> RedisResult<Vec<(Node, Client)>> {
+    nodes.iter().map(|node| Ok((node.clone(), client(node)?))).collect()
+}
+
+/// One of several replicas that is connected to its primary: to this one, if it is known.
+async fn current_replica(replicas: Vec<(Node, Client)>, primary: Option<&Node>) -> Option<(Node, Client)> {
+    for (node, client) in rotated(replicas) {
+        match expect_role(&client, &node, Role::Replica(primary)).await {
+            Ok(()) => return Some((node, client)),
+            Err(error) => tracing::debug!(%error, "a replica cannot be read"),
+        }
+    }
+    None
 }
 
 /// Connects to a server that is asked about itself or others.
@@ -344,21 +397,83 @@ async fn connect(
     Ok(connection)
 }
 
-/// Checks that a server is a `master`, or a `slave` that is connected to one, as `ROLE` calls them.
-async fn expect_role(client: &Client, node: &Node, role: &str) -> RedisResult<()> {
-    let answer: RedisResult<Vec<redis::Value>> = redis::cmd("ROLE").query_async(&mut probe(client).await?).await;
+/// What a server is expected to be.
+#[derive(Debug, Clone, Copy)]
+enum Role<'a> {
+    Primary,
+    /// A replica that is connected to its primary: to this one, if it is known.
+    Replica(Option<&'a Node>),
+}
+
+impl Role<'_> {
+    /// Whether the answer to `ROLE` says so.
+    fn is_that_of(self, answer: &[redis::Value]) -> bool {
+        let text = |at: usize| answer.get(at).and_then(|value| redis::from_redis_value_ref::<String>(value).ok());
+        match self {
+            Self::Primary => text(0).as_deref() == Some("master"),
+            Self::Replica(primary) => {
+                let is_current = text(0).as_deref() == Some("slave") && text(3).as_deref() == Some("connected");
+                let (host, port) = (text(1).unwrap_or_default(), text(2).unwrap_or_default());
+                is_current && primary.is_none_or(|primary| may_be(primary, &host, &port))
+            }
+        }
+    }
+}
+
+/// Whether a node may be meant by this address. A name may stand for any host.
+fn may_be(node: &Node, host: &str, port: &str) -> bool {
+    let is_other_host = match (node.host.parse::<IpAddr>(), host.parse::<IpAddr>()) {
+        (Ok(one), Ok(other)) => one != other,
+        _ => false,
+    };
+    port.parse() == Ok(node.port) && !is_other_host
+}
+
+/// Checks the role of a server.
+async fn expect_role(client: &Client, node: &Node, role: Role<'_>) -> RedisResult<()> {
+    check_role(&mut probe(client).await?, node, role).await
+}
+
+/// The same, by a connection to the server.
+async fn check_role(connection: &mut MultiplexedConnection, node: &Node, role: Role<'_>) -> RedisResult<()> {
+    let answer: RedisResult<Vec<redis::Value>> = redis::cmd("ROLE").query_async(connection).await;
     let answer = match answer {
         Ok(answer) => answer,
-        // Without permission, the Sentinels alone decide.
+        // Without permission, the others alone decide.
         Err(error) if !error.is_io_error() => return Ok(()),
         Err(error) => return Err(error),
     };
-    let text = |at: usize| answer.get(at).and_then(|value| redis::from_redis_value_ref::<String>(value).ok());
-    let found = text(0).unwrap_or_default();
-    let is_linked = found != "slave" || text(3).as_deref() == Some("connected");
-    if found == role && is_linked {
+    if role.is_that_of(&answer) {
         return Ok(());
     }
-    let what = if role == "master" { "a server is not a primary" } else { "a server is not a replica that is current" };
+    let what = match role {
+        Role::Primary => "a server is not a primary",
+        Role::Replica(_) => "a server is not a replica that is current",
+    };
     Err(unavailable(what, node.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::Value;
+
+    use super::*;
+
+    #[test]
+    fn replicas_are_those_of_the_primary() {
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let replica = |host, state| [text("slave"), text(host), Value::Int(7000), text(state), Value::Int(5)];
+        let node = |host: &str, port| Node { host: host.to_owned(), port };
+        let primary = node("10.0.0.1", 7000);
+        let is_of = |primary: Option<&Node>, host, state| Role::Replica(primary).is_that_of(&replica(host, state));
+        assert!(is_of(None, "10.0.0.1", "connected") && is_of(Some(&primary), "10.0.0.1", "connected"));
+        assert!(!is_of(None, "10.0.0.1", "connect"));
+        assert!(!is_of(Some(&primary), "10.0.0.2", "connected"));
+        assert!(!is_of(Some(&node("10.0.0.1", 7001)), "10.0.0.1", "connected"));
+        // A name may be that of the address.
+        assert!(is_of(Some(&primary), "redis-0", "connected"));
+        assert!(!Role::Primary.is_that_of(&replica("10.0.0.1", "connected")));
+        assert!(Role::Primary.is_that_of(&[text("master"), Value::Int(5), Value::Array(Vec::new())]));
+        assert!(!Role::Replica(None).is_that_of(&[text("master"), Value::Int(5), Value::Array(Vec::new())]));
+    }
 }

@@ -11,7 +11,7 @@ use redis::{AsyncConnectionConfig, RedisError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::command::SessionMessage;
@@ -143,10 +143,22 @@ async fn take(
     stop: &CancellationToken,
 ) -> Result<(), RedisError> {
     let config = AsyncConnectionConfig::new().set_connection_timeout(Some(LIMIT)).set_response_timeout(Some(LIMIT));
-    let Some(connection) = stop.run_until_cancelled(client.dedicated(&config)).await else { return Ok(()) };
-    let mut connection = connection?;
+    let connecting = async {
+        let server = client.server().await?;
+        let connection = server.connect(&config).await?;
+        Ok::<_, RedisError>((server, connection))
+    };
+    let Some(connected) = stop.run_until_cancelled(connecting).await else { return Ok(()) };
+    let (server, mut connection) = connected?;
     let waiting = Arc::new(Semaphore::new(MAX_WAITING));
+    let mut checked_at = Instant::now();
     loop {
+        // After a failover of Sentinels, the old primary would go on answering, without any commands.
+        if checked_at.elapsed() >= CONSUMER_LEASE {
+            let Some(checked) = stop.run_until_cancelled(server.check()).await else { return Ok(()) };
+            checked?;
+            checked_at = Instant::now();
+        }
         let consumes = stop.run_until_cancelled(consume(&mut connection, node)).await;
         let Some(consumes) = consumes else { return Ok(()) };
         if !consumes? {

@@ -129,7 +129,7 @@ fn events_arrive_once_and_in_order_by_their_routing_keys() {
     assert_eq!(publish(&tallycast, "/eu", "5", None), (StatusCode::OK, "{\"id\":null}".to_owned()));
     assert_eq!(eu.next(), Event::message("5"));
     let (status, refusal) = publish(&tallycast, "/orders/x", "6", Some("once"));
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(refusal.contains("RabbitMQ has no idempotency keys"), "{refusal}");
     routes("'orders.*=/orders/*', 'news=/news'");
     tallycast.signal(Signal::HUP);

@@ -60,6 +60,7 @@ mod shutdown;
 mod slow;
 mod snapshot;
 mod source_contract;
+mod sources;
 mod status;
 mod streams;
 mod subscriptions;

@@ -83,7 +83,8 @@ impl Endpoint {
             _ if outgoing.is_empty() => {}
             Destination::Pipeline(queue) => emit(queue, outgoing, &mut delivered).await,
             Destination::Broker(publisher, target) => {
-                let has_keys = publisher.has_idempotency_keys(SourceId::DEFAULT);
+                let is_stream = matches!(target, PublishTarget::Stream(_));
+                let has_keys = publisher.has_idempotency_keys(SourceId::DEFAULT, is_stream);
                 let publications = outgoing.iter().map(|event| self.publication(target, event, has_keys));
                 let publications: Vec<_> = publications.collect();
                 publish(publisher, &publications, outgoing, &mut delivered).await;
@@ -189,6 +190,12 @@ async fn publish(
         Ok(_) => {
             delivered.taken += outgoing.len();
             outgoing.into_iter().filter_map(|event| event.claim).for_each(|claim| claim.taken(Instant::now()));
+        }
+        // Whatever is sent again is refused again. The claims end here.
+        Err(error) if error.is_final() => {
+            for _ in outgoing {
+                delivered.reject(Rejection::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()));
+            }
         }
         // Without what the error says of idempotency keys, which senders do not choose.
         Err(_) => delivered.retry = Some("the broker did not take it; try again".to_owned()),

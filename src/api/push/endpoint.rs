@@ -33,8 +33,11 @@ use crate::rate_limited_log::RateLimitedLog;
 use crate::responses::line;
 use crate::source::{PushQueue, SourceId};
 
-/// The requests of a source that are under way.
+/// The requests of a source whose events are being delivered.
 const MAX_REQUESTS: usize = 64;
+/// The requests of a source whose bodies are arriving. More than are delivered at once: a signature is checked when the
+/// body is there, so anyone may send one slowly.
+const MAX_BODIES: usize = 1024;
 /// Time for a body to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// Time for the events of a request to be taken. Less than the ten seconds after which Pub/Sub sends a message again.
@@ -82,6 +85,7 @@ pub struct Endpoint {
     config: Config,
     guard: Guard,
     limiter: DefaultDirectRateLimiter,
+    bodies: Semaphore,
     permits: Arc<Semaphore>,
     max_body: usize,
     /// Of requests that were refused, and of events that were rejected.
@@ -119,6 +123,7 @@ impl Endpoint {
             name,
             guard: Guard::start(&config, shared.key_servers.as_ref(), &shared.auth_stats)?,
             limiter: RateLimiter::direct(Quota::per_second(config.rate).allow_burst(burst.max(config.rate))),
+            bodies: Semaphore::new(MAX_BODIES),
             permits: Arc::new(Semaphore::new(MAX_REQUESTS)),
             max_body: shared.max_body,
             logs: [(); 2].map(|()| Mutex::new(RateLimitedLog::new())),
@@ -171,10 +176,13 @@ impl Endpoint {
         body: Body,
     ) -> Result<Answer, Answer> {
         let busy = || Answer::Retry("too many requests are under way; try again".to_owned());
-        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| busy())?;
+        let arriving = self.bodies.try_acquire().map_err(|_| busy())?;
         let checked = self.guard.check(query, headers).await?;
         let body = self.body(headers, body).await?;
         self.guard.check_body(&checked, &body)?;
+        // Only now: senders without a valid signature take no place from those that have one.
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| busy())?;
+        drop(arriving);
         let decoded = channel.map(|channel| percent_decode_str(channel).decode_utf8()).transpose();
         let decoded = decoded.map_err(|_| Rejection::bad_request("the path is not UTF-8"));
         let (channel, events) =

@@ -4,6 +4,7 @@ use axum::http::header::HeaderName;
 use percent_encoding::percent_decode_str;
 
 use super::config::Kind;
+use super::signature::Scheme;
 use crate::config::Secret;
 
 /// The shortest secret or token, in bytes.
@@ -70,9 +71,11 @@ impl Options {
         if values.len() > MAX_SECRETS {
             return Err(UrlError(format!("expected at most {MAX_SECRETS} times {name}=")));
         }
+        // Tokens have none.
+        let scheme = self.one("scheme")?.and_then(Scheme::parse).filter(|_| name == "secret");
         let source = |value: String| match value.strip_prefix('@') {
-            Some(path) => Ok(SecretSource::File(path.to_owned())),
-            None => check_length(name, &value).map(|()| SecretSource::Value(Secret::new(&value))),
+            Some(path) => Ok(SecretSource::File(path.to_owned(), scheme)),
+            None => check_length(name, &value, scheme).map(|()| SecretSource::Value(Secret::new(&value))),
         };
         values.into_iter().map(source).collect()
     }
@@ -84,27 +87,32 @@ impl Options {
     }
 }
 
-fn check_length(name: &str, secret: &str) -> Result<(), UrlError> {
-    if secret.len() >= MIN_SECRET_BYTES {
+/// Checks the length of what a secret stands for, which may be written in base64. One that its scheme cannot read is
+/// refused elsewhere.
+fn check_length(name: &str, secret: &str, scheme: Option<Scheme>) -> Result<(), UrlError> {
+    let bytes = scheme.and_then(|scheme| scheme.secret_bytes(secret));
+    let length = bytes.map_or(secret.len(), |bytes| bytes.len());
+    if length >= MIN_SECRET_BYTES {
         return Ok(());
     }
     let expected = format!("expected at least {MIN_SECRET_BYTES} random ones, such as of openssl rand -hex 32");
-    Err(UrlError(format!("the value of {name}= has {} bytes: {expected}", secret.len())))
+    Err(UrlError(format!("the value of {name}= has {length} bytes: {expected}")))
 }
 
 /// Where a secret is.
 #[derive(Debug, Clone)]
 pub(super) enum SecretSource {
     Value(Secret),
-    File(String),
+    /// The path of a file, and how the secret in it is written.
+    File(String, Option<Scheme>),
 }
 
 impl SecretSource {
     /// Reads its file, if it is in one, as the value of the option `name`.
     pub(super) fn read(&mut self, name: &str) -> Result<(), UrlError> {
-        let Self::File(path) = self else { return Ok(()) };
+        let Self::File(path, scheme) = self else { return Ok(()) };
         let value = read(path).map_err(|error| UrlError(format!("cannot read {path}: {error}")))?;
-        check_length(name, value.trim_end())?;
+        check_length(name, value.trim_end(), *scheme)?;
         *self = Self::Value(Secret::new(value.trim_end()));
         Ok(())
     }
@@ -112,7 +120,7 @@ impl SecretSource {
     pub(super) fn value(&self) -> Option<&str> {
         match self {
             Self::Value(secret) => Some(secret.expose()),
-            Self::File(_) => None,
+            Self::File(..) => None,
         }
     }
 }
@@ -124,4 +132,19 @@ fn read(path: &str) -> std::io::Result<String> {
         return Err(std::io::Error::other(format!("{size} bytes, the limit is {MAX_FILE_BYTES}")));
     }
     std::fs::read_to_string(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn length_is_that_of_what_a_secret_stands_for() {
+        let secrets = |query: &str| Options::parse(query, Kind::Webhook).and_then(|options| options.secrets("secret"));
+        let error = secrets("scheme=standard&secret=whsec_MDEyMzQ1Njc4OQ==").unwrap_err().to_string();
+        assert!(error.starts_with("the value of secret= has 10 bytes: expected at least 16"), "{error}");
+        assert!(secrets("scheme=standard&secret=MDEyMzQ1Njc4OWFiY2RlZg==").is_ok());
+        // The same text is no base64 elsewhere.
+        assert!(secrets("scheme=stripe&secret=whsec_MDEyMzQ1Njc4OQ==").is_ok());
+    }
 }

@@ -74,6 +74,8 @@ pub(super) struct Answer {
     pub(super) bounds: Partitions<Bounds>,
     /// The first record that is young enough, or the end.
     pub(super) at_ages: Partitions<u64>,
+    /// Why some topics have no bounds, if that is so: what was said of one of their partitions.
+    pub(super) failed: Option<ClientError>,
 }
 
 /// A consumer, and its context.
@@ -239,22 +241,28 @@ fn answer(consumer: &StreamConsumer<Context>, question: Question, until: Instant
         partitions.clone_from(&topics);
         answer.topics = Some((wanted, topics));
     }
-    let low = offsets(consumer, &partitions, |_| Offset::Beginning, until)?;
-    let mut high = offsets(consumer, &partitions, |_| Offset::End, until)?;
+    let (low, of_low) = offsets(consumer, &partitions, |_| Offset::Beginning, until)?;
+    let (mut high, of_high) = offsets(consumer, &partitions, |_| Offset::End, until)?;
     for (topic, low) in low {
-        let high = high.remove(&topic).unwrap_or_default();
+        let Some(high) = high.remove(&topic) else { continue };
         // Both have all partitions. Records may have been deleted in between.
         let bounds = low.into_iter().zip(high).map(|(low, high)| Bounds { low, high: high.max(low) });
         answer.bounds.insert(topic, bounds.collect());
     }
-    partitions.retain(|topic, _| ages.contains_key(topic));
+    partitions.retain(|topic, _| ages.contains_key(topic) && answer.bounds.contains_key(topic));
     let now = rdkafka::message::Timestamp::now().to_millis().unwrap_or_default();
     let at = |topic: &str| {
         let age = ages.get(topic).map_or(0, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         Offset::Offset(now.saturating_sub(age).max(0))
     };
-    answer.at_ages = offsets(consumer, &partitions, at, until)?;
-    Ok(answer)
+    let (at_ages, of_ages) = offsets(consumer, &partitions, at, until)?;
+    // Without this answer it is unknown where their histories begin.
+    answer.bounds.retain(|topic, _| !partitions.contains_key(topic) || at_ages.contains_key(topic));
+    answer.at_ages = at_ages;
+    match of_low.or(of_high).or(of_ages) {
+        Some(error) if answer.bounds.is_empty() => Err(error),
+        failed => Ok(Answer { failed, ..answer }),
+    }
 }
 
 /// The topics that exist of those that are wanted, with the number of their partitions.
@@ -282,12 +290,15 @@ fn topics(
 }
 
 /// An offset of each partition: of the beginning, of the end, or of the first record after a time, which is the end if there is none.
+///
+/// A topic of which a partition has no answer, such as one without a leader, is left out: the others are read meanwhile.
+/// The first error is beside what was found.
 fn offsets(
     consumer: &StreamConsumer<Context>,
     partitions: &BTreeMap<String, usize>,
     of: impl Fn(&str) -> Offset,
     until: Instant,
-) -> Result<Partitions<u64>, ClientError> {
+) -> Result<(Partitions<u64>, Option<ClientError>), ClientError> {
     let mut list = TopicPartitionList::new();
     for (topic, count) in partitions {
         for number in 0..*count {
@@ -295,21 +306,26 @@ fn offsets(
         }
     }
     if list.count() == 0 {
-        return Ok(BTreeMap::new());
+        return Ok((BTreeMap::new(), None));
     }
     let left = until.saturating_duration_since(Instant::now());
     let list = consumer.offsets_for_times(list, left)?;
     let mut found: Partitions<u64> =
         partitions.iter().map(|(topic, count)| (topic.clone(), vec![u64::MAX; *count])).collect();
+    let mut failed = None;
     for element in list.elements() {
         let (topic, number) = (element.topic(), element.partition());
-        element.error().map_err(|error| ClientError::Partition(topic.to_owned(), number, error))?;
+        if let Err(error) = element.error() {
+            found.remove(topic);
+            failed.get_or_insert_with(|| ClientError::Partition(topic.to_owned(), number, error));
+            continue;
+        }
         let place = found.get_mut(topic).and_then(|offsets| offsets.get_mut(usize::try_from(number).ok()?));
         if let (Some(place), Offset::Offset(offset)) = (place, element.offset()) {
             *place = u64::try_from(offset).unwrap_or_default();
         }
     }
-    Ok(found)
+    Ok((found, failed))
 }
 
 #[cfg(test)]

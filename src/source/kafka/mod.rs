@@ -16,6 +16,8 @@ mod record;
 mod tests;
 mod topics;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::Message;
@@ -28,7 +30,7 @@ use tokio::time::Instant;
 use super::{BoxError, Capabilities, Emitter, PipelineClosed, Selector, SessionEnd, Source, StreamKey};
 use crate::rate_limited_log::RateLimitedLog;
 use client::{Answer, Client, ClientError};
-use topics::{TooMany, Topics, Wanted};
+use topics::{Followed, TooMany, Topics, Wanted};
 
 pub use config::{Config, UrlError};
 pub(crate) use progress::entry as entry_of;
@@ -62,6 +64,8 @@ pub struct KafkaSource {
     selectors: watch::Receiver<Vec<Selector>>,
     streams: watch::Receiver<Vec<StreamKey>>,
     topics: Topics,
+    /// The topics whose lag is known to others.
+    with_lag: BTreeSet<Arc<str>>,
 }
 
 impl KafkaSource {
@@ -71,7 +75,7 @@ impl KafkaSource {
         selectors: watch::Receiver<Vec<Selector>>,
         streams: watch::Receiver<Vec<StreamKey>>,
     ) -> Self {
-        Self { config, selectors, streams, topics: Topics::default() }
+        Self { config, selectors, streams, topics: Topics::default(), with_lag: BTreeSet::new() }
     }
 
     fn update_wanted(&mut self) {
@@ -123,8 +127,9 @@ impl Source for KafkaSource {
         for event in self.topics.interrupt() {
             emitter.send(event).await?;
         }
-        for (topic, _) in self.topics.lags() {
-            emitter.stats().lag.forget(topic);
+        // Not only those that are still read: others may have gone since the last look.
+        for topic in std::mem::take(&mut self.with_lag) {
+            emitter.stats().lag.forget(&topic);
         }
         Err(error.into())
     }
@@ -229,26 +234,42 @@ impl Session<'_> {
     }
 
     /// Follows what a look has found.
-    async fn follow(&mut self, answer: Answer, emitter: &mut Emitter) -> Result<(), SessionError> {
+    async fn follow(&mut self, mut answer: Answer, emitter: &mut Emitter) -> Result<(), SessionError> {
         (self.failing_since, self.is_connected) = (None, true);
         self.looks = self.looks.wrapping_add(1);
         self.look_at = Instant::now() + LOOK_INTERVAL;
-        let topics = &mut self.source.topics;
-        let (mut events, gaps) = topics.follow(answer)?;
+        if let Some(error) = answer.failed.take() {
+            // One whose start is still unknown keeps the source from being ready.
+            self.log.log(|suppressed| tracing::warn!(%error, suppressed, "nothing new is known of some topics"));
+        }
+        let KafkaSource { topics, with_lag, .. } = &mut *self.source;
+        let Followed { events, gaps, too_many } = topics.follow(answer, Instant::now());
         emitter.stats().stream_gaps.add(gaps);
+        // Before anything can fail: the topics are taken to have them already, so no later look has them again.
+        for event in events {
+            emitter.send(event).await?;
+        }
+        if let Some(error) = too_many {
+            return Err(error.into());
+        }
         if let Some(assignment) = topics.take_assignment() {
             self.client.assign(&assignment)?;
             // They were those of the assignment before.
             drop(self.client.take_ends());
         }
         for (topic, partition, end) in self.client.take_ends() {
-            events.extend(topics.pass(&topic, partition, end));
+            if let Some(current) = topics.pass(&topic, partition, end) {
+                emitter.send(current).await?;
+            }
         }
-        for event in events {
-            emitter.send(event).await?;
-        }
+        let mut gone = std::mem::take(with_lag);
         for (topic, lag) in topics.lags() {
             emitter.stats().lag.set(topic, lag);
+            gone.remove(topic);
+            with_lag.insert(Arc::clone(topic));
+        }
+        for topic in gone {
+            emitter.stats().lag.forget(&topic);
         }
         if topics.is_current() {
             emitter.subscribed();

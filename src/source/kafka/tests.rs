@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use tallycast_fanout::{EntryId, SequenceEvent, SequenceEventKind};
+use tokio::time::Instant;
 
 use super::client::Answer;
 use super::progress::Bounds;
-use super::topics::{TooMany, Topics, Wanted};
+use super::topics::{MISSING_LIMIT, TooMany, Topics, Wanted};
 use crate::decode::{Route, Routes};
 use crate::source::{SourceEvent, SourceId};
 
@@ -32,14 +33,24 @@ fn answer(wanted: Option<Wanted>, topics: &[(&str, &[(u64, u64)])]) -> Answer {
         })
         .collect();
     let counts = bounds.iter().map(|(name, bounds)| (name.clone(), bounds.len())).collect();
-    Answer { topics: wanted.map(|wanted| (wanted, counts)), bounds, at_ages: BTreeMap::new() }
+    Answer { topics: wanted.map(|wanted| (wanted, counts)), bounds, ..Answer::default() }
 }
 
 /// Follows a look that asked for names, too.
 fn look(topics: &mut Topics, found: &[(&str, &[(u64, u64)])]) -> Vec<String> {
+    look_at(topics, Instant::now(), found)
+}
+
+/// The same, at a time of its own.
+fn look_at(topics: &mut Topics, now: Instant, found: &[(&str, &[(u64, u64)])]) -> Vec<String> {
     let question = topics.ask(true);
-    let (events, _) = topics.follow(answer(question.wanted, found)).unwrap();
-    events.iter().map(shown).collect()
+    let followed = topics.follow(answer(question.wanted, found), now);
+    assert_eq!(followed.too_many, None);
+    followed.events.iter().map(shown).collect()
+}
+
+fn lags(topics: &Topics) -> Vec<(String, u64)> {
+    topics.lags().map(|(label, lag)| (label.to_string(), lag)).collect()
 }
 
 fn shown(event: &SourceEvent) -> String {
@@ -81,7 +92,7 @@ fn stream_begins_where_its_history_does_and_is_current_when_everything_was_read(
     assert_eq!(assignment(&mut topics), Some(vec![("a".to_owned(), vec![Some(7), Some(4), Some(0)])]));
     assert_eq!(assignment(&mut topics), None);
     assert!(!topics.is_current());
-    assert_eq!(topics.lags().map(|(label, lag)| (label.to_string(), lag)).collect::<Vec<_>>(), [("a".to_owned(), 5)]);
+    assert_eq!(lags(&topics), [("a".to_owned(), 5)]);
     assert_eq!(take(&mut topics, "a", 0, 7), "a#0 8-0 backlog");
     assert_eq!(take(&mut topics, "a", 0, 7), "nothing");
     assert_eq!(take(&mut topics, "a", 0, 9), "a#0 10-0 backlog");
@@ -166,20 +177,62 @@ fn losses_and_replaced_topics_are_gaps() {
     assert_eq!(take(&mut topics, "a", 0, 0), "a#0 1-0");
     // Deleted, and created again with fewer partitions.
     assert_eq!(look(&mut topics, &[("a", &[(0, 3), (0, 0)])]), ["a has 2", "a#1 starts after 0-0", "a#1 is current"]);
-    assert_eq!(look(&mut topics, &[]), [] as [&str; 0]);
-    assert_eq!(look(&mut topics, &[]), ["a#0 unknown after 0-0", "a#1 unknown after 0-0"]);
-    assert_eq!(look(&mut topics, &[]), [] as [&str; 0]);
+    let missing = Instant::now();
+    let after = missing + MISSING_LIMIT;
+    assert_eq!(look_at(&mut topics, missing, &[]), [] as [&str; 0]);
+    assert_eq!(look_at(&mut topics, after, &[]), ["a#0 unknown after 0-0", "a#1 unknown after 0-0"]);
+    assert_eq!(look_at(&mut topics, after, &[]), [] as [&str; 0]);
     assert!(topics.is_current());
     assert_eq!(look(&mut topics, &[("a", &[(0, 1)])]), ["a#0 starts after 0-0"]);
     assert!(!topics.is_current());
     assert_eq!((take(&mut topics, "a", 0, 0), topics.settle("a", 0).0), ("a#0 1-0".to_owned(), true));
     assert!(topics.is_current());
-    assert_eq!(Topics::default().follow(Answer::default()).unwrap().1, 0);
+    assert_eq!(Topics::default().follow(Answer::default(), after).gaps, 0);
     let gaps = {
         topics.ask(true);
-        topics.follow(answer(None, &[("a", &[(5, 6)])])).unwrap().1
+        topics.follow(answer(None, &[("a", &[(5, 6)])]), after).gaps
     };
     assert_eq!(gaps, 1);
+}
+
+#[test]
+fn topic_that_is_missing_for_a_moment_is_the_same_afterwards() {
+    let mut topics = reading(&["stream:a=/a,history=1h", "p.*=/p/*"]);
+    let found: &[(&str, &[(u64, u64)])] = &[("a", &[(0, 3)]), ("p.x", &[(0, 4)])];
+    look(&mut topics, found);
+    drop(assignment(&mut topics));
+    let missing = Instant::now();
+    let almost = missing + MISSING_LIMIT / 2;
+    for now in [missing, almost, almost] {
+        assert_eq!(look_at(&mut topics, now, &[]), [] as [&str; 0]);
+    }
+    // Nothing is asked of it, and nothing is known.
+    assert!(topics.ask(false).partitions.is_empty() && lags(&topics).is_empty());
+    let found: &[(&str, &[(u64, u64)])] = &[("a", &[(0, 4)]), ("p.x", &[(0, 4)])];
+    assert_eq!(look_at(&mut topics, almost, found), [] as [&str; 0]);
+    assert_eq!((assignment(&mut topics), lags(&topics).len()), (None, 2));
+    // The time counts from the next absence on.
+    let missing = missing + MISSING_LIMIT;
+    assert_eq!(look_at(&mut topics, missing, &[]), [] as [&str; 0]);
+    assert_eq!(look_at(&mut topics, missing + MISSING_LIMIT, &[]), ["a#0 unknown after 0-0"]);
+    // One that a prefix has brought is forgotten, and is new when there is one again.
+    assert_eq!(take(&mut topics, "p.x", 0, 4), "nothing");
+    look(&mut topics, &[("p.x", &[(0, 1)])]);
+    assert_eq!(take(&mut topics, "p.x", 0, 0), "event");
+}
+
+#[test]
+fn topic_without_an_answer_is_read_later_and_keeps_the_source_from_being_ready() {
+    let mut topics = reading(&["a=/a", "b=/b"]);
+    let question = topics.ask(true);
+    let mut found = answer(question.wanted, &[("a", &[(0, 3)]), ("b", &[(0, 4), (0, 5)])]);
+    found.bounds.remove("b");
+    assert_eq!(topics.follow(found, Instant::now()).too_many, None);
+    let expected = [("a".to_owned(), vec![Some(3)]), ("b".to_owned(), vec![None, None])];
+    assert_eq!(assignment(&mut topics), Some(expected.to_vec()));
+    assert!(!topics.is_current());
+    look(&mut topics, &[("a", &[(0, 3)]), ("b", &[(0, 4), (0, 5)])]);
+    assert!(topics.is_current());
 }
 
 #[test]
@@ -197,7 +250,10 @@ fn too_many_partitions_are_refused() {
     let look = |routes: &[&str]| {
         let mut topics = reading(routes);
         let question = topics.ask(true);
-        topics.follow(answer(question.wanted, &[("a", &bounds)])).err()
+        let followed = topics.follow(answer(question.wanted, &[("a", &bounds)]), Instant::now());
+        // What was found is said nevertheless: no later look would say it.
+        assert_eq!(followed.events.first().map(shown).as_deref(), Some("a has 257"));
+        followed.too_many
     };
     assert_eq!(look(&["stream:a=/a"]), None);
     assert_eq!(look(&["stream:a=/a,history=1"]), Some(TooMany::Kept(257)));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tallycast_fanout::{EntryId, Partition as PartitionOf, ResetReason, Retention, SequenceEvent, SequenceEventKind};
+use tokio::time::Instant;
 
 use super::client::{Answer, Partitions, Question};
 use super::progress::{self, Bounds, Finding, Progress, Taken};
@@ -14,6 +15,9 @@ use crate::source::{Selector, SourceEvent, StreamKey};
 const MAX_KEPT_PARTITIONS: usize = 256;
 /// Partitions of all topics together.
 const MAX_PARTITIONS: usize = 4096;
+/// How long a topic is missing before it counts as deleted. A broker that has just started may not know of it for some
+/// seconds, and after a deletion that was none everything in it would be sent again.
+pub(super) const MISSING_LIMIT: Duration = Duration::from_secs(30);
 /// Topics of Kafka itself, and of tallycast, which no wider prefix brings.
 const RESERVED: [&str; 2] = ["__", "tallycast."];
 
@@ -38,7 +42,9 @@ pub(super) struct Wanted {
 impl Wanted {
     pub(super) fn new(selectors: &[Selector], streams: &[StreamKey]) -> Self {
         let streams = streams.iter().map(|stream| (stream.key.to_string(), stream.clone())).collect();
-        Self { selectors: selectors.to_vec(), streams }
+        // No topic has a `:`, which the channels with senders have that routes ask for.
+        let is_possible = |selector: &&Selector| !selector.to_string().contains(':');
+        Self { selectors: selectors.iter().filter(is_possible).cloned().collect(), streams }
     }
 
     /// Whether some names are known by their start only.
@@ -96,6 +102,8 @@ struct Topic {
     present: usize,
     /// How often it was found missing in turn.
     absences: u8,
+    /// When it was first found missing of these times.
+    missing_since: Option<Instant>,
 }
 
 /// What is read as a stream.
@@ -115,6 +123,17 @@ struct Partition {
     progress: Option<Progress>,
     /// Records that were there at the last look, and had not been read.
     lag: u64,
+}
+
+/// What follows from a look.
+#[derive(Debug, Default)]
+pub(super) struct Followed {
+    /// The events of sequences. They hold even if there are too many partitions.
+    pub(super) events: Vec<SourceEvent>,
+    /// The number of gaps among them.
+    pub(super) gaps: u64,
+    /// Why nothing is read any more, if there are too many partitions.
+    pub(super) too_many: Option<TooMany>,
 }
 
 /// What a record is to be.
@@ -143,7 +162,8 @@ impl Topics {
     pub(super) fn ask(&mut self, with_names: bool) -> Question {
         let mut question = Question { wanted: with_names.then(|| self.wanted.clone()), ..Question::default() };
         for (name, topic) in &mut self.all {
-            if topic.present > 0 {
+            // The question about one that is missing has no answer.
+            if topic.present > 0 && topic.missing_since.is_none() {
                 question.partitions.insert(name.clone(), topic.present);
             }
             topic.partitions.iter_mut().filter_map(|partition| partition.progress.as_mut()).for_each(Progress::ask);
@@ -158,12 +178,14 @@ impl Topics {
         question
     }
 
-    /// Follows what a look has found; returns the events of sequences, and the number of gaps among them.
-    pub(super) fn follow(&mut self, answer: Answer) -> Result<(Vec<SourceEvent>, u64), TooMany> {
-        let Answer { topics, bounds, at_ages } = answer;
+    /// Follows what a look has found by now.
+    pub(super) fn follow(&mut self, answer: Answer, now: Instant) -> Followed {
+        let Answer { topics, bounds, at_ages, .. } = answer;
         let (mut events, mut gaps) = (Vec::new(), 0);
         if let Some((wanted, found)) = topics {
-            self.find(&wanted, &found, &mut events, &mut gaps)?;
+            if let Err(error) = self.find(&wanted, &found, now, &mut events, &mut gaps) {
+                return Followed { events, gaps, too_many: Some(error) };
+            }
             self.seen = wanted;
         }
         for (name, topic) in &mut self.all {
@@ -171,7 +193,7 @@ impl Topics {
             let at_ages = at_ages.get(name).map(Vec::as_slice).unwrap_or_default();
             self.is_moved |= topic.look(name, found, at_ages, &mut events, &mut gaps);
         }
-        Ok((events, gaps))
+        Followed { events, gaps, too_many: None }
     }
 
     /// Adds topics and partitions that are new, and notices those that are gone.
@@ -179,11 +201,14 @@ impl Topics {
         &mut self,
         wanted: &Wanted,
         found: &BTreeMap<String, usize>,
+        now: Instant,
         events: &mut Vec<SourceEvent>,
         gaps: &mut u64,
     ) -> Result<(), TooMany> {
-        let names = self.wanted.names().chain(found.keys().map(String::as_str)).filter(|name| wanted.is_wanted(name));
-        for name in names.filter(|name| self.wanted.is_wanted(name)).map(str::to_owned).collect::<Vec<_>>() {
+        // Those that are read, too: one that a prefix has brought may be gone. Each once, or its absence counts twice.
+        let known = found.keys().chain(self.all.keys()).map(String::as_str);
+        let names = self.wanted.names().chain(known).filter(|name| wanted.is_wanted(name));
+        for name in names.filter(|name| self.wanted.is_wanted(name)).map(str::to_owned).collect::<BTreeSet<_>>() {
             let count = found.get(&name).copied().unwrap_or_default();
             if !self.all.contains_key(&name) {
                 let mut topic = Topic::new(&name, self.wanted.is_channel(&name));
@@ -198,10 +223,10 @@ impl Topics {
             }
             let Some(topic) = self.all.get_mut(&name) else { continue };
             if count == 0 {
-                self.is_moved |= topic.miss(&name, events, gaps);
+                self.is_moved |= topic.miss(&name, now, events, gaps);
                 continue;
             }
-            topic.absences = 0;
+            (topic.absences, topic.missing_since) = (0, None);
             if count < topic.present {
                 self.is_moved |= topic.void(&name, "it has fewer partitions than before", events, gaps);
             }
@@ -214,7 +239,7 @@ impl Topics {
             }
         }
         let streams = &self.wanted.streams;
-        self.all.retain(|name, topic| streams.contains_key(name) || topic.absences < 2);
+        self.all.retain(|name, topic| streams.contains_key(name) || !topic.is_deleted());
         let sum = |topics: &mut dyn Iterator<Item = &Topic>| topics.map(|topic| topic.partitions.len()).sum::<usize>();
         let kept = sum(&mut self.all.values().filter(|topic| topic.retention().is_some()));
         let all = sum(&mut self.all.values());
@@ -295,9 +320,11 @@ impl Topics {
         events
     }
 
-    /// The records of each topic that were there at the last look, and had not been read.
+    /// The records of each topic that were there at the last look, and had not been read. Topics that are not there are
+    /// left out.
     pub(super) fn lags(&self) -> impl Iterator<Item = (&Arc<str>, u64)> {
-        self.all.values().map(|topic| (&topic.label, topic.partitions.iter().map(|partition| partition.lag).sum()))
+        let there = self.all.values().filter(|topic| topic.present > 0 && topic.missing_since.is_none());
+        there.map(|topic| (&topic.label, topic.partitions.iter().map(|partition| partition.lag).sum()))
     }
 }
 
@@ -311,6 +338,7 @@ impl Topic {
             initial: 0,
             present: 0,
             absences: 0,
+            missing_since: None,
         }
     }
 
@@ -357,13 +385,21 @@ impl Topic {
         }
     }
 
-    /// The topic was not found. The second time in turn, it was deleted: what comes by its name later is another one.
-    fn miss(&mut self, name: &str, events: &mut Vec<SourceEvent>, gaps: &mut u64) -> bool {
+    /// The topic was not found. If it is missing more than once in turn and for long enough, it was deleted: what comes by
+    /// its name later is another one.
+    fn miss(&mut self, name: &str, now: Instant, events: &mut Vec<SourceEvent>, gaps: &mut u64) -> bool {
         if self.present == 0 {
             return false;
         }
-        self.absences += 1;
-        self.absences == 2 && self.void(name, "it was deleted", events, gaps)
+        self.absences = self.absences.saturating_add(1);
+        let since = *self.missing_since.get_or_insert(now);
+        let is_deleted = self.absences >= 2 && now.saturating_duration_since(since) >= MISSING_LIMIT;
+        is_deleted && self.void(name, "it was deleted", events, gaps)
+    }
+
+    /// Whether it was there, and is not any more.
+    fn is_deleted(&self) -> bool {
+        self.present == 0 && self.missing_since.is_some()
     }
 
     /// What was read is not what is there. Whatever comes is new.

@@ -16,7 +16,7 @@ use tokio_stream::Stream;
 
 use super::{BoxError, Capabilities, Emitter, RawEvent, Selector, SendOutcome, SessionEnd, Source};
 use crate::decode::channel_of_sender;
-use crate::nats_client::{Connection, NatsError};
+use crate::nats_client::{Connection, MAX_WAITING, NatsError};
 use crate::rate_limited_log::RateLimitedLog;
 use subjects::Subscriptions;
 
@@ -138,7 +138,16 @@ impl Session<'_> {
         loop {
             match self.drain(emitter).await? {
                 Drained::Empty => {}
-                Drained::Partly => continue,
+                Drained::Partly => {
+                    // More may wait at each turn. A lost connection brings nothing else, so what it has brought is taken.
+                    if let Err(error @ NatsError::Refused(_)) = self.connection.trouble() {
+                        return Err(error);
+                    }
+                    if self.selectors.has_changed().unwrap_or(false) {
+                        self.change_subscription().await?;
+                    }
+                    continue;
+                }
                 Drained::Closed => return Ok(SessionEnd::Finished),
             }
             let Self { connection, subscriptions, selectors, first, .. } = &mut self;
@@ -160,16 +169,20 @@ impl Session<'_> {
                 }
                 LoopEvent::Failed(error) => return Err(error),
                 LoopEvent::PingDue => self.connection.ping().await?,
-                LoopEvent::SelectorsChanged => {
-                    let invalid = self.selectors.borrow().iter().find_map(|selector| check_selector(selector).err());
-                    if let Some(error) = invalid {
-                        return Err(NatsError::Refused(error.to_string()));
-                    }
-                    self.subscribe().await?;
-                    tracing::info!("changed the subscription");
-                }
+                LoopEvent::SelectorsChanged => self.change_subscription().await?,
             }
         }
+    }
+
+    /// Subscribes to what other selectors than before need.
+    async fn change_subscription(&mut self) -> Result<(), NatsError> {
+        let invalid = self.selectors.borrow().iter().find_map(|selector| check_selector(selector).err());
+        if let Some(error) = invalid {
+            return Err(NatsError::Refused(error.to_string()));
+        }
+        self.subscribe().await?;
+        tracing::info!("changed the subscription");
+        Ok(())
     }
 
     /// Emits what has been received, and counts what was dropped before.
@@ -194,9 +207,16 @@ impl Session<'_> {
                 }
             }))
         }));
-        match drained.await {
+        let drained = drained.await;
+        match drained {
             Some(drained) => drained,
             None => {
+                // How much still waits is unknown, but not more than there is room for: all beyond that was dropped.
+                // What waited in a subscription that has ended cannot be told from that.
+                if !self.recount {
+                    let room = u64::try_from(self.subscriptions.len().saturating_mul(MAX_WAITING)).unwrap_or(u64::MAX);
+                    self.count_dropped(received.saturating_sub(room), emitter);
+                }
                 tokio::task::yield_now().await;
                 Ok(Drained::Partly)
             }
@@ -217,12 +237,15 @@ impl Session<'_> {
         Ok(emitter.try_emit(RawEvent::new(channel, message.payload)))
     }
 
-    /// Counts messages that the library has dropped, where `received` of all are known to be either taken or dropped.
+    /// Counts messages that the library has dropped, where at least `received` of all are known to be either taken or
+    /// dropped.
     fn count_dropped(&mut self, received: u64, emitter: &Emitter) {
         let pings = self.connection.pings();
         let dropped = received.saturating_sub(self.taken + self.dropped + pings);
         self.dropped += dropped;
-        if dropped == 0 || std::mem::take(&mut self.recount) {
+        // Taken in any case: otherwise the next messages that are dropped would not count.
+        let recount = std::mem::take(&mut self.recount);
+        if dropped == 0 || recount {
             return;
         }
         let stats = emitter.stats();

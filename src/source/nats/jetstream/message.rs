@@ -16,6 +16,8 @@ pub(super) enum Incoming {
     Idle,
     /// The request for messages is over.
     PullEnded,
+    /// All messages of a request were sent, which their number has told. The next request may be under way already.
+    BatchCompleted,
     /// The next message is larger than the request allows.
     TooLarge,
     /// The consumer is gone, or its server is about to go.
@@ -57,6 +59,8 @@ pub(super) fn read(message: Message) -> Incoming {
         Some(100) => return Incoming::Idle,
         Some(404 | 408) => return Incoming::PullEnded,
         Some(503) => return Incoming::ConsumerGone,
+        // Since nats-server 2.10.
+        Some(409) if description == "Batch Completed" => return Incoming::BatchCompleted,
         Some(409) if description.contains("MaxBytes") && !description.contains("MaxRequest") => {
             return Incoming::TooLarge;
         }
@@ -211,6 +215,7 @@ mod tests {
         };
         assert!(matches!(read(100, "Idle Heartbeat"), Incoming::Idle));
         assert!(matches!(read(408, "Request Timeout"), Incoming::PullEnded));
+        assert!(matches!(read(409, "Batch Completed"), Incoming::BatchCompleted));
         assert!(matches!(read(409, "Message Size Exceeds MaxBytes"), Incoming::TooLarge));
         assert!(matches!(read(409, "Consumer Deleted"), Incoming::ConsumerGone));
         assert!(matches!(read(503, ""), Incoming::ConsumerGone));

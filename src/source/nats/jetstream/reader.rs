@@ -123,6 +123,7 @@ impl Reader {
                 }
                 Incoming::Idle => received.is_idle = true,
                 Incoming::PullEnded => self.requested = 0,
+                Incoming::BatchCompleted => {}
                 Incoming::TooLarge => {
                     // Nothing else was sent for that request.
                     if self.requested == BATCH {

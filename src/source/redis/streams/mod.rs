@@ -141,7 +141,13 @@ impl Source for StreamsSource {
         }
         self.update_streams();
         let access = if std::mem::take(&mut self.avoids_replicas) { Access::Primary } else { Access::Replica };
-        let connection = StreamConnection::open(&self.config, self.slot, access).await?;
+        let connection = match StreamConnection::open(&self.config, self.slot, access).await {
+            Err(error) if access == Access::Replica && self.config.servers.reads_replicas() => {
+                tracing::debug!(%error, "no replica can be read; reading streams from the primary");
+                StreamConnection::open(&self.config, self.slot, Access::Primary).await?
+            }
+            opened => opened?,
+        };
         let session = Session { source: &mut *self, connection, is_new: true, looked_at: Instant::now() };
         let error = session.run(emitter).await;
         for Stream { key, progress, .. } in &mut self.streams {
