@@ -251,17 +251,14 @@ impl Hub {
     }
 
     /// What a relay of `topics` gets first.
-    fn relay_start(&mut self, topics: &Topics, framing: &Arc<dyn Framing>) -> Bytes {
+    fn relay_start(&mut self, topics: &Topics, framing: &Arc<dyn Framing>) -> Vec<Bytes> {
         let totals = self.totals.of(topics);
         let start = self.recorder.relay_start(topics, totals.clone());
         let mut batch = Vec::new();
         framing.relay_start(&start, &mut batch);
-        for namespace in totals {
-            if let Some(state) = self.totals.state(&namespace) {
-                framing.message(&state, &mut batch);
-            }
-        }
-        framing.finish(batch)
+        let mut all = vec![framing.finish(batch)];
+        all.extend(totals.iter().flat_map(|namespace| self.totals.relayed(namespace, framing)));
+        all
     }
 
     /// Hands each shard its new readers at once: one by one they would wait for a shard that is busy, and keep the messages
@@ -288,8 +285,9 @@ impl Hub {
             }
         }
         if subscriber.framing.is_relay() {
-            let start = self.relay_start(&subscriber.info.topics, &subscriber.framing);
-            subscriber.preamble = self.totals.charge([&*subscriber.preamble, &*start].concat().into());
+            let mut start = self.relay_start(&subscriber.info.topics, &subscriber.framing);
+            start.insert(0, std::mem::take(&mut subscriber.preamble));
+            subscriber.preamble = self.totals.charge(start.concat().into());
         }
         let beginning = self.recorder.begin(&subscriber.info.topics, subscriber.resume.take(), &self.stats);
         if snapshot.is_none() && beginning.as_ref().is_some_and(|beginning| beginning.reset.is_some()) {

@@ -114,14 +114,20 @@ impl Totals {
         self.budget.charge_bytes(bytes)
     }
 
-    /// The totals of `namespace`, or why they are not known; `None` until a source has reported something.
-    pub(crate) fn state(&self, namespace: &Namespace) -> Option<Message> {
-        let entry = self.entries.get(namespace)?;
-        if entry.is_known() {
-            return entry.snapshot();
+    /// What a relay has to know of the totals of `namespace`, ready for the wire: their sums, if there are some, which what comes later is
+    /// relative to, and then why they are not known, if they are not. Nothing until a source has reported something.
+    pub(crate) fn relayed(&mut self, namespace: &Namespace, framing: &Arc<dyn Framing>) -> Vec<Bytes> {
+        let Some(entry) = self.entries.get_mut(namespace) else { return Vec::new() };
+        let mut relayed: Vec<Bytes> = entry.framed(framing, &self.budget).into_iter().collect();
+        let state = entry.state.borrow().clone().filter(|state| *state != TotalsState::Known);
+        if let Some(state) = state {
+            let mut message = Message::totals_state(namespace.clone(), state);
+            message.event = Some(STATE.into());
+            let mut batch = Vec::new();
+            framing.message(&message, &mut batch);
+            relayed.push(framing.finish(batch));
         }
-        let state = entry.state.borrow().clone()?;
-        Some(Message { event: Some(STATE.into()), ..Message::totals_state(namespace.clone(), state) })
+        relayed
     }
 
     /// The totals of `namespace` as one message, ready for the wire, if they are known.
@@ -130,15 +136,7 @@ impl Totals {
         if !entry.is_known() {
             return None;
         }
-        let key = FramingKey(Arc::clone(framing));
-        if let Some((_, bytes)) = entry.framed.iter().find(|(framed, _)| *framed == key) {
-            return Some(bytes.clone());
-        }
-        let mut batch = Vec::new();
-        framing.message(&entry.snapshot()?, &mut batch);
-        let bytes = self.budget.charge_bytes(framing.finish(batch));
-        entry.framed.push((key, bytes.clone()));
-        Some(bytes)
+        entry.framed(framing, &self.budget)
     }
 }
 
@@ -152,6 +150,19 @@ impl Entry {
             Arc::make_mut(sums).merge(tally);
             self.framed.clear();
         }
+    }
+
+    /// The snapshot, ready for the wire, if there are sums.
+    fn framed(&mut self, framing: &Arc<dyn Framing>, budget: &Arc<Budget>) -> Option<Bytes> {
+        let key = FramingKey(Arc::clone(framing));
+        if let Some((_, bytes)) = self.framed.iter().find(|(framed, _)| *framed == key) {
+            return Some(bytes.clone());
+        }
+        let mut batch = Vec::new();
+        framing.message(&self.snapshot()?, &mut batch);
+        let bytes = budget.charge_bytes(framing.finish(batch));
+        self.framed.push((key, bytes.clone()));
+        Some(bytes)
     }
 
     fn snapshot(&self) -> Option<Message> {

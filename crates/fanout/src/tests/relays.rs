@@ -173,3 +173,31 @@ async fn relay_gets_the_state_of_the_engine_and_connects_again_when_that_changes
     );
     assert_eq!(rest(reader).await, expected);
 }
+
+#[tokio::test]
+async fn relay_that_comes_while_totals_are_unavailable_gets_the_sums_that_later_ones_are_relative_to() {
+    let config = Config { totals: vec![ns("/eps")], ..Config::default() };
+    let fanout = Fanout::builder().config(config).inbox(64).build();
+    let totals = |sum| Message::totals(ns("/eps"), [("a".to_owned(), sum)].into_iter().collect());
+    let publisher = fanout.publisher();
+    publisher.send(totals(3)).await.unwrap();
+    let unavailable = TotalsState::Unavailable("x".into());
+    publisher.send(Message::totals_state(ns("/eps"), unavailable)).await.unwrap();
+    settle().await;
+    let (sender, reader) = body();
+    let subscriber = Subscriber::new(info("/eps"), Arc::new(RelayLines), Sink::Body(sender));
+    fanout.handle().subscribe(subscriber).await.unwrap();
+    settle().await;
+    publisher.send(totals(5)).await.unwrap();
+    settle().await;
+    publisher.set_path(vec!["origin".into()], 0).await.unwrap();
+    let text = rest(reader).await;
+    let lines: Vec<&str> = text.lines().skip(1).take(4).collect();
+    let expected = [
+        "/eps#snapshot {\"a\":3}",
+        "/eps#totals {\"known\":false,\"reason\":\"x\"}",
+        "/eps {\"a\":2}",
+        "/eps#totals {\"known\":true}",
+    ];
+    assert_eq!(lines, expected);
+}
