@@ -71,10 +71,19 @@ impl IdFormat {
         self.0.all.iter().filter_map(|sequence| Some((sequence.name.as_ref()?, sequence.partition.as_ref())))
     }
 
-    /// The entry of each sequence that `id` names; `None` if it does not name exactly these sequences.
+    /// The entry of each sequence that `id` names; `None` if it does not name exactly these sequences. Their order in the id does not
+    /// matter: an engine puts its own numbers before those of others, and here both are those of others.
     pub fn parse(&self, id: &str) -> Option<Vec<EntryId>> {
+        let parts = |id: &str| {
+            let mut parts: Vec<Box<str>> = id.split(',').map(Box::from).collect();
+            parts.sort_unstable();
+            parts
+        };
         let entries: Option<Vec<EntryId>> = self.0.parse(id).into_iter().collect();
-        entries.filter(|entries| self.id(entries) == id)
+        entries.filter(|entries| {
+            let same = self.id(entries);
+            same == id || parts(&same) == parts(id)
+        })
     }
 
     /// The id that names these entries.
@@ -367,6 +376,22 @@ mod tests {
         let format = IdFormat::new([(crate::numbered_sequence(&origin.epoch), None)]);
         assert_eq!(format.parse(&origin.id()), Some(vec![EntryId::new(3, 0)]));
         assert_eq!((IdFormat::new([]).parse(""), IdFormat::new([]).parse("1-0")), (Some(vec![]), None));
+    }
+
+    #[test]
+    fn order_of_epochs_in_an_id_does_not_matter() {
+        // An engine that numbers messages itself, between these others, in front of one whose numbers it passes on.
+        for of_origin in ["0000000000000000", "ffffffffffffffff"] {
+            let name = crate::numbered_sequence(of_origin);
+            let mut edge = sequences(&[None, Some(&*name)]);
+            set(&mut edge, None, EntryId::new(1, 0));
+            set(&mut edge, Some(&*name), EntryId::new(2, 0));
+            let format = IdFormat::new([crate::numbered_sequence(&edge.epoch), name.clone()].map(|name| (name, None)));
+            let entries = format.parse(&edge.id()).unwrap();
+            let named: Vec<_> = format.sequences().map(|(name, _)| name).zip(entries).collect();
+            assert!(named.contains(&(&name, EntryId::new(2, 0))), "{named:?}");
+            assert_eq!(format.parse(&format!("{0},{0}", edge.id())), None);
+        }
     }
 
     #[test]
