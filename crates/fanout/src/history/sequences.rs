@@ -211,32 +211,50 @@ impl Sequences {
             let found = parts.iter().find_map(|part| part.strip_prefix(&*name)?.strip_prefix(':'));
             found.and_then(|entry| entry.parse().ok())
         };
+        // That of the topic whose partitions, which are beside each other, are looked for now.
+        let mut last: Option<(Arc<str>, Option<Vector>)> = None;
+        let mut vector = |Partition { topic, number }: &Partition| {
+            if last.as_ref().is_none_or(|(of, _)| of != topic) {
+                let name = escaped(topic);
+                let found = parts.iter().find_map(|part| part.strip_prefix(&*name)?.strip_prefix('@'));
+                last = Some((Arc::clone(topic), found.map(|text| self.vector(text, topic))));
+            }
+            Some(last.as_ref()?.1.as_ref()?.entry(*number))
+        };
         let entry = |sequence: &Sequence| match &sequence.name {
             None => numbered(&self.epoch),
             Some(name) if name.starts_with(NUMBERED) => numbered(name.trim_start_matches(NUMBERED)),
-            Some(name) if let Some(partition) = &sequence.partition => {
-                let topic = escaped(&partition.topic);
-                match parts.iter().find_map(|part| part.strip_prefix(&*topic)?.strip_prefix('@')) {
-                    Some(vector) => self.element(vector, partition),
-                    None => named(name),
-                }
-            }
+            Some(name) if let Some(partition) = &sequence.partition => vector(partition).unwrap_or_else(|| named(name)),
             Some(_) if is_alone && parts.len() == 1 && !id.contains(':') => id.parse().ok(),
             Some(name) => named(name),
         };
         self.all.iter().map(entry).collect()
     }
 
-    /// The place in a partition that the vector of its topic names. A partition that was added later has been read up to nothing. One
-    /// that is not known here yet, and has been read, makes the position one ahead of every message.
-    fn element(&self, vector: &str, Partition { topic, number }: &Partition) -> Option<EntryId> {
+    /// Reads the vector of `topic`.
+    fn vector(&self, text: &str, topic: &Arc<str>) -> Vector {
         let known = self.all.iter().filter(|sequence| sequence.partition.as_ref().is_some_and(|of| of.topic == *topic));
-        let is_read = |text: &str| element(text) != Some(EntryId::ZERO);
-        if vector.split('.').skip(known.count()).any(is_read) {
+        let entries: Vec<Option<EntryId>> = text.split('.').map(element).collect();
+        let is_ahead = entries.iter().skip(known.count()).any(|entry| *entry != Some(EntryId::ZERO));
+        Vector { entries, is_ahead }
+    }
+}
+
+/// The places in the partitions of a topic that an id names.
+struct Vector {
+    entries: Vec<Option<EntryId>>,
+    /// Whether it names one in a partition that is not known here yet, which makes the position one ahead of every message.
+    is_ahead: bool,
+}
+
+impl Vector {
+    /// The place in a partition; `None` if it cannot be read. A partition that was added later has been read up to nothing.
+    fn entry(&self, number: u32) -> Option<EntryId> {
+        if self.is_ahead {
             return Some(AHEAD);
         }
-        let number = usize::try_from(*number).unwrap_or(usize::MAX);
-        vector.split('.').nth(number).map_or(Some(EntryId::ZERO), element)
+        let number = usize::try_from(number).unwrap_or(usize::MAX);
+        self.entries.get(number).copied().unwrap_or(Some(EntryId::ZERO))
     }
 }
 
