@@ -12,8 +12,10 @@ use crate::config::Secret;
 
 /// The path of everything that an origin has.
 const EVERYTHING: &str = "/subscribe";
-/// The parameter with the token, which is not sent as one.
-const TOKEN: &str = "token";
+/// The names that servers know for the parameter with the token, which is not sent as one.
+const TOKENS: [&str; 3] = ["token", "access_token", "authorization"];
+/// The parameter with a topic. No other one is sent: it could be a secret with a name that is not known here.
+const TOPIC: &str = "topic";
 /// Parameters that say what another server must decide for itself, or that would leave something out.
 const OWN: [&str; 12] = [
     "relay",
@@ -73,9 +75,12 @@ pub enum UrlError {
     /// The path is not one of streams.
     #[error("expected a path below /subscribe or /ws, or none for everything, found {0:?}")]
     Path(String),
-    /// A parameter is not possible.
+    /// A parameter is one that the server decides itself.
     #[error("the parameter {0} is not possible in the URL of an origin; expected topic and token alone")]
-    Parameter(String),
+    Parameter(&'static str),
+    /// A parameter is unknown. Its name may be a secret: that of a value with a character that was not escaped.
+    #[error("a parameter in the URL of an origin is unknown; expected topic and token alone")]
+    UnknownParameter,
     /// The fragment is unknown, or means nothing without TLS.
     #[error("expected no fragment, or with https and wss #insecure, which accepts any certificate")]
     Fragment,
@@ -145,12 +150,13 @@ impl Config {
         let mut parameters = Serializer::new(String::new());
         let mut tokens: Vec<String> = before_host.into_iter().collect();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            if name == TOKEN {
+            if TOKENS.contains(&&*name) {
                 tokens.push(value.into_owned());
-            } else if OWN.contains(&&*name) {
-                return Err(UrlError::Parameter(name.into_owned()));
-            } else {
+            } else if name == TOPIC {
                 parameters.append_pair(&name, &value);
+            } else {
+                let own = OWN.into_iter().find(|own| *own == name);
+                return Err(own.map_or(UrlError::UnknownParameter, UrlError::Parameter));
             }
         }
         parameters.append_pair("relay", "1");
@@ -211,11 +217,13 @@ mod tests {
             "https://hunter2@a/subscribe/x",
             "https://u:hunter%32@a/subscribe/x",
             "https://a/subscribe/x?token=hunter2",
+            "https://a/subscribe/x?access_token=hunter2",
+            "https://a/subscribe/x?topic=y&authorization=hunter2",
         ] {
             let config = Config::parse(url).unwrap();
             assert!(matches!(&config.token, Some(Token::Text(token)) if token.expose() == "hunter2"), "{url}");
             assert!(!format!("{config} {config:?}").contains("hunter"), "{url}");
-            assert!(!config.target.contains("token"));
+            assert!(!config.target.contains("hunter"));
         }
         let config = Config::parse("https://a?token=@/run/token").unwrap();
         assert!(matches!(&config.token, Some(Token::File(path)) if path.as_os_str() == "/run/token"));
@@ -232,7 +240,10 @@ mod tests {
             ("https://a/v1", UrlError::Path("/v1".to_owned())),
             ("https://a/ws/x", UrlError::Path("/ws/x".to_owned())),
             ("https://a/subscribed", UrlError::Path("/subscribed".to_owned())),
-            ("https://a?snapshot=1", UrlError::Parameter("snapshot".to_owned())),
+            ("https://a?snapshot=1", UrlError::Parameter("snapshot")),
+            ("https://a?Token=hunter2", UrlError::UnknownParameter),
+            ("https://a?token=x&hunter2", UrlError::UnknownParameter),
+            ("https://a?token=x&access_token=hunter2", UrlError::Tokens),
             ("http://a#insecure", UrlError::Fragment),
             ("https://a#hunter2", UrlError::Fragment),
             ("https://hunter2@a?token=hunter2", UrlError::Tokens),
