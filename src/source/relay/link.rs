@@ -100,6 +100,9 @@ struct Session {
     is_filling: bool,
     /// What there was when it started.
     target: Vec<EntryId>,
+    /// The entry of each sequence up to which the ids of messages of others are believed while it is filling: those are as they were sent,
+    /// and the sequence may have begun again since. Up to here, nothing is kept that could come yet.
+    believed: Vec<EntryId>,
     /// The origin waits for its own sources.
     is_interrupted: bool,
     /// Whether the engine has got everything up to the target.
@@ -239,6 +242,7 @@ impl Link {
                 out.push(RelayedEvent::Forget { retention: Arc::clone(&retention.name), trimmed: *trimmed }.into());
             }
         }
+        self.session.believed = known.believed(&target);
         self.known = Some(known);
         self.session.target = target;
         self.session.has_started = true;
@@ -263,6 +267,8 @@ impl Link {
                 return Ok(());
             }
             for (place, entry) in entries.into_iter().enumerate() {
+                let believed = self.session.believed.get(place).filter(|_| self.session.is_filling);
+                let entry = believed.map_or(entry, |believed| entry.min(*believed));
                 // Messages of these are not for this server.
                 if place != own && entry > self.reached[place] {
                     self.reach(place, entry, false, out);
@@ -408,6 +414,16 @@ impl Known {
             Some((Arc::clone(sequence), reason))
         };
         now.retentions.iter().filter_map(lost).collect()
+    }
+
+    /// See [`Session::believed`]; `target` is how far the sequences have come.
+    fn believed(&self, target: &[EntryId]) -> Vec<EntryId> {
+        let mut trimmed = vec![None; target.len()];
+        for retention in self.retentions.values() {
+            let of = &mut trimmed[retention.sequence];
+            *of = Some(of.map_or(retention.trimmed, |other: EntryId| other.min(retention.trimmed)));
+        }
+        trimmed.into_iter().zip(target).map(|(trimmed, target)| trimmed.unwrap_or(*target)).collect()
     }
 
     /// What the engine keeps.
