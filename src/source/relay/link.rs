@@ -64,8 +64,6 @@ pub(super) struct Link {
     /// Namespaces whose totals readers may have.
     totals: BTreeSet<Namespace>,
     session: Session,
-    /// What the last event was, if it was a reset: there is one for each retention of a sequence.
-    last_reset: Option<(usize, String, ResetReason)>,
 }
 
 /// Everything is read again. The readers of some sequences are then told that they cannot go on.
@@ -98,6 +96,8 @@ struct KnownRetention {
 struct Session {
     has_started: bool,
     is_filling: bool,
+    /// The origin has reset readers: with the first event that is no reset, everything is read again.
+    has_gaps: bool,
     /// What there was when it started.
     target: Vec<EntryId>,
     /// The entry of each sequence up to which the ids of messages of others are believed while it is filling: those are as they were sent,
@@ -122,14 +122,12 @@ impl Link {
             fill: Some(Fill::default()),
             totals: BTreeSet::new(),
             session: Session::default(),
-            last_reset: None,
         }
     }
 
     /// Begins a session; returns the id that it starts after.
     pub(super) fn begin(&mut self) -> Option<String> {
         self.session = Session { is_filling: self.fill.is_some(), ..Session::default() };
-        self.last_reset = None;
         if self.fill.is_some() {
             return Some(EARLIEST.to_owned());
         }
@@ -161,19 +159,22 @@ impl Link {
     /// # Errors
     /// When the session must end.
     pub(super) fn take(&mut self, event: RelayEvent, out: &mut Vec<SourceEvent>) -> Result<Step, LinkError> {
-        if !matches!(event, RelayEvent::Reset { .. }) {
-            self.last_reset = None;
+        if self.session.has_gaps && !matches!(event, RelayEvent::Reset { .. }) {
+            return Ok(Step::Refill);
         }
         match event {
             RelayEvent::Start(start) => return self.start(start, out),
             RelayEvent::End(reason) => return Err(LinkError::Ended(reason)),
             _ if !self.session.has_started => return Err(LinkError::NoStart),
             RelayEvent::Message(message) => self.message(message, out)?,
-            RelayEvent::Reset { reason, id, retention: Some(retention) } => self.gap(reason, id, &retention, out)?,
+            RelayEvent::Reset { reason, retention: Some(retention), .. } => {
+                self.gap(reason, &retention)?;
+                return Ok(Step::Continue);
+            }
             RelayEvent::Reset { reason, retention: None, .. } => {
                 // Which messages are lost, the next session says. That of a fill was too slow.
                 if !self.session.is_filling {
-                    self.fill = Some(Fill { reason: Some(reason), ..Fill::default() });
+                    self.fill.get_or_insert_default().reason = Some(reason);
                 }
                 return Ok(Step::Refill);
             }
@@ -224,8 +225,9 @@ impl Link {
         );
         if let Some(fill) = &mut self.fill {
             // It may have changed once more.
-            if let Some(before) = before {
-                fill.resets.extend(before.lost(&self.delivered, &known, &target));
+            for (sequence, reason) in before.iter().flat_map(|before| before.lost(&self.delivered, &known, &target)) {
+                // The origin knows better why.
+                fill.resets.entry(sequence).or_insert(reason);
             }
             let delivered = |name: &Arc<str>| {
                 let place = before?.sequences.iter().position(|known| known == name)?;
@@ -285,31 +287,14 @@ impl Link {
         Ok(())
     }
 
-    /// Messages of a retention were lost at the origin.
-    fn gap(
-        &mut self,
-        reason: ResetReason,
-        id: String,
-        retention: &str,
-        out: &mut Vec<SourceEvent>,
-    ) -> Result<(), LinkError> {
-        let entries = self.entries(&id)?;
-        let known = self.known.as_ref().and_then(|known| known.retentions.get(retention));
-        let sequence = known.ok_or(LinkError::Changed)?.sequence;
-        let reset = Some((sequence, id, reason));
-        if self.last_reset == reset {
-            return Ok(());
-        }
-        self.last_reset = reset;
-        let after = entries[sequence];
-        for (place, entry) in entries.into_iter().enumerate() {
-            if place != sequence && entry > self.reached[place] {
-                self.reach(place, entry, false, out);
-            }
-        }
-        self.report_of(sequence, SequenceEventKind::Gap { after, reason }, out);
-        (self.reached[sequence], self.delivered[sequence]) = (after, after);
-        self.session.target[sequence] = self.session.target[sequence].min(after);
+    /// The readers of a retention cannot go on at the origin, which may have filled its own history again: what it keeps now is read
+    /// again, too. There is a reset for each retention, one after the other, and all of them are passed on after that.
+    fn gap(&mut self, reason: ResetReason, retention: &str) -> Result<(), LinkError> {
+        let known = self.known.as_ref().ok_or(LinkError::Changed)?;
+        let sequence = known.retentions.get(retention).ok_or(LinkError::Changed)?.sequence;
+        let sequence = known.sequences.get(sequence).ok_or(LinkError::Changed)?;
+        self.fill.get_or_insert_default().resets.entry(Arc::clone(sequence)).or_insert(reason);
+        self.session.has_gaps = true;
         Ok(())
     }
 

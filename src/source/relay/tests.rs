@@ -222,17 +222,25 @@ fn trimmed_and_lost_entries_are_reset() {
 }
 
 #[test]
-fn gap_at_the_origin_is_passed_on_once_for_each_sequence() {
+fn resets_at_the_origin_are_passed_on_with_all_that_it_keeps() {
     let mut link = current();
-    let gap = |retention: &str| RelayEvent::Reset {
-        reason: ResetReason::Trimmed,
-        id: id(EPOCH, [3, 5]),
+    let gap = |retention: &str, reason| RelayEvent::Reset {
+        reason,
+        id: id(EPOCH, [3, 9]),
         retention: Some(retention.to_owned()),
     };
-    assert_eq!(told(&mut link, gap("orders")).1, ["gap orders 5-0 trimmed"]);
-    assert_eq!(told(&mut link, gap("orders")).1, [""; 0]);
-    assert_eq!(told(&mut link, message("orders", id(EPOCH, [3, 6]))).1, ["message /orders 6-0"]);
-    assert_eq!(told(&mut link, gap("orders")).1, ["gap orders 5-0 trimmed"]);
+    let position = || RelayEvent::Position(Some(id(EPOCH, [3, 9])));
+    // The origin has read everything again, and what is lost is before what it keeps.
+    assert_eq!(told(&mut link, gap("orders", ResetReason::Lagged)), (Ok(Step::Continue), vec![]));
+    assert_eq!(told(&mut link, gap("news", ResetReason::Trimmed)), (Ok(Step::Continue), vec![]));
+    assert_eq!(told(&mut link, position()), (Ok(Step::Refill), vec![]));
+    assert_eq!(reconnect(&mut link).as_deref(), Some("earliest"));
+    assert_eq!(told(&mut link, start(EPOCH, [3, 9], 8)).0, Ok(Step::Continue));
+    assert_eq!(told(&mut link, message("orders", id(EPOCH, [3, 9]))).1[..1], ["backlog /orders 9-0"]);
+    let last = told(&mut link, position()).1;
+    assert!(last.ends_with(&["reset numbered trimmed", "reset orders lagged"].map(str::to_owned)), "{last:?}");
+    assert!(link.is_current());
+    assert_eq!(told(&mut link, message("orders", id(EPOCH, [3, 10]))).1, ["message /orders 10-0"]);
 }
 
 #[test]
