@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_stream::StreamExt;
+use tokio_util::io::InspectReader;
 use tokio_util::task::AbortOnDropHandle;
 use tokio_websockets::{ClientBuilder, Limits, WebSocketStream};
 
@@ -31,7 +34,7 @@ use crate::source::BoxError;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Time for an answer to begin. An origin that starts lets requests wait for five seconds.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
-/// Time without a byte after which the connection counts as lost: an origin says once a second where it is.
+/// Time without a byte, at least, after which the connection counts as lost, and at most twice that: an origin says once a second where it is.
 const SILENCE: Duration = Duration::from_secs(10);
 /// The largest event, in bytes: the totals of a namespace with long keys.
 const MAX_EVENT_BYTES: usize = 64 * 1024 * 1024;
@@ -58,6 +61,8 @@ pub(super) struct Client {
 /// An open stream.
 pub(super) struct Events {
     kind: Kind,
+    /// The bytes that have come over the connection.
+    received: Arc<AtomicU64>,
     /// Ends with the stream.
     _connection: Option<AbortOnDropHandle<()>>,
 }
@@ -101,13 +106,22 @@ impl Client {
         }
         let (stream, is_http2) =
             timeout(CONNECT_LIMIT, self.connect()).await.map_err(|_| "no connection in time")??;
+        let received = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&received);
+        let stream: Box<dyn Io> = Box::new(InspectReader::new(stream, move |bytes: &[u8]| {
+            count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }));
         let open = async {
             match self.config.transport {
-                Transport::WebSocket { .. } => self.open_websocket(stream, headers).await,
-                Transport::Http { .. } => self.open_events(stream, is_http2, headers).await,
+                Transport::WebSocket { .. } => self.open_websocket(stream, headers).await.map(|kind| (kind, None)),
+                Transport::Http { .. } => {
+                    let (lines, connection) = self.open_events(stream, is_http2, headers).await?;
+                    Ok((Kind::Body(lines), Some(connection)))
+                }
             }
         };
-        timeout(ANSWER_LIMIT, open).await.map_err(|_| "no answer in time")?
+        let (kind, connection) = timeout(ANSWER_LIMIT, open).await.map_err(|_| "no answer in time")??;
+        Ok(Events { kind, received, _connection: connection })
     }
 
     /// The token, which may have become another one since the last session.
@@ -155,7 +169,7 @@ impl Client {
         stream: Box<dyn Io>,
         is_http2: bool,
         headers: Vec<(HeaderName, HeaderValue)>,
-    ) -> Result<Events, BoxError> {
+    ) -> Result<(Lines, AbortOnDropHandle<()>), BoxError> {
         let Config { authority, target, .. } = &self.config;
         let mut request = Request::get(target).header(ACCEPT, "text/event-stream");
         if let Some(all) = request.headers_mut() {
@@ -184,15 +198,14 @@ impl Client {
             let text = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map(|text| text.to_bytes());
             return Err(refused(head.status.as_u16(), &text.unwrap_or_default()).into());
         }
-        let lines = Lines { body, buffer: BytesMut::new(), scanned: 0 };
-        Ok(Events { kind: Kind::Body(lines), _connection: Some(connection) })
+        Ok((Lines { body, buffer: BytesMut::new(), scanned: 0 }, connection))
     }
 
     async fn open_websocket(
         &self,
         stream: Box<dyn Io>,
         headers: Vec<(HeaderName, HeaderValue)>,
-    ) -> Result<Events, BoxError> {
+    ) -> Result<Kind, BoxError> {
         let Config { authority, target, .. } = &self.config;
         let mut builder = ClientBuilder::from_uri(format!("ws://{authority}{target}").parse()?)
             .limits(Limits::default().max_payload_len(Some(MAX_EVENT_BYTES)));
@@ -200,7 +213,7 @@ impl Client {
             builder = builder.add_header(name, value)?;
         }
         let (stream, _) = builder.connect_on(stream).await?;
-        Ok(Events { kind: Kind::WebSocket(Box::new(stream)), _connection: None })
+        Ok(Kind::WebSocket(Box::new(stream)))
     }
 }
 
@@ -227,13 +240,23 @@ fn refused(status: u16, body: &[u8]) -> String {
 impl Events {
     /// The JSON of the next event; `None` at the end of the stream.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, BoxError> {
+        let Self { kind, received, .. } = self;
         let next = async {
-            match &mut self.kind {
+            match kind {
                 Kind::Body(lines) => lines.next().await,
                 Kind::WebSocket(stream) => next_message(stream).await,
             }
         };
-        timeout(SILENCE, next).await.map_err(|_| format!("nothing came for {} s", SILENCE.as_secs()))?
+        // A large event may take longer, for as long as there is more of it.
+        let mut next = pin!(next);
+        loop {
+            let before = received.load(Ordering::Relaxed);
+            match timeout(SILENCE, &mut next).await {
+                Ok(next) => return next,
+                Err(_) if received.load(Ordering::Relaxed) != before => {}
+                Err(_) => return Err(format!("nothing came for {} s", SILENCE.as_secs()).into()),
+            }
+        }
     }
 }
 
