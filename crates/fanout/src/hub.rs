@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::framing::{Framing, Framings, Interned};
+use crate::framing::{Framings, Interned};
 use crate::history::{Beginning, SharedHistory};
 use crate::inbox;
 use crate::publisher::{Acknowledgement, Envelope};
@@ -16,7 +16,7 @@ use crate::recorder::Recorder;
 use crate::shard::Input;
 use crate::totals::{Audience, Totals};
 use crate::turn::{Outgoing, Turn};
-use crate::{CloseReason, Config, Data, Message, Namespace, SequenceEvent, Stats, Subscriber, Topics};
+use crate::{CloseReason, Config, Data, Message, Namespace, SequenceEvent, Stats, Subscriber};
 
 /// The most messages that one turn takes from the inbox.
 const TURN_MESSAGES: usize = 1024;
@@ -250,9 +250,13 @@ impl Hub {
         }
     }
 
-    /// What a relay of `topics` gets first.
-    fn relay_start(&mut self, topics: &Topics, framing: &Arc<dyn Framing>) -> Vec<Bytes> {
-        let totals = self.totals.of(topics);
+    /// What a relay gets first.
+    fn relay_start(&mut self, Subscriber { info, framing, grant, .. }: &Subscriber) -> Vec<Bytes> {
+        let topics = &info.topics;
+        let mut totals = self.totals.of(topics);
+        if let Some(grant) = grant {
+            totals.retain(|namespace| grant.plain.contains(namespace));
+        }
         let start = self.recorder.relay_start(topics, totals.clone());
         let mut batch = Vec::new();
         framing.relay_start(&start, &mut batch);
@@ -285,7 +289,7 @@ impl Hub {
             }
         }
         if subscriber.framing.is_relay() {
-            let mut start = self.relay_start(&subscriber.info.topics, &subscriber.framing);
+            let mut start = self.relay_start(&subscriber);
             start.insert(0, std::mem::take(&mut subscriber.preamble));
             subscriber.preamble = self.totals.charge(start.concat().into());
         }

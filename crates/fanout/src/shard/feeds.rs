@@ -189,7 +189,7 @@ impl Feeds {
         if is_private {
             private_sets.mark(message);
         }
-        let is_plain = message.update.is_none() && *restricted > 0 && *audience == Audience::Everyone;
+        let is_plain = message.update.is_none() && *restricted > 0 && *audience != Audience::Concerned;
         if is_plain {
             plain_sets.mark(message);
         }
@@ -211,7 +211,9 @@ impl Feeds {
             if is_private && !private_sets.is_permitted(feed.private_set) {
                 return;
             }
-            if is_plain && feed.plain_set.is_some_and(|set| !plain_sets.is_permitted(set)) {
+            // Others that read totals have the right to them, or would not.
+            let is_for_plain = is_plain && (*audience == Audience::Everyone || feed.is_relay);
+            if is_for_plain && feed.plain_set.is_some_and(|set| !plain_sets.is_permitted(set)) {
                 return;
             }
             if has_sender && message.is_from(feed.except_sender.as_ref()) {

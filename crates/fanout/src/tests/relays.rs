@@ -201,3 +201,27 @@ async fn relay_that_comes_while_totals_are_unavailable_gets_the_sums_that_later_
     ];
     assert_eq!(lines, expected);
 }
+
+#[tokio::test]
+async fn relay_gets_no_totals_that_its_grant_excludes() {
+    let config = Config { totals: vec![ns("/eps"), ns("/other")], ..Config::default() };
+    let fanout = Fanout::builder().config(config).inbox(64).build();
+    let publisher = fanout.publisher();
+    for namespace in ["/eps", "/other"] {
+        publisher.send(Message::totals(ns(namespace), [("a".to_owned(), 3)].into_iter().collect())).await.unwrap();
+    }
+    settle().await;
+    let (sender, reader) = body();
+    let mut subscriber = Subscriber::new(info("/eps,/other"), Arc::new(RelayLines), Sink::Body(sender));
+    subscriber.grant = Some(Arc::new(Grant::default().with_plain(Access::Topics(of("/eps")))));
+    fanout.handle().subscribe(subscriber).await.unwrap();
+    settle().await;
+    for namespace in ["/eps", "/other"] {
+        let unavailable = TotalsState::Unavailable("x".into());
+        publisher.send(Message::totals_state(ns(namespace), unavailable)).await.unwrap();
+    }
+    settle().await;
+    publisher.set_path(vec!["origin".into()], 0).await.unwrap();
+    let text = rest(reader).await;
+    assert!(text.contains("/eps#snapshot") && text.contains("/eps#totals") && !text.contains("/other"), "{text}");
+}
