@@ -12,6 +12,9 @@ use crate::{
 /// Numbers below are no times in milliseconds since 1970: they would be in the year 2001 or before.
 const FIRST_TIME: u64 = 1_000_000_000_000;
 
+/// The age from which on a confirmed place says nothing of where an engine is that messages come from: it confirms one each second.
+const CONFIRMED_FOR: Duration = Duration::from_millis(2500);
+
 /// Writes the history.
 #[derive(Debug)]
 pub(crate) struct Recorder {
@@ -77,9 +80,11 @@ impl Recorder {
         self.history.write(|history| history.forget_retention(retention, trimmed));
     }
 
-    /// Whether the sources have reported everything that there is.
+    /// Whether the sources have reported everything that there is, those that confirm it not long ago.
     pub(crate) fn is_current(&self) -> bool {
-        self.undeclared == 0 && self.sequences.iter().all(|sequence| sequence.is_current)
+        let is_confirmed =
+            |of: &Sequence| of.confirmed_at.is_none_or(|confirmed_at| confirmed_at.elapsed() < CONFIRMED_FOR);
+        self.undeclared == 0 && self.sequences.iter().all(|of| of.is_current && is_confirmed(of))
     }
 
     /// What an engine needs that relays `topics` from here on. Everything before must have been committed.
@@ -238,4 +243,38 @@ fn published_at(entry: Option<EntryId>, received_at: Instant) -> Instant {
         now.checked_sub(Duration::from_millis(at))
     };
     age().and_then(|age| Instant::now().checked_sub(age)).unwrap_or(received_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::ns;
+
+    #[test]
+    fn place_that_was_confirmed_long_ago_is_not_current() {
+        let retention = Retention {
+            name: "kept".into(),
+            namespace: ns("/kept"),
+            except: Box::default(),
+            sequence: Some("orders".into()),
+            partition: None,
+            max_messages: None,
+            max_bytes: None,
+            max_age: None,
+            last_values: false,
+        };
+        let mut recorder = Recorder::new(SharedHistory::new(1024), &[Arc::new(retention)]);
+        let mut event = |kind| {
+            recorder.sequence_event(SequenceEvent { sequence: "orders".into(), kind });
+            recorder.is_current()
+        };
+        assert!(!event(SequenceEventKind::Start { after: EntryId::ZERO }));
+        assert!(event(SequenceEventKind::Current), "its source confirms nothing");
+        let reached = SequenceEventKind::Reached { entry: EntryId::ZERO, is_confirmed: true };
+        assert!(event(reached));
+        recorder.sequences.get_mut(0).unwrap().confirmed_at = Instant::now().checked_sub(CONFIRMED_FOR);
+        assert!(!recorder.is_current());
+        recorder.sequence_event(SequenceEvent { sequence: "orders".into(), kind: reached });
+        assert!(recorder.is_current());
+    }
 }
