@@ -30,7 +30,7 @@ use tallycast::source::memory::MemorySource;
 use tallycast::source::nats::{JetStreamSource, NatsSource, NatsUrl};
 use tallycast::source::redis::streams::StreamsSource;
 use tallycast::source::redis::{Config as Redis, RedisSource, slots};
-use tallycast::source::relay::RelaySource;
+use tallycast::source::relay::{Claims, RelaySource};
 use tallycast::source::{PushSource, Source, SourceError, SourceId, SourceInputs, StateBoard, Supervisor};
 use tallycast::totals::TotalsKey;
 use tallycast_fanout::Namespace;
@@ -92,8 +92,7 @@ pub(crate) fn start(
     let tickets = redis.clone().map_or_else(TicketStore::in_memory, TicketStore::Redis);
     let supervisor = supervisor.require_broker(broker.require_broker);
     let mut sources = Sources { running: JoinSet::new(), supervisor, states: status.states.clone() };
-    let sequences = inputs.iter().flat_map(|inputs| inputs.streams.borrow().clone()).map(|stream| stream.sequence);
-    let sequences: Vec<Arc<str>> = sequences.collect();
+    let claims = Claims::new(inputs.iter().map(|inputs| inputs.streams.clone()).collect());
     let mut backends = Vec::with_capacity(broker.sources.len());
     let mut push = Vec::new();
     for (id, (SourceConfig { name, kind }, inputs)) in (0..).map(SourceId).zip(broker.sources.into_iter().zip(inputs)) {
@@ -130,7 +129,7 @@ pub(crate) fn start(
             SourceKind::Relay(config) => {
                 let address = config.to_string();
                 let name = of.1.as_deref().unwrap_or(UNNAMED);
-                let relay = RelaySource::new(*config, name, status.handle.instance(), sequences.clone());
+                let relay = RelaySource::new(*config, name, status.handle.instance(), claims.clone());
                 sources.run(of, relay);
                 Backend::ReadOnly(address.into())
             }

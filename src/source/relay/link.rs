@@ -9,6 +9,7 @@ use tallycast_fanout::{
 };
 use tallycast_server::relay::{MAX_RELAY_PATH, RelayEvent, RelayedMessage};
 
+use super::claims::Claims;
 use crate::source::{RelayedEvent, SourceEvent};
 
 /// Where all that is kept begins.
@@ -25,7 +26,7 @@ pub(super) enum LinkError {
     Loop,
     #[error("messages pass {0} servers; the limit is {MAX_RELAY_PATH}")]
     Path(usize),
-    #[error("the sequence {0:?} of the origin is also one of this server; expected another source for one of them")]
+    #[error("the sequence {0:?} of the origin comes from another source, too; expected one source for it")]
     Sequence(String),
     #[error("the origin does not know relay=1; expected a tallycast of the same version")]
     NoStart,
@@ -52,8 +53,8 @@ pub(super) struct Link {
     source: Arc<str>,
     /// This engine.
     instance: Arc<str>,
-    /// Sequences of other sources.
-    reserved: Vec<Arc<str>>,
+    /// The sequences of all sources.
+    claims: Claims,
     known: Option<Known>,
     /// The newest entry of each sequence that was passed on, in the order of ids.
     reached: Vec<EntryId>,
@@ -110,12 +111,12 @@ struct Session {
 }
 
 impl Link {
-    /// Before the first session of `source`. `reserved` are the sequences of other sources.
-    pub(super) fn new(source: Arc<str>, instance: Arc<str>, reserved: Vec<Arc<str>>) -> Self {
+    /// Before the first session of `source`. `claims` are those of all relays.
+    pub(super) fn new(source: Arc<str>, instance: Arc<str>, claims: Claims) -> Self {
         Self {
             source,
             instance,
-            reserved,
+            claims,
             known: None,
             reached: Vec::new(),
             delivered: Vec::new(),
@@ -179,6 +180,10 @@ impl Link {
                 return Ok(Step::Refill);
             }
             RelayEvent::Position(Some(id)) => {
+                // Once a second: a route may have been added.
+                if let Some(known) = &self.known {
+                    self.claim(known)?;
+                }
                 let entries = self.entries(&id)?;
                 for (place, entry) in entries.into_iter().enumerate() {
                     self.reach(place, entry, true, out);
@@ -206,9 +211,7 @@ impl Link {
         }
         let path = start.path.clone();
         let (known, target) = Known::of(start, &self.source);
-        if let Some(name) = known.sequences.iter().find(|name| self.reserved.contains(name)) {
-            return Err(LinkError::Sequence(name.to_string()));
-        }
+        self.claim(&known)?;
         let before = self.known.as_ref();
         if !self.session.is_filling
             && let Some(before) = before
@@ -317,6 +320,14 @@ impl Link {
                 self.report_of(place, SequenceEventKind::Reset { reason }, out);
             }
         }
+    }
+
+    /// Makes sure that no other source has these sequences.
+    fn claim(&self, known: &Known) -> Result<(), LinkError> {
+        let partitions = known.format.sequences().filter_map(|(_, partition)| partition);
+        let topics = partitions.map(|partition| Arc::clone(&partition.topic)).collect();
+        let claimed = self.claims.claim(&self.source, known.sequences.iter().cloned().collect(), &topics);
+        claimed.map_err(|name| LinkError::Sequence(name.trim_start_matches('\0').to_owned()))
     }
 
     /// The entries of an id. An id of another form means that the origin has other sequences than it said.

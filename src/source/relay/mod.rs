@@ -3,6 +3,7 @@
 //! The origin serves a stream with `relay=1`. [`Link`] decides what its events mean; a session opens the stream and passes on what the
 //! link says. `docs/sources.md` explains what is exact and what is lost.
 
+mod claims;
 mod client;
 mod config;
 mod link;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use tallycast_server::relay::RelayEvent;
 
+pub use claims::Claims;
 pub use config::{Config, UrlError};
 
 use self::client::Client;
@@ -35,9 +37,9 @@ impl RelaySource {
         Capabilities { positions: true, durable: false, ordered: true, acknowledges: false };
 
     /// A relay with the name `name`, which differs from those of other sources, in front of the engine `instance`; see
-    /// [`Handle::instance`](tallycast_fanout::Handle::instance). `reserved` are the sequences of other sources.
-    pub fn new(config: Config, name: &str, instance: Arc<str>, reserved: Vec<Arc<str>>) -> Self {
-        Self { client: Client::new(config, Arc::clone(&instance)), link: Link::new(name.into(), instance, reserved) }
+    /// [`Handle::instance`](tallycast_fanout::Handle::instance). `claims` are those of all relays.
+    pub fn new(config: Config, name: &str, instance: Arc<str>, claims: Claims) -> Self {
+        Self { client: Client::new(config, Arc::clone(&instance)), link: Link::new(name.into(), instance, claims) }
     }
 
     async fn session(&mut self, emitter: &mut Emitter) -> Result<SessionEnd, BoxError> {

@@ -7,6 +7,7 @@ use tallycast_fanout::{
 };
 use tallycast_server::relay::{RelayEvent, RelayedMessage};
 
+use super::claims::Claims;
 use super::link::{Link, LinkError, Step};
 use crate::source::{RelayedEvent, SourceEvent};
 
@@ -54,7 +55,7 @@ fn message(retention: &str, id: String) -> RelayEvent {
 }
 
 fn link() -> Link {
-    Link::new("origin".into(), "edge".into(), Vec::new())
+    Link::new("origin".into(), "edge".into(), Claims::default())
 }
 
 /// What the pipeline is told, each as a few words.
@@ -296,7 +297,10 @@ fn events_that_cannot_be_end_the_session() {
     };
     assert_eq!(error(vec![of_path(vec!["a".into(), "edge".into()])]), LinkError::Loop);
     assert_eq!(error(vec![of_path(vec!["a".into(); 17])]), LinkError::Path(17));
-    let mut link = Link::new("origin".into(), "edge".into(), vec!["orders".into()]);
-    link.begin();
+    // Another relay of the same origin.
+    let claims = Claims::default();
+    let relay = |name: &str| Link::new(name.into(), "edge".into(), claims.clone());
+    relay("one").take(start(), &mut Vec::new()).unwrap();
+    let mut link = relay("two");
     assert_eq!(link.take(start(), &mut Vec::new()), Err(LinkError::Sequence("orders".to_owned())));
 }
