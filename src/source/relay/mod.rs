@@ -1,6 +1,6 @@
 //! A relay: another tallycast as the source, whose messages are sent on with the same ids.
 //!
-//! The origin serves a stream with `relay=1`. [`Link`] decides what its events mean; a session opens the stream and passes on what the
+//! The origin serves a stream with `relay=1`. `Link` decides what its events mean; a session opens the stream and passes on what the
 //! link says. `docs/sources.md` explains what is exact and what is lost.
 
 mod claims;
