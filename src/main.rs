@@ -208,7 +208,16 @@ async fn run(config: Config, log: LogFilter, systemd: Systemd, passed: Passed) -
         server = server.observer(presence.observer());
     }
     // Where another process may be serving, this one first waits until it is ready, too.
-    let mut accepting = listening.when_ready(status.broker.clone(), &source, &steps).await?;
+    let mut accepting = match listening.when_ready(status.broker.clone(), &source, &steps).await {
+        Ok(accepting) => accepting,
+        Err(error) => {
+            // Why the source has ended, if it has, says more.
+            if source.is_finished() {
+                source.await.context("the source failed")?.context("the broker is required")?;
+            }
+            return Err(error);
+        }
+    };
     let server = tokio::spawn(accepting.serve(server, &steps)?.into_future());
     tracing::info!(%address, node = %status.node, "serving");
     notifier.ready();

@@ -119,10 +119,7 @@ impl Supervisor {
                 LoopEvent::SessionEnded(Err(error)) => error.to_string(),
             };
             if require_broker && !emitter.broker.has_started() {
-                let address = source.address();
-                // Here, too, because the process may end for another reason before it hears of this one.
-                tracing::error!(source = %address, %reason, "cannot subscribe");
-                return Err(SourceError::Unavailable { address, reason });
+                return Err(SourceError::Unavailable { address: source.address(), reason });
             }
             if emitter.broker.session_ended(reason).is_some_and(|subscribed_for| subscribed_for >= HEALTHY) {
                 backoff = self::backoff();
