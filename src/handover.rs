@@ -23,6 +23,7 @@ use std::time::Duration;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
+use tallycast::config::MAX_READY_LIMIT;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
@@ -36,7 +37,7 @@ const MESSAGE_LIMIT: Duration = Duration::from_secs(5);
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// Time for a new process to become ready. It has a limit of its own, which is usually shorter; this one is for a process that hangs,
 /// because further ones wait for it. `--ready-limit` may not be above it.
-const SUCCESSOR_LIMIT: Duration = Duration::from_secs(600);
+const SUCCESSOR_LIMIT: Duration = MAX_READY_LIMIT;
 
 const GREETING: &[u8] = b"tallycast 1\n";
 const READY: &[u8] = b"ready\n";
@@ -53,7 +54,7 @@ impl Predecessor {
         for _ in 0..3 {
             let stream = match UnixStream::connect(path).await {
                 Ok(stream) => stream,
-                // Nobody, or a socket that a killed process has left.
+                // No process, or a socket that a killed one has left.
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                     return Ok(None);
                 }
@@ -274,7 +275,7 @@ mod tests {
             drop(socket);
         };
         let (connected, ()) = tokio::join!(Predecessor::connect(&path), closing);
-        // The next attempt has found nobody.
+        // The next attempt has found no process.
         assert!(connected.unwrap().is_none());
     }
 }

@@ -135,7 +135,7 @@ impl Link {
 }
 
 impl Drop for Link {
-    /// The connection says goodbye, which must not take for ever: a frozen broker does not answer.
+    /// The connection closes gracefully, within a time limit: a frozen broker does not answer.
     fn drop(&mut self) {
         let socket = self.socket.take();
         if let Ok(runtime) = Handle::try_current()

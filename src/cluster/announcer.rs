@@ -57,7 +57,7 @@ impl<R: Fn() -> NodeReport> Announcer<R> {
         }
         let Some(link) = link else { return };
         if !matches!(timeout(REMOVAL_LIMIT, link.send(self.gossip.gone())).await, Ok(Ok(()))) {
-            tracing::debug!("the other nodes could not be told that this one stops; its lease expires");
+            tracing::debug!("cannot announce to the other nodes that this one stops; its lease expires");
         }
     }
 
@@ -144,7 +144,7 @@ impl<R: Fn() -> NodeReport> Announcer<R> {
         let Some(confirmed_at) = self.confirmed_at else { return };
         let reading = self.gossip.reading(&(self.report)(), now());
         self.stats.nodes.set(reading.total as u64);
-        self.view.send_replace(Arc::new(ClusterView::heard(&self.id, reading, confirmed_at)));
+        self.view.send_replace(Arc::new(ClusterView::received(&self.id, reading, confirmed_at)));
     }
 }
 

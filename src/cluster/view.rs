@@ -88,7 +88,7 @@ impl ClusterView {
     }
 
     /// The view of a process that hears of the others, and whose own announcement was passed on at `confirmed_at`.
-    pub(super) fn heard(id: &NodeId, reading: Reading, confirmed_at: Instant) -> Self {
+    pub(super) fn received(id: &NodeId, reading: Reading, confirmed_at: Instant) -> Self {
         Self { read_at: Some(confirmed_at), ..Self::read(id, reading) }
     }
 

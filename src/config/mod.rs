@@ -41,7 +41,7 @@ pub use effective::EffectiveOption;
 pub use errors::{ConfigError, EXIT_UNAVAILABLE, EXIT_USAGE};
 pub use flags::{DemoOptions, LogFormat};
 pub use reload::Changes;
-pub use restart::{Restart, Supervisor};
+pub use restart::{MAX_READY_LIMIT, Restart, Supervisor};
 pub use secret::Secret;
 pub use sources::{SourceConfig, SourceKind, SourceValueError};
 

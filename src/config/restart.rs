@@ -10,7 +10,7 @@ use super::errors::ConfigError;
 use super::values::duration;
 
 /// The most that `--ready-limit` may be with `--handover`: the process that serves waits no longer for another one.
-const MAX_READY_LIMIT: Duration = Duration::from_secs(600);
+pub const MAX_READY_LIMIT: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Restart")]

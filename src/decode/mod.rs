@@ -20,6 +20,8 @@ pub(crate) use json_field::string_field;
 pub use route::{Route, RouteError};
 pub(crate) use routes::OWN_CHANNELS;
 pub use routes::{DecodeError, Decoded, Routes, RoutesError};
+#[cfg(any(feature = "amqp", feature = "nats"))]
+pub(crate) use sender::SENT;
 pub use sender::channel_of_sender;
 pub use stage::{Stats, run};
 pub use target::{Target, TargetError};

@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::{DecodeError, MAX_SENDER_BYTES};
 
 /// The start of the names of channels that carry a sender: it follows, percent-encoded, and then a colon and the channel.
-pub(super) const SENT: &str = "tallycast:sent:";
+pub(crate) const SENT: &str = "tallycast:sent:";
 /// As a component of a URL is encoded. The text contains no colon.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 

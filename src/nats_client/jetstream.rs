@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Connection, NatsError};
 
-/// How long a consumer lasts that nobody asks for messages.
+/// How long a consumer lasts without a request for messages.
 const INACTIVE: Duration = Duration::from_secs(60);
 
 /// JetStream has refused a request.

@@ -140,7 +140,7 @@ impl Connection {
     }
 
     /// Waits until the server has taken everything that was sent before. A message to this connection itself goes there and
-    /// back, because the library tells nobody about the pings of the protocol. One answer is enough for everyone who waited
+    /// back, because the library does not report the pings of the protocol. One answer is enough for everyone who waited
     /// for a turn when its message was sent.
     pub(crate) async fn ping(&self) -> Result<(), NatsError> {
         // Pings from this number on are sent after what the caller has sent. A mere load would not order the two.

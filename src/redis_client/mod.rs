@@ -57,7 +57,7 @@ type Link = Arc<OnceCell<Connected>>;
 
 struct Connected {
     connection: MultiplexedConnection,
-    /// Gives up a server of Sentinels that is no longer what it was: it would still publish, but to nobody.
+    /// Gives up a server of Sentinels that is no longer what it was: it would still publish, but reach no subscriber.
     _watch: JoinSet<()>,
 }
 

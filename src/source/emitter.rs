@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tallycast_fanout::inbox::{self, TrySendError};
 use tallycast_fanout::{Acknowledgement, Receipt};
+use tokio::sync::watch;
 
 use super::broker::BrokerStatus;
 use super::{RawEvent, SourceEvent, SourceId, SourceStats};
@@ -65,6 +66,15 @@ impl Emitter {
         let output = work.await;
         self.broker.idle(false);
         output
+    }
+
+    /// Waits, as [`idle`](Self::idle) does, while the list of what the source reads is empty. Returns `false` if it is empty for ever.
+    pub async fn idle_while_empty<T: Send + Sync>(&mut self, list: &watch::Receiver<Vec<T>>) -> bool {
+        if !list.borrow().is_empty() {
+            return true;
+        }
+        let mut list = list.clone();
+        self.idle(async { list.wait_for(|list| !list.is_empty()).await.is_ok() }).await
     }
 
     /// Passes an event on without waiting. An event that does not fit into the inbox is dropped and counted.

@@ -6,44 +6,18 @@ use crate::ingest;
 use crate::source_contract::{Broker, fulfils_the_contract};
 use crate::support::{Certificate, EventSource, NatsServer, Tallycast, TempDir, command, eventually, nodes, post};
 
-struct Subjects(NatsServer);
+/// Subjects, or a stream of JetStream.
+struct Nats<const STREAM: bool>(NatsServer);
 
-impl Broker for Subjects {
-    const DURABLE: bool = false;
-
-    fn source(&self) -> String {
-        self.0.url()
-    }
-
-    fn route(&self) -> String {
-        "c=/c".to_owned()
-    }
-
-    fn publish(&self, payloads: &[&[u8]]) {
-        self.0.publish("c", payloads);
-    }
-
-    fn kill(&mut self) {
-        self.0.kill();
-    }
-
-    fn run(&mut self) {
-        self.0.run();
-    }
-}
-
-/// A stream of JetStream.
-struct Stream(NatsServer);
-
-impl Broker for Stream {
-    const DURABLE: bool = true;
+impl<const STREAM: bool> Broker for Nats<STREAM> {
+    const DURABLE: bool = STREAM;
 
     fn source(&self) -> String {
         self.0.url()
     }
 
     fn route(&self) -> String {
-        "stream:C=/c".to_owned()
+        if STREAM { "stream:C=/c".to_owned() } else { "c=/c".to_owned() }
     }
 
     fn publish(&self, payloads: &[&[u8]]) {
@@ -61,23 +35,23 @@ impl Broker for Stream {
 
 #[test]
 fn nats_subjects_fulfil_the_contract() {
-    fulfils_the_contract(Subjects(NatsServer::start()));
+    fulfils_the_contract(Nats::<false>(NatsServer::start()));
 }
 
 #[test]
 fn jetstream_fulfils_the_contract() {
     let nats = NatsServer::start();
     nats.create_stream("C", "c");
-    fulfils_the_contract(Stream(nats));
+    fulfils_the_contract(Nats::<true>(nats));
 }
 
 #[test]
 #[ignore = "a measurement"]
 fn ingest_of_nats() {
-    ingest::measure("NATS subjects", &Subjects(NatsServer::start()));
+    ingest::measure("NATS subjects", &Nats::<false>(NatsServer::start()));
     let nats = NatsServer::start();
     nats.create_stream("C", "c");
-    ingest::measure("JetStream", &Stream(nats));
+    ingest::measure("JetStream", &Nats::<true>(nats));
 }
 
 fn serve(source: &str, flags: &[&str]) -> Tallycast {

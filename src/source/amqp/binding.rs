@@ -7,12 +7,11 @@
 use std::collections::{BTreeSet, HashSet};
 
 use crate::amqp_client::MAX_NAME_BYTES;
+use crate::decode::SENT;
 use crate::source::{Selector, StreamKey};
 
 /// What all channels match.
 const ALL: &str = "#";
-/// Channels of Redis that carry senders. Events of RabbitMQ have them in a header.
-const SENT: &str = "tallycast:sent:";
 
 /// Why routes cannot read something from RabbitMQ.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +43,7 @@ impl Bindings {
         let mut bindings = Self::default();
         for selector in selectors {
             let (Selector::Exact(text) | Selector::Prefix(text)) = selector;
+            // Events of RabbitMQ have their sender in a header.
             if text.starts_with(SENT) {
                 continue;
             }

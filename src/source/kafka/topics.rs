@@ -274,7 +274,7 @@ impl Topics {
             Taken::New => false,
         };
         let id = progress::entry(offset);
-        // Without a history, what is only for the history is for nobody.
+        // Without a history, what is only for the history is not needed.
         let stream = topic.stream.as_ref().filter(|stream| !is_backlog || stream.retention.is_some());
         let entry = stream.map(|stream| (&stream.sequence, &partition.sequence, id, is_backlog));
         Some(Placed { entry, is_event: topic.is_channel && !is_backlog })

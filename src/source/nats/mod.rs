@@ -1,4 +1,4 @@
-//! Events from NATS: of subjects, which are lost while nobody listens, and of JetStream streams, which NATS keeps.
+//! Events from NATS: of subjects, which are lost while no session is open, and of JetStream streams, which NATS keeps.
 //!
 //! Both are sources of their own, each with its connection and its supervisor, because they differ in what a lost connection means.
 

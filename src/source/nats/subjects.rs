@@ -1,5 +1,6 @@
 //! Selectors -> the subjects to subscribe to, in which wildcards stand for whole words. Pure.
 
+use crate::decode::SENT;
 use crate::nats_client::is_subject;
 use crate::source::Selector;
 
@@ -15,9 +16,6 @@ pub enum SubjectError {
     #[error("{0:?} is not the name of a JetStream stream: expected a word without white space and none of . * > / \\")]
     Stream(String),
 }
-
-/// The start of the names of channels that carry a sender. In NATS, a header does.
-const SENT: &str = "tallycast:sent:";
 
 /// Checks that messages can be published on what a selector selects.
 ///
@@ -91,6 +89,7 @@ impl<S> Default for Subscriptions<S> {
 impl<S> Subscriptions<S> {
     /// Goes over to other selectors. Drops the subscriptions that none of them needs, and returns the patterns that are missing.
     pub(super) fn select(&mut self, selectors: &[Selector]) -> Vec<Pattern> {
+        // In NATS, a header names the sender.
         let needed = |selector: &&Selector| !Selector::Prefix(SENT.to_owned()).covers(selector);
         self.selectors = selectors.iter().filter(needed).cloned().collect();
         let patterns: Vec<Pattern> = self.selectors.iter().map(Pattern::of).collect();

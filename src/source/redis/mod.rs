@@ -169,12 +169,8 @@ impl Source for RedisSource {
     }
 
     async fn run(&mut self, emitter: &mut Emitter) -> Result<SessionEnd, BoxError> {
-        if self.selectors.borrow().is_empty() {
-            let mut selectors = self.selectors.clone();
-            let has_selectors = async { selectors.wait_for(|selectors| !selectors.is_empty()).await.is_ok() };
-            if !emitter.idle(has_selectors).await {
-                return Ok(SessionEnd::Finished);
-            }
+        if !emitter.idle_while_empty(&self.selectors).await {
+            return Ok(SessionEnd::Finished);
         }
         let totals = self.totals.clone();
         if self.tasks.is_empty() {

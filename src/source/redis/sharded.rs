@@ -69,12 +69,8 @@ impl Source for ShardedSource {
     }
 
     async fn run(&mut self, emitter: &mut Emitter) -> Result<SessionEnd, BoxError> {
-        if self.channels.borrow().is_empty() {
-            let mut channels = self.channels.clone();
-            let has_channels = async { channels.wait_for(|channels| !channels.is_empty()).await.is_ok() };
-            if !emitter.idle(has_channels).await {
-                return Ok(SessionEnd::Finished);
-            }
+        if !emitter.idle_while_empty(&self.channels).await {
+            return Ok(SessionEnd::Finished);
         }
         let stats = Arc::clone(emitter.stats());
         let session = self.subscribe(&stats).await?;

@@ -4,7 +4,7 @@
 //! passed on before its place is, and waits for room, so no receipts are needed: what is lost with the process is read again
 //! by the next one.
 //!
-//! Each stream has a consumer, which the server forgets when nobody uses it. The source asks it for a bounded number of messages
+//! Each stream has a consumer, which the server forgets when it is not used. The source asks it for a bounded number of messages
 //! and bytes at a time, so nothing piles up while it waits for room. A consumer numbers what it sends: if a number is missing, or
 //! the consumer gives no sign of life, a new one continues after the last message that was read.
 
@@ -107,12 +107,8 @@ impl Source for JetStreamSource {
     }
 
     async fn run(&mut self, emitter: &mut Emitter) -> Result<SessionEnd, BoxError> {
-        if self.keys.borrow().is_empty() {
-            let mut keys = self.keys.clone();
-            let has_keys = emitter.idle(async { keys.wait_for(|keys| !keys.is_empty()).await.is_ok() }).await;
-            if !has_keys {
-                return Ok(SessionEnd::Finished);
-            }
+        if !emitter.idle_while_empty(&self.keys).await {
+            return Ok(SessionEnd::Finished);
         }
         self.update_streams();
         let connection = Connection::open(&self.url, NAME).await?;

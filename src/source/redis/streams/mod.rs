@@ -132,12 +132,8 @@ impl Source for StreamsSource {
     }
 
     async fn run(&mut self, emitter: &mut Emitter) -> Result<SessionEnd, BoxError> {
-        if self.keys.borrow().is_empty() {
-            let mut keys = self.keys.clone();
-            let has_keys = emitter.idle(async { keys.wait_for(|keys| !keys.is_empty()).await.is_ok() }).await;
-            if !has_keys {
-                return Ok(SessionEnd::Finished);
-            }
+        if !emitter.idle_while_empty(&self.keys).await {
+            return Ok(SessionEnd::Finished);
         }
         self.update_streams();
         let access = if std::mem::take(&mut self.avoids_replicas) { Access::Primary } else { Access::Replica };
