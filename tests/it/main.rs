@@ -12,9 +12,11 @@
 )]
 
 mod admin;
+mod admin_page;
 #[cfg(feature = "amqp")]
 mod amqp;
 mod autobahn;
+mod board_page;
 mod broker;
 mod cli;
 mod cluster;
@@ -39,7 +41,6 @@ mod limits;
 mod mercure;
 mod mercure_clients;
 mod nats;
-mod pages;
 mod presence;
 mod proxies;
 mod publish;

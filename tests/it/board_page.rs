@@ -1,4 +1,4 @@
-//! The board and the admin page in Chromium.
+//! The board in Chromium, and the headers of all pages.
 
 use redis::Commands;
 use serde_json::Value;
@@ -7,6 +7,8 @@ use crate::support::{Browser, RedisServer, Tallycast, command, eventually, get};
 
 const SCORES: &str = "emojitrack_score";
 const STATE: &str = "document.documentElement.dataset.connection";
+/// By how many pixels the page is wider than the window.
+const OVERFLOW: &str = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
 
 /// Increments and publishes scores, like a feeder.
 fn update(redis: &RedisServer, ids: &[&str]) {
@@ -203,23 +205,6 @@ fn board_search_filters_by_name() {
 }
 
 #[test]
-fn admin_page_lists_connections() {
-    let redis = RedisServer::start();
-    let tallycast = Tallycast::start(&redis, &["--admin-token", "secret"]);
-    let board = Browser::start();
-    board.open(&tallycast, "/");
-    board.wait_until(STATE, "live");
-    let browser = Browser::start();
-    browser.open_url(&tallycast.url("/admin/").replace("://", "://operator:secret@"));
-    browser.wait_until(STATE, "live");
-    browser.wait_until("document.querySelectorAll('[data-connection-path=\"/subscribe/eps\"]').length", 1);
-    browser.wait_until("document.querySelector('#connections').textContent.trim() !== ''", true);
-    browser.type_text("#filter", "/raw");
-    browser.wait_until("document.querySelectorAll('[data-connection-path]').length", 0);
-    assert_eq!(browser.console_messages(), [""; 0]);
-}
-
-#[test]
 fn pages_have_security_headers_and_etags() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &[]);
@@ -238,25 +223,21 @@ fn pages_have_security_headers_and_etags() {
     assert_eq!(get(&tallycast, "/admin", &[]).header("location"), "/admin/");
 }
 
-/// Saves a screenshot of both pages in both themes and at both widths.
+/// Saves a screenshot in both themes and at both widths.
 #[test]
-fn pages_fit_desktops_and_phones_in_both_themes() {
+fn board_fits_desktops_and_phones_in_both_themes() {
     let mut demo = command();
     demo.args(["demo", "--rate", "500"]);
     let demo = Tallycast::spawn(demo);
     for (width, dark) in [(1280, false), (1280, true), (360, false), (360, true)] {
         let browser = Browser::start_with(width, dark);
-        for (name, path) in [("board", "/"), ("admin", "/admin/")] {
-            browser.open(&demo, path);
-            browser.wait_until(STATE, "live");
-            browser.wait_until("matchMedia('(prefers-color-scheme: dark)').matches", dark);
-            let overflow = browser.eval("document.documentElement.scrollWidth - document.documentElement.clientWidth");
-            assert_eq!(overflow, Value::from(0), "{path} is wider than {width} pixels");
-            let selector = if name == "board" { "#rate" } else { "#messages-out" };
-            let figure = format!("parseInt(document.querySelector('{selector}').textContent) || 0");
-            eventually("the page shows a rate", || browser.eval(&figure).as_u64() > Some(0));
-            browser.screenshot(&format!("{name}-{}-{width}", if dark { "dark" } else { "light" }));
-        }
+        browser.open(&demo, "/");
+        browser.wait_until(STATE, "live");
+        browser.wait_until("matchMedia('(prefers-color-scheme: dark)').matches", dark);
+        assert_eq!(browser.eval(OVERFLOW), 0, "wider than {width} pixels");
+        let rate = "parseInt(document.querySelector('#rate').textContent) || 0";
+        eventually("the page shows a rate", || browser.eval(rate).as_u64() > Some(0));
+        browser.screenshot(&format!("board-{}-{width}", if dark { "dark" } else { "light" }));
         assert_eq!(browser.console_messages(), [""; 0]);
     }
 }
