@@ -1,4 +1,4 @@
-//! The pages for browsers, as they are in `web/`, compiled into the binary.
+//! The pages for browsers, as they are in `web/`, and the client library, compiled into the binary.
 //!
 //! | path | file |
 //! |---|---|
@@ -6,6 +6,7 @@
 //! | `GET /admin/` | `admin.html` |
 //! | `GET /admin` | a redirect to `/admin/` |
 //! | `GET /web/chat`, `GET /web/notifications` | `chat.html` and `notifications.html` |
+//! | `GET /assets/tallycast.js` | the client library, `clients/js/tallycast.js` |
 //! | `GET /assets/<name>` | the scripts, styles and pictures of all |
 
 use axum::Router;
@@ -41,7 +42,7 @@ const REALTIME_PAGES: [Asset; 2] = [
 ];
 
 /// All assets but the pages that can be switched off.
-const ASSETS: [Asset; 18] = [
+const ASSETS: [Asset; 19] = [
     (BOARD, HTML, include_str!("../web/board.html")),
     ("/assets/admin-cluster.js", SCRIPT, include_str!("../web/admin-cluster.js")),
     ("/assets/admin-connections.js", SCRIPT, include_str!("../web/admin-connections.js")),
@@ -59,6 +60,7 @@ const ASSETS: [Asset; 18] = [
     ("/assets/panel.js", SCRIPT, include_str!("../web/panel.js")),
     ("/assets/stream.js", SCRIPT, include_str!("../web/stream.js")),
     ("/assets/style.css", STYLE, include_str!("../web/style.css")),
+    ("/assets/tallycast.js", SCRIPT, include_str!("../clients/js/tallycast.js")),
     ("/assets/units.js", SCRIPT, include_str!("../web/units.js")),
 ];
 
