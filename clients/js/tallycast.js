@@ -280,14 +280,11 @@ export class Subscription {
     const before = this.#topics ?? new Set();
     this.#topics = setOf(topics);
     if (before.size === this.#topics.size && this.topics.every((topic) => before.has(topic))) return;
+    this.#topicsChanged = true;
     const { state } = this.#status;
-    if (this.#Socket && state !== "paused") {
-      // Once for all changes of a turn.
-      queueMicrotask(() => this.#sendTopics());
-    } else {
-      this.#topicsChanged = true;
-      if (state !== "waiting") this.#phase.abort(WAKE);
-    }
+    // Once for all changes of a turn. Without a connection, the next one has the new topics.
+    if (this.#Socket && state !== "paused") queueMicrotask(() => this.#sendTopics());
+    else if (state !== "waiting") this.#phase.abort(WAKE);
   }
 
   /** Reads more topics. @param {string | Iterable<string>} topics */

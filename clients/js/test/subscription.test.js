@@ -1,8 +1,10 @@
 // Subscriptions over server-sent events to servers that refuse, break off, fall silent and ask for pauses.
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { createServer } from "node:http";
 import { test } from "node:test";
+import { promisify } from "node:util";
 import { Refusal, backoff, subscribe } from "tallycast";
 
 const TEST = { timeout: 30_000 };
@@ -310,6 +312,20 @@ test("a subscription can be closed at any time", TEST, async (context) => {
     await closing.until(() => closing.states().includes("closed"));
     assert.equal(closing.states().at(-1), "closed");
   }
+});
+
+test("an error of a handler is uncaught, and the next message comes", TEST, async (context) => {
+  const server = await serve(context, stream(message("one") + message("two")));
+  const code = `
+    import { subscribe } from "tallycast";
+    process.on("uncaughtException", ({ message }) => console.log("uncaught", message));
+    const subscription = subscribe("/a", ({ data }) => {
+      if (data === "one") throw new Error("of one");
+      console.log(data);
+      subscription.close();
+    }, { url: ${JSON.stringify(server.url)} });`;
+  const { stdout } = await promisify(execFile)(process.execPath, ["--input-type=module", "--eval", code], { cwd: import.meta.dirname });
+  assert.equal(stdout.split("\n").sort().join(" "), " two uncaught of one");
 });
 
 test("positions of the past are asked for once, and other parameters each time", TEST, async (context) => {
