@@ -19,6 +19,8 @@ mod autobahn;
 mod board_page;
 mod broker;
 mod cli;
+mod client_js;
+mod client_pages;
 mod cluster;
 mod commands;
 mod compression;
