@@ -527,10 +527,9 @@ export class Subscription {
     return url;
   }
 
-  /** Requests the stream. @param {AbortSignal} signal */
-  async #request(signal) {
+  /** Requests the stream. @param {AbortSignal} signal @param {string | undefined} token */
+  async #request(signal, token) {
     const { fetch = globalThis.fetch, credentials, token: given } = this.#options;
-    const token = await this.#token();
     /** @type {Record<string, string>} */
     const headers = { accept: "text/event-stream" };
     if (token) headers.authorization = `Bearer ${token}`;
@@ -553,7 +552,7 @@ export class Subscription {
 
   /** Reads server-sent events until they end. @param {AbortSignal} signal */
   async #readStream(signal) {
-    const reader = (await this.#request(signal)).body?.getReader();
+    const reader = (await this.#request(signal, await this.#token())).body?.getReader();
     this.#opened();
     const feed = createParser(
       (block) => signal.aborted || this.#receiveBlock(block),
@@ -603,7 +602,7 @@ export class Subscription {
       socket.onclose = resolve;
     });
     // A WebSocket does not show why it was refused. A request for the same stream does.
-    if (!this.#openedAt) await this.#request(signal);
+    if (!this.#openedAt) await this.#request(signal, token);
     if (code === 1008 && /expired/.test(reason)) this.#expired = reason;
     const text = reason || `the WebSocket was closed (${code})`;
     throw PERMANENT.includes(code) ? new Refusal(code, text, true) : new Error(text);

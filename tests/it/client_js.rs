@@ -22,6 +22,8 @@ const ROUTES: [&str; 6] = [
 ];
 const SCORES: &str = "emojitrack_score";
 const CRASHES: u64 = 2;
+/// The reader with totals that adds a topic.
+const MIXED: &str = "totals and orders";
 
 fn source() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/clients/js"))
@@ -152,10 +154,14 @@ fn serve(redis: &RedisServer, port: u16) -> Tallycast {
 fn messages_arrive_exactly_once_or_with_a_gap_and_totals_are_exact_through_crashes() {
     let mut redis = RedisServer::start_durable();
     let mut tallycast = serve(&redis, 0);
-    let wanted = readers(&tallycast, &["/orders/*", "/news", "/eps"], &json!({}));
+    let mut wanted = readers(&tallycast, &["/orders/*", "/news", "/eps"], &json!({}));
+    let mixed = wanted.as_array().unwrap().len();
+    let options = json!({"url": tallycast.url("/subscribe"), "transport": "websocket", "snapshot": true});
+    wanted.as_array_mut().unwrap().push(json!({"name": MIXED, "topics": ["/eps"], "options": options}));
     let mut both = [Readers::in_node(&wanted), Readers::in_page(&wanted)];
-    let connected = 2 * wanted.as_array().unwrap().len() as u64;
+    let connected = 2 * (mixed as u64 + 1);
     tallycast.until_counter("/hub/connections", connected);
+    both.iter_mut().for_each(|readers| readers.call(mixed, "add", &json!("/orders/*")));
     let mut orders = vec![publish(&redis, "first")];
     for crash in 0..CRASHES {
         // The server, with readers in the middle of a stream.
@@ -197,6 +203,11 @@ fn messages_arrive_exactly_once_or_with_a_gap_and_totals_are_exact_through_crash
             let unknown = totals.iter().filter(|totals| totals[0] == false).count();
             assert!(unknown >= CRASHES as usize, "{name}: {totals:?}");
         }
+        // From when its topic was added.
+        readers.until(MIXED, "totals", |seen| seen.last() == Some(&scores));
+        let messages = readers.until(MIXED, "message", |seen| seen.iter().any(|message| message[2] == "last"));
+        let messages: Vec<Value> = messages.into_iter().filter(|message| message[1] == "/orders/eu").collect();
+        assert!(orders.ends_with(&messages), "{messages:?}");
     }
     if let [_, Readers::Page { browser, .. }] = &both {
         assert_eq!(browser.eval("errors"), json!([]));
