@@ -26,6 +26,7 @@ pub(crate) const ADMIN: &str = "/admin/";
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
 const PICTURE: &str = "image/svg+xml";
 
 /// Path, content type and text.
@@ -42,12 +43,19 @@ const REALTIME_PAGES: [Asset; 2] = [
 ];
 
 /// All assets but the pages that can be switched off.
-const ASSETS: [Asset; 19] = [
+const ASSETS: [Asset; 27] = [
     (BOARD, HTML, include_str!("../web/board.html")),
     ("/assets/admin-cluster.js", SCRIPT, include_str!("../web/admin-cluster.js")),
     ("/assets/admin-connections.js", SCRIPT, include_str!("../web/admin-connections.js")),
     ("/assets/admin.css", STYLE, include_str!("../web/admin.css")),
     ("/assets/admin.js", SCRIPT, include_str!("../web/admin.js")),
+    ("/assets/board-cells.js", SCRIPT, include_str!("../web/board-cells.js")),
+    ("/assets/board-empty.js", SCRIPT, include_str!("../web/board-empty.js")),
+    ("/assets/board-glyphs.js", SCRIPT, include_str!("../web/board-glyphs.js")),
+    ("/assets/board-search.js", SCRIPT, include_str!("../web/board-search.js")),
+    ("/assets/board-source.js", SCRIPT, include_str!("../web/board-source.js")),
+    ("/assets/board-symbols.js", SCRIPT, include_str!("../web/board-symbols.js")),
+    ("/assets/board-totals.js", SCRIPT, include_str!("../web/board-totals.js")),
     ("/assets/board.css", STYLE, include_str!("../web/board.css")),
     ("/assets/board.js", SCRIPT, include_str!("../web/board.js")),
     ("/assets/channel.css", STYLE, include_str!("../web/channel.css")),
@@ -56,6 +64,7 @@ const ASSETS: [Asset; 19] = [
     ("/assets/chat.js", SCRIPT, include_str!("../web/chat.js")),
     ("/assets/dom.js", SCRIPT, include_str!("../web/dom.js")),
     ("/assets/favicon.svg", PICTURE, include_str!("../web/favicon.svg")),
+    ("/assets/keywords.txt", TEXT, include_str!("../web/vendor/keywords.txt")),
     ("/assets/notifications.js", SCRIPT, include_str!("../web/notifications.js")),
     ("/assets/panel.js", SCRIPT, include_str!("../web/panel.js")),
     ("/assets/stream.js", SCRIPT, include_str!("../web/stream.js")),

@@ -56,3 +56,12 @@ export async function getJson(path) {
   const response = await get(path);
   return response?.ok ? response.json().catch(() => undefined) : undefined;
 }
+
+/** The words for the states of a subscription that readers see. */
+export const CONNECTION = /** @type {const} */ ({
+  connecting: "connecting",
+  live: "live",
+  waiting: "reconnecting",
+  paused: "offline",
+  closed: "refused",
+});
