@@ -241,3 +241,57 @@ fn board_fits_desktops_and_phones_in_both_themes() {
         assert_eq!(browser.console_messages(), [""; 0]);
     }
 }
+
+#[test]
+fn board_has_no_accessibility_violations_and_keeps_its_layout() {
+    let mut demo = command();
+    demo.args(["demo", "--rate", "2000"]);
+    let demo = Tallycast::spawn(demo);
+    for (width, dark) in [(1280, false), (1280, true), (360, false), (360, true)] {
+        let browser = Browser::start_with(width, dark);
+        browser.open(&demo, "/");
+        browser.wait_until(STATE, "live");
+        // The rate is the last figure that the page shows.
+        let rate = "parseInt(document.querySelector('#rate').textContent) || 0";
+        eventually("the page shows a rate", || browser.eval(rate).as_u64() > Some(0));
+        assert_eq!(browser.layout_shifts(), [""; 0]);
+        assert_eq!(browser.accessibility_violations(), [""; 0]);
+        browser.click("[data-id='1F602']");
+        browser.wait_until("document.querySelectorAll('#panel .post').length > 5", true);
+        assert_eq!(browser.accessibility_violations(), [""; 0]);
+    }
+}
+
+#[test]
+fn board_has_no_long_tasks_at_2000_events_per_second() {
+    let mut demo = command();
+    demo.args(["demo", "--rate", "2000"]);
+    let demo = Tallycast::spawn(demo);
+    let browser = Browser::start_with_trace();
+    browser.open(&demo, "/");
+    browser.wait_until(STATE, "live");
+    browser.wait_until("document.querySelectorAll('.updated').length > 50", true);
+    browser.run("performance.mark('start'); window.before = document.querySelector('#sum').textContent");
+    let counted = "Number(document.querySelector('#sum').textContent.replaceAll(',', '')) - Number(before.replaceAll(',', ''))";
+    eventually("some seconds have been counted", || browser.eval(counted).as_u64() > Some(8000));
+    let (longest, tasks) = browser.longest_task();
+    assert!(longest < 50.0, "a task takes {longest} ms of CPU");
+    assert!(tasks > 100, "{tasks} tasks");
+}
+
+#[test]
+fn board_does_not_move_for_readers_who_prefer_less_motion() {
+    let mut demo = command();
+    demo.args(["demo", "--rate", "2000"]);
+    let demo = Tallycast::spawn(demo);
+    let browser = Browser::start_with_reduced_motion();
+    browser.open(&demo, "/");
+    browser.run(
+        "window.seen = 0; new MutationObserver(() => {
+            seen += document.querySelectorAll('.updated').length + document.getAnimations().length;
+        }).observe(document.querySelector('#grid'), { subtree: true, childList: true, characterData: true, attributes: true })",
+    );
+    let rate = "parseInt(document.querySelector('#rate').textContent) || 0";
+    eventually("the page shows a rate", || browser.eval(rate).as_u64() > Some(0));
+    assert_eq!(browser.eval("seen"), 0);
+}

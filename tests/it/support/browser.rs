@@ -35,15 +35,25 @@ impl Browser {
 
     /// As [`Browser::start`], but over TLS it uses HTTP/1.1 as well.
     pub(crate) fn start_without_http2() -> Self {
-        Self::launch(1280, false, &["--disable-http2"])
+        Self::launch(1280, false, &["--disable-http2"], false)
     }
 
     /// Opens a window of `width` pixels with the dark or the light theme. Below 500 pixels it emulates a phone.
     pub(crate) fn start_with(width: u32, dark: bool) -> Self {
-        Self::launch(width, dark, &[])
+        Self::launch(width, dark, &[], false)
     }
 
-    fn launch(width: u32, dark: bool, flags: &[&str]) -> Self {
+    /// As [`Browser::start`], for readers who have asked their system for less motion.
+    pub(crate) fn start_with_reduced_motion() -> Self {
+        Self::launch(1280, false, &["--force-prefers-reduced-motion"], false)
+    }
+
+    /// As [`Browser::start`], for [`Browser::longest_task`].
+    pub(crate) fn start_with_trace() -> Self {
+        Self::launch(1280, false, &[], true)
+    }
+
+    fn launch(width: u32, dark: bool, flags: &[&str], trace: bool) -> Self {
         let profile = TempDir::new();
         let (driver, port) = start_driver();
         let scheme = u8::from(!dark);
@@ -71,7 +81,12 @@ impl Browser {
         if width < 500 {
             options["mobileEmulation"] = json!({"deviceMetrics": {"width": width, "height": 740, "pixelRatio": 2.0}});
         }
-        let capabilities = json!({"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}});
+        let mut logs = json!({"browser": "ALL"});
+        if trace {
+            logs["performance"] = "ALL".into();
+            options["perfLoggingPrefs"] = json!({"traceCategories": "toplevel,blink.user_timing"});
+        }
+        let capabilities = json!({"goog:chromeOptions": options, "goog:loggingPrefs": logs});
         let sessions = format!("http://127.0.0.1:{port}/session");
         let answer = call(Method::POST, &sessions, &json!({"capabilities": {"alwaysMatch": capabilities}}));
         let session = format!("{sessions}/{}", answer["sessionId"].as_str().unwrap());
@@ -131,6 +146,59 @@ impl Browser {
         let picture = BASE64_STANDARD.decode(picture.as_str().unwrap()).unwrap();
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.png"));
         std::fs::write(path, picture).unwrap();
+    }
+
+    /// The violations of accessibility rules that axe-core finds in the page (<https://github.com/dequelabs/axe-core>).
+    pub(crate) fn accessibility_violations(&self) -> Vec<String> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/web/node_modules/axe-core/axe.min.js");
+        let axe = std::fs::read_to_string(path).expect("install axe-core: npm --prefix web ci");
+        self.run(&axe);
+        let violations = self.eval(
+            "axe.run().then(({ violations }) => violations.map(({ id, help, nodes }) => \
+             `${id}: ${help}: ${nodes.map((node) => node.target.join(' ')).join(', ')}`))",
+        );
+        serde_json::from_value(violations).unwrap()
+    }
+
+    /// The elements that have moved since the page was opened, except just after input (<https://web.dev/articles/cls>).
+    pub(crate) fn layout_shifts(&self) -> Vec<String> {
+        let shifts = self.eval(
+            "new Promise((resolve) => {
+                const found = [];
+                const name = ({ node }) => node?.id || node?.className || node?.nodeName || 'removed';
+                new PerformanceObserver((list) => {
+                    for (const shift of list.getEntries().filter((shift) => !shift.hadRecentInput)) {
+                        found.push(`${shift.value} at ${shift.startTime} ms: ${shift.sources.map(name).join(', ')}`);
+                    }
+                }).observe({ type: 'layout-shift', buffered: true });
+                setTimeout(() => resolve(found), 100);
+            })",
+        );
+        serde_json::from_value(shifts).unwrap()
+    }
+
+    /// The CPU time in milliseconds of the longest task of the page's main thread since its script called
+    /// `performance.mark("start")`, and the number of tasks. CPU time, because other processes take the time of the clock. Can be called
+    /// once.
+    pub(crate) fn longest_task(&self) -> (f64, usize) {
+        let log = self.post("se/log", &json!({"type": "performance"}));
+        let messages = log.as_array().unwrap().iter().map(|entry| entry["message"].as_str().unwrap());
+        let events: Vec<Value> = messages
+            .map(|message| serde_json::from_str::<Value>(message).unwrap()["message"].take())
+            .filter(|message| message["method"] == "Tracing.dataCollected")
+            .map(|mut message| message["params"].take())
+            .collect();
+        let is_mark = |event: &&Value| event["cat"] == "blink.user_timing" && event["name"] == "start";
+        let mark = events.iter().find(is_mark).expect("a mark");
+        let of_thread = |event: &&Value| event["pid"] == mark["pid"] && event["tid"] == mark["tid"];
+        let tasks: Vec<f64> = events
+            .iter()
+            .filter(of_thread)
+            .filter(|event| event["ts"].as_f64() > mark["ts"].as_f64())
+            // The clock of a thread may jump when it changes its core, but a task takes no more than the time that passes.
+            .filter_map(|event| Some(event["tdur"].as_f64()?.min(event["dur"].as_f64()?) / 1000.0))
+            .collect();
+        (tasks.iter().copied().fold(0.0, f64::max), tasks.len())
     }
 
     /// The console messages of the page, except network errors, which some tests cause on purpose.
