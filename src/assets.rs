@@ -17,6 +17,7 @@ use axum::routing::get;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::conditional::TaggedBody;
+use crate::site::Site;
 
 /// The path of the board.
 pub(crate) const BOARD: &str = "/";
@@ -32,6 +33,7 @@ const PICTURE: &str = "image/svg+xml";
 /// Path, content type and text.
 type Asset = (&'static str, &'static str, &'static str);
 
+const BOARD_PAGE: Asset = (BOARD, HTML, include_str!("../web/board.html"));
 const ADMIN_PAGE: Asset = (ADMIN, HTML, include_str!("../web/admin.html"));
 
 /// The paths of the pages of channels.
@@ -43,8 +45,7 @@ const REALTIME_PAGES: [Asset; 2] = [
 ];
 
 /// All assets but the pages that can be switched off.
-const ASSETS: [Asset; 27] = [
-    (BOARD, HTML, include_str!("../web/board.html")),
+const ASSETS: [Asset; 26] = [
     ("/assets/admin-cluster.js", SCRIPT, include_str!("../web/admin-cluster.js")),
     ("/assets/admin-connections.js", SCRIPT, include_str!("../web/admin-connections.js")),
     ("/assets/admin.css", STYLE, include_str!("../web/admin.css")),
@@ -84,9 +85,11 @@ const SECURITY_HEADERS: [(HeaderName, &str); 3] = [
     (REFERRER_POLICY, "no-referrer"),
 ];
 
-/// The routes of the board and of all scripts, styles and pictures.
-pub(crate) fn router() -> Router {
-    serve(&ASSETS)
+/// The routes of the board, which says what `site` has, and of all scripts, styles and pictures.
+pub(crate) fn router(site: Site) -> Router {
+    let (path, content_type, text) = BOARD_PAGE;
+    let board = Router::new().route(path, get(async move || TaggedBody::new(content_type, site.describe(text))));
+    serve(&ASSETS).merge(secure(board))
 }
 
 /// The routes of the admin page, without its scripts and styles, which hold nothing secret.
@@ -105,6 +108,10 @@ fn serve(assets: &[Asset]) -> Router {
         let body = TaggedBody::new(content_type, *text);
         router = router.route(path, get(async || body));
     }
+    secure(router)
+}
+
+fn secure(mut router: Router) -> Router {
     for (name, value) in SECURITY_HEADERS {
         router = router.layer(SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value)));
     }
@@ -124,7 +131,7 @@ mod tests {
                 assert!(ASSETS.iter().any(|(served, _, _)| *served == path), "{path} is not served");
             }
         }
-        for (page, _, text) in ASSETS.into_iter().chain([ADMIN_PAGE]).chain(REALTIME_PAGES) {
+        for (page, _, text) in ASSETS.into_iter().chain([BOARD_PAGE, ADMIN_PAGE]).chain(REALTIME_PAGES) {
             for link in text.split(['"', '\'']).filter(|link| link.starts_with("/assets/") || link.starts_with("./")) {
                 let path = link.replace("./", "/assets/");
                 assert!(ASSETS.iter().any(|(served, _, _)| *served == path), "{page} links to {link}");

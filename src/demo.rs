@@ -27,7 +27,7 @@ pub struct Demo {
 impl Demo {
     /// The traffic of `seed`. The store already has scores and posts before the first update.
     pub fn new(seed: u64) -> Self {
-        let generator = Generator::new(seed);
+        let generator = Generator::new(seed).dated_now();
         let memory = Arc::<MemoryStore>::default();
         for (emoji, score) in generator.standings() {
             memory.add(&emoji.id, score as i64);

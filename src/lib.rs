@@ -37,6 +37,7 @@ pub mod redis_client;
 mod responses;
 pub mod routes;
 pub mod sessions;
+mod site;
 mod size;
 pub mod source;
 pub mod tally;

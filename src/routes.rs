@@ -31,6 +31,7 @@ use crate::api::native::{self, Publishing, SubscriptionsGuard};
 use crate::api::push::{self, Endpoint};
 use crate::presence::Presence;
 use crate::responses::{line, method_not_allowed};
+use crate::site::Site;
 use crate::{assets, conditional};
 use tallycast_server::{AllowedOrigin, PREFIX, WEBSOCKET_PREFIX};
 use tokio::sync::watch;
@@ -82,8 +83,9 @@ pub fn router(services: Services) -> Router {
     let not_found = not_found(services.paths());
     let Services { store, publishing, push, mercure, contracts, subscriptions, status, admin, server } = services;
     let publishing = Arc::new(publishing);
+    let site = Site::new(&store, admin.as_ref().map(|admin| admin.token.clone()), Arc::clone(&publishing));
     let public = Router::new()
-        .merge(assets::router())
+        .merge(assets::router(site))
         .merge(contracts.pages())
         .merge(emojitracker::router(store))
         .merge(admin::probes(status.clone()))

@@ -44,7 +44,9 @@ export class SourceMonitor {
     if (connection !== "live" || document.hidden || this.#isAsking || silence < QUIET_MS) return;
     this.#isAsking = true;
     const asked = Date.now();
-    const slow = setTimeout(() => this.#answer(asked, "unknown"), SLOW_MS);
+    const slow = setTimeout(() => {
+      if (document.documentElement.dataset.source === "available") this.#answer(asked, "unknown");
+    }, SLOW_MS);
     const response = await get(PATH, AbortSignal.timeout(LIMIT_MS));
     clearTimeout(slow);
     this.#isAsking = false;

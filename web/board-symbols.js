@@ -12,12 +12,13 @@ const rankedById = new Map();
 let requestedAt = -Infinity;
 
 /**
- * Requests all names, if it has not done so just now. Resolves to what is new. On an error there are characters and totals
- * without names, and the next new symbol repeats the request.
+ * Requests all names, a while after the last time. Resolves to what is new. On an error there are characters and totals without
+ * names.
  * @returns {Promise<Ranked[]>}
  */
 export async function loadNames() {
-  if (performance.now() - requestedAt < NAMES_INTERVAL_MS) return [];
+  const pause = requestedAt + NAMES_INTERVAL_MS - performance.now();
+  if (pause > 0) await new Promise((resolve) => setTimeout(resolve, pause));
   requestedAt = performance.now();
   /** @type {Ranked[]} */
   const rankings = (await getJson("/v1/rankings")) ?? [];

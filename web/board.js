@@ -41,6 +41,7 @@ const panel = new Panel((opened, closed) => {
 /** Changes since the last animation frame. @type {Map<string, number>} */
 const changes = new Map();
 let hasSnapshot = false;
+let isNaming = false;
 let frame = 0;
 let retryAt = 0;
 let lastTickAt = performance.now();
@@ -48,12 +49,15 @@ let lastTickAt = performance.now();
 const rates = Array(SPARKLINE_SECONDS).fill(undefined);
 
 async function requestNames() {
+  if (isNaming) return;
+  isNaming = true;
   for (const { id, score } of await loadNames()) {
     // Approximate totals until the snapshot arrives.
     if (!hasSnapshot) setTotal(id, score);
     cells.renderName(id);
     if (id === panel.id) panel.renderName();
   }
+  isNaming = false;
   if (!hasSnapshot) renderTotals();
 }
 
@@ -90,7 +94,7 @@ function render() {
   if (changes.size) renderTotals();
   for (const id of changes.keys()) {
     cells.flash(id, now);
-    if (!isNamed(id)) void requestNames();
+    if (cells.get(id) && !isNamed(id)) void requestNames();
   }
   changes.clear();
   if (cells.endFlashes(now)) frame ||= requestAnimationFrame(render);

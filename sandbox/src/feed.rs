@@ -50,9 +50,13 @@ pub(crate) struct FeedArgs {
     #[arg(long, env = "FEED_RATE", default_value = "250", value_name = "PER_SECOND", value_parser = rate)]
     rate: NonZeroU32,
 
-    /// Seed of the generator; the same seed gives the same updates
+    /// Seed of the generator; the same seed gives the same updates, but for their dates and IDs
     #[arg(long, env = "FEED_SEED", default_value_t = 1, value_name = "NUMBER")]
     seed: u64,
+
+    /// Date posts by a clock that starts at 2026-01-01 and advances by 4 ms per post, so that dates and IDs are the same, too
+    #[arg(long, env = "FEED_SIMULATED_DATES", value_parser = BoolishValueParser::new())]
+    simulated_dates: bool,
 
     /// Stop after this time [default: run until stopped]
     #[arg(long, env = "FEED_DURATION", value_name = "SECONDS")]
@@ -91,6 +95,7 @@ async fn feed(args: &FeedArgs, target: &Target) -> Result<()> {
     let mut shutdown = pin!(shutdown_signal().context("cannot handle signals")?);
     let mut progress = Progress::new(args.count.map(NonZeroU64::get))?;
     let generator = Generator::new(args.seed);
+    let generator = if args.simulated_dates { generator } else { generator.dated_now() };
     let server = Server::new(target, seconds(args.outage_limit), generator.clone())?;
 
     let started = tokio::select! {

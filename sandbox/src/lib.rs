@@ -1,6 +1,6 @@
 //! Synthetic Emojitracker traffic: a reproducible stream of emoji updates with plausible posts, at any rate.
 //!
-//! [`Generator`] is an iterator without I/O, clocks or global state; [`paced`] turns it into a stream at a given rate.
+//! [`Generator`] is an iterator without I/O or global state, and without clocks unless posts are to be dated now; [`paced`] turns it into a stream at a given rate.
 //! The `sandbox` binary publishes that stream to Redis; `tallycast demo` uses it directly.
 //!
 //! ```

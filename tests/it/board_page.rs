@@ -272,7 +272,8 @@ fn board_has_no_long_tasks_at_2000_events_per_second() {
     browser.wait_until(STATE, "live");
     browser.wait_until("document.querySelectorAll('.updated').length > 50", true);
     browser.run("performance.mark('start'); window.before = document.querySelector('#sum').textContent");
-    let counted = "Number(document.querySelector('#sum').textContent.replaceAll(',', '')) - Number(before.replaceAll(',', ''))";
+    let counted =
+        "Number(document.querySelector('#sum').textContent.replaceAll(',', '')) - Number(before.replaceAll(',', ''))";
     eventually("some seconds have been counted", || browser.eval(counted).as_u64() > Some(8000));
     let (longest, tasks) = browser.longest_task();
     assert!(longest < 50.0, "a task takes {longest} ms of CPU");

@@ -5,6 +5,7 @@ mod post;
 mod words;
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand::distr::weighted::WeightedIndex;
 use rand::seq::SliceRandom;
@@ -43,11 +44,20 @@ pub struct Update {
     pub tweet: String,
 }
 
+/// What posts are dated by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Clock {
+    /// A clock that starts at [`START_MILLIS`] and advances by [`POST_MILLIS`] per post.
+    Simulated,
+    /// The clock of the system.
+    System,
+}
+
 /// An endless iterator of updates; the same seed gives the same updates.
 ///
 /// Popularity follows Zipf's law: the emoji of rank *n* is used *1/n* as often as the first. The most popular emoji are
 /// fixed; the order of the others depends on the seed. Posts are dated by a simulated clock, which starts at 2026-01-01
-/// and advances by 4 ms per post.
+/// and advances by 4 ms per post, unless [`dated_now`](Generator::dated_now) is called.
 #[derive(Debug, Clone)]
 pub struct Generator {
     seed: u64,
@@ -56,6 +66,7 @@ pub struct Generator {
     ranking: Vec<&'static Emoji>,
     ranks: WeightedIndex<u64>,
     posts: u64,
+    clock: Clock,
 }
 
 impl Generator {
@@ -69,7 +80,26 @@ impl Generator {
             reason = "the catalogue is not empty, no score is 0, and their sum is under 2^64"
         )]
         let ranks = WeightedIndex::new((0..ranking.len()).map(starting_score)).expect("every rank has a weight");
-        Self { seed, rng, ranking, ranks, posts: 0 }
+        Self { seed, rng, ranking, ranks, posts: 0, clock: Clock::Simulated }
+    }
+
+    /// Dates each post by the time at which it is generated. Only the dates and IDs of posts then differ between runs.
+    #[must_use]
+    pub fn dated_now(mut self) -> Self {
+        self.clock = Clock::System;
+        self
+    }
+
+    /// The time of the next post in milliseconds of Unix time.
+    fn millis(&self) -> u64 {
+        match self.clock {
+            Clock::Simulated => START_MILLIS + self.posts * POST_MILLIS % CLOCK_MILLIS,
+            Clock::System => SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .ok()
+                .and_then(|time| u64::try_from(time.as_millis()).ok())
+                .unwrap_or(START_MILLIS),
+        }
     }
 
     /// Every emoji with its initial score, in descending order. Scores are proportional to the frequency of the emoji.
@@ -82,8 +112,9 @@ impl Generator {
     pub fn backlog(&self, per_emoji: u16) -> impl Iterator<Item = Update> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(BACKLOG_STREAM);
+        let end = self.millis();
         let posts = (1..).zip(&self.ranking).flat_map(move |(rank, emoji)| {
-            (1..=u64::from(per_emoji)).rev().map(move |age| (*emoji, START_MILLIS - age * BACKLOG_MILLIS - rank))
+            (1..=u64::from(per_emoji)).rev().map(move |age| (*emoji, end - age * BACKLOG_MILLIS - rank))
         });
         posts.map(move |(emoji, millis)| Update {
             id: Arc::clone(&emoji.id),
@@ -98,7 +129,7 @@ impl Iterator for Generator {
     /// Never `None`.
     fn next(&mut self) -> Option<Update> {
         let emoji = self.ranking[self.rng.sample(&self.ranks)];
-        let millis = START_MILLIS + self.posts * POST_MILLIS % CLOCK_MILLIS;
+        let millis = self.millis();
         self.posts += 1;
         let tweet = post::write(&mut self.rng, emoji, catalogue(), millis);
         Some(Update { id: Arc::clone(&emoji.id), tweet })
@@ -191,6 +222,19 @@ mod tests {
         let times: Vec<String> =
             generator.take(2).map(|update| text(&parsed(&update), "created_at").to_owned()).collect();
         assert_eq!(times, ["2075-12-19T23:59:59+00:00", "2026-01-01T00:00:00+00:00"]);
+    }
+
+    #[test]
+    fn posts_are_dated_now_on_request() {
+        let before = humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace('Z', "+00:00");
+        let mut generator = Generator::new(1).dated_now();
+        let last = generator.backlog(1).last().unwrap();
+        let update = generator.next().unwrap();
+        assert!(text(&parsed(&last), "created_at") < &*before);
+        assert!(text(&parsed(&update), "created_at") >= &*before);
+        // The rest is as always.
+        let expected = updates(1, 1).remove(0);
+        assert_eq!(text(&parsed(&update), "text"), text(&parsed(&expected), "text"));
     }
 
     #[test]

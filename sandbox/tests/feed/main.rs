@@ -36,6 +36,7 @@ impl Feeder {
     fn start_with(variables: &[(&str, &str)], arguments: &[&str]) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_sandbox"))
             .env_clear()
+            .env("FEED_SIMULATED_DATES", "true")
             .envs(variables.iter().copied())
             .arg("feed")
             .args(arguments)
