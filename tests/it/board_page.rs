@@ -54,12 +54,14 @@ fn board_totals_are_exact_after_an_outage() {
     browser.wait_until("document.querySelector('[data-id=\"1F602\"]').textContent.includes('1,236')", true);
     // Redis has no persistence: after the restart its scores are lower than those shown.
     redis.kill();
-    browser.wait_until("document.documentElement.dataset.source", "unavailable");
-    browser.wait_until("document.querySelector('#activity').textContent.startsWith('source unavailable')", true);
+    browser.wait_until("document.querySelector('#state').textContent", "source down");
+    let colours = "getComputedStyle(document.querySelector('#state')).color";
+    let bad = browser.eval(colours);
     redis.run();
     update(&redis, &["2764", "2764", "26"]);
     tallycast.until_ready();
-    browser.wait_until("document.documentElement.dataset.source", "available");
+    browser.wait_until("document.querySelector('#state').textContent", "live");
+    assert_ne!(browser.eval(colours), bad);
     // Removed emoji are shown with zero.
     browser.wait_until(&format!("{SHOWN}.split(' ').filter(cell => !cell.endsWith('=0')).join(' ')"), scores(&redis));
     assert_eq!(browser.console_messages(), [""; 0]);
@@ -151,8 +153,20 @@ fn board_shows_lost_connection_and_recovers() {
     let browser = Browser::start();
     browser.open(&tallycast, "/");
     browser.wait_until(STATE, "live");
+    browser.wait_until("document.querySelector('#rate').textContent", "0 counts/s");
+    // The sparkline begins with the page, and ends with the connection.
+    let drawn = |from: f32, to: f32| {
+        format!(
+            "((canvas) => canvas.getContext('2d').getImageData(canvas.width * {from}, 0, canvas.width * {to}, \
+             canvas.height).data.some(value => value))(document.querySelector('#sparkline'))"
+        )
+    };
+    browser.wait_until(&drawn(0.5, 0.5), true);
+    assert_eq!(browser.eval(&drawn(0.0, 0.5)), false);
     tallycast.terminate();
     browser.wait_until(STATE, "reconnecting");
+    browser.wait_until("document.querySelector('#rate').textContent", "– counts/s");
+    browser.wait_until(&drawn(0.98, 0.02), false);
     update(&redis, &["1F602", "2764"]);
     let mut again = command();
     again.arg("serve").env("REDIS_URL", redis.url());
@@ -192,16 +206,135 @@ fn panel_shows_posts_as_text() {
 }
 
 #[test]
-fn board_search_filters_by_name() {
-    let mut demo = command();
-    demo.args(["demo", "--rate", "100"]);
-    let demo = Tallycast::spawn(demo);
+fn board_search_finds_names_and_keywords() {
+    let redis = RedisServer::start();
+    update(&redis, &["1F602", "1F63B", "2764", "ANZ.ASX"]);
+    let tallycast = Tallycast::start(&redis, &[]);
     let browser = Browser::start();
-    browser.open(&demo, "/");
-    browser.wait_until("document.querySelectorAll('[data-id]').length > 800", true);
-    let visible = "[...document.querySelectorAll('[data-id]')].filter(cell => cell.checkVisibility()).length";
-    browser.type_text("#search", "heart");
-    eventually("only hearts are visible", || (1..60).contains(&browser.eval(visible).as_u64().unwrap()));
+    browser.open(&tallycast, "/");
+    browser.wait_until(SHOWN, scores(&redis));
+    let found = "[...document.querySelectorAll('[data-id]')].filter(cell => cell.checkVisibility()) \
+         .map(cell => cell.dataset.id).sort().join(' ')";
+    for (text, ids) in [
+        ("heart", "1F63B 2764"),
+        // A keyword that is not in the name.
+        ("lol", "1F602"),
+        (":heart_eyes", "1F63B"),
+        ("anz", "ANZ.ASX"),
+        ("😂", "1F602"),
+        ("nothing like this", ""),
+    ] {
+        browser.run("document.querySelector('#search').value = ''");
+        browser.type_text("#search", text);
+        browser.wait_until(found, ids);
+    }
+    browser.wait_until("document.querySelector('#no-matches').textContent", "Nothing matches “nothing like this”.");
+    assert_eq!(browser.console_messages(), [""; 0]);
+}
+
+#[test]
+fn board_addresses_name_the_symbol_that_is_open() {
+    let redis = RedisServer::start();
+    update(&redis, &["1F602", "2764", "2764", "ANZ/ASX"]);
+    let tallycast = Tallycast::start(&redis, &[]);
+    let browser = Browser::start();
+    let title = "document.querySelector('#panel').checkVisibility() ? document.querySelector('#panel-title').textContent : null";
+    browser.open(&tallycast, "/#1F602");
+    browser.wait_until(title, "Posts with face with tears of joy");
+    browser.click("#close");
+    browser.wait_until(title, Value::Null);
+    assert_eq!(browser.eval("location.hash"), "");
+    // Back closes the panel, whatever it has shown since it was opened.
+    browser.click("[data-id='ANZ/ASX']");
+    browser.wait_until("location.hash", "#ANZ%2FASX");
+    browser.wait_until(title, "Posts with ANZ/ASX");
+    browser.click("[data-id='2764']");
+    browser.wait_until(title, "Posts with red heart");
+    assert_eq!(browser.eval("document.querySelector('[data-id=\"2764\"]').ariaExpanded"), "true");
+    browser.run("history.back()");
+    browser.wait_until(title, Value::Null);
+    assert_eq!(browser.eval("document.activeElement.dataset.id"), "2764");
+    // The arrow keys move the focus, Enter opens.
+    browser.type_text("[data-id='2764']", "\u{e014}");
+    assert_ne!(browser.eval("document.activeElement.dataset.id"), "2764");
+    assert_eq!(browser.eval("document.querySelectorAll('#grid [tabindex=\"0\"]').length"), 1);
+    browser.type_text("[data-id='1F602']", "\u{e007}");
+    browser.wait_until("location.hash", "#1F602");
+    browser.run("location.hash = '#NOPE'");
+    browser
+        .wait_until("document.querySelector('#panel-state').textContent.startsWith('No symbol has the ID NOPE')", true);
+    assert_eq!(browser.eval("document.querySelector('#posts').checkVisibility()"), false);
+}
+
+#[test]
+fn board_moves_cells_to_their_ranks_only_if_the_reader_wants_it() {
+    let redis = RedisServer::start();
+    update(&redis, &["1F602", "1F602", "2764"]);
+    let tallycast = Tallycast::start(&redis, &[]);
+    let browser = Browser::start();
+    browser.open(&tallycast, "/");
+    browser.wait_until(SHOWN, scores(&redis));
+    let order = "[...document.querySelectorAll('[data-id]')].map(cell => cell.dataset.id).join(' ')";
+    let rank = "document.querySelector('[data-id=\"2764\"] .rank').textContent";
+    browser.wait_until(order, "1F602 2764");
+    browser.click("#rerank");
+    update(&redis, &["2764"; 3]);
+    browser.wait_until(rank, "#1");
+    assert_eq!(browser.eval(order), "1F602 2764");
+    // The choice is remembered.
+    browser.run("location.reload()");
+    browser.wait_until("document.querySelector('#rerank')?.checked", false);
+    browser.wait_until(rank, "#1");
+    browser.wait_until(order, "2764 1F602");
+    browser.click("#rerank");
+    // Nothing moves under the focus.
+    browser.run("document.querySelector('[data-id=\"1F602\"]').focus()");
+    update(&redis, &["1F602"; 5]);
+    browser.wait_until(rank, "#2");
+    assert_eq!(browser.eval(order), "2764 1F602");
+    browser.run("document.activeElement.blur()");
+    browser.wait_until(order, "1F602 2764");
+}
+
+#[test]
+fn empty_board_says_how_to_feed_it_and_links_say_what_they_need() {
+    let redis = RedisServer::start();
+    let key = ["--publish-key", "0123456789abcdef0123456789abcdef"];
+    for (arguments, link, by_http) in [
+        (&[][..], "Admin", "POST /count is off."),
+        (&[&["--admin-token", "secret"], &key[..]].concat(), "Admin sign-in", "/count/eps"),
+        (&["--no-admin"], "", "POST /count is off."),
+    ] {
+        let tallycast = Tallycast::start(&redis, arguments);
+        let browser = Browser::start();
+        browser.open(&tallycast, "/");
+        browser.wait_until("document.querySelector('#empty').checkVisibility()", true);
+        assert_eq!(browser.eval("document.querySelector('[data-page=admin]').innerText"), link);
+        let text = browser.eval("document.querySelector('#empty').innerText").to_string();
+        assert!(text.contains("ZINCRBY emojitrack_score 1 1F602") && text.contains(by_http), "{text}");
+        assert_eq!(browser.accessibility_violations(), [""; 0]);
+        if by_http == "/count/eps" {
+            // The commands are true.
+            update(&redis, &["1F602"]);
+            browser.wait_until("document.querySelector('#empty').checkVisibility()", false);
+            browser.wait_until(SHOWN, scores(&redis));
+            let () = redis.connect().del(SCORES).unwrap();
+        }
+    }
+}
+
+#[test]
+fn board_backs_glyphs_that_its_theme_would_swallow() {
+    let redis = RedisServer::start();
+    update(&redis, &["1F602", "2660", "1F577", "2B1C"]);
+    let tallycast = Tallycast::start(&redis, &[]);
+    let backed = "[...document.querySelectorAll('[data-id]')].filter(cell => cell.querySelector('.backed')) \
+         .map(cell => cell.dataset.id).sort().join(' ')";
+    for dark in [true, false] {
+        let browser = Browser::start_with(1280, dark);
+        browser.open(&tallycast, "/");
+        browser.wait_until(backed, if dark { "1F577 2660" } else { "2B1C" });
+    }
 }
 
 #[test]
@@ -245,9 +378,9 @@ fn board_fits_desktops_and_phones_in_both_themes() {
 #[test]
 fn board_has_no_accessibility_violations_and_keeps_its_layout() {
     let mut demo = command();
-    demo.args(["demo", "--rate", "2000"]);
+    demo.args(["demo", "--rate", "200"]);
     let demo = Tallycast::spawn(demo);
-    for (width, dark) in [(1280, false), (1280, true), (360, false), (360, true)] {
+    for (width, dark) in [(1280, false), (360, true)] {
         let browser = Browser::start_with(width, dark);
         browser.open(&demo, "/");
         browser.wait_until(STATE, "live");
@@ -255,10 +388,17 @@ fn board_has_no_accessibility_violations_and_keeps_its_layout() {
         let rate = "parseInt(document.querySelector('#rate').textContent) || 0";
         eventually("the page shows a rate", || browser.eval(rate).as_u64() > Some(0));
         assert_eq!(browser.layout_shifts(), [""; 0]);
-        assert_eq!(browser.accessibility_violations(), [""; 0]);
+        // Without hundreds of similar cells the examination is quick.
+        browser.type_text("#search", "joy");
         browser.click("[data-id='1F602']");
         browser.wait_until("document.querySelectorAll('#panel .post').length > 5", true);
         assert_eq!(browser.accessibility_violations(), [""; 0]);
+        // Posts of the demo are of now: within an hour, for the sake of a slow machine.
+        let age = "Math.abs(Date.now() - Date.parse(document.querySelector('.post time').dateTime)) / 3600e3";
+        assert!(browser.eval(age).as_f64() < Some(1.0));
+        let time = browser.eval("document.querySelector('.post time').textContent").to_string();
+        assert!(time.contains("now · ") || time.contains(" ago · "), "{time}");
+        assert_eq!(browser.console_messages(), [""; 0]);
     }
 }
 
@@ -274,7 +414,7 @@ fn board_has_no_long_tasks_at_2000_events_per_second() {
     browser.run("performance.mark('start'); window.before = document.querySelector('#sum').textContent");
     let counted =
         "Number(document.querySelector('#sum').textContent.replaceAll(',', '')) - Number(before.replaceAll(',', ''))";
-    eventually("some seconds have been counted", || browser.eval(counted).as_u64() > Some(8000));
+    eventually("some seconds have been counted", || browser.eval(counted).as_u64() > Some(6000));
     let (longest, tasks) = browser.longest_task();
     assert!(longest < 50.0, "a task takes {longest} ms of CPU");
     assert!(tasks > 100, "{tasks} tasks");

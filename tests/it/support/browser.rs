@@ -152,6 +152,8 @@ impl Browser {
     pub(crate) fn accessibility_violations(&self) -> Vec<String> {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/web/node_modules/axe-core/axe.min.js");
         let axe = std::fs::read_to_string(path).expect("install axe-core: npm --prefix web ci");
+        // It examines each element.
+        self.post("timeouts", &json!({"script": LIMIT.as_millis()}));
         self.run(&axe);
         let violations = self.eval(
             "axe.run().then(({ violations }) => violations.map(({ id, help, nodes }) => \
