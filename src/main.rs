@@ -18,7 +18,7 @@ use anyhow::Context;
 use listening::{Listening, Passed};
 use process::LogFilter;
 use systemd::Notifier;
-use tallycast::admin::{Admin, LiveStats, StageInboxes, StatusSource};
+use tallycast::admin::{Admin, LiveConfig, LiveStats, StageInboxes, StatusSource};
 use tallycast::api::contracts::{self, Contracts};
 use tallycast::api::mercure::{self, Hub};
 use tallycast::api::native::Publishing;
@@ -79,6 +79,7 @@ async fn run(config: Config, log: LogFilter, systemd: Systemd, passed: Passed) -
     tokio::spawn(notifier.clone().run(systemd.watchdog, steps.terminating.clone(), stop_limit));
     process::cancel_at_signal(steps.terminating.clone()).context("cannot catch signals")?;
     let totals = config.broker.totals.clone();
+    let (kinds, totals_interval) = (config.broker.kinds(), config.broker.totals_interval());
     let initial = reload::Initial {
         // The configuration allows no more.
         sources: u8::try_from(config.broker.sources.len()).unwrap_or(u8::MAX),
@@ -111,9 +112,14 @@ async fn run(config: Config, log: LogFilter, systemd: Systemd, passed: Passed) -
              with --redis-url if you need them"
         );
     }
-    let live = config
-        .admin
-        .then(|| LiveStats::start(status.clone(), cluster.clone(), config.shutdown_limit, steps.shutdown.clone()));
+    let live = LiveConfig {
+        cluster: cluster.clone(),
+        server: reloadable.server.clone(),
+        kinds,
+        totals_interval,
+        close_limit: config.shutdown_limit,
+    };
+    let live = config.admin.then(|| LiveStats::start(status.clone(), live, steps.shutdown.clone()));
     let auth =
         reloadable.tokens.borrow().is_enabled().then(|| {
             Auth::start(reloadable.tokens.clone(), tickets, reloadable.server.clone(), Arc::clone(&status.auth))

@@ -36,10 +36,9 @@ const SOURCE: &[Metric] = &[
     Metric {
         name: "source_subscribed",
         values: Values::FoundStates("source", |scrape| {
-            let by_name = scrape.status.states.by_name().into_iter().filter(|(_, state)| *state != BrokerState::Idle);
-            by_name
-                .map(|(name, state)| (name.to_string(), f64::from(u8::from(state == BrokerState::Subscribed))))
-                .collect()
+            let by_name = scrape.status.states.by_name().into_iter().filter(|source| source.state != BrokerState::Idle);
+            let is_subscribed = |state| f64::from(u8::from(state == BrokerState::Subscribed));
+            by_name.map(|source| (source.name.to_string(), is_subscribed(source.state))).collect()
         }),
         help: "Whether a source is subscribed at its broker: 1 or 0. Sources without routes are left out.",
         watch: "Which source it is if `tallycast_source_up` is 0.",
@@ -857,6 +856,12 @@ const CLUSTER: &[Metric] = &[
 ];
 
 const PROCESS: &[Metric] = &[
+    Metric {
+        name: "alarm",
+        values: Values::States("id", |scrape| scrape.status.alarms.gauges()),
+        help: "Whether an [alarm](#alarms) is raised: 1 or 0.",
+        watch: "1: the action of the alarm.",
+    },
     Metric {
         name: "build_info",
         values: Values::Info(|scrape| {

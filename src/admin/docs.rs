@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use super::alarms::{Condition, IN_WINDOW, MIN_PART, RULES, Rule, Severity};
 use super::counters::{Metric, Section, Values};
 use super::definitions::SECTIONS;
 use super::metrics::PREFIX;
@@ -25,6 +26,27 @@ fn table(section: &Section) -> String {
         );
     }
     text
+}
+
+/// The table of the alarms.
+fn alarms() -> String {
+    let mut text = "| alarm | raised when | what to do |\n|---|---|---|\n".to_owned();
+    for Rule { id, severity, title, condition, action } in RULES {
+        let severity = if *severity == Severity::Critical { "**critical**" } else { "warning" };
+        text +=
+            &format!("| <a id=\"{id}\"></a>`{id}`, {severity} | {title}. {} | {action} |\n", condition_text(condition));
+    }
+    text
+}
+
+fn condition_text(condition: &Condition) -> String {
+    match condition {
+        Condition::Grew(by, of, _) => format!("{of} {IN_WINDOW}: {by} or more."),
+        Condition::Fell(of, _) => format!("{of}: fewer than at any time {IN_WINDOW}."),
+        Condition::Stands(of, _) => format!("{of} {IN_WINDOW}: 0."),
+        Condition::Share(percent, of, _) => format!("{of} {IN_WINDOW}: more than {percent} %, and {MIN_PART} or more."),
+        Condition::Holds(after, state, _) => format!("{state}, for {after} s."),
+    }
 }
 
 /// The name in `/metrics`.
@@ -58,11 +80,12 @@ fn labels(values: &Values) -> String {
 fn operators_guide_has_the_tables_of_the_definitions() {
     let guide = fs::read_to_string(GUIDE).unwrap();
     let mut updated = guide.clone();
-    for section in &SECTIONS {
-        let start = format!("<!-- metrics: {} -->\n", section.title);
+    let metrics = SECTIONS.iter().map(|section| (format!("metrics: {}", section.title), table(section)));
+    for (name, table) in metrics.chain([("alarms".to_owned(), alarms())]) {
+        let start = format!("<!-- {name} -->\n");
         let (before, rest) = updated.split_once(&start).unwrap_or_else(|| panic!("docs/operations.md has no {start}"));
         let (_, after) = rest.split_once("<!-- end -->").expect("a comment that ends the table");
-        updated = format!("{before}{start}{}<!-- end -->{after}", table(section));
+        updated = format!("{before}{start}{table}<!-- end -->{after}");
     }
     #[expect(clippy::disallowed_methods, reason = "a switch of this test, not of the program")]
     if std::env::var_os("UPDATE_DOCS").is_some() {

@@ -9,12 +9,15 @@ use axum::extract::{Request, State};
 use axum::http::Response;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::alarms::{Look, RULES, WINDOW, Watcher};
 use super::status::{StatusSource, unix_seconds};
 use super::{counters, process};
 use crate::cluster::{Cluster, ClusterView};
+use crate::source::SourceState;
 use tallycast_fanout::{Fanout, FeedReport, Handle, Message, Namespace, Publisher};
 use tallycast_server::{StreamBody, StreamService};
 
@@ -40,6 +43,21 @@ struct Sample {
     cpu_seconds: Option<f64>,
 }
 
+/// What the live statistics need besides the status.
+#[derive(Debug)]
+pub struct LiveConfig {
+    /// The nodes that share the broker, if they announce themselves.
+    pub cluster: Option<Cluster>,
+    /// The configuration of the HTTP server.
+    pub server: watch::Receiver<tallycast_server::Config>,
+    /// The kind of each source, such as `redis`, after its name.
+    pub kinds: Vec<(Arc<str>, &'static str)>,
+    /// The time between two snapshots of totals, if they are read from the broker.
+    pub totals_interval: Option<Duration>,
+    /// The time for streams to end at the shutdown.
+    pub close_limit: Duration,
+}
+
 /// The live events and the past samples. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct LiveStats {
@@ -47,22 +65,22 @@ pub struct LiveStats {
     streams: StreamService,
     samples: Arc<Mutex<VecDeque<Sample>>>,
     cluster: Option<Cluster>,
+    server: watch::Receiver<tallycast_server::Config>,
+    kinds: Arc<[(Arc<str>, &'static str)]>,
+    totals_interval: Option<Duration>,
 }
 
 impl LiveStats {
     /// Starts the engine for live events, and the task that sends them until `shutdown` is cancelled.
-    pub fn start(
-        status: StatusSource,
-        cluster: Option<Cluster>,
-        close_limit: Duration,
-        shutdown: CancellationToken,
-    ) -> Self {
+    pub fn start(status: StatusSource, config: LiveConfig, shutdown: CancellationToken) -> Self {
+        let LiveConfig { cluster, server, kinds, totals_interval, close_limit } = config;
         let fanout = Fanout::builder().inbox(INBOX).shards(1).close_timeout(close_limit).build();
         let mut config = tallycast_server::Config::default();
         // As all admin routes: pages of other origins may not read them.
         config.allowed_origins.clear();
         let streams = StreamService::new(fanout.handle()).config(config).websocket(false);
-        let live = Self { handle: fanout.handle(), streams, samples: Arc::default(), cluster };
+        let (handle, kinds) = (fanout.handle(), kinds.into());
+        let live = Self { handle, streams, samples: Arc::default(), cluster, server, kinds, totals_interval };
         // The engine ends with the task, which holds its only publisher.
         tokio::spawn(live.clone().run(status, fanout.publisher(), shutdown));
         live
@@ -84,6 +102,7 @@ impl LiveStats {
     }
 
     async fn run(self, status: StatusSource, messages: Publisher, shutdown: CancellationToken) {
+        let mut watcher = Watcher::new(RULES);
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -93,13 +112,21 @@ impl LiveStats {
             }
             let usage = process::usage();
             self.keep(&status, usage);
+            let nodes = self.cluster.as_ref().map(Cluster::nodes);
+            let look = Look {
+                status: &status,
+                usage,
+                max_connections: self.server.borrow().max_connections,
+                has_totals: self.totals_interval.is_some_and(|interval| interval * 2 < WINDOW),
+                cluster: nodes.as_deref(),
+            };
+            status.alarms.set(watcher.evaluate(&look, now()));
             if self.handle.stats().connections.get() == 0 {
                 continue;
             }
             // An engine too busy to report its feeds leaves the rest of the event valid.
             let feeds = status.handle.feeds().await.unwrap_or_default();
-            let nodes = self.cluster.as_ref().map(Cluster::nodes);
-            let event = event(&status, usage, feeds, nodes.as_deref()).to_string();
+            let event = self.event(&status, usage, feeds, nodes.as_deref()).to_string();
             // A full inbox means that the engine is behind; the next event replaces this one.
             let _ = messages.try_send(Message::text(Namespace::root(), event));
         }
@@ -122,35 +149,54 @@ impl LiveStats {
         }
         samples.push_back(sample);
     }
-}
 
-fn event(status: &StatusSource, usage: process::Usage, feeds: Vec<FeedReport>, cluster: Option<&ClusterView>) -> Value {
-    let feeds: Vec<Value> = feeds
+    fn event(
+        &self,
+        status: &StatusSource,
+        usage: process::Usage,
+        feeds: Vec<FeedReport>,
+        cluster: Option<&ClusterView>,
+    ) -> Value {
+        let feeds: Vec<Value> = feeds
         .into_iter()
         .take(MAX_FEEDS)
         .map(|FeedReport { topics, framing, policy, readers }| {
             json!({"namespace": topics.to_string(), "framing": framing, "policy": policy.to_string(), "readers": readers})
         })
         .collect();
-    json!({
-        "at": now(),
-        "node": &*status.node,
-        "version": env!("CARGO_PKG_VERSION"),
-        "status": status.state(),
-        "started_at": unix_seconds(status.started_at),
-        "broker": {
-            "state": status.broker_state(),
-            "subscriptions": status.source.subscriptions.get(),
-            "gaps": status.source.gaps.get(),
-            "gap_seconds": status.source.gap_milliseconds.get() as f64 / 1000.0,
-        },
-        "counters": status.counters(),
-        "errors": counters::errors(status),
-        "process": usage,
-        "inboxes": inboxes(status),
-        "feeds": feeds,
-        "cluster": cluster,
-    })
+        json!({
+            "at": now(),
+            "node": &*status.node,
+            "version": env!("CARGO_PKG_VERSION"),
+            "status": status.state(),
+            "started_at": unix_seconds(status.started_at),
+            "broker": {
+                "state": status.broker_state(),
+                "subscriptions": status.source.subscriptions.get(),
+                "gaps": status.source.gaps.get(),
+                "gap_seconds": status.source.gap_milliseconds.get() as f64 / 1000.0,
+            },
+            "sources": self.sources(status),
+            "alarms": status.alarms.raised(),
+            "counters": status.counters(),
+            "errors": counters::errors(status),
+            "process": usage,
+            "inboxes": inboxes(status),
+            "feeds": feeds,
+            "cluster": cluster,
+        })
+    }
+
+    /// The state of each source.
+    fn sources(&self, status: &StatusSource) -> Vec<Value> {
+        let kind = |name| self.kinds.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
+        let sources = status.states.by_name().into_iter();
+        sources
+        .map(|SourceState { name, state, since }| {
+            json!({"name": &*name, "kind": kind(name), "state": state.word(), "since": unix_seconds(since)})
+        })
+        .collect()
+    }
 }
 
 /// The number of items that wait in each inbox, and the capacity of each.

@@ -13,6 +13,7 @@
 //!
 //! The page that shows them, `/admin/`, is an asset. `routes` puts the admin routes behind the token.
 
+mod alarms;
 mod auth;
 mod counters;
 mod definitions;
@@ -34,9 +35,10 @@ use tokio::sync::watch;
 
 use crate::responses::{json, line};
 
+pub use alarms::Alarms;
 pub use auth::Token;
 pub(crate) use auth::require_token;
-pub use live::LiveStats;
+pub use live::{LiveConfig, LiveStats};
 pub use query::{StatusQuery, StatusQueryError};
 pub use report::run as report;
 pub use status::{ConnectionStatus, StageInboxes, Status, StatusSource};

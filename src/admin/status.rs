@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::alarms::Alarms;
 use super::counters;
 use super::query::StatusQuery;
 use crate::api::emojitracker::StoreStats;
@@ -119,6 +120,8 @@ pub struct StatusSource {
     pub cluster: Arc<ClusterStats>,
     /// The inboxes of the stages.
     pub inboxes: StageInboxes,
+    /// The alarms that are raised.
+    pub alarms: Arc<Alarms>,
     /// Cancelled when the process has been told to stop.
     pub terminating: CancellationToken,
 }
@@ -152,6 +155,7 @@ impl StatusSource {
             presence: Arc::default(),
             cluster: Arc::default(),
             inboxes,
+            alarms: Arc::default(),
             terminating,
         }
     }
@@ -168,12 +172,7 @@ impl StatusSource {
 
     /// The state of the source, in a word.
     pub(super) fn broker_state(&self) -> &'static str {
-        match *self.broker.borrow() {
-            BrokerState::Idle => "idle",
-            BrokerState::Connecting => "connecting",
-            BrokerState::Subscribed => "subscribed",
-            BrokerState::Lost => "lost",
-        }
+        self.broker.borrow().word()
     }
 
     /// The counters of every stage since the start: the answer of `GET /admin/counters.json`.

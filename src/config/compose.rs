@@ -120,6 +120,22 @@ impl Config {
     }
 }
 
+impl Broker {
+    /// The name of each source, and its kind in a word.
+    pub fn kinds(&self) -> Vec<(Arc<str>, &'static str)> {
+        let name = |source: &SourceConfig| source.name.clone().unwrap_or_else(|| source::DEFAULT_NAME.into());
+        self.sources.iter().map(|source| (name(source), source.kind.word())).collect()
+    }
+
+    /// The longest time between two readings of totals, if there are any.
+    pub fn totals_interval(&self) -> Option<Duration> {
+        match &self.sources.first()?.kind {
+            SourceKind::Redis(config) if !config.totals.keys.is_empty() => Some(config.totals.interval),
+            _ => None,
+        }
+    }
+}
+
 /// The broker: the source, and everything else that talks to it.
 #[derive(Debug)]
 #[non_exhaustive]

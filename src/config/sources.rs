@@ -249,6 +249,22 @@ pub enum SourceKind {
 }
 
 impl SourceKind {
+    /// The kind in a word.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Redis(_) => "redis",
+            Self::Push(_) => "push",
+            #[cfg(feature = "nats")]
+            Self::Nats(_) => "nats",
+            #[cfg(feature = "amqp")]
+            Self::Amqp(_) => "amqp",
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_) => "kafka",
+            Self::Relay(_) => "relay",
+            Self::Demo(_) => "demo",
+        }
+    }
+
     /// Where it is, without secrets, and what it can do with what routes read from it.
     fn describe(&self) -> (String, Vec<(&'static str, Capabilities)>) {
         match self {

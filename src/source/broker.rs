@@ -1,7 +1,7 @@
 //! The state of the broker: what the process reports, counts and logs of it.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -21,15 +21,40 @@ pub enum BrokerState {
     Lost,
 }
 
+impl BrokerState {
+    /// The state in a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Subscribed => "subscribed",
+            Self::Connecting => "connecting",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// Whether there should be a subscription, and there is none.
+    pub fn is_down(self) -> bool {
+        matches!(self, Self::Connecting | Self::Lost)
+    }
+}
+
 /// The states of several sources, and the worst of them, which is the one to report. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct StateBoard {
-    states: Arc<Mutex<Vec<NamedState>>>,
+    states: Arc<Mutex<Vec<SourceState>>>,
     worst: watch::Sender<BrokerState>,
 }
 
-/// The name of a source, and its state.
-type NamedState = (Arc<str>, BrokerState);
+/// The state of a source.
+#[derive(Debug, Clone)]
+pub struct SourceState {
+    /// The name of the source.
+    pub name: Arc<str>,
+    /// Its state.
+    pub state: BrokerState,
+    /// When it came into this state.
+    pub since: SystemTime,
+}
 
 /// Where one source reports its state.
 #[derive(Debug, Clone)]
@@ -50,12 +75,13 @@ impl StateBoard {
     }
 
     /// The worst state of each name, in the order of the sources.
-    pub fn by_name(&self) -> Vec<(Arc<str>, BrokerState)> {
-        let mut by_name: Vec<NamedState> = Vec::new();
-        for (name, state) in self.states.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            match by_name.iter_mut().find(|(known, _)| known == name) {
-                Some((_, worst)) => *worst = (*worst).max(*state),
-                None => by_name.push((Arc::clone(name), *state)),
+    pub fn by_name(&self) -> Vec<SourceState> {
+        let mut by_name: Vec<SourceState> = Vec::new();
+        for source in self.states.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            match by_name.iter_mut().find(|known| known.name == source.name) {
+                Some(worst) if worst.state < source.state => *worst = source.clone(),
+                Some(_) => {}
+                None => by_name.push(source.clone()),
             }
         }
         by_name
@@ -64,7 +90,7 @@ impl StateBoard {
     /// A place for one more source, which has yet to connect. A broker that is several sources has several with its name.
     pub(super) fn slot(&self, name: Arc<str>) -> StateSlot {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.push((name, BrokerState::Connecting));
+        states.push(SourceState { name, state: BrokerState::Connecting, since: SystemTime::now() });
         StateSlot { board: self.clone(), place: states.len() - 1 }
     }
 }
@@ -80,8 +106,11 @@ impl StateSlot {
     fn set(&self, state: BrokerState) {
         let mut states = self.board.states.lock().unwrap_or_else(PoisonError::into_inner);
         // Its board never shrinks.
-        states[self.place].1 = state;
-        let worst = states.iter().map(|(_, state)| *state).max().unwrap_or(state);
+        let own = &mut states[self.place];
+        if own.state != state {
+            (own.state, own.since) = (state, SystemTime::now());
+        }
+        let worst = states.iter().map(|source| source.state).max().unwrap_or(state);
         self.board.worst.send_replace(worst);
     }
 }

@@ -35,11 +35,12 @@ use tokio::sync::watch;
 
 use crate::totals::TotalsSnapshot;
 
-pub use broker::{BrokerState, StateBoard};
+pub use broker::{BrokerState, SourceState, StateBoard};
 pub use emitter::{Emitter, PipelineClosed, SendOutcome};
 pub use lag::Lags;
 pub use push::{PushQueue, PushSource};
 pub use selector::{Selector, SourceId, StreamKey};
+pub(crate) use supervisor::DEFAULT_NAME;
 pub use supervisor::{SourceError, Supervisor};
 pub use tallycast_fanout::{NotAcknowledged, Receipt};
 

@@ -21,7 +21,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(400);
 const HEALTHY: Duration = Duration::from_secs(5);
 
 /// What the default source is called where states have names.
-const DEFAULT_NAME: &str = "default";
+pub(crate) const DEFAULT_NAME: &str = "default";
 
 /// Runs a [`Source`] for as long as the pipeline runs. Set what differs from the defaults, then [`run`](Self::run) it.
 #[derive(Debug, Clone)]

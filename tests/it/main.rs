@@ -13,6 +13,7 @@
 
 mod admin;
 mod admin_page;
+mod admin_api;
 #[cfg(feature = "amqp")]
 mod amqp;
 mod autobahn;
