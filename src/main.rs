@@ -18,7 +18,7 @@ use anyhow::Context;
 use listening::{Listening, Passed};
 use process::LogFilter;
 use systemd::Notifier;
-use tallycast::admin::{Admin, LiveConfig, LiveStats, StageInboxes, StatusSource};
+use tallycast::admin::{Admin, LiveConfig, LiveStats, RecentLog, StageInboxes, StatusSource};
 use tallycast::api::contracts::{self, Contracts};
 use tallycast::api::mercure::{self, Hub};
 use tallycast::api::native::Publishing;
@@ -50,11 +50,11 @@ fn main() -> ExitCode {
         Ok(Command::Client(command)) => return process::run_client(*command),
         Err(error) => return error.print(),
     };
-    let log = process::start_logging(config.log.clone(), config.log_format);
+    let (log, recent_log) = process::start_logging(config.log.clone(), config.log_format);
     let systemd = Systemd::from_env();
     let outcome = Passed::take(&systemd).and_then(|passed| {
         let runtime = Runtime::new().context("cannot start the runtime")?;
-        let outcome = runtime.block_on(run(*config, log, systemd, passed));
+        let outcome = runtime.block_on(run(*config, (log, recent_log), systemd, passed));
         // Dropping it would wait for a stage that is computing when the time for the shutdown is over.
         runtime.shutdown_background();
         outcome
@@ -68,7 +68,12 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(config: Config, log: LogFilter, systemd: Systemd, passed: Passed) -> anyhow::Result<()> {
+async fn run(
+    config: Config,
+    (log, recent_log): (LogFilter, RecentLog),
+    systemd: Systemd,
+    passed: Passed,
+) -> anyhow::Result<()> {
     let files = process::raise_file_limit();
     process::warn_of_exposed_admin(&config);
     let listening = Listening::open(passed, &systemd, &config.restart, config.address, config.send_buffer).await?;
@@ -116,6 +121,7 @@ async fn run(config: Config, log: LogFilter, systemd: Systemd, passed: Passed) -
         cluster: cluster.clone(),
         server: reloadable.server.clone(),
         kinds,
+        is_read_only: config.admin_read_only,
         totals_interval,
         close_limit: config.shutdown_limit,
     };
@@ -185,7 +191,12 @@ async fn run(config: Config, log: LogFilter, systemd: Systemd, passed: Passed) -
     let tally = tokio::spawn(tally);
     let subscriptions =
         presence.clone().map(|presence| Subscriptions { presence, token: reloadable.admin_token.clone() });
-    let admin = live.clone().map(|live| Admin { live, token: reloadable.admin_token });
+    let admin = live.clone().map(|live| Admin {
+        live,
+        options: reloadable.options,
+        log: recent_log,
+        token: reloadable.admin_token,
+    });
     let services = Services {
         store,
         publishing,

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Read, stderr};
 use std::process::ExitCode;
 
+use tallycast::admin::RecentLog;
 use tallycast::config::{Config, EXIT_UNAVAILABLE, EXIT_USAGE, LogFormat, Secret};
 use tallycast::{auth, client};
 use tokio::signal::unix::{SignalKind, signal};
@@ -59,8 +60,8 @@ pub(crate) fn check_token(config: auth::Config, token: &Secret) -> ExitCode {
 /// Changes the filter of the running log.
 pub(crate) type LogFilter = reload::Handle<EnvFilter, Registry>;
 
-/// Starts logging to standard error.
-pub(crate) fn start_logging(filter: EnvFilter, format: LogFormat) -> LogFilter {
+/// Starts logging to standard error, and keeps the last warnings and errors.
+pub(crate) fn start_logging(filter: EnvFilter, format: LogFormat) -> (LogFilter, RecentLog) {
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().with_writer(stderr);
     let lines = match format {
@@ -68,8 +69,9 @@ pub(crate) fn start_logging(filter: EnvFilter, format: LogFormat) -> LogFilter {
         // Each span is in the list already.
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
     };
-    registry().with(filter).with(lines).init();
-    handle
+    let recent = RecentLog::default();
+    registry().with(lines.with_filter(filter)).with(recent.layer()).init();
+    (handle, recent)
 }
 
 /// Cancels `token` at the first SIGTERM or SIGINT. The second ends the process at once.

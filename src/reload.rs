@@ -1,5 +1,7 @@
 //! SIGHUP: reads the configuration again, applies what can change, and logs what needs a restart.
 
+use std::sync::Arc;
+
 use tallycast::admin::Token;
 use tallycast::api::native::PublishKeys;
 use tallycast::auth;
@@ -21,6 +23,7 @@ pub(crate) struct Reloadable {
     pub(crate) admin_token: watch::Receiver<Option<Token>>,
     pub(crate) publish_keys: watch::Receiver<PublishKeys>,
     pub(crate) tokens: watch::Receiver<auth::Config>,
+    pub(crate) options: watch::Receiver<Arc<[EffectiveOption]>>,
 }
 
 /// Changes it.
@@ -35,6 +38,7 @@ struct Reload {
     admin_token: watch::Sender<Option<Token>>,
     publish_keys: watch::Sender<PublishKeys>,
     tokens: watch::Sender<auth::Config>,
+    options_now: watch::Sender<Arc<[EffectiveOption]>>,
     log: LogFilter,
     notifier: Notifier,
 }
@@ -78,7 +82,20 @@ pub(crate) fn start(
     let (admin_token, admin_token_now) = watch::channel(admin_token);
     let (publish_keys, publish_keys_now) = watch::channel(publish_keys);
     let (tokens, tokens_now) = watch::channel(tokens);
-    let reload = Reload { options, sources, routes, server, files, admin_token, publish_keys, tokens, log, notifier };
+    let (options_now, effective) = watch::channel(options.as_slice().into());
+    let reload = Reload {
+        options,
+        sources,
+        routes,
+        server,
+        files,
+        admin_token,
+        publish_keys,
+        tokens,
+        options_now,
+        log,
+        notifier,
+    };
     tokio::spawn(reload.run(hangups));
     Ok(Reloadable {
         sources: inputs,
@@ -87,6 +104,7 @@ pub(crate) fn start(
         admin_token: admin_token_now,
         publish_keys: publish_keys_now,
         tokens: tokens_now,
+        options: effective,
     })
 }
 
@@ -156,7 +174,10 @@ impl Reload {
         tracing::info!(options = changes.applied.join(", "), "configuration reloaded");
         // The options that need a restart keep their values here, so that each reload names them again.
         let kept = |option: &EffectiveOption| changes.need_restart.contains(&option.name);
+        let order: Vec<String> = config.options.iter().map(|option| option.name.clone()).collect();
         self.options.retain(kept);
         self.options.extend(config.options.into_iter().filter(|option| !kept(option)));
+        self.options.sort_by_key(|option| order.iter().position(|name| *name == option.name));
+        self.options_now.send_replace(self.options.as_slice().into());
     }
 }

@@ -95,7 +95,8 @@ pub fn router(services: Services) -> Router {
     let mut router = with_layers(public).layer(cors());
     let auth = publishing.auth.clone();
     let (for_programs, for_operators) = (contracts.router(&publishing, admin.is_some()), contracts.admin_router());
-    router = router.merge(publishing_routes(for_programs.merge(native::router(publishing)), server.clone()));
+    router =
+        router.merge(publishing_routes(for_programs.merge(native::router(Arc::clone(&publishing))), server.clone()));
     if !push.is_empty() {
         router = router.merge(uncached(push::router(push)));
     }
@@ -107,9 +108,10 @@ pub fn router(services: Services) -> Router {
         // Without CORS, as the admin routes: they say who the clients are.
         router = router.merge(with_layers(native::subscriptions_router(presence).route_layer(guard)));
     }
-    if let Some(Admin { live, token }) = admin {
+    if let Some(admin) = admin {
+        let token = admin.token.clone();
         let admin_routes = Router::new()
-            .merge(admin::router(status, live))
+            .merge(admin::router(status, admin, publishing))
             .merge(assets::admin_router())
             .merge(for_operators)
             // Unknown paths too are behind the token.

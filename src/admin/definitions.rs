@@ -863,6 +863,20 @@ const PROCESS: &[Metric] = &[
         watch: "1: the action of the alarm.",
     },
     Metric {
+        name: "admin_actions",
+        values: Values::Counters(
+            "action",
+            &[
+                ("publish", Reading::new("admin", "published", |status| status.actions.published.get())),
+                ("disconnect", Reading::new("admin", "disconnected", |status| status.actions.disconnected.get())),
+                ("refused", Reading::new("admin", "refused", |status| status.actions.refused.get())),
+            ],
+        ),
+        help: "What operators did through the admin routes: messages published, connections ended, and requests for either that were \
+               refused or failed.",
+        watch: "The log has each action with the address of the client. Zero with `--admin-read-only`, but for `refused`.",
+    },
+    Metric {
         name: "build_info",
         values: Values::Info(|scrape| {
             vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("node", scrape.status.node.to_string())]

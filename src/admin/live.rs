@@ -1,19 +1,18 @@
 //! Live statistics for the admin page: one event per second, sent by an engine of its own, so that readers of the public
 //! streams never receive them.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Request, State};
 use axum::http::Response;
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::alarms::{Look, RULES, WINDOW, Watcher};
+use super::history::{History, Sample};
 use super::status::{StatusSource, unix_seconds};
 use super::{counters, process};
 use crate::cluster::{Cluster, ClusterView};
@@ -23,25 +22,10 @@ use tallycast_server::{StreamBody, StreamService};
 
 /// The time between two events.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Samples kept for `/admin/history.json`: ten minutes.
-const MAX_SAMPLES: usize = 600;
 /// Feeds in an event, those with the most readers.
 const MAX_FEEDS: usize = 50;
 /// Events that wait for the engine at most.
 const INBOX: usize = 4;
-
-/// One point of the charts. Counters grow from the start of the process.
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Sample {
-    /// Seconds since the Unix epoch.
-    at: f64,
-    received: u64,
-    broadcast: u64,
-    delivered: u64,
-    bytes: u64,
-    memory_bytes: Option<u64>,
-    cpu_seconds: Option<f64>,
-}
 
 /// What the live statistics need besides the status.
 #[derive(Debug)]
@@ -52,6 +36,8 @@ pub struct LiveConfig {
     pub server: watch::Receiver<tallycast_server::Config>,
     /// The kind of each source, such as `redis`, after its name.
     pub kinds: Vec<(Arc<str>, &'static str)>,
+    /// Whether operators may only look.
+    pub is_read_only: bool,
     /// The time between two snapshots of totals, if they are read from the broker.
     pub totals_interval: Option<Duration>,
     /// The time for streams to end at the shutdown.
@@ -63,24 +49,26 @@ pub struct LiveConfig {
 pub struct LiveStats {
     handle: Handle,
     streams: StreamService,
-    samples: Arc<Mutex<VecDeque<Sample>>>,
+    history: Arc<Mutex<History>>,
     cluster: Option<Cluster>,
     server: watch::Receiver<tallycast_server::Config>,
     kinds: Arc<[(Arc<str>, &'static str)]>,
+    is_read_only: bool,
     totals_interval: Option<Duration>,
 }
 
 impl LiveStats {
     /// Starts the engine for live events, and the task that sends them until `shutdown` is cancelled.
     pub fn start(status: StatusSource, config: LiveConfig, shutdown: CancellationToken) -> Self {
-        let LiveConfig { cluster, server, kinds, totals_interval, close_limit } = config;
+        let LiveConfig { cluster, server, kinds, is_read_only, totals_interval, close_limit } = config;
         let fanout = Fanout::builder().inbox(INBOX).shards(1).close_timeout(close_limit).build();
         let mut config = tallycast_server::Config::default();
         // As all admin routes: pages of other origins may not read them.
         config.allowed_origins.clear();
         let streams = StreamService::new(fanout.handle()).config(config).websocket(false);
         let (handle, kinds) = (fanout.handle(), kinds.into());
-        let live = Self { handle, streams, samples: Arc::default(), cluster, server, kinds, totals_interval };
+        let live =
+            Self { handle, streams, history: Arc::default(), cluster, server, kinds, is_read_only, totals_interval };
         // The engine ends with the task, which holds its only publisher.
         tokio::spawn(live.clone().run(status, fanout.publisher(), shutdown));
         live
@@ -96,9 +84,17 @@ impl LiveStats {
         self.cluster.as_ref()
     }
 
-    /// The answer of `GET /admin/history.json`.
-    pub(super) fn history(&self) -> Value {
-        json!({ "samples": *self.samples.lock().unwrap_or_else(PoisonError::into_inner) })
+    /// Whether operators may only look.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.is_read_only
+    }
+
+    /// The samples of a range, for `GET /admin/history.json`.
+    ///
+    /// # Errors
+    /// For a range that there is not.
+    pub(super) fn history(&self, range: &str) -> Result<Value, String> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).json(range)
     }
 
     async fn run(self, status: StatusSource, messages: Publisher, shutdown: CancellationToken) {
@@ -142,12 +138,10 @@ impl LiveStats {
             bytes: hub.bytes.get(),
             memory_bytes: usage.memory_bytes,
             cpu_seconds: usage.cpu_seconds,
+            connections: hub.connections.get(),
+            lost: status.lost(),
         };
-        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        if samples.len() == MAX_SAMPLES {
-            samples.pop_front();
-        }
-        samples.push_back(sample);
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).add(sample);
     }
 
     fn event(
@@ -167,6 +161,7 @@ impl LiveStats {
         json!({
             "at": now(),
             "node": &*status.node,
+            "read_only": self.is_read_only,
             "version": env!("CARGO_PKG_VERSION"),
             "status": status.state(),
             "started_at": unix_seconds(status.started_at),

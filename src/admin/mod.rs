@@ -7,38 +7,54 @@
 //! | `GET /admin/status.json` | node, state and connections |
 //! | `GET /admin/counters.json` | the counters of every stage |
 //! | `GET /admin/cluster.json` | all nodes that share the broker |
-//! | `GET /admin/history.json` | samples of the last ten minutes |
-//! | `GET /admin/events` | a stream with live statistics, one event per second |
+//! | `GET /admin/history.json` | samples for charts, of ten minutes to a day |
+//! | `GET /admin/events` | a stream with live statistics and alarms, one event per second |
+//! | `GET /admin/config.json` | the effective options |
+//! | `GET /admin/log.json` | the last warnings and errors |
+//! | `POST /admin/publish` | publishes a message |
+//! | `POST /admin/disconnect` | ends a connection |
 //! | `GET /metrics` | the counters in the format of Prometheus |
 //!
 //! The page that shows them, `/admin/`, is an asset. `routes` puts the admin routes behind the token.
 
+mod actions;
 mod alarms;
 mod auth;
 mod counters;
 mod definitions;
 #[cfg(test)]
 mod docs;
+mod history;
 mod live;
+mod log;
 mod metrics;
 mod process;
 mod query;
 mod report;
 mod status;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{FromRef, RawQuery, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 
+use crate::api::native::Publishing;
+use crate::api::refusal::Refusal;
+use crate::config::EffectiveOption;
 use crate::responses::{json, line};
+use actions::Actions;
 
+pub use actions::ActionStats;
 pub use alarms::Alarms;
 pub use auth::Token;
 pub(crate) use auth::require_token;
 pub use live::{LiveConfig, LiveStats};
+pub use log::RecentLog;
 pub use query::{StatusQuery, StatusQueryError};
 pub use report::run as report;
 pub use status::{ConnectionStatus, StageInboxes, Status, StatusSource};
@@ -48,12 +64,16 @@ pub(crate) const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 /// The beginnings of the paths of the admin routes.
 pub(crate) const PREFIXES: [&str; 2] = ["/admin", "/metrics"];
 /// The paths of the admin routes, besides the page.
-pub(crate) const PATHS: [&str; 6] = [
+pub(crate) const PATHS: [&str; 10] = [
     "/admin/status.json",
     "/admin/counters.json",
     "/admin/cluster.json",
     "/admin/history.json",
     "/admin/events",
+    "/admin/config.json",
+    "/admin/log.json",
+    actions::PATHS[0],
+    actions::PATHS[1],
     "/metrics",
 ];
 
@@ -62,6 +82,10 @@ pub(crate) const PATHS: [&str; 6] = [
 pub struct Admin {
     /// The live statistics.
     pub live: LiveStats,
+    /// The effective options, as they are now.
+    pub options: watch::Receiver<Arc<[EffectiveOption]>>,
+    /// The last warnings and errors.
+    pub log: RecentLog,
     /// Required for every admin route, as it is now.
     pub token: watch::Receiver<Option<Token>>,
 }
@@ -69,7 +93,7 @@ pub struct Admin {
 #[derive(Debug, Clone)]
 struct AdminState {
     status: StatusSource,
-    live: LiveStats,
+    admin: Admin,
 }
 
 impl FromRef<AdminState> for StatusSource {
@@ -80,7 +104,13 @@ impl FromRef<AdminState> for StatusSource {
 
 impl FromRef<AdminState> for LiveStats {
     fn from_ref(state: &AdminState) -> Self {
-        state.live.clone()
+        state.admin.live.clone()
+    }
+}
+
+impl FromRef<AdminState> for Admin {
+    fn from_ref(state: &AdminState) -> Self {
+        state.admin.clone()
     }
 }
 
@@ -93,15 +123,24 @@ pub(crate) fn probes(status: StatusSource) -> Router {
 }
 
 /// The admin routes, not yet protected.
-pub(crate) fn router(status: StatusSource, live: LiveStats) -> Router {
+pub(crate) fn router(status: StatusSource, admin: Admin, publishing: Arc<Publishing>) -> Router {
+    let actions = Actions {
+        status: status.clone(),
+        publishing,
+        token: admin.token.clone(),
+        is_read_only: admin.live.is_read_only(),
+    };
     Router::new()
         .route("/admin/status.json", get(status_report))
         .route("/admin/counters.json", get(async |State(status): State<StatusSource>| json(&status.counters())))
         .route("/admin/cluster.json", get(cluster))
-        .route("/admin/history.json", get(async |State(live): State<LiveStats>| json(&live.history())))
+        .route("/admin/history.json", get(history))
         .route("/admin/events", get(live::events))
+        .route("/admin/config.json", get(config))
+        .route("/admin/log.json", get(async |State(admin): State<Admin>| json(&admin.log.json())))
         .route("/metrics", get(metrics))
-        .with_state(AdminState { status, live })
+        .with_state(AdminState { status, admin })
+        .merge(actions::router(actions))
 }
 
 async fn readiness(State(status): State<StatusSource>) -> Response {
@@ -130,6 +169,22 @@ async fn cluster(State(live): State<LiveStats>) -> Response {
         Some(cluster) => json(&*cluster.nodes()),
         None => line(StatusCode::NOT_FOUND, "the nodes are not known to each other; start each with --cluster"),
     }
+}
+
+async fn history(State(live): State<LiveStats>, RawQuery(query): RawQuery) -> Response {
+    let range = parameter(&query, "range").unwrap_or_else(|| "10m".to_owned());
+    live.history(&range).map_or_else(|error| Refusal::BadRequest(error).into_response(), |samples| json(&samples))
+}
+
+async fn config(State(admin): State<Admin>) -> Response {
+    let options = admin.options.borrow().iter().map(EffectiveOption::json).collect();
+    json(&Value::Object(Map::from_iter([("options".to_owned(), Value::Array(options))])))
+}
+
+/// The last parameter of a query with this name.
+fn parameter(query: &Option<String>, name: &str) -> Option<String> {
+    let parameters = form_urlencoded::parse(query.as_deref().unwrap_or_default().as_bytes());
+    parameters.filter(|(known, _)| known == name).last().map(|(_, value)| value.into_owned())
 }
 
 async fn metrics(State(status): State<StatusSource>) -> Response {

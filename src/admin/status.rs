@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::actions::ActionStats;
 use super::alarms::Alarms;
 use super::counters;
 use super::query::StatusQuery;
@@ -25,7 +26,7 @@ use crate::source::{BrokerState, SourceEvent, SourceStats, StateBoard};
 use crate::tally::TallyInput;
 use crate::{decode, tally};
 use tallycast_fanout::inbox::{Depth, WeakSender};
-use tallycast_fanout::{ConnectionReport, Handle, Unavailable};
+use tallycast_fanout::{ConnectionReport, Counter, Handle, Unavailable};
 
 /// The answer of `GET /admin/status.json`. Times are seconds since the Unix epoch.
 #[derive(Debug, Serialize)]
@@ -122,6 +123,8 @@ pub struct StatusSource {
     pub inboxes: StageInboxes,
     /// The alarms that are raised.
     pub alarms: Arc<Alarms>,
+    /// The counters of what operators have done.
+    pub actions: Arc<ActionStats>,
     /// Cancelled when the process has been told to stop.
     pub terminating: CancellationToken,
 }
@@ -156,6 +159,7 @@ impl StatusSource {
             cluster: Arc::default(),
             inboxes,
             alarms: Arc::default(),
+            actions: Arc::default(),
             terminating,
         }
     }
@@ -173,6 +177,15 @@ impl StatusSource {
     /// The state of the source, in a word.
     pub(super) fn broker_state(&self) -> &'static str {
         self.broker.borrow().word()
+    }
+
+    /// What was lost since the start: events and messages, times that readers skipped some, and readers that were disconnected because
+    /// they were slow.
+    pub(super) fn lost(&self) -> u64 {
+        let hub = self.handle.stats();
+        let of_readers = [&hub.slow_disconnected, &hub.slow_skipped, &hub.slow_latest, &hub.shed, &hub.stalled];
+        let of_process = [&self.source.overflowed, &self.push.rejected, &self.sessions.dropped, &self.ws_hub.lost];
+        of_readers.into_iter().chain(of_process).map(Counter::get).sum()
     }
 
     /// The counters of every stage since the start: the answer of `GET /admin/counters.json`.

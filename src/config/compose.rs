@@ -50,6 +50,8 @@ pub struct Config {
     pub server: tallycast_server::Config,
     /// Whether `/admin` and `/metrics` are served.
     pub admin: bool,
+    /// Whether operators may only look.
+    pub admin_read_only: bool,
     /// The token that they require.
     pub admin_token: Option<Token>,
     /// The publishing key that the demo has if none is given.
@@ -307,6 +309,7 @@ pub(super) fn compose(
         tally: tally::Config { period: routing.tally_period, max_keys: routing.tally_keys },
         fanout,
         admin: !server.no_admin,
+        admin_read_only: server.admin_read_only,
         admin_token: server.admin_token.clone().map(Token::from),
         demo_key: demo_key.clone(),
         publish_keys: PublishKeys::new(publishing.publish_keys.into_iter().chain(demo_key), publishing.publish_rate),

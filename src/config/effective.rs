@@ -5,9 +5,14 @@ use std::fmt;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
+use serde_json::{Value, json};
+
 use super::file::File;
 use super::secret::Secret;
 use crate::size::Size;
+
+/// The origin of values that are not configured.
+const DEFAULT: &str = "default";
 
 /// The effective value of an option.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +25,14 @@ pub struct EffectiveOption {
     pub origin: String,
     /// The whole value, if it is a secret: two may look the same.
     pub(super) secret: Option<Secret>,
+}
+
+impl EffectiveOption {
+    /// The option for the admin page, with what the text of `tallycast check` has.
+    pub(crate) fn json(&self) -> Value {
+        let Self { name, value, origin, .. } = self;
+        json!({"name": name, "value": value, "origin": origin, "default": origin == DEFAULT})
+    }
 }
 
 impl fmt::Display for EffectiveOption {
@@ -47,7 +60,7 @@ pub(super) fn effective(definition: &clap::Command, matches: &ArgMatches, file: 
                 argument.get_env().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
             }
             _ if file.location(long).is_some() => file.path().display().to_string(),
-            _ => "default".to_owned(),
+            _ => DEFAULT.to_owned(),
         };
         let secret = matches.try_get_many::<Secret>(id).ok().flatten().map(joined);
         let size = matches.try_get_one::<Size>(id).ok().flatten();

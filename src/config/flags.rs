@@ -738,6 +738,9 @@ pub(super) struct ServerOptions {
         value_parser = admin_token
     )]
     pub(super) admin_token: Option<Secret>,
+    /// Show everything on the admin page, but refuse to publish messages and to end connections there
+    #[arg(long, env = "TALLYCAST_ADMIN_READ_ONLY")]
+    pub(super) admin_read_only: bool,
     /// Do not serve /admin and /metrics
     #[arg(long, env = "TALLYCAST_NO_ADMIN")]
     pub(super) no_admin: bool,

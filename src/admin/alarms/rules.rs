@@ -14,7 +14,7 @@ pub(crate) static RULES: &[Rule] = &[
         id: "source-down",
         severity: Critical,
         title: "A source is not subscribed",
-        condition: Holds(3, "A source is not subscribed at its broker", |look| {
+        condition: Holds(3, "It is connecting, or has lost its subscription", |look| {
             let down = look.status.states.by_name().into_iter().filter(|source| source.state.is_down());
             let down: Vec<String> = down.map(|source| format!("{}: {}", source.name, source.state.word())).collect();
             (!down.is_empty()).then(|| down.join(", "))
@@ -291,7 +291,7 @@ pub(crate) static RULES: &[Rule] = &[
         id: "node-draining",
         severity: Warning,
         title: "A node has been draining for long",
-        condition: Holds(120, "A node has been draining for two minutes", draining),
+        condition: Holds(120, "It has not ended", draining),
         action: "Wait for `--drain` of this node, or look at its log.",
     },
 ];

@@ -157,6 +157,25 @@ fn path_or_name(text: &str) -> Result<Namespace, TopicError> {
     topic.as_namespace().cloned().ok_or(TopicError::Wildcard)
 }
 
+impl Publishing {
+    /// Publishes a message for an operator, who needs no key.
+    pub(crate) async fn publish_unchecked(
+        &self,
+        namespace: &str,
+        event: Option<String>,
+        data: String,
+    ) -> Result<(), Refusal> {
+        let outcome = async {
+            let parsed = path_or_name(namespace);
+            let namespace = parsed.map_err(|error| Refusal::BadRequest(format!("namespace {namespace:?}: {error}")))?;
+            let message = publication(&self.routes.borrow(), &namespace, event, data, None)?;
+            self.publisher.publish(&[message]).await?;
+            Ok(())
+        };
+        self.counted(1, outcome.await)
+    }
+}
+
 /// A message of a namespace, as the broker takes it.
 pub(in crate::api) fn publication(
     routes: &Routes,
