@@ -18,7 +18,7 @@ use anyhow::Context;
 use listening::{Listening, Passed};
 use process::LogFilter;
 use systemd::Notifier;
-use tallycast::admin::{Admin, LiveConfig, LiveStats, RecentLog, StageInboxes, StatusSource};
+use tallycast::admin::{Admin, Inspector, LiveConfig, LiveStats, RecentLog, StageInboxes, StatusSource};
 use tallycast::api::contracts::{self, Contracts};
 use tallycast::api::mercure::{self, Hub};
 use tallycast::api::native::Publishing;
@@ -101,7 +101,8 @@ async fn run(
     // The channels, and the engine behind them.
     let (events, decode_inbox) = inbox::channel(config.inbox, config.inbox_bytes);
     let (keys, tally_inbox) = inbox::channel(config.inbox, config.inbox_bytes);
-    let fanout = Fanout::builder().config(config.fanout).build();
+    let inspector = Arc::<Inspector>::default();
+    let fanout = Fanout::builder().config(config.fanout).tap(Arc::clone(&inspector) as _).build();
     let inboxes = StageInboxes { decode: events.downgrade(), tally: keys.downgrade() };
     let status =
         StatusSource::new(config.node, StateBoard::default(), fanout.handle(), inboxes, steps.terminating.clone());
@@ -118,6 +119,7 @@ async fn run(
         );
     }
     let live = LiveConfig {
+        inspector,
         cluster: cluster.clone(),
         server: reloadable.server.clone(),
         kinds,
@@ -194,6 +196,7 @@ async fn run(
     let admin = live.clone().map(|live| Admin {
         live,
         options: reloadable.options,
+        sessions: contracts.session_list(),
         log: recent_log,
         token: reloadable.admin_token,
     });

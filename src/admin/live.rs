@@ -4,8 +4,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::{Request, State};
-use axum::http::Response;
+use axum::extract::{RawQuery, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -13,12 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::alarms::{Look, RULES, WINDOW, Watcher};
 use super::history::{History, Sample};
+use super::inspector::{Inspector, MAX_TAILS, TailObserver};
 use super::status::{StatusSource, unix_seconds};
-use super::{counters, process};
+use super::{counters, parameter, process};
+use crate::api::refusal::Refusal;
 use crate::cluster::{Cluster, ClusterView};
+use crate::responses::line;
 use crate::source::SourceState;
-use tallycast_fanout::{Fanout, FeedReport, Handle, Message, Namespace, Publisher};
-use tallycast_server::{StreamBody, StreamService};
+use tallycast_fanout::{Fanout, FeedReport, Handle, Message, Namespace, Publisher, Topic};
+use tallycast_server::StreamService;
 
 /// The time between two events.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -27,9 +31,15 @@ const MAX_FEEDS: usize = 50;
 /// Events that wait for the engine at most.
 const INBOX: usize = 4;
 
+/// Events of tails that wait for their engine, and the memory of those that wait for their readers.
+const TAIL_INBOX: usize = 1024;
+const TAIL_BYTES: usize = 8 * 1024 * 1024;
+
 /// What the live statistics need besides the status.
 #[derive(Debug)]
 pub struct LiveConfig {
+    /// What sees the messages of the engine.
+    pub inspector: Arc<Inspector>,
     /// The nodes that share the broker, if they announce themselves.
     pub cluster: Option<Cluster>,
     /// The configuration of the HTTP server.
@@ -49,6 +59,8 @@ pub struct LiveConfig {
 pub struct LiveStats {
     handle: Handle,
     streams: StreamService,
+    inspector: Arc<Inspector>,
+    tails: Handle,
     history: Arc<Mutex<History>>,
     cluster: Option<Cluster>,
     server: watch::Receiver<tallycast_server::Config>,
@@ -60,15 +72,31 @@ pub struct LiveStats {
 impl LiveStats {
     /// Starts the engine for live events, and the task that sends them until `shutdown` is cancelled.
     pub fn start(status: StatusSource, config: LiveConfig, shutdown: CancellationToken) -> Self {
-        let LiveConfig { cluster, server, kinds, is_read_only, totals_interval, close_limit } = config;
+        let LiveConfig { inspector, cluster, server, kinds, is_read_only, totals_interval, close_limit } = config;
         let fanout = Fanout::builder().inbox(INBOX).shards(1).close_timeout(close_limit).build();
         let mut config = tallycast_server::Config::default();
         // As all admin routes: pages of other origins may not read them.
         config.allowed_origins.clear();
         let streams = StreamService::new(fanout.handle()).config(config).websocket(false);
         let (handle, kinds) = (fanout.handle(), kinds.into());
-        let live =
-            Self { handle, streams, history: Arc::default(), cluster, server, kinds, is_read_only, totals_interval };
+        // Of its own, so that tails never displace the live events.
+        let tails =
+            Fanout::builder().inbox(TAIL_INBOX).total_log_bytes(TAIL_BYTES).shards(1).close_timeout(close_limit);
+        let tails = tails.build();
+        inspector.start(tails.publisher());
+        let tails = tails.handle();
+        let live = Self {
+            handle,
+            streams,
+            inspector,
+            tails,
+            history: Arc::default(),
+            cluster,
+            server,
+            kinds,
+            is_read_only,
+            totals_interval,
+        };
         // The engine ends with the task, which holds its only publisher.
         tokio::spawn(live.clone().run(status, fanout.publisher(), shutdown));
         live
@@ -77,6 +105,7 @@ impl LiveStats {
     /// Waits until the last stream has ended, after the shutdown.
     pub async fn closed(&self) {
         self.handle.closed().await;
+        self.tails.closed().await;
     }
 
     /// The nodes that this one knows, if nodes announce themselves.
@@ -87,6 +116,11 @@ impl LiveStats {
     /// Whether operators may only look.
     pub(super) fn is_read_only(&self) -> bool {
         self.is_read_only
+    }
+
+    /// What sees the messages of the engine.
+    pub(super) fn inspector(&self) -> &Inspector {
+        &self.inspector
     }
 
     /// The samples of a range, for `GET /admin/history.json`.
@@ -104,8 +138,9 @@ impl LiveStats {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => break,
             }
+            self.inspector.tick();
             let usage = process::usage();
             self.keep(&status, usage);
             let nodes = self.cluster.as_ref().map(Cluster::nodes);
@@ -126,6 +161,7 @@ impl LiveStats {
             // A full inbox means that the engine is behind; the next event replaces this one.
             let _ = messages.try_send(Message::text(Namespace::root(), event));
         }
+        self.inspector.stop();
     }
 
     fn keep(&self, status: &StatusSource, usage: process::Usage) {
@@ -208,6 +244,30 @@ fn now() -> f64 {
 }
 
 /// `GET /admin/events`: the stream of the live engine, as Server-Sent Events.
-pub(super) async fn events(State(live): State<LiveStats>, request: Request) -> Response<StreamBody> {
-    live.streams.open(request, Namespace::root()).await
+pub(super) async fn events(State(live): State<LiveStats>, request: Request) -> Response {
+    live.streams.open(request, Namespace::root()).await.into_response()
+}
+
+/// `GET /admin/tail`: a stream with messages of a topic.
+pub(super) async fn tail(State(live): State<LiveStats>, RawQuery(query): RawQuery, request: Request) -> Response {
+    let Some(text) = parameter(&query, "namespace") else {
+        return Refusal::BadRequest("bad query: expected namespace=/a".to_owned()).into_response();
+    };
+    let topic: Topic = match text.parse() {
+        Ok(topic) => topic,
+        Err(error) => return Refusal::BadRequest(format!("bad query: namespace={text}: {error}")).into_response(),
+    };
+    let Some(guard) = live.inspector.tail(topic) else {
+        return Refusal::Unavailable(format!("{MAX_TAILS} tails are open, which is the limit")).into_response();
+    };
+    let namespace = guard.namespace();
+    let mut config = tallycast_server::Config::default();
+    config.allowed_origins.clear();
+    let streams = StreamService::new(live.tails.clone()).config(config).websocket(false);
+    // Dropped with the stream, or here if there is none.
+    let streams = streams.observer(TailObserver(Arc::new(guard)));
+    match namespace {
+        Ok(namespace) => streams.open(request, namespace).await.into_response(),
+        Err(error) => line(StatusCode::INTERNAL_SERVER_ERROR, error),
+    }
 }

@@ -9,6 +9,9 @@
 //! | `GET /admin/cluster.json` | all nodes that share the broker |
 //! | `GET /admin/history.json` | samples for charts, of ten minutes to a day |
 //! | `GET /admin/events` | a stream with live statistics and alarms, one event per second |
+//! | `GET /admin/namespaces.json` | the children of a namespace, with readers and rates |
+//! | `GET /admin/tail` | a stream with messages of a topic |
+//! | `GET /admin/sessions.json` | the sessions of all nodes |
 //! | `GET /admin/config.json` | the effective options |
 //! | `GET /admin/log.json` | the last warnings and errors |
 //! | `POST /admin/publish` | publishes a message |
@@ -25,12 +28,15 @@ mod definitions;
 #[cfg(test)]
 mod docs;
 mod history;
+mod inspector;
 mod live;
 mod log;
 mod metrics;
+mod namespaces;
 mod process;
 mod query;
 mod report;
+mod sessions;
 mod status;
 
 use std::sync::Arc;
@@ -53,10 +59,12 @@ pub use actions::ActionStats;
 pub use alarms::Alarms;
 pub use auth::Token;
 pub(crate) use auth::require_token;
+pub use inspector::Inspector;
 pub use live::{LiveConfig, LiveStats};
 pub use log::RecentLog;
 pub use query::{StatusQuery, StatusQueryError};
 pub use report::run as report;
+pub use sessions::SessionList;
 pub use status::{ConnectionStatus, StageInboxes, Status, StatusSource};
 
 /// The paths of the probes, which are always served, without a token.
@@ -64,12 +72,15 @@ pub(crate) const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 /// The beginnings of the paths of the admin routes.
 pub(crate) const PREFIXES: [&str; 2] = ["/admin", "/metrics"];
 /// The paths of the admin routes, besides the page.
-pub(crate) const PATHS: [&str; 10] = [
+pub(crate) const PATHS: [&str; 13] = [
     "/admin/status.json",
     "/admin/counters.json",
     "/admin/cluster.json",
     "/admin/history.json",
     "/admin/events",
+    "/admin/namespaces.json",
+    "/admin/tail",
+    "/admin/sessions.json",
     "/admin/config.json",
     "/admin/log.json",
     actions::PATHS[0],
@@ -84,6 +95,8 @@ pub struct Admin {
     pub live: LiveStats,
     /// The effective options, as they are now.
     pub options: watch::Receiver<Arc<[EffectiveOption]>>,
+    /// The sessions, if there are any.
+    pub sessions: Option<SessionList>,
     /// The last warnings and errors.
     pub log: RecentLog,
     /// Required for every admin route, as it is now.
@@ -136,6 +149,9 @@ pub(crate) fn router(status: StatusSource, admin: Admin, publishing: Arc<Publish
         .route("/admin/cluster.json", get(cluster))
         .route("/admin/history.json", get(history))
         .route("/admin/events", get(live::events))
+        .route("/admin/namespaces.json", get(namespaces::listing))
+        .route("/admin/tail", get(live::tail))
+        .route("/admin/sessions.json", get(sessions::listing))
         .route("/admin/config.json", get(config))
         .route("/admin/log.json", get(async |State(admin): State<Admin>| json(&admin.log.json())))
         .route("/metrics", get(metrics))

@@ -14,7 +14,7 @@ use super::send_multiple::{self, SendMultiple};
 use super::session_streams::SessionStreams;
 use super::unifrost::{self, Unifrost};
 use super::ws_hub::{self, WsHub};
-use crate::admin::StatusSource;
+use crate::admin::{SessionList, StatusSource};
 use crate::assets;
 use crate::auth::Auth;
 use crate::cluster::Cluster;
@@ -189,6 +189,13 @@ impl Contracts {
             router = router.merge(realtime::router(Arc::clone(realtime), Arc::clone(publishing)));
         }
         router
+    }
+
+    /// The sessions for operators. Tokens and the connect hook say who may open which.
+    pub fn session_list(&self) -> Option<SessionList> {
+        let SessionStreams { sessions, hook, .. } = self.sessions.as_ref()?;
+        let has_secret_names = hook.is_none() && self.auth.is_none();
+        Some(SessionList { sessions: sessions.clone(), has_secret_names })
     }
 
     /// The pages, which are files like the others.

@@ -149,6 +149,13 @@ impl Local {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A connection of a session that the engine serves here, and the number of messages that wait for the session.
+    pub(super) fn here(&self, name: &str) -> (Option<ConnectionId>, usize) {
+        let sessions = self.lock();
+        let Some(session) = sessions.by_name.get(name) else { return (None, 0) };
+        (session.connections.values().filter_map(|connection| connection.id).min(), session.messages.len())
+    }
+
     /// Has a connection wait for its session, so that no command is missed that comes before its stream opens.
     pub(super) fn reserve(
         self: &Arc<Self>,

@@ -203,6 +203,11 @@ impl MemoryStore {
         Page { sessions: page, next }
     }
 
+    /// The number of sessions.
+    pub(super) fn total(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Ends sessions whose time to live is over.
     pub(super) fn expire(&self) {
         let now = Instant::now();

@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
-use tallycast_fanout::{Counter, Grant, Handle, StreamWatch, Topics};
+use tallycast_fanout::{ConnectionId, Counter, Grant, Handle, StreamWatch, Topics};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -548,6 +548,22 @@ impl Sessions {
             Store::Redis(store) => store.list(after, limit).await?,
             Store::Memory(store) => store.list(after, limit),
         })
+    }
+
+    /// The number of sessions of all nodes.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn total(&self) -> Result<usize, SessionError> {
+        Ok(match &self.0.store {
+            Store::Redis(store) => store.total().await?,
+            Store::Memory(store) => store.total(),
+        })
+    }
+
+    /// A connection of a session on this node, and the number of messages that wait for it here.
+    pub(crate) fn here(&self, name: &str) -> (Option<ConnectionId>, usize) {
+        self.0.local.here(name)
     }
 
     /// Publishes for the backend what a client has sent. In `tallycast demo` there is none.

@@ -154,3 +154,96 @@ fn read_only_operators_see_the_options_and_the_log() {
     assert_eq!((&history["interval"], &history["samples"][0]["lost"]), (&6.0.into(), &0.into()));
     assert_eq!(get(&tallycast, "/admin/history.json?range=1y", &[]).status, 400);
 }
+
+/// The answer of a path with a query, as JSON.
+fn json_of(tallycast: &Tallycast, path: &str) -> Value {
+    let answer = get(tallycast, path, &[]);
+    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+#[test]
+fn namespaces_have_readers_and_rates_while_someone_looks() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--route", "news.*=/news/*,history=10"]);
+    let _one = EventSource::open(&tallycast, "/subscribe/news/a/b");
+    let _all = EventSource::open(&tallycast, "/subscribe/news");
+    let children = || json_of(&tallycast, "/admin/namespaces.json?prefix=/news");
+    let listing = children();
+    assert_eq!((&listing["prefix"], &listing["readers"], &listing["rate"]), (&"/news".into(), &2.into(), &0.0.into()));
+    let expected = json!([{"segment": "a", "namespace": "/news/a", "readers": 1, "rate": 0.0, "has_children": true,
+        "keeps_totals": false, "history": true}]);
+    assert_eq!(listing["children"], expected);
+    redis.publish([("news.c", "x"), ("news.c", "y")]);
+    eventually("the messages are counted", || children()["children"][0]["namespace"] == "/news/c");
+    let listing = children();
+    assert!(
+        listing["rate"].as_f64().unwrap() > 0.0 && listing["measured_seconds"].as_f64().unwrap() > 0.0,
+        "{listing}"
+    );
+    let root = json_of(&tallycast, "/admin/namespaces.json");
+    assert_eq!((&root["prefix"], &root["children"][0]["segment"]), (&"/".into(), &"news".into()));
+    let answer = get(&tallycast, "/admin/namespaces.json?prefix=news", &[]);
+    let text = String::from_utf8(answer.body).unwrap();
+    assert_eq!((answer.status, &*text), (400, "bad query: prefix=news: a namespace must start with '/'\n"));
+}
+
+#[test]
+fn tail_shows_messages_at_a_bounded_rate_and_is_no_connection() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(
+        &redis,
+        &["--route", "news.*=/news/*,event=channel", "--token-key", "HS256=0123456789abcdef0123456789abcdef"],
+    );
+    let tail = EventSource::open(&tallycast, "/admin/tail?namespace=/news/*");
+    let _other = EventSource::open(&tallycast, "/admin/tail?namespace=/");
+    assert_eq!(tallycast.json("/admin/status.json")["connections_total"], 0);
+    redis.publish([("news.a", "x".repeat(5000))]);
+    let event = tail.next();
+    let message: Value = serde_json::from_str(&event.data).unwrap();
+    assert_eq!((event.name, &message["namespace"], &message["event"]), (None, &"/news/a".into(), &"news.a".into()));
+    assert_eq!((&message["bytes"], message["data"].as_str().unwrap().len()), (&5000.into(), 4096));
+    assert!(message["at"].as_f64().unwrap() > 1.7e9);
+    // Far more than the rate allows.
+    redis.publish((0..1000).map(|number| ("news.b", number.to_string())));
+    let (mut shown, mut skipped) = (0, 0);
+    while shown + skipped < 1000 {
+        let event = tail.next();
+        let value: Value = serde_json::from_str(&event.data).unwrap();
+        match event.name.as_deref() {
+            Some("skipped") => skipped += value["count"].as_u64().unwrap(),
+            _ => shown += 1,
+        }
+    }
+    assert!(shown > 0 && skipped > 500, "{shown} shown, {skipped} skipped");
+    assert_eq!(get(&tallycast, "/admin/tail", &[]).status, 400);
+    tallycast.terminate();
+    tail.rest();
+}
+
+#[test]
+fn sessions_are_listed_with_their_connections_and_without_secrets() {
+    let redis = RedisServer::start();
+    let start =
+        |flags: &[&str]| Tallycast::start(&redis, &[&["--sessions", "--route", "news.*=/news/*"], flags].concat());
+    let tallycast = start(&["--instance", "one"]);
+    let stream = EventSource::open(&tallycast, "/session/a-secret-name?topic=/news");
+    let other = start(&["--instance", "two"]);
+    let listing = json_of(&tallycast, "/admin/sessions.json?limit=10");
+    assert_eq!(listing["total"], 1);
+    let session = &listing["sessions"][0];
+    assert_eq!((&session["id"], &session["topics"]), (&"a-secr…".into(), &json!(["/news"])));
+    let connection = tallycast.json("/admin/status.json")["connections"][0]["id"].clone();
+    assert_eq!((&session["connection"], &session["queued"]), (&connection, &0.into()));
+    // The other node knows it, but has no connection of it.
+    let listing = json_of(&other, "/admin/sessions.json?id=a-secret-name");
+    assert_eq!((&listing["total"], &listing["sessions"][0]["connection"]), (&1.into(), &Value::Null));
+    assert_eq!(listing["sessions"][0]["connections"].as_array().unwrap().len(), 1);
+    assert_eq!(json_of(&other, "/admin/sessions.json?id=unknown")["sessions"], json!([]));
+    assert_eq!(get(&other, "/admin/sessions.json?limit=0", &[]).status, 400);
+    let body = json!({ "connection": connection });
+    assert_eq!(post(&tallycast, "/admin/disconnect", &[JSON], &body).0, 200);
+    assert_eq!(stream.rest(), []);
+    let without = Tallycast::start(&redis, &[]);
+    assert_eq!(get(&without, "/admin/sessions.json", &[]).status, 404);
+}

@@ -17,7 +17,7 @@ use crate::inbox;
 use crate::publisher::Publisher;
 use crate::shard::{Budgets, Shard};
 use crate::totals::Totals;
-use crate::{Namespace, NamespacePolicy, Retention, Stats};
+use crate::{MessageTap, Namespace, NamespacePolicy, Retention, Stats};
 
 /// New subscribers that may wait for the hub.
 const SUBSCRIBER_INBOX: usize = 1024;
@@ -112,6 +112,7 @@ impl Default for Config {
 #[must_use = "the engine starts at `build`"]
 pub struct Builder {
     config: Config,
+    tap: Option<Arc<dyn MessageTap>>,
 }
 
 /// Setters with the documentation of the fields that they set.
@@ -157,6 +158,12 @@ impl Builder {
     /// Replaces all settings.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Sets what sees all messages, beside the readers. Default: nothing.
+    pub fn tap(mut self, tap: Arc<dyn MessageTap>) -> Self {
+        self.tap = Some(tap);
         self
     }
 
@@ -211,7 +218,7 @@ impl Builder {
             tasks: tasks.clone(),
         });
         let inboxes = HubInboxes { messages, subscribers: subscriber_inbox };
-        tasks.spawn(Hub::new(config, stats, shards, totals, history).run(inboxes, shutdown));
+        tasks.spawn(Hub::new(config, stats, shards, totals, history).with_tap(self.tap).run(inboxes, shutdown));
         tasks.close();
         Fanout::new(Publisher::new(inbox), handle)
     }

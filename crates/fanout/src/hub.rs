@@ -16,7 +16,7 @@ use crate::recorder::Recorder;
 use crate::shard::Input;
 use crate::totals::{Audience, Totals};
 use crate::turn::{Outgoing, Turn};
-use crate::{CloseReason, Config, Data, Message, Namespace, SequenceEvent, Stats, Subscriber};
+use crate::{CloseReason, Config, Data, Message, MessageTap, Namespace, SequenceEvent, Stats, Subscriber};
 
 /// The most messages that one turn takes from the inbox.
 const TURN_MESSAGES: usize = 1024;
@@ -70,6 +70,7 @@ pub(crate) struct Hub {
     turn_bytes: usize,
     /// To be acknowledged when the current turn has been sent.
     acknowledgements: Vec<Acknowledgement>,
+    tap: Option<Arc<dyn MessageTap>>,
 }
 
 impl Hub {
@@ -96,7 +97,12 @@ impl Hub {
             is_current: true,
             turn_bytes: 0,
             acknowledgements: Vec::new(),
+            tap: None,
         }
+    }
+
+    pub(crate) fn with_tap(self, tap: Option<Arc<dyn MessageTap>>) -> Self {
+        Self { tap, ..self }
     }
 
     /// Runs until every publisher has been dropped or `shutdown` is cancelled, and all messages have been sent; then ends
@@ -229,6 +235,10 @@ impl Hub {
         (turn.history_end, turn.position) = self.recorder.commit(&self.stats);
         turn.is_current = self.recorder.is_current();
         let is_changed = (turn.history_end, turn.is_current) != (self.history_end, self.is_current);
+        if let Some(tap) = self.tap.as_deref().filter(|tap| tap.is_active()) {
+            let for_everyone = turn.messages.iter().filter(|outgoing| outgoing.audience == Audience::Everyone);
+            tap.messages(&mut for_everyone.map(|outgoing| &*outgoing.message));
+        }
         if !turn.messages.is_empty() || is_changed || turn.position.is_some() {
             (self.history_end, self.is_current) = (turn.history_end, turn.is_current);
             let turn = Arc::new(turn);

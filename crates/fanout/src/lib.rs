@@ -63,6 +63,7 @@ mod shard;
 mod sink;
 mod stats;
 mod subscriber;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod topic;
@@ -94,5 +95,6 @@ pub use retention::{Kept, Partition, Retention};
 pub use sink::{Sink, Stream};
 pub use stats::{Counter, Histogram, Stats};
 pub use subscriber::{ConnectionInfo, Subscriber};
+pub use tap::MessageTap;
 pub use topic::{MAX_TOPICS, MAX_WILDCARDS, Topic, TopicError, Topics};
 pub use watch::StreamWatch;

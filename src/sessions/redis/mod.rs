@@ -249,6 +249,13 @@ impl RedisStore {
         Ok(Page { sessions: self.get(&names).await?.into_iter().flatten().collect(), next })
     }
 
+    /// The number of sessions.
+    pub(super) async fn total(&self) -> Result<usize, NodesError> {
+        let mut command = redis::cmd("ZCARD");
+        command.arg(INDEX);
+        self.nodes.ask(&command).await
+    }
+
     /// Ends sessions whose time to live is over. Returns whether there may be more, and what else is known.
     pub(super) async fn expire(&self) -> Result<(bool, Refused), NodesError> {
         let mut command = script(EXPIRE, 0);
