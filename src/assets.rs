@@ -45,9 +45,24 @@ const REALTIME_PAGES: [Asset; 2] = [
 ];
 
 /// All assets but the pages that can be switched off.
-const ASSETS: [Asset; 26] = [
+const ASSETS: [Asset; 43] = [
+    ("/assets/admin-alarms.js", SCRIPT, include_str!("../web/admin-alarms.js")),
+    ("/assets/admin-api.js", SCRIPT, include_str!("../web/admin-api.js")),
+    ("/assets/admin-chart.js", SCRIPT, include_str!("../web/admin-chart.js")),
+    ("/assets/admin-charts.js", SCRIPT, include_str!("../web/admin-charts.js")),
     ("/assets/admin-cluster.js", SCRIPT, include_str!("../web/admin-cluster.js")),
+    ("/assets/admin-config.js", SCRIPT, include_str!("../web/admin-config.js")),
     ("/assets/admin-connections.js", SCRIPT, include_str!("../web/admin-connections.js")),
+    ("/assets/admin-explore.js", SCRIPT, include_str!("../web/admin-explore.js")),
+    ("/assets/admin-figures.js", SCRIPT, include_str!("../web/admin-figures.js")),
+    ("/assets/admin-history.js", SCRIPT, include_str!("../web/admin-history.js")),
+    ("/assets/admin-log.js", SCRIPT, include_str!("../web/admin-log.js")),
+    ("/assets/admin-publish.js", SCRIPT, include_str!("../web/admin-publish.js")),
+    ("/assets/admin-sessions.js", SCRIPT, include_str!("../web/admin-sessions.js")),
+    ("/assets/admin-sources.js", SCRIPT, include_str!("../web/admin-sources.js")),
+    ("/assets/admin-table.js", SCRIPT, include_str!("../web/admin-table.js")),
+    ("/assets/admin-tail.js", SCRIPT, include_str!("../web/admin-tail.js")),
+    ("/assets/admin-views.js", SCRIPT, include_str!("../web/admin-views.js")),
     ("/assets/admin.css", STYLE, include_str!("../web/admin.css")),
     ("/assets/admin.js", SCRIPT, include_str!("../web/admin.js")),
     ("/assets/board-cells.js", SCRIPT, include_str!("../web/board-cells.js")),
@@ -72,6 +87,8 @@ const ASSETS: [Asset; 26] = [
     ("/assets/style.css", STYLE, include_str!("../web/style.css")),
     ("/assets/tallycast.js", SCRIPT, include_str!("../clients/js/tallycast.js")),
     ("/assets/units.js", SCRIPT, include_str!("../web/units.js")),
+    ("/assets/vendor/uplot.css", STYLE, include_str!("../web/vendor/uplot.css")),
+    ("/assets/vendor/uplot.js", SCRIPT, include_str!("../web/vendor/uplot.js")),
 ];
 
 /// Scripts and styles come from this server only; styles may contain pictures. Everything else is forbidden.
@@ -124,11 +141,14 @@ mod tests {
 
     #[test]
     fn every_file_is_served_and_every_link_leads_to_one() {
-        let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/web")).unwrap();
-        for file in files.map(|file| file.unwrap().file_name().into_string().unwrap()) {
-            if [".js", ".css", ".svg"].iter().any(|end| file.ends_with(end)) {
-                let path = format!("/assets/{file}");
-                assert!(ASSETS.iter().any(|(served, _, _)| *served == path), "{path} is not served");
+        for directory in ["", "vendor/"] {
+            let files = std::fs::read_dir(format!("{}/web/{directory}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            for file in files.map(|file| file.unwrap().file_name().into_string().unwrap()) {
+                // Declarations of types and licences are not for browsers.
+                if [".js", ".css", ".svg"].iter().any(|end| file.ends_with(end)) {
+                    let path = format!("/assets/{directory}{file}");
+                    assert!(ASSETS.iter().any(|(served, _, _)| *served == path), "{path} is not served");
+                }
             }
         }
         for (page, _, text) in ASSETS.into_iter().chain([BOARD_PAGE, ADMIN_PAGE]).chain(REALTIME_PAGES) {

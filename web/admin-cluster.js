@@ -1,5 +1,7 @@
 // The table of all nodes that share the broker.
 
+import { clock } from "./admin-api.js";
+import { setText, Table } from "./admin-table.js";
 import { byId, make } from "./dom.js";
 import { count, duration } from "./units.js";
 
@@ -28,6 +30,24 @@ import { count, duration } from "./units.js";
  * @property {Node[]} nodes
  */
 
+/** The identifier of this node, and the time of the broker. */
+let [own, now] = ["", 0];
+
+/** @type {Table<Node>} */
+const nodes = new Table(
+  byId("nodes", HTMLTableElement),
+  [
+    { title: "Node", show: showName },
+    { title: "Version", text: ({ version }) => version },
+    { title: "Status", show: showStatus },
+    { title: "Connections", text: ({ connections }) => count(connections), className: "number" },
+    { title: "Messages", text: ({ msgs_broadcast }) => count(msgs_broadcast), className: "number" },
+    { title: "Up since", text: ({ startup_time }) => clock(startup_time) },
+    { title: "Last report", text: ({ reported_at }) => `${duration(now - reported_at)} ago`, className: "number" },
+  ],
+  ({ id }) => id,
+);
+
 /** Shows all nodes, or nothing if nodes do not announce themselves. @param {Cluster | null} cluster */
 export function renderCluster(cluster) {
   const section = byId("cluster", HTMLElement);
@@ -35,15 +55,17 @@ export function renderCluster(cluster) {
   if (cluster === null) return;
   section.dataset.stale = String(cluster.stale);
   // Its reader is interrupted by each change, so it has no time that passes.
-  const state = byId("cluster-state", HTMLElement);
-  const text = stateText(cluster);
-  if (state.textContent !== text) state.textContent = text;
+  setText(byId("cluster-state", HTMLElement), stateText(cluster));
   const age = cluster.stale && cluster.age_seconds !== null ? `last read ${duration(cluster.age_seconds)} ago` : "";
-  byId("cluster-age", HTMLElement).textContent = age;
-  const now = (cluster.as_of ?? 0) + (cluster.age_seconds ?? 0);
-  byId("nodes", HTMLElement).replaceChildren(...cluster.nodes.map((node) => row(node, node.id === cluster.id, now)));
+  setText(byId("cluster-age", HTMLElement), age);
+  [own, now] = [cluster.id, (cluster.as_of ?? 0) + (cluster.age_seconds ?? 0)];
+  nodes.render(cluster.nodes).forEach((row, index) => {
+    const node = cluster.nodes[index];
+    row.dataset.node = node?.node ?? "";
+    if (node?.id === own) row.setAttribute("aria-current", "true");
+  });
   const more = cluster.nodes_total - cluster.nodes.length;
-  byId("nodes-more", HTMLElement).textContent = more > 0 ? `and ${count(more)} more` : "";
+  setText(byId("nodes-more", HTMLElement), more > 0 ? `and ${count(more)} more` : "");
 }
 
 /** @param {Cluster} cluster */
@@ -53,25 +75,14 @@ function stateText({ as_of, stale, error, nodes_total }) {
   return as_of === null ? `The broker has not answered yet${reason}` : `Stale: the broker does not answer${reason}`;
 }
 
-/** @param {Node} node @param {boolean} own @param {number} now */
-function row(node, own, now) {
-  const row = make("tr");
-  row.dataset.node = node.node;
-  const name = make("th", "", node.node);
-  name.scope = "row";
-  if (own) {
-    row.setAttribute("aria-current", "true");
-    name.append(" ", make("span", "tag", "this node"));
-  }
-  const status = make("td", node.status === "OK" ? "" : "warn", node.status);
-  if (node.draining) status.append(" ", make("span", "tag", "draining"));
-  const started = new Date(node.startup_time * 1000);
-  const since = make("time", "", started.toLocaleString());
-  since.dateTime = started.toISOString();
-  const up = make("td");
-  up.append(since);
-  row.append(name, make("td", "", node.version), status);
-  row.append(make("td", "number", count(node.connections)), make("td", "number", count(node.msgs_broadcast)));
-  row.append(up, make("td", "number", `${duration(now - node.reported_at)} ago`));
-  return row;
+/** @param {HTMLElement} cell @param {Node} node */
+function showName(cell, { id, node }) {
+  cell.replaceChildren(node);
+  if (id === own) cell.append(" ", make("span", "tag", "this node"));
+}
+
+/** @param {HTMLElement} cell @param {Node} node */
+function showStatus(cell, { status, draining }) {
+  cell.replaceChildren(make("span", status === "OK" ? "good" : "warn", status));
+  if (draining) cell.append(" ", make("span", "tag", "draining"));
 }

@@ -1,11 +1,21 @@
-// The admin page: live metrics and nodes from /admin/events, and a paginated table of open streams.
+// The admin page: the live events, their age, and the views that show them.
 
+import { Alarms } from "./admin-alarms.js";
+import { clock, reportUnauthorized, serverTime, setServerTime } from "./admin-api.js";
+import { Charts } from "./admin-charts.js";
 import { renderCluster } from "./admin-cluster.js";
-import { ConnectionTable } from "./admin-connections.js";
-import { draw } from "./chart.js";
-import { byId, get, make } from "./dom.js";
+import { Config } from "./admin-config.js";
+import { Connections } from "./admin-connections.js";
+import { Explore } from "./admin-explore.js";
+import { Errors, Figures } from "./admin-figures.js";
+import { Log } from "./admin-log.js";
+import { Sessions } from "./admin-sessions.js";
+import { renderFeeds, renderSources } from "./admin-sources.js";
+import { setText } from "./admin-table.js";
+import { startViews } from "./admin-views.js";
+import { byId } from "./dom.js";
 import { Stream } from "./stream.js";
-import { bytes, count, duration } from "./units.js";
+import { count, duration } from "./units.js";
 
 /**
  * The counters of every stage since the start.
@@ -13,146 +23,129 @@ import { bytes, count, duration } from "./units.js";
  */
 
 /**
- * @typedef {object} Event
+ * An event of `/admin/events`.
+ * @typedef {object} LiveEvent
  * @property {number} at
  * @property {string} node
  * @property {string} version
  * @property {number} started_at
+ * @property {import("./admin-alarms.js").Alarm[]} alarms
+ * @property {import("./admin-sources.js").Source[]} sources
+ * @property {boolean} read_only
+ * @property {import("./admin-history.js").Sample} sample
  * @property {{state: string, gaps: number, gap_seconds: number}} broker
  * @property {Counters} counters
  * @property {{title: string, count: number}[]} errors
  * @property {{memory_bytes?: number, cpu_seconds?: number, open_files?: number, max_files?: number}} process
  * @property {{decode: number, tally: number, hub: number, capacity: number}} inboxes
- * @property {{namespace: string, framing: string, policy: string, readers: number}[]} feeds
+ * @property {import("./admin-sources.js").Feed[]} feeds
  * @property {import("./admin-cluster.js").Cluster | null} cluster
  */
 
-/**
- * A point of the charts. All values except the memory count from the start.
- * @typedef {Record<"at" | "received" | "delivered" | "bytes" | "memory_bytes" | "cpu_seconds", number>} Sample
- */
+/** Events come every second. After this time without one the page is stale. */
+const STALE_SECONDS = 3;
 
-const MAX_SAMPLES = 600;
-
-/** @type {Sample[]} */
-let samples = [];
-const series = byId("series", HTMLSelectElement);
-const connectionTable = new ConnectionTable();
-
-/** @param {string} id @param {string} text */
-function setText(id, text) {
-  byId(id, HTMLElement).textContent = text;
-}
-
-/** @param {Event} event @returns {Sample} */
-function sample({ at, counters, process }) {
-  const { source, hub } = counters;
-  return {
-    at,
-    received: source?.received ?? 0,
-    delivered: hub?.delivered ?? 0,
-    bytes: hub?.bytes ?? 0,
-    memory_bytes: process.memory_bytes ?? 0,
-    cpu_seconds: process.cpu_seconds ?? 0,
-  };
-}
-
-/** The growth per second of each count between two samples. @param {Sample} from @param {Sample} to */
-function rate(from, to) {
-  const seconds = to.at - from.at || 1;
-  return (/** @type {"received" | "delivered" | "bytes" | "cpu_seconds"} */ name) =>
-    Math.max(0, (to[name] - from[name]) / seconds);
-}
+const root = document.documentElement;
+const alarms = new Alarms();
+const charts = new Charts();
+const figures = new Figures();
+const errors = new Errors();
+const connections = new Connections();
+const explore = new Explore();
+/** @type {LiveEvent | undefined} */
+let last;
+let wasStale = false;
+let isAuthorized = true;
+/** The time of the last event, or of the start of the page, by the clock of the browser. */
+let lastSeen = Date.now() / 1000;
 
 /** @param {string} data */
 function handleEvent(data) {
-  /** @type {Event} */
+  /** @type {LiveEvent} */
   const event = JSON.parse(data);
-  samples.push(sample(event));
-  if (samples.length > MAX_SAMPLES) samples.shift();
-  const { broker, counters, process } = event;
-  setText("node", event.node);
-  setText("version", event.version);
-  setText("uptime", duration(event.at - event.started_at));
-  const gaps = broker.gaps ? `, ${broker.gaps} gaps (${duration(broker.gap_seconds)})` : "";
-  setText("broker", broker.state + gaps);
-  setText("connections", count(counters.hub?.connections ?? 0));
-  setText("memory", process.memory_bytes === undefined ? "unknown" : bytes(process.memory_bytes));
-  setText("files", process.open_files === undefined ? "unknown" : `${count(process.open_files)} of ${count(process.max_files ?? 0)}`);
-  const [before, now] = samples.slice(-2);
-  if (before && now) {
-    const perSecond = rate(before, now);
-    setText("events-in", count(perSecond("received")));
-    setText("messages-out", count(perSecond("delivered")));
-    setText("bytes-out", bytes(perSecond("bytes")));
-    setText("cpu", `${perSecond("cpu_seconds").toFixed(2)} cores`);
-  }
-  renderErrors(event);
+  setServerTime(event.at);
+  if (wasStale) figures.clear();
+  [last, lastSeen] = [event, Date.now() / 1000];
+  setText(byId("node", HTMLElement), event.node);
+  setText(byId("version", HTMLElement), event.version);
+  figures.render(event);
+  errors.render(event);
+  charts.push(event.sample);
+  renderSources(event);
   renderFeeds(event);
   renderCluster(event.cluster);
-  renderChart();
-  connectionTable.refreshIfChanged(`${counters.hub?.connections} ${counters.hub?.connected}`);
+  const { hub } = event.counters;
+  connections.update(`${hub?.connections} ${hub?.connected}`, event.read_only);
+  explore.setReadOnly(event.read_only);
+  renderAge();
 }
 
-/** @param {Event} event */
-function renderErrors({ errors }) {
-  const rows = errors.map((error) => {
-    const row = make("div", error.count ? "nonzero" : "");
-    row.append(make("dt", "", error.title), make("dd", "", count(error.count)));
-    return row;
-  });
-  byId("errors", HTMLElement).replaceChildren(...rows);
+/** Shows alarms, and how old everything is. */
+function renderAge() {
+  const age = Date.now() / 1000 - lastSeen;
+  const isStale = age >= STALE_SECONDS;
+  root.dataset.stale = String(isStale);
+  setText(byId("age", HTMLElement), isStale && last ? `last update ${duration(age)} ago` : "");
+  if (isStale !== wasStale || isStale) charts.setStale(isStale ? serverTime() - age : null);
+  wasStale = isStale;
+  const known = last?.alarms ?? [];
+  if (isStale) alarms.render(isAuthorized ? [silence(age), ...known] : known, null);
+  else if (last) alarms.render(last.alarms, well(last));
 }
 
-/** @param {Event} event */
-function renderFeeds({ feeds, counters }) {
-  const rows = feeds.map(({ namespace, framing, policy, readers }) => {
-    const row = make("tr");
-    row.append(make("td", "", namespace), make("td", "", framing), make("td", "", policy));
-    row.append(make("td", "number", count(readers)));
-    return row;
-  });
-  byId("feeds", HTMLElement).replaceChildren(...rows);
-  const more = (counters.hub?.feeds ?? 0) - feeds.length;
-  setText("feeds-more", feeds.length === 0 ? "No open streams." : more > 0 ? `and ${count(more)} more` : "");
+/** The alarm that the server cannot send. @param {number} age @returns {import("./admin-alarms.js").Alarm} */
+function silence(age) {
+  const since = serverTime() - age;
+  return {
+    id: "silence",
+    severity: "critical",
+    title: "The server does not answer",
+    detail: last ? `All values are those of ${clock(last.at)}.` : "No values have arrived.",
+    action:
+      "Check that the process runs and that its host is reachable. It may be stopped or out of CPU. This page reconnects by itself.",
+    since,
+  };
 }
 
-function renderChart() {
-  const name = /** @type {keyof Sample} */ (series.value);
-  const format = name === "bytes" || name === "memory_bytes" ? bytes : name === "cpu_seconds" ? fraction : count;
-  const values = name === "memory_bytes" || name === "at" ? samples.map((one) => one[name]) : rates(name);
-  draw(byId("chart", HTMLCanvasElement), values);
-  const last = values.at(-1) ?? 0;
-  const minutes = Math.ceil(((samples.at(-1)?.at ?? 0) - (samples[0]?.at ?? 0)) / 60);
-  setText("chart-text", `current ${format(last)}, maximum ${format(Math.max(0, ...values))} over ${minutes} min`);
+/** @param {LiveEvent} event */
+function well({ sources, counters }) {
+  const subscribed = sources.filter(({ state }) => state === "subscribed").length;
+  const streams = counters.hub?.connections ?? 0;
+  return `Sources subscribed: ${subscribed} of ${sources.length}. Open streams: ${count(streams)}.`;
 }
 
-/** @param {"received" | "delivered" | "bytes" | "cpu_seconds"} name */
-function rates(name) {
-  return samples.slice(1).map((to, index) => rate(/** @type {Sample} */ (samples[index]), to)(name));
+startViews({
+  streams: connections,
+  explore,
+  sessions: new Sessions(),
+  config: new Config(),
+  warnings: new Log(),
+});
+
+document.addEventListener("unauthorized", () => setAuthorized(false));
+
+/** @param {boolean} value */
+function setAuthorized(value) {
+  isAuthorized = value;
+  byId("unauthorized", HTMLElement).hidden = value;
 }
 
-/** @param {number} value */
-function fraction(value) {
-  return value.toFixed(2);
-}
-
-async function loadHistory() {
-  const response = await get("/admin/history.json");
-  if (response?.ok) samples = (await response.json()).samples;
-}
-
-series.addEventListener("change", renderChart);
-addEventListener("resize", renderChart);
+setText(byId("zone", HTMLElement), Intl.DateTimeFormat().resolvedOptions().timeZone);
+setInterval(renderAge, 1000);
 
 new Stream("/admin/events", {
   events: { message: handleEvent },
-  onOpen: () => void loadHistory(),
+  onOpen: () => {
+    setAuthorized(true);
+    void charts.load();
+  },
   onStateChange(state) {
-    document.documentElement.dataset.connection = state;
-    setText("state", state);
+    root.dataset.connection = state;
+    setText(byId("state", HTMLElement), state);
   },
   onRefused(status) {
-    if (status === 401) setText("state", "unauthorized");
+    if (status !== 401) return;
+    reportUnauthorized();
+    setText(byId("state", HTMLElement), "unauthorized");
   },
 });

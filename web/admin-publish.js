@@ -1,0 +1,44 @@
+// The form that publishes a message to a namespace.
+
+import { clock, request, serverTime } from "./admin-api.js";
+import { setText } from "./admin-table.js";
+import { byId } from "./dom.js";
+
+/** Characters of the data in the confirmation. */
+const MAX_SHOWN = 80;
+
+export class Publish {
+  #fields = byId("publish-fields", HTMLFieldSetElement);
+  #namespace = byId("publish-namespace", HTMLInputElement);
+  #event = byId("publish-event", HTMLInputElement);
+  #data = byId("publish-data", HTMLTextAreaElement);
+  #result = byId("publish-result", HTMLElement);
+
+  constructor() {
+    byId("publish-form", HTMLFormElement).addEventListener("submit", (event) => {
+      event.preventDefault();
+      void this.#publish();
+    });
+  }
+
+  /** @param {string} namespace */
+  setNamespace(namespace) {
+    this.#namespace.value = namespace;
+  }
+
+  /** @param {boolean} readOnly */
+  setReadOnly(readOnly) {
+    this.#fields.disabled = readOnly;
+    byId("publish-read-only", HTMLElement).hidden = !readOnly;
+  }
+
+  async #publish() {
+    const [namespace, event, data] = [this.#namespace.value.trim(), this.#event.value, this.#data.value];
+    const body = event === "" ? { namespace, data } : { namespace, data, event };
+    const answer = await request("/admin/publish", body);
+    this.#result.className = answer.ok ? "notice good" : "notice bad";
+    const shown = data.length > MAX_SHOWN ? `${data.slice(0, MAX_SHOWN)}…` : data;
+    const name = event === "" ? "" : ` as ${event}`;
+    setText(this.#result, answer.ok ? `Published to ${namespace}${name} at ${clock(serverTime())}: ${shown}` : `Not published: ${answer.reason}`);
+  }
+}

@@ -1,0 +1,60 @@
+// The table of sessions.
+
+import { clock, request } from "./admin-api.js";
+import { setText, Table } from "./admin-table.js";
+import { byId } from "./dom.js";
+import { count } from "./units.js";
+
+/**
+ * @typedef {object} Session
+ * @property {string} id
+ * @property {string | null} subject
+ * @property {string[]} topics
+ * @property {string | null} connection
+ * @property {number} created_at
+ * @property {number} queued
+ */
+
+const LIMIT = 50;
+
+/** @type {Table<Session>} */
+const table = new Table(
+  byId("session-table", HTMLTableElement),
+  [
+    { title: "Session", text: ({ id }) => id },
+    { title: "Subject", text: ({ subject }) => subject ?? "none" },
+    { title: "Topics", text: ({ topics }) => (topics.length === 0 ? "none" : topics.join(", ")), className: "wide" },
+    { title: "Stream", text: ({ connection }) => connection ?? "none" },
+    { title: "Created", text: ({ created_at }) => clock(created_at) },
+    { title: "Waiting", text: ({ queued }) => count(queued), className: "number" },
+  ],
+  ({ id, connection }) => `${id} ${connection}`,
+);
+
+export class Sessions {
+  #id = byId("session-id", HTMLInputElement);
+  #range = byId("session-range", HTMLElement);
+  #list = byId("session-list", HTMLElement);
+
+  constructor() {
+    byId("session-form", HTMLFormElement).addEventListener("submit", (event) => {
+      event.preventDefault();
+      void this.show();
+    });
+  }
+
+  async show() {
+    const query = new URLSearchParams({ limit: String(LIMIT) });
+    const id = this.#id.value.trim();
+    if (id !== "") query.set("id", id);
+    const answer = await request(`/admin/sessions.json?${query}`);
+    this.#list.hidden = !answer.ok || answer.data.sessions.length === 0;
+    if (!answer.ok) {
+      setText(this.#range, answer.reason);
+      return;
+    }
+    const { total, sessions } = answer.data;
+    setText(this.#range, sessions.length < total ? `${count(sessions.length)} of ${count(total)} sessions` : `${count(total)} sessions`);
+    table.render(sessions);
+  }
+}

@@ -1,0 +1,101 @@
+// Tables that keep their rows between updates, so that the focus and a selection survive.
+
+import { make } from "./dom.js";
+
+/**
+ * A column. `show` fills a cell; `text` is the short form for one text.
+ * @template T
+ * @typedef {object} Column
+ * @property {string} title
+ * @property {(item: T) => string} [text]
+ * @property {(cell: HTMLTableCellElement, item: T) => void} [show]
+ * @property {string} [className]
+ */
+
+/** @template T */
+export class Table {
+  /** @type {Map<string, {row: HTMLTableRowElement, cells: HTMLTableCellElement[]}>} */
+  #rows = new Map();
+  #body = make("tbody");
+  #columns;
+  #key;
+
+  /**
+   * Builds the header of `table`. The cells of the first column are the headers of their rows.
+   * @param {HTMLTableElement} table
+   * @param {readonly Column<T>[]} columns
+   * @param {(item: T) => string} key Identifies an item between updates.
+   */
+  constructor(table, columns, key) {
+    this.#columns = columns;
+    this.#key = key;
+    const head = make("thead");
+    const row = make("tr");
+    for (const { title, className } of columns) {
+      const cell = make("th", className, title);
+      cell.scope = "col";
+      row.append(cell);
+    }
+    head.append(row);
+    table.replaceChildren(head, this.#body);
+    // Narrow screens stack the cells of a row, and browsers drop the roles of cells that are not laid out as a table.
+    table.setAttribute("role", "table");
+    for (const group of [head, this.#body]) group.setAttribute("role", "rowgroup");
+    row.setAttribute("role", "row");
+    for (const cell of row.cells) cell.setAttribute("role", "columnheader");
+  }
+
+  /**
+   * Shows these items, and nothing else. Returns the row of each.
+   * @param {readonly T[]} items
+   * @returns {HTMLTableRowElement[]}
+   */
+  render(items) {
+    const kept = new Map();
+    const rows = items.map((item) => {
+      let key = this.#key(item);
+      while (kept.has(key)) key += "+";
+      const one = this.#rows.get(key) ?? this.#create();
+      kept.set(key, one);
+      this.#columns.forEach((column, index) => fill(column, /** @type {HTMLTableCellElement} */ (one.cells[index]), item));
+      return one.row;
+    });
+    for (const [key, { row }] of this.#rows) if (!kept.has(key)) row.remove();
+    // Moves only the rows whose place has changed: a row that moves loses the focus.
+    rows.forEach((row, index) => {
+      if (this.#body.rows[index] !== row) this.#body.insertBefore(row, this.#body.rows[index] ?? null);
+    });
+    this.#rows = kept;
+    return rows;
+  }
+
+  #create() {
+    const row = make("tr");
+    row.setAttribute("role", "row");
+    const cells = this.#columns.map(({ title, className }, index) => {
+      const cell = make(index === 0 ? "th" : "td", className);
+      if (index === 0) cell.scope = "row";
+      cell.setAttribute("role", index === 0 ? "rowheader" : "cell");
+      cell.dataset.label = title;
+      return cell;
+    });
+    row.append(...cells);
+    return { row, cells };
+  }
+}
+
+/**
+ * @template T
+ * @param {Column<T>} column
+ * @param {HTMLTableCellElement} cell
+ * @param {T} item
+ */
+function fill({ text, show }, cell, item) {
+  if (text) setText(cell, text(item));
+  show?.(cell, item);
+}
+
+/** Changes a text only if it differs, so that a selection in it survives. @param {Element} element @param {string} text */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
