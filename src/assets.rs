@@ -6,6 +6,7 @@
 //! | `GET /admin/` | `admin.html` |
 //! | `GET /admin` | a redirect to `/admin/` |
 //! | `GET /web/chat`, `GET /web/notifications` | `chat.html` and `notifications.html` |
+//! | `GET /assets/operations.md` | `docs/operations.md`, with the runbook of the admin page |
 //! | `GET /assets/tallycast.js` | the client library, `clients/js/tallycast.js` |
 //! | `GET /assets/<name>` | the scripts, styles and pictures of all |
 
@@ -45,7 +46,7 @@ const REALTIME_PAGES: [Asset; 2] = [
 ];
 
 /// All assets but the pages that can be switched off.
-const ASSETS: [Asset; 43] = [
+const ASSETS: [Asset; 45] = [
     ("/assets/admin-alarms.js", SCRIPT, include_str!("../web/admin-alarms.js")),
     ("/assets/admin-api.js", SCRIPT, include_str!("../web/admin-api.js")),
     ("/assets/admin-chart.js", SCRIPT, include_str!("../web/admin-chart.js")),
@@ -58,6 +59,7 @@ const ASSETS: [Asset; 43] = [
     ("/assets/admin-history.js", SCRIPT, include_str!("../web/admin-history.js")),
     ("/assets/admin-log.js", SCRIPT, include_str!("../web/admin-log.js")),
     ("/assets/admin-publish.js", SCRIPT, include_str!("../web/admin-publish.js")),
+    ("/assets/admin-runbook.js", SCRIPT, include_str!("../web/admin-runbook.js")),
     ("/assets/admin-sessions.js", SCRIPT, include_str!("../web/admin-sessions.js")),
     ("/assets/admin-sources.js", SCRIPT, include_str!("../web/admin-sources.js")),
     ("/assets/admin-table.js", SCRIPT, include_str!("../web/admin-table.js")),
@@ -82,6 +84,7 @@ const ASSETS: [Asset; 43] = [
     ("/assets/favicon.svg", PICTURE, include_str!("../web/favicon.svg")),
     ("/assets/keywords.txt", TEXT, include_str!("../web/vendor/keywords.txt")),
     ("/assets/notifications.js", SCRIPT, include_str!("../web/notifications.js")),
+    ("/assets/operations.md", TEXT, include_str!("../docs/operations.md")),
     ("/assets/panel.js", SCRIPT, include_str!("../web/panel.js")),
     ("/assets/stream.js", SCRIPT, include_str!("../web/stream.js")),
     ("/assets/style.css", STYLE, include_str!("../web/style.css")),

@@ -1,7 +1,7 @@
 // What is wrong: the alarms of the server, and its silence.
 
 import { clock, serverTime } from "./admin-api.js";
-import { setText } from "./admin-table.js";
+import { setText, showCode } from "./admin-table.js";
 import { byId, make } from "./dom.js";
 import { count, duration } from "./units.js";
 
@@ -92,11 +92,4 @@ function fill(item, { id, severity, title, detail, action, since, link }) {
   anchor.hidden = link === undefined;
   anchor.setAttribute("href", `#runbook/${link?.split("#")[1] ?? ""}`);
   anchor.setAttribute("aria-label", `Runbook: ${title}`);
-}
-
-/** Shows a text in which `backticks` mark code. @param {HTMLElement} element @param {string} text */
-function showCode(element, text) {
-  if (element.dataset.text === text) return;
-  element.dataset.text = text;
-  element.replaceChildren(...text.split("`").map((part, index) => (index % 2 === 1 ? make("code", "", part) : part)));
 }

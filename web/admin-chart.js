@@ -22,6 +22,7 @@ const hours = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit"
  * @property {string} title With the unit, such as "Messages sent per second".
  * @property {(value: number) => string} format A value, with its unit.
  * @property {(value: number) => string} short A value on the axis.
+ * @property {string} [line] The custom property of its colour; by default the accent.
  */
 
 export class Chart {
@@ -118,7 +119,7 @@ export class Chart {
 
   /** @param {number} width */
   #create(width) {
-    const { short } = this.#description;
+    const { short, line = "--accent" } = this.#description;
     const axis = { stroke: () => colour("--muted"), font: FONT, ticks: { show: false }, grid: { stroke: () => colour("--border"), width: 1 } };
     const uplot = new uPlot(
       {
@@ -134,7 +135,7 @@ export class Chart {
         ],
         series: [
           {},
-          { stroke: () => colour("--accent"), fill: () => `color-mix(in srgb, ${colour("--accent")} 14%, transparent)`, width: 1.5, points: { show: false } },
+          { stroke: () => colour(line), fill: () => `color-mix(in srgb, ${colour(line)} 14%, transparent)`, width: 1.5, points: { show: false } },
         ],
       },
       [[], []],

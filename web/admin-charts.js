@@ -16,7 +16,7 @@ const shortCount = (/** @type {number} */ value) => compact.format(value);
 
 /** @type {readonly ChartDescription[]} */
 const CHARTS = [
-  { id: "lost", title: "Messages lost per second", format: messagesPerSecond, short: shortCount, values: (all) => rates(all, "lost"), zeros: "hidden" },
+  { id: "lost", title: "Losses per second", line: "--bad", format: messagesPerSecond, short: shortCount, values: (all) => rates(all, "lost"), zeros: "hidden" },
   { id: "received", title: "Events received per second", format: messagesPerSecond, short: shortCount, values: (all) => rates(all, "received") },
   { id: "delivered", title: "Messages sent per second", format: messagesPerSecond, short: shortCount, values: (all) => rates(all, "delivered") },
   { id: "bytes", title: "Data sent per second", format: (value) => `${bytes(value)}/s`, short: shortBytes, values: (all) => rates(all, "bytes") },

@@ -38,7 +38,7 @@ export class Figures {
     show("files", process.open_files, (value) => `${count(value)} of ${count(process.max_files ?? 0)}`);
     const waiting = Math.max(inboxes.decode, inboxes.tally, inboxes.hub);
     show("inbox", waiting, (value) => `${count(value)} of ${count(inboxes.capacity)}`);
-    show("uptime", at - started_at, duration);
+    show("uptime", at - started_at, (value) => `up for ${duration(value)}`);
   }
 }
 

@@ -99,3 +99,10 @@ function fill({ text, show }, cell, item) {
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
+
+/** Shows a text in which `backticks` mark code. @param {HTMLElement} element @param {string} text */
+export function showCode(element, text) {
+  if (element.dataset.text === text) return;
+  element.dataset.text = text;
+  element.replaceChildren(...text.split("`").map((part, index) => (index % 2 === 1 ? make("code", "", part) : part)));
+}

@@ -3,7 +3,7 @@
 import { clock, reportUnauthorized } from "./admin-api.js";
 import { setText } from "./admin-table.js";
 import { byId, make } from "./dom.js";
-import { Stream } from "./stream.js";
+import { subscribe } from "./tallycast.js";
 import { bytes, count } from "./units.js";
 
 /** @typedef {{at: number, namespace: string, event: string | null, id: string | null, data: string, bytes: number}} TailMessage */
@@ -20,7 +20,7 @@ export class Tail {
   #status = byId("tail-status", HTMLElement);
   #counts = byId("tail-counts", HTMLElement);
   #namespace = "/";
-  /** @type {Stream | undefined} */
+  /** @type {import("./tallycast.js").Subscription | undefined} */
   #stream;
   /** Messages that are not in the list yet. @type {TailMessage[]} */
   #waiting = [];
@@ -63,21 +63,23 @@ export class Tail {
     this.#pause.disabled = false;
     // A topic without wildcards includes what is below it; `/` is everything.
     const topic = this.#namespace;
-    this.#stream = new Stream(`/admin/tail?namespace=${encodeURIComponent(topic)}`, {
-      events: {
-        message: (data) => this.#add(JSON.parse(data)),
-        skipped: (data) => {
-          this.#skipped += JSON.parse(data).count;
+    this.#stream = subscribe(
+      null,
+      {
+        message: ({ data }) => this.#add(JSON.parse(data)),
+        gap: ({ skipped }) => {
+          this.#skipped += skipped ?? 0;
           this.#schedule();
         },
+        state: ({ state }) => setText(this.#status, state === "live" ? `tailing ${topic}` : state),
+        refused: ({ status, reason, permanent }) => {
+          if (status === 401) reportUnauthorized();
+          if (permanent) this.stop();
+          setText(this.#status, `Not tailing: ${reason}`);
+        },
       },
-      onStateChange: (state) => setText(this.#status, state === "live" ? `tailing ${topic}` : state),
-      onRefused: (status, reason) => {
-        if (status === 401) reportUnauthorized();
-        this.stop();
-        setText(this.#status, `Not tailing: ${reason}`);
-      },
-    });
+      { url: `/admin/tail?namespace=${encodeURIComponent(topic)}`, envelope: false },
+    );
   }
 
   #reset() {

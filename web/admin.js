@@ -9,12 +9,13 @@ import { Connections } from "./admin-connections.js";
 import { Explore } from "./admin-explore.js";
 import { Errors, Figures } from "./admin-figures.js";
 import { Log } from "./admin-log.js";
+import { Runbook } from "./admin-runbook.js";
 import { Sessions } from "./admin-sessions.js";
 import { renderFeeds, renderSources } from "./admin-sources.js";
 import { setText } from "./admin-table.js";
 import { startViews } from "./admin-views.js";
 import { byId } from "./dom.js";
-import { Stream } from "./stream.js";
+import { subscribe } from "./tallycast.js";
 import { count, duration } from "./units.js";
 
 /**
@@ -44,6 +45,9 @@ import { count, duration } from "./units.js";
 
 /** Events come every second. After this time without one the page is stale. */
 const STALE_SECONDS = 3;
+
+/** A connection without events is given up and opened again. */
+const WATCHDOG_MS = 10_000;
 
 const root = document.documentElement;
 const alarms = new Alarms();
@@ -78,18 +82,20 @@ function handleEvent(data) {
   connections.update(`${hub?.connections} ${hub?.connected}`, event.read_only);
   explore.setReadOnly(event.read_only);
   renderAge();
+  root.dataset.ready = "";
 }
 
 /** Shows alarms, and how old everything is. */
 function renderAge() {
   const age = Date.now() / 1000 - lastSeen;
-  const isStale = age >= STALE_SECONDS;
+  const isSilent = age >= STALE_SECONDS;
+  const isStale = isSilent || (last !== undefined && root.dataset.connection !== "live");
   root.dataset.stale = String(isStale);
   setText(byId("age", HTMLElement), isStale && last ? `last update ${duration(age)} ago` : "");
   if (isStale !== wasStale || isStale) charts.setStale(isStale ? serverTime() - age : null);
   wasStale = isStale;
   const known = last?.alarms ?? [];
-  if (isStale) alarms.render(isAuthorized ? [silence(age), ...known] : known, null);
+  if (isSilent) alarms.render(isAuthorized ? [silence(age), ...known] : known, null);
   else if (last) alarms.render(last.alarms, well(last));
 }
 
@@ -109,9 +115,8 @@ function silence(age) {
 
 /** @param {LiveEvent} event */
 function well({ sources, counters }) {
-  const subscribed = sources.filter(({ state }) => state === "subscribed").length;
-  const streams = counters.hub?.connections ?? 0;
-  return `Sources subscribed: ${subscribed} of ${sources.length}. Open streams: ${count(streams)}.`;
+  const up = sources.filter(({ state }) => state === "subscribed" || state === "idle").length;
+  return `Sources up: ${up} of ${sources.length}. Open streams: ${count(counters.hub?.connections ?? 0)}.`;
 }
 
 startViews({
@@ -120,6 +125,7 @@ startViews({
   sessions: new Sessions(),
   config: new Config(),
   warnings: new Log(),
+  runbook: new Runbook(),
 });
 
 document.addEventListener("unauthorized", () => setAuthorized(false));
@@ -133,19 +139,25 @@ function setAuthorized(value) {
 setText(byId("zone", HTMLElement), Intl.DateTimeFormat().resolvedOptions().timeZone);
 setInterval(renderAge, 1000);
 
-new Stream("/admin/events", {
-  events: { message: handleEvent },
-  onOpen: () => {
-    setAuthorized(true);
-    void charts.load();
+/** The states of the subscription in the words of the page. */
+const STATES = { connecting: "connecting", live: "live", waiting: "reconnecting", paused: "reconnecting", closed: "closed" };
+
+subscribe(
+  null,
+  {
+    message: ({ data }) => handleEvent(data),
+    state({ state }) {
+      root.dataset.connection = STATES[state];
+      setText(byId("state", HTMLElement), STATES[state]);
+      if (state === "live") {
+        setAuthorized(true);
+        void charts.load();
+      }
+      renderAge();
+    },
+    refused({ status }) {
+      if (status === 401) reportUnauthorized();
+    },
   },
-  onStateChange(state) {
-    root.dataset.connection = state;
-    setText(byId("state", HTMLElement), state);
-  },
-  onRefused(status) {
-    if (status !== 401) return;
-    reportUnauthorized();
-    setText(byId("state", HTMLElement), "unauthorized");
-  },
-});
+  { url: "/admin/events", envelope: false, watchdog: WATCHDOG_MS },
+);
