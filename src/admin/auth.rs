@@ -14,6 +14,9 @@ use tokio::sync::watch;
 use crate::config::Secret;
 use crate::responses::line;
 
+/// The challenge that lets a browser ask its user for the token.
+const BASIC: &str = "Basic realm=\"tallycast\", charset=\"UTF-8\"";
+
 /// The admin token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token(Secret);
@@ -50,7 +53,9 @@ pub(crate) async fn require_token(
     }
     let text = "the admin token is required, as Bearer token or as Basic password";
     let mut response = line(StatusCode::UNAUTHORIZED, text);
-    let challenge = HeaderValue::from_static("Basic realm=\"tallycast\", charset=\"UTF-8\"");
+    // A browser asks its user for a password again and again if a script of a page that is open is challenged to send one.
+    let is_of_script = request.headers().get("sec-fetch-dest").is_some_and(|destination| destination == "empty");
+    let challenge = HeaderValue::from_static(if is_of_script { "Bearer realm=\"tallycast\"" } else { BASIC });
     response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     response
 }

@@ -142,7 +142,7 @@ impl LiveStats {
             }
             self.inspector.tick();
             let usage = process::usage();
-            self.keep(&status, usage);
+            let sample = self.keep(&status, usage);
             let nodes = self.cluster.as_ref().map(Cluster::nodes);
             let look = Look {
                 status: &status,
@@ -157,14 +157,15 @@ impl LiveStats {
             }
             // An engine too busy to report its feeds leaves the rest of the event valid.
             let feeds = status.handle.feeds().await.unwrap_or_default();
-            let event = self.event(&status, usage, feeds, nodes.as_deref()).to_string();
+            let event = self.event(&status, usage, sample, feeds, nodes.as_deref()).to_string();
             // A full inbox means that the engine is behind; the next event replaces this one.
             let _ = messages.try_send(Message::text(Namespace::root(), event));
         }
         self.inspector.stop();
     }
 
-    fn keep(&self, status: &StatusSource, usage: process::Usage) {
+    /// Keeps a sample for the history, and returns it.
+    fn keep(&self, status: &StatusSource, usage: process::Usage) -> Sample {
         let hub = status.handle.stats();
         let sample = Sample {
             at: now(),
@@ -178,12 +179,14 @@ impl LiveStats {
             lost: status.lost(),
         };
         self.history.lock().unwrap_or_else(PoisonError::into_inner).add(sample);
+        sample
     }
 
     fn event(
         &self,
         status: &StatusSource,
         usage: process::Usage,
+        sample: Sample,
         feeds: Vec<FeedReport>,
         cluster: Option<&ClusterView>,
     ) -> Value {
@@ -212,6 +215,7 @@ impl LiveStats {
             "counters": status.counters(),
             "errors": counters::errors(status),
             "process": usage,
+            "sample": sample,
             "inboxes": inboxes(status),
             "feeds": feeds,
             "cluster": cluster,
