@@ -14,7 +14,7 @@ import { Sessions } from "./admin-sessions.js";
 import { renderFeeds, renderSources } from "./admin-sources.js";
 import { setText } from "./admin-table.js";
 import { startViews } from "./admin-views.js";
-import { byId } from "./dom.js";
+import { byId, CONNECTION } from "./dom.js";
 import { subscribe } from "./tallycast.js";
 import { count, duration } from "./units.js";
 
@@ -139,16 +139,13 @@ function setAuthorized(value) {
 setText(byId("zone", HTMLElement), Intl.DateTimeFormat().resolvedOptions().timeZone);
 setInterval(renderAge, 1000);
 
-/** The states of the subscription in the words of the page. */
-const STATES = { connecting: "connecting", live: "live", waiting: "reconnecting", paused: "reconnecting", closed: "closed" };
-
 subscribe(
   null,
   {
     message: ({ data }) => handleEvent(data),
     state({ state }) {
-      root.dataset.connection = STATES[state];
-      setText(byId("state", HTMLElement), STATES[state]);
+      root.dataset.connection = CONNECTION[state];
+      setText(byId("state", HTMLElement), CONNECTION[state]);
       if (state === "live") {
         setAuthorized(true);
         void charts.load();

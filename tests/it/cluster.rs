@@ -191,15 +191,15 @@ fn admin_page_shows_all_nodes() {
     draining.signal(Signal::TERM);
     let _streams = [0, 1, 2].map(|_| EventSource::open(&a, "/subscribe/raw"));
     let (desktop, phone) = (Browser::start(), Browser::start_with(360, true));
-    let shown = "[...document.querySelectorAll('#nodes tr')].map(row => row.dataset.node).join(' ')";
-    let own = "document.querySelector('#nodes tr[aria-current] th').textContent";
+    let shown = "[...document.querySelectorAll('#nodes tbody tr')].map(row => row.dataset.node).join(' ')";
+    let own = "document.querySelector('#nodes tbody tr[aria-current] th').textContent";
     for (browser, node) in [(&desktop, &a), (&phone, &b)] {
         browser.open(node, "/admin/");
         browser.wait_until("document.querySelector('#cluster').checkVisibility()", true);
         browser.wait_until(shown, "rust-development-web.1 rust-development-web.2 rust-development-web.3");
         browser.wait_until("document.querySelector('#cluster-state').textContent", "3 nodes");
-        browser.wait_until("document.querySelector('#nodes tr .number').textContent", "3");
-        browser.wait_until("document.querySelector('#nodes tr:last-child .tag')?.textContent ?? ''", "draining");
+        browser.wait_until("document.querySelector('#nodes tbody tr .number').textContent", "3");
+        browser.wait_until("document.querySelector('#nodes tbody tr:last-child .tag')?.textContent ?? ''", "draining");
     }
     assert_eq!(desktop.eval(own), "rust-development-web.1 this node");
     assert_eq!(phone.eval(own), "rust-development-web.2 this node");
@@ -212,7 +212,7 @@ fn admin_page_shows_all_nodes() {
         let text =
             "document.querySelector('#cluster-state').textContent.startsWith('Stale: the broker does not answer')";
         assert_eq!(browser.eval(text), true);
-        assert_eq!(browser.eval("document.querySelectorAll('#nodes tr').length"), 3);
+        assert_eq!(browser.eval("document.querySelectorAll('#nodes tbody tr').length"), 3);
         browser.wait_until("document.querySelector('#cluster-age').textContent.startsWith('last read ')", true);
         let overflow = browser.eval("document.documentElement.scrollWidth - document.documentElement.clientWidth");
         assert_eq!(overflow, 0);
@@ -229,6 +229,6 @@ fn admin_page_shows_all_nodes() {
     demo.arg("demo");
     let demo = Tallycast::spawn(demo);
     desktop.open(&demo, "/admin/");
-    desktop.wait_until("document.querySelector('#uptime').textContent !== ''", true);
+    desktop.wait_until("document.documentElement.dataset.ready", "");
     assert_eq!(desktop.eval("document.querySelector('#cluster').checkVisibility()"), false);
 }

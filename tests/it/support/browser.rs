@@ -130,6 +130,19 @@ impl Browser {
         self.post(&format!("element/{}/value", self.find(selector)), &json!({ "text": text }));
     }
 
+    /// Moves the pointer to the middle of an element.
+    pub(crate) fn hover(&self, selector: &str) {
+        let origin = json!({ ELEMENT: self.find(selector) });
+        let moves = json!([{"type": "pointerMove", "duration": 0, "origin": origin, "x": 0, "y": 0}]);
+        self.post("actions", &json!({"actions": [{"type": "pointer", "id": "mouse", "actions": moves}]}));
+    }
+
+    /// Presses and releases a key: a character, or a code of WebDriver (§17.4.2).
+    pub(crate) fn press(&self, key: char) {
+        let strokes = json!([{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]);
+        self.post("actions", &json!({"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]}));
+    }
+
     /// The reference of the first element that matches `selector`.
     fn find(&self, selector: &str) -> String {
         let found = self.post("element", &json!({"using": "css selector", "value": selector}));
