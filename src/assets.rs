@@ -46,7 +46,7 @@ const REALTIME_PAGES: [Asset; 2] = [
 ];
 
 /// All assets but the pages that can be switched off.
-const ASSETS: [Asset; 45] = [
+const ASSETS: [Asset; 44] = [
     ("/assets/admin-alarms.js", SCRIPT, include_str!("../web/admin-alarms.js")),
     ("/assets/admin-api.js", SCRIPT, include_str!("../web/admin-api.js")),
     ("/assets/admin-chart.js", SCRIPT, include_str!("../web/admin-chart.js")),
@@ -86,7 +86,6 @@ const ASSETS: [Asset; 45] = [
     ("/assets/notifications.js", SCRIPT, include_str!("../web/notifications.js")),
     ("/assets/operations.md", TEXT, include_str!("../docs/operations.md")),
     ("/assets/panel.js", SCRIPT, include_str!("../web/panel.js")),
-    ("/assets/stream.js", SCRIPT, include_str!("../web/stream.js")),
     ("/assets/style.css", STYLE, include_str!("../web/style.css")),
     ("/assets/tallycast.js", SCRIPT, include_str!("../clients/js/tallycast.js")),
     ("/assets/units.js", SCRIPT, include_str!("../web/units.js")),

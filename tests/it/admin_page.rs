@@ -85,7 +85,7 @@ fn charts_show_values_at_the_pointer_and_by_keyboard() {
     let plot = "#chart-received .chart-plot";
     let value = text("#chart-received .chart-value");
     eventually("the chart has values", || browser.eval(&value).as_str().unwrap().ends_with("/s"));
-    browser.hover("#chart-connections .u-over");
+    browser.hover("#chart-delivered .u-over");
     // All charts show the same time.
     browser.wait_until(&format!("/ at [0-9:]+$/.test({value})"), true);
     browser.run(&format!("document.querySelector('{plot}').focus()"));
@@ -99,7 +99,8 @@ fn charts_show_values_at_the_pointer_and_by_keyboard() {
     browser.press(ESCAPE);
     browser.wait_until(&format!("{point} === '{}'", chosen.as_str().unwrap()), false);
     // The range: by keyboard as well.
-    let span = format!("['min', 'max'].map((end) => +document.querySelector('{plot}').getAttribute('aria-value' + end))");
+    let span =
+        format!("['min', 'max'].map((end) => +document.querySelector('{plot}').getAttribute('aria-value' + end))");
     let seconds = format!("{span}[1] - {span}[0]");
     assert_eq!(browser.eval(&seconds), 600);
     browser.run("document.querySelector('[name=range]').focus()");
@@ -158,7 +159,8 @@ fn namespaces_can_be_explored_tailed_and_published_to() {
 fn stream_can_be_disconnected_after_a_confirmation() {
     let redis = RedisServer::start();
     let tallycast = Tallycast::start(&redis, &["--admin-token", "secret"]);
-    let (client, _other) = (EventSource::open(&tallycast, "/subscribe/raw"), EventSource::open(&tallycast, "/subscribe/eps"));
+    let (client, _other) =
+        (EventSource::open(&tallycast, "/subscribe/raw"), EventSource::open(&tallycast, "/subscribe/eps"));
     let browser = Browser::start();
     browser.open_url(&tallycast.url("/admin/#streams").replace("://", "://operator:secret@"));
     browser.wait_until("document.querySelectorAll('[data-connection-path]').length", 2);
@@ -252,7 +254,7 @@ fn everything_can_be_reached_by_keyboard() {
     let tallycast = demo();
     let browser = open(&tallycast, "");
     let mut reached = Vec::new();
-    let focus = "(({ id, className, dataset, name }) => dataset.link ?? (id || className || name))(document.activeElement)";
+    let focus = "(({ id, className, dataset, name }) => dataset.link ?? (id || className || name || ''))(document.activeElement)";
     while reached.last().is_none_or(|last| last != "errors-all") && reached.len() < 40 {
         browser.press(TAB);
         reached.push(browser.eval(focus).as_str().unwrap().to_owned());
@@ -279,14 +281,18 @@ fn views_fit_desktops_and_phones_and_are_accessible_in_both_themes() {
     let () = redis.connect().zadd("emojitrack_score", "1F602", 1).unwrap();
     let tallycast = Tallycast::start(&redis, &["--cluster", "--sessions"]);
     let _clients = [0, 1, 2].map(|_| EventSource::open(&tallycast, "/subscribe/raw"));
-    for (width, dark) in [(1280, false), (360, true)] {
+    let browsers = [(1280, false), (360, true)].map(|(width, dark)| {
         let browser = Browser::start_with(width, dark);
         browser.open(&tallycast, "/admin/");
         browser.wait_until(READY, "");
         browser.wait_until("matchMedia('(prefers-color-scheme: dark)').matches", dark);
         eventually("the page shows a rate", || browser.eval(&text("#messages-out")).as_str() != Some("–"));
-        assert_eq!(browser.layout_shifts(), [""; 0]);
-        redis.kill();
+        assert_eq!(browser.layout_shifts(), [""; 0], "at {width} pixels");
+        assert_eq!(browser.accessibility_violations(), [""; 0], "at {width} pixels");
+        (width, dark, browser)
+    });
+    redis.kill();
+    for (width, dark, browser) in &browsers {
         browser.wait_until(&includes("#alarms", "A source is not subscribed"), true);
         for view in VIEWS {
             browser.run(&format!("location.hash = '{view}'"));
@@ -295,10 +301,8 @@ fn views_fit_desktops_and_phones_and_are_accessible_in_both_themes() {
             let what = format!("{name} at {width} pixels");
             assert_eq!(browser.accessibility_violations(), [""; 0], "{what}");
             assert_eq!(browser.eval(OVERFLOW), 0, "{what} is too wide");
-            browser.screenshot(&format!("admin-{name}-{}-{width}", if dark { "dark" } else { "light" }));
+            browser.screenshot(&format!("admin-{name}-{}-{width}", if *dark { "dark" } else { "light" }));
         }
         assert_eq!(browser.console_messages(), [""; 0]);
-        redis.run();
-        tallycast.until_ready();
     }
 }
