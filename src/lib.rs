@@ -43,7 +43,7 @@ pub mod source;
 pub mod tally;
 pub mod totals;
 
-// The Rust example of the README compiles.
+// The Rust example of the page compiles.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+#[doc = include_str!("../docs/how-to/embed-in-axum.md")]
+struct EmbedInAxum;
