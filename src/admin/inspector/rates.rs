@@ -161,17 +161,14 @@ impl Window {
     }
 
     fn count(&mut self, name: &str, is_below: bool) {
-        if !self.children.contains_key(name) {
-            if self.children.len() == MAX_CHILDREN || self.bytes + name.len() > MAX_BYTES {
-                self.is_full = true;
-                return;
-            }
-            self.bytes += name.len();
-            self.children.insert(name.into(), Child::default());
-        }
         if let Some(child) = self.children.get_mut(name) {
             child.messages += 1;
             child.has_children |= is_below;
+        } else if self.children.len() < MAX_CHILDREN && self.bytes + name.len() <= MAX_BYTES {
+            self.bytes += name.len();
+            self.children.insert(name.into(), Child { messages: 1, has_children: is_below });
+        } else {
+            self.is_full = true;
         }
     }
 }
