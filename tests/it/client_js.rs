@@ -278,7 +278,7 @@ fn expired_token_is_replaced_without_loss_and_refusals_say_why() {
             let (news_seen, orders_seen): (Vec<Value>, Vec<Value>) =
                 seen.into_iter().partition(|message| message[1] == "/news");
             assert_eq!(orders_seen, orders, "{name}");
-            assert_eq!(news_seen, [news.clone()], "{name}");
+            assert_eq!(news_seen, std::slice::from_ref(&news), "{name}");
             assert!(readers.until(&name, "gap", |_| true).is_empty(), "{name}");
         }
     }
