@@ -3,10 +3,11 @@
 import { colour } from "./dom.js";
 
 const SIZE = 24;
-/** The distance to the colour of the surface, of 441 between black and white, at which a pixel is seen. */
-const MIN_DISTANCE = 90;
-/** The share of a glyph's pixels that must be seen. */
-const MIN_SHARE = 0.3;
+/**
+ * For dark and light surfaces, the distance to their colour at which a pixel is seen, of 441 between black and white, and the share of
+ * a glyph's pixels that must be seen. Light glyphs mostly have an outline.
+ */
+const LIMITS = { dark: { distance: 150, share: 0.5 }, light: { distance: 58, share: 0.3 } };
 /** Glyphs examined without a pause. */
 const BATCH = 40;
 
@@ -74,15 +75,16 @@ function isSwallowed(context, character, behind) {
   context.fillStyle = colour("--text");
   context.fillText(character, SIZE / 2, SIZE / 2);
   const { data } = context.getImageData(0, 0, SIZE, SIZE);
+  const { distance, share } = (behind[0] ?? 0) < 128 ? LIMITS.dark : LIMITS.light;
   let drawn = 0;
   let seen = 0;
   for (let pixel = 0; pixel < data.length; pixel += 4) {
     if ((data[pixel + 3] ?? 0) < 128) continue;
     drawn += 1;
     const [red, green, blue] = [0, 1, 2].map((part) => (data[pixel + part] ?? 0) - (behind[part] ?? 0));
-    if (Math.hypot(red ?? 0, green ?? 0, blue ?? 0) >= MIN_DISTANCE) seen += 1;
+    if (Math.hypot(red ?? 0, green ?? 0, blue ?? 0) >= distance) seen += 1;
   }
-  return seen < drawn * MIN_SHARE;
+  return seen < drawn * share;
 }
 
 /** Examines all glyphs again when the theme changes. @param {() => Iterable<HTMLElement>} elements */

@@ -34,7 +34,9 @@ export function isNamed(id) {
 
 /** The name of a symbol, or its ID. @param {string} id */
 export function nameOf(id) {
-  return rankedById.get(id)?.name.toLowerCase() ?? id;
+  const name = rankedById.get(id)?.name ?? id;
+  // Names of characters are in capitals.
+  return name === id ? id : name.toLowerCase();
 }
 
 /** The character of a symbol: from the rankings, from its code points, or the ID itself. @param {string} id */
