@@ -83,7 +83,7 @@ function renderPanelTotal() {
   const { id } = panel;
   if (id === undefined) return;
   const rank = cells.get(id)?.parts.rank.textContent;
-  panel.renderTotal(totals.has(id) ? [id, rank, `${count(totals.get(id))} in all`].filter(Boolean).join(" · ") : id);
+  panel.renderTotal(totals.has(id) ? [id, rank, count(totals.get(id))].filter(Boolean).join(" · ") : id);
 }
 
 /** Renders all changes since the last frame: at most once per frame, regardless of the rate. */

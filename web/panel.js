@@ -29,8 +29,8 @@ export class Panel {
   #queue = [];
   /** The number of posts since the last ones were shown; only the newest of them are kept. */
   #received = 0;
-  /** Posts that were left out when others were shown. */
-  #leftOut = 0;
+  /** What was left out when posts were last shown, in words. */
+  #selection = "";
   #paused = false;
   #connection = "connecting";
   /** Whether Back leads to the page without the panel. */
@@ -99,7 +99,7 @@ export class Panel {
     this.#pause.hidden = false;
     this.#queue = [];
     this.#received = 0;
-    this.#leftOut = 0;
+    this.#selection = "";
     this.#connection = "connecting";
     this.#setPaused(false);
     this.renderName();
@@ -180,7 +180,8 @@ export class Panel {
     if (!this.#paused) {
       const shown = this.#queue.slice(0, MAX_SHOWN_AT_ONCE);
       this.#posts.prepend(...shown.map((data) => postElement(parse(data))));
-      this.#leftOut = this.#received - shown.length;
+      const isPart = this.#received > shown.length;
+      this.#selection = isPart ? `, ${shown.length} of ${count(this.#received)} new posts shown` : "";
       this.#queue = [];
       this.#received = 0;
       this.#trim();
@@ -192,7 +193,6 @@ export class Panel {
   /** @param {boolean} paused */
   #setPaused(paused) {
     this.#paused = paused;
-    this.#pause.setAttribute("aria-pressed", String(paused));
     this.#pause.textContent = paused ? "Resume" : "Pause";
     this.#render();
   }
@@ -205,12 +205,11 @@ export class Panel {
     const text = isUnknown
       ? `No symbol has the ID ${this.id}. IDs are code points, such as 1F602, or names that are counted here.`
       : this.#paused
-        ? `paused, ${count(this.#received)} new`
-        : this.#leftOut > 0
-          ? `${this.#connection}, some of many`
-          : this.#connection;
-    this.#state.title = this.#leftOut > 0 ? `Of the posts of each second, the newest ${MAX_SHOWN_AT_ONCE}` : "";
+        ? "paused"
+        : this.#connection;
+    // A status that is set is read out, even if it is the same. Numbers are not read out.
     if (this.#state.textContent !== text) this.#state.textContent = text;
+    byId("selection", HTMLElement).textContent = this.#paused ? `, ${count(this.#received)} new` : this.#selection;
   }
 
   /** Shows how old the posts are. */

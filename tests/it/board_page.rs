@@ -275,7 +275,7 @@ fn board_moves_cells_to_their_ranks_only_if_the_reader_wants_it() {
     browser.open(&tallycast, "/");
     browser.wait_until(SHOWN, scores(&redis));
     let order = "[...document.querySelectorAll('[data-id]')].map(cell => cell.dataset.id).join(' ')";
-    let rank = "document.querySelector('[data-id=\"2764\"] .rank').textContent";
+    let rank = "document.querySelector('[data-id=\"2764\"] .rank')?.textContent ?? null";
     browser.wait_until(order, "1F602 2764");
     browser.click("#rerank");
     update(&redis, &["2764"; 3]);
