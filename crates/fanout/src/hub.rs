@@ -196,6 +196,12 @@ impl Hub {
             stats.repeated.add(1);
             return;
         }
+        // Not kept with the message: it reports when the shards have written it.
+        let probe = message.probe.take();
+        let index = turn.messages.len();
+        if let Some(probe) = &probe {
+            probe.taken_by_hub();
+        }
         let is_report = matches!(message.data, Data::Totals(_));
         let slots = framings.slots();
         totals.update(message, |message, audience| {
@@ -213,6 +219,11 @@ impl Hub {
                 turn.messages.push(Outgoing::new(message, audience, number, slots));
             }
         });
+        if let Some(probe) = probe
+            && turn.messages.len() > index
+        {
+            turn.probes.push((index, probe));
+        }
     }
 
     /// Follows what a source knows of a sequence. Readers of a sequence that has a gap get a reset at its place.
@@ -241,6 +252,10 @@ impl Hub {
         }
         if !turn.messages.is_empty() || is_changed || turn.position.is_some() {
             (self.history_end, self.is_current) = (turn.history_end, turn.is_current);
+            if !turn.probes.is_empty() {
+                let now = std::time::Instant::now();
+                turn.probes.iter().for_each(|(_, probe)| probe.sent_by_hub(now));
+            }
             let turn = Arc::new(turn);
             for shard in &self.shards {
                 // A shard ends only with the hub; otherwise its readers are gone and need nothing.

@@ -51,6 +51,7 @@ mod namespace;
 mod origin;
 mod policy;
 mod position;
+mod probe;
 mod publisher;
 mod rate;
 mod ready;
@@ -87,6 +88,7 @@ pub use policy::{NamespacePolicy, Policy, PolicyError};
 pub use position::{
     EntryId, EntryIdError, Position, Reset, ResetReason, SequenceEvent, SequenceEventKind, numbered_sequence,
 };
+pub use probe::{Passage, Probe, ShardPassage};
 pub use publisher::{Acknowledgement, Closed, Messages, NotAcknowledged, Publisher, Receipt, TrySendError};
 pub use rate::{Rate, RateError};
 pub use relay::{RelayStart, RelayedRetention, SequenceName};

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::{Kept, Namespace, Reset, Retention};
+use crate::{Kept, Namespace, Probe, Reset, Retention};
 
 /// The memory that a key of a tally takes beside its text: its place in the table, the allocation, and a third of both for
 /// room in the table.
@@ -34,6 +34,8 @@ pub struct Message {
     pub sender: Option<Arc<str>>,
     /// Set if the message has other topics beside its namespace, or is for some of their readers only.
     pub update: Option<Box<Update>>,
+    /// Set if the message is followed through the engine.
+    pub probe: Option<Arc<Probe>>,
 }
 
 /// What a [`Message`] has that others do not: alternate topics, an id of its publisher, and whether it is private.
@@ -156,7 +158,16 @@ impl Message {
     }
 
     fn new(namespace: Namespace, data: Data) -> Self {
-        Self { namespace, event: None, data, received_at: Instant::now(), kept: None, sender: None, update: None }
+        Self {
+            namespace,
+            event: None,
+            data,
+            received_at: Instant::now(),
+            kept: None,
+            sender: None,
+            update: None,
+            probe: None,
+        }
     }
 
     /// The id of the message on the wire, if it is kept for readers that come later.

@@ -4,10 +4,10 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::Message;
 use crate::budget::Budget;
 use crate::framing::{Framing, Interned};
 use crate::totals::Audience;
+use crate::{Message, Probe};
 
 /// The memory of a message from which on only one shard frames it.
 const SHORT_BYTES: usize = 16 * 1024;
@@ -16,6 +16,8 @@ const SHORT_BYTES: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct Turn {
     pub(crate) messages: Vec<Outgoing>,
+    /// Those that are followed, by their place among the messages. Nearly always none.
+    pub(crate) probes: Vec<(usize, Arc<Probe>)>,
     /// The number after the last message that is kept of this turn and those before it.
     pub(crate) history_end: u64,
     /// The id that readers have reached who have got all of this turn, if that is a new one.
@@ -26,7 +28,7 @@ pub(crate) struct Turn {
 
 impl Default for Turn {
     fn default() -> Self {
-        Self { messages: Vec::new(), history_end: 0, position: None, is_current: true }
+        Self { messages: Vec::new(), probes: Vec::new(), history_end: 0, position: None, is_current: true }
     }
 }
 

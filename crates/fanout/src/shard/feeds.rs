@@ -9,6 +9,7 @@ use slab::Slab;
 
 use super::Budgets;
 use super::feed::{Feed, FeedKey, Readers, place};
+use super::followed::Followed;
 use super::topic_sets::TopicSets;
 use crate::interest::Rights;
 use crate::log::Batch;
@@ -149,8 +150,9 @@ impl Feeds {
         }
     }
 
-    /// Appends the messages of turns to the logs of the feeds that contain them. Returns whether there are any.
-    pub(super) fn append(&mut self, turns: &[Arc<Turn>]) -> bool {
+    /// Appends the messages of turns to the logs of the feeds that contain them. Returns whether there are any. Those of `followed` learn
+    /// which feeds have them.
+    pub(super) fn append(&mut self, turns: &[Arc<Turn>], followed: &mut [Followed]) -> bool {
         let all: Vec<&Outgoing> = turns.iter().flat_map(|turn| &turn.messages).collect();
         for (number, message) in all.iter().enumerate() {
             self.find(place(number), message);
@@ -162,8 +164,11 @@ impl Feeds {
             let [first, _] = std::mem::replace(&mut feed.matches, [NONE; 2]);
             let matches = &self.matches;
             let next = |at: &u32| Some(matches[*at as usize].next).filter(|next| *next != NONE);
-            let messages =
-                std::iter::successors(Some(first), next).map(|at| all[matches[at as usize].message as usize]);
+            let numbers = || std::iter::successors(Some(first), next).map(|at| matches[at as usize].message);
+            for message in followed.iter_mut() {
+                numbers().for_each(|number| message.found(number, id));
+            }
+            let messages = numbers().map(|number| all[number as usize]);
             match &mut feed.readers {
                 Readers::All(_) => append(feed, messages, &self.budgets),
                 Readers::Paced(paces) => {

@@ -3,6 +3,7 @@
 mod drain;
 mod feed;
 mod feeds;
+mod followed;
 mod pacing;
 mod replays;
 mod serve;
@@ -31,6 +32,7 @@ use crate::{CloseReason, Config, ConnectionId, ControlError, Message, Stats, Sub
 use drain::{Drain, next_step};
 pub(crate) use feeds::FeedId;
 use feeds::Feeds;
+use followed::Followed;
 use pacing::{Schedule, next_due};
 use replays::{ReplayQueue, next_piece};
 
@@ -132,6 +134,8 @@ pub(crate) struct Shard {
     /// Only closing bytes are still to come, so the bounds of the logs no longer disconnect readers.
     closing: bool,
     sent: Sent,
+    /// The messages with probes among those that are being written.
+    followed: Vec<Followed>,
 }
 
 impl Shard {
@@ -169,6 +173,7 @@ impl Shard {
             ticked_at: now,
             closing: false,
             sent: Sent::default(),
+            followed: Vec::new(),
         }
     }
 
@@ -249,6 +254,7 @@ impl Shard {
         }
         self.take_turns(&mut turns, &mut received).await;
         self.write_feeds().await;
+        self.report_followed();
         self.retry_postponed();
         self.shed();
         let now = Instant::now();
@@ -266,7 +272,8 @@ impl Shard {
         if let Some(position) = turns.iter().rev().find_map(|turn| turn.position.as_ref()) {
             self.position = Some(Arc::clone(position));
         }
-        if self.feeds.append(turns) {
+        let followed = self.follow(turns);
+        if self.feeds.append(turns, &mut self.followed[followed..]) {
             let messages = turns.iter().flat_map(|turn| &turn.messages);
             received.extend(messages.map(|message| message.message.received_at).min());
         }

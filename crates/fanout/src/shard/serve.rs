@@ -86,7 +86,11 @@ impl Shard {
     pub(super) async fn write_feeds(&mut self) {
         let mut served = 0;
         for id in self.feeds.take_touched() {
+            let before = (!self.followed.is_empty()).then(|| (Instant::now(), self.sent.bytes));
             self.write_feed(id, &mut served).await;
+            if let Some((started_at, bytes)) = before {
+                self.followed_written(id, started_at, self.sent.bytes - bytes);
+            }
         }
     }
 
