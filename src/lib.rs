@@ -42,6 +42,7 @@ mod size;
 pub mod source;
 pub mod tally;
 pub mod totals;
+pub mod trace;
 
 // The Rust example of the page compiles.
 #[cfg(doctest)]

@@ -29,6 +29,7 @@ use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, SourceConfig, S
 use tallycast::presence::Presence;
 use tallycast::routes::{Services, Subscriptions};
 use tallycast::source::{StateBoard, Supervisor};
+use tallycast::trace::Tracing;
 use tallycast::{decode, routes, tally};
 use tallycast_fanout::{Fanout, inbox};
 use tallycast_server::Server;
@@ -109,7 +110,11 @@ async fn run(
     tokio::spawn(steps.clone().run(config.drain, fanout.handle()));
 
     // The stages.
-    let supervisor = Supervisor::new(events).stats(Arc::clone(&status.source)).shutdown(steps.shutdown.clone());
+    let tracing = Tracing::start(config.trace_sample, config.otlp, &status.node, &status.trace);
+    let supervisor = Supervisor::new(events)
+        .stats(Arc::clone(&status.source))
+        .tracer(tracing.tracer.clone())
+        .shutdown(steps.shutdown.clone());
     let broker::Started { source, store, push, redis, publisher, tickets, reports, cluster } =
         broker::start(config.broker, supervisor, &reloadable.routes, reloadable.sources, &status, &steps.shutdown);
     if redis.is_none() && !is_demo {
@@ -282,6 +287,8 @@ async fn run(
         if let Some(reports) = reports {
             reports.await.context("the status reports failed")?;
         }
+        // Last, because nothing else may wait for a collector.
+        tracing.close().await;
         server.await.context("the server failed")?.context("the server failed")
     };
     match tokio::time::timeout(config.shutdown_limit, stages).await {

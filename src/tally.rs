@@ -13,6 +13,7 @@ use tallycast_fanout::inbox::{self, Weight};
 use tallycast_fanout::{Counter, Data, Histogram, Message, Namespace, Publisher, Tally, TotalsState};
 
 use crate::totals::TotalsSnapshot;
+use crate::trace::{Trace, follow_tally};
 
 /// Inputs taken from the inbox at once.
 const BATCH: usize = 1024;
@@ -36,11 +37,16 @@ impl Default for Config {
     }
 }
 
+/// Traced keys between two flushes. Of more, the traces end without this stage.
+const MAX_TRACED: usize = 64;
+
 /// What the stage takes in.
 #[derive(Debug)]
 pub enum TallyInput {
     /// A key to count.
     Key(Key),
+    /// A key to count, of an event that is traced.
+    Traced(Key, Arc<Trace>),
     /// The sum of all keys before it.
     Totals(TotalsSnapshot),
     /// Whether the totals of a namespace are known from here on.
@@ -55,7 +61,7 @@ pub enum TallyInput {
 impl Weight for TallyInput {
     fn weight(&self) -> usize {
         let owned = match self {
-            Self::Key(key) => key.key.capacity(),
+            Self::Key(key) | Self::Traced(key, _) => key.key.capacity(),
             Self::Totals(snapshot) => snapshot.totals.weight(),
             // A short reason.
             Self::TotalsState { .. } => 0,
@@ -107,15 +113,20 @@ struct Pending {
     /// The newest totals of each namespace, without the counts that `tallies` had when they arrived, because readers receive
     /// those as tallies; and its newest state after them.
     reports: Vec<Message>,
+    /// The traces of events that are in the tallies.
+    traces: Vec<(Namespace, Arc<Trace>)>,
 }
 
 impl Pending {
     fn add(&mut self, inputs: &mut Vec<TallyInput>, stats: &Stats) {
         for input in inputs.drain(..) {
             match input {
-                TallyInput::Key(Key { namespace, key, received_at }) => {
-                    stats.counted.add(1);
-                    self.tallies.entry(namespace).or_insert_with(|| (received_at, Tally::default())).1.count(key);
+                TallyInput::Key(key) => self.count(key, stats),
+                TallyInput::Traced(key, trace) => {
+                    if self.traces.len() < MAX_TRACED {
+                        self.traces.push((key.namespace.clone(), trace));
+                    }
+                    self.count(key, stats);
                 }
                 TallyInput::Totals(TotalsSnapshot { namespace, mut totals }) => {
                     if let Some((_, unsent)) = self.tallies.get(&namespace) {
@@ -131,6 +142,11 @@ impl Pending {
                 }
             }
         }
+    }
+
+    fn count(&mut self, Key { namespace, key, received_at }: Key, stats: &Stats) {
+        stats.counted.add(1);
+        self.tallies.entry(namespace).or_insert_with(|| (received_at, Tally::default())).1.count(key);
     }
 
     fn keys(&self) -> usize {
@@ -152,7 +168,10 @@ impl Pending {
         }
         for (namespace, (received_at, tally)) in std::mem::take(&mut self.tallies) {
             let (total, keys) = (tally.total(), tally.len());
-            if hub.send(Message { received_at, ..Message::tally(namespace, tally) }).await.is_err() {
+            let traces: Vec<_> =
+                self.traces.extract_if(.., |(of, _)| *of == namespace).map(|(_, trace)| trace).collect();
+            let probe = (!traces.is_empty()).then(|| follow_tally(traces, &namespace));
+            if hub.send(Message { received_at, probe, ..Message::tally(namespace, tally) }).await.is_err() {
                 return false;
             }
             stats.sent.add(total.unsigned_abs());

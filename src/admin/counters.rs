@@ -45,6 +45,8 @@ pub(super) enum Values {
     FoundGauges(&'static str, Reading, fn(&Scrape) -> Vec<(String, u64)>),
     /// How often values of each size were observed. In `/metrics` only, like all that follow.
     Histogram(Option<Unit>, fn(&StatusSource) -> &Histogram),
+    /// A histogram for each value of a label, in seconds.
+    Histograms(&'static str, fn(&StatusSource) -> Vec<(&'static str, &Histogram)>),
     /// A gauge; nothing if its value is unknown.
     State(fn(&Scrape) -> Option<f64>),
     /// A time in seconds that only grows; nothing if its value is unknown.

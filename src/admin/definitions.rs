@@ -8,16 +8,18 @@ use prometheus_client::registry::Unit;
 use super::counters::{Metric, Reading, Scrape, Section, Values};
 use super::status::unix_seconds;
 use crate::source::BrokerState;
+use crate::trace::STAGES;
 use tallycast_fanout::inbox::Depth;
 
 /// All metrics.
-pub(super) static SECTIONS: [Section; 11] = [
+pub(super) static SECTIONS: [Section; 12] = [
     Section { title: "Source", metrics: SOURCE },
     Section { title: "Push sources", metrics: PUSH },
     Section { title: "Decode and tally", metrics: PIPELINE },
     Section { title: "Tokens", metrics: TOKENS },
     Section { title: "Connect hook", metrics: CONNECT_HOOK },
     Section { title: "Delivery", metrics: DELIVERY },
+    Section { title: "Traces", metrics: TRACES },
     Section { title: "Sessions", metrics: SESSIONS },
     Section { title: "ws-hub", metrics: WS_HUB },
     Section { title: "Subscriptions", metrics: SUBSCRIPTIONS },
@@ -935,3 +937,35 @@ fn readers_by_transport(scrape: &Scrape) -> Vec<(String, u64)> {
     }
     readers.into_iter().map(|(transport, readers)| (transport.to_owned(), readers)).collect()
 }
+
+const TRACES: &[Metric] = &[
+    Metric {
+        name: "stage_seconds",
+        values: Values::Histograms("stage", |status| {
+            STAGES.iter().map(|stage| (stage.name(), status.trace.stage(*stage))).collect()
+        }),
+        help: "Time that sampled events spend in each stage (`--trace-sample`).",
+        watch: "The stage that grows is the one that makes messages late: see [Trace latency](how-to/trace-latency.md). `tally` is as \
+                long as `--tally-period` by design. `broker` compares the clocks of two machines.",
+    },
+    Metric {
+        name: "traces_sampled",
+        values: Values::Counter(Reading::new("trace", "sampled", |status| status.trace.sampled.get())),
+        help: "Events that were traced.",
+        watch: "One in `--trace-sample` events, at most 100 per second.",
+    },
+    Metric {
+        name: "traces_exported",
+        values: Values::Counter(Reading::new("trace", "exported", |status| status.trace.exported.get())),
+        help: "Traces that the collector of `--otlp-endpoint` has taken.",
+        watch: "As many as were sampled; zero without a collector.",
+    },
+    Metric {
+        name: "traces_dropped",
+        values: Values::Counter(
+            Reading::new("trace", "dropped", |status| status.trace.dropped.get()).error("Traces lost on export"),
+        ),
+        help: "Traces that were lost: the collector did not take them, or too many waited.",
+        watch: "Any increase: the collector is away or refuses them. The log has the reason. Events are not affected.",
+    },
+];

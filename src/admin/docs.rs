@@ -72,6 +72,7 @@ fn labels(values: &Values) -> String {
             format!(" Label `{label}`.")
         }
         Values::Histogram(..) => " Histogram.".to_owned(),
+        Values::Histograms(label, _) => format!(" Histogram. Label `{label}`."),
         _ => String::new(),
     }
 }

@@ -59,7 +59,11 @@ enum Number {
 impl Scrape {
     fn encode_metric(&self, metric: &Metric, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         if let Values::Histogram(unit, get) = &metric.values {
-            return encode_histogram(metric, unit.as_ref(), get(&self.status), encoder);
+            return encode_histograms(metric, unit.as_ref(), vec![(Vec::new(), get(&self.status))], encoder);
+        }
+        if let Values::Histograms(label, get) = &metric.values {
+            let series = get(&self.status).into_iter().map(|(value, histogram)| (vec![(*label, value)], histogram));
+            return encode_histograms(metric, Some(&Unit::Seconds), series.collect(), encoder);
         }
         let series = self.series(&metric.values);
         let kind = match series.first() {
@@ -104,7 +108,7 @@ impl Scrape {
                 get(self).into_iter().map(|(value, number)| labelled(*label, &value, Number::Gauge(number))).collect()
             }
             Values::Info(get) => vec![(get(self), Number::Gauge(1.0))],
-            Values::Histogram(..) => Vec::new(),
+            Values::Histogram(..) | Values::Histograms(..) => Vec::new(),
         }
     }
 }
@@ -119,20 +123,24 @@ impl Number {
     }
 }
 
-fn encode_histogram(
+/// Encodes one histogram without labels, or one for each set of labels.
+fn encode_histograms(
     metric: &Metric,
     unit: Option<&Unit>,
-    histogram: &Histogram,
+    series: Vec<(Vec<(&'static str, &'static str)>, &Histogram)>,
     encoder: &mut DescriptorEncoder<'_>,
 ) -> fmt::Result {
     // The encoder appends the unit to the name.
     let name = unit.map_or(metric.name, |unit| metric.name.trim_end_matches(&format!("_{}", unit.as_str())[..]));
-    let buckets: Vec<(f64, u64)> = histogram.buckets().collect();
-    let count = buckets.iter().map(|(_, count)| count).sum();
-    encoder.encode_descriptor(name, metric.help, unit, MetricType::Histogram)?.encode_histogram::<NoLabelSet>(
-        histogram.sum(),
-        count,
-        &buckets,
-        None,
-    )
+    let mut to = encoder.encode_descriptor(name, metric.help, unit, MetricType::Histogram)?;
+    for (labels, histogram) in series {
+        let buckets: Vec<(f64, u64)> = histogram.buckets().collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        if labels.is_empty() {
+            to.encode_histogram::<NoLabelSet>(histogram.sum(), count, &buckets, None)?;
+        } else {
+            to.encode_family(&labels)?.encode_histogram::<NoLabelSet>(histogram.sum(), count, &buckets, None)?;
+        }
+    }
+    Ok(())
 }

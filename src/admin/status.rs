@@ -24,6 +24,7 @@ use crate::publishing::PublishStats;
 use crate::sessions::SessionStats;
 use crate::source::{BrokerState, SourceEvent, SourceStats, StateBoard};
 use crate::tally::TallyInput;
+use crate::trace::TraceStats;
 use crate::{decode, tally};
 use tallycast_fanout::inbox::{Depth, WeakSender};
 use tallycast_fanout::{ConnectionReport, Counter, Handle, Unavailable};
@@ -117,6 +118,8 @@ pub struct StatusSource {
     pub ws_hub: Arc<WsHubStats>,
     /// The counters of subscriptions.
     pub presence: Arc<PresenceStats>,
+    /// The counters of traces.
+    pub trace: Arc<TraceStats>,
     /// The counters of the cluster view.
     pub cluster: Arc<ClusterStats>,
     /// The inboxes of the stages.
@@ -156,6 +159,7 @@ impl StatusSource {
             sessions: Arc::default(),
             ws_hub: Arc::default(),
             presence: Arc::default(),
+            trace: Arc::default(),
             cluster: Arc::default(),
             inboxes,
             alarms: Arc::default(),

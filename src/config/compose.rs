@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use crate::redis_client::RedisUrl;
 use crate::sessions::{self, EventTarget};
 use crate::source::{Selector, SourceId};
 use crate::totals::{self, TotalsKey};
+use crate::trace::otlp;
 use crate::{source, tally};
 use tallycast_fanout::Namespace;
 
@@ -44,6 +46,10 @@ pub struct Config {
     pub routes: Routes,
     /// Stage 3.
     pub tally: tally::Config,
+    /// One of this many events is traced; none without.
+    pub trace_sample: Option<NonZeroU32>,
+    /// The collector of traces, if there is one.
+    pub otlp: Option<otlp::Config>,
     /// Stage 4.
     pub fanout: tallycast_fanout::Config,
     /// The HTTP server.
@@ -187,6 +193,7 @@ pub(super) fn compose(
         ws_hub,
         realtime,
         restart,
+        traces,
         ..
     } = pipeline;
     let realtime = if matches!(source, SourceOptions::Demo(_)) { realtime.of_demo() } else { realtime };
@@ -307,6 +314,8 @@ pub(super) fn compose(
     Ok(Config {
         broker,
         tally: tally::Config { period: routing.tally_period, max_keys: routing.tally_keys },
+        trace_sample: traces.sample(),
+        otlp: traces.otlp()?,
         fanout,
         admin: !server.no_admin,
         admin_read_only: server.admin_read_only,

@@ -25,6 +25,7 @@ use super::send_multiple::SendMultipleOptions;
 use super::sessions::SessionOptions;
 use super::sources::source;
 use super::tokens::TokenOptions;
+use super::traces::TraceOptions;
 use super::unifrost::UnifrostOptions;
 use super::values::{
     admin_token, count, duration, duration_or_zero, duration_text, ip_address, log_filter, network, port, publish_key,
@@ -324,6 +325,8 @@ pub(super) struct PipelineOptions {
     pub(super) cluster: ClusterOptions,
     #[command(flatten)]
     pub(super) send_multiple: SendMultipleOptions,
+    #[command(flatten)]
+    pub(super) traces: TraceOptions,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -26,6 +26,7 @@ mod sources;
 #[cfg(test)]
 mod testing;
 mod tokens;
+mod traces;
 mod unifrost;
 mod values;
 mod ws_hub;

@@ -11,6 +11,7 @@ use super::{DecodeError, Decoded, Routes};
 use crate::rate_limited_log::RateLimitedLog;
 use crate::source::SourceEvent;
 use crate::tally::TallyInput;
+use crate::trace::EventTrace;
 
 /// Events taken from the inbox at once.
 const BATCH: usize = 1024;
@@ -124,14 +125,24 @@ pub async fn run(
                 }
             };
             let acknowledgement = event.acknowledgement.take();
+            let trace = event.trace.take().and_then(|trace| match *trace {
+                EventTrace::Sampled(trace) => Some(trace),
+                EventTrace::Continues(_) => None,
+            });
+            if let Some(trace) = &trace {
+                trace.decode_began();
+            }
             // For the log, because decoding consumes the event.
             let channel: String = event.channel.chars().take(LOGGED_CHANNEL).collect();
-            let Decoded { message, key, route } = match table.decode(event) {
+            let Decoded { mut message, key, route } = match table.decode(event) {
                 Ok(decoded) => decoded,
                 Err(error) => {
                     // What is for other programs is not lost.
                     if error != DecodeError::Reserved {
                         stats.rejected.add(1);
+                        if let Some(trace) = trace {
+                            trace.decoded(Err(error.to_string()));
+                        }
                         log.log(|suppressed| tracing::warn!(%error, channel, suppressed, "dropped an invalid event"));
                     }
                     if let Some(acknowledgement) = acknowledgement {
@@ -143,10 +154,18 @@ pub async fn run(
             stats.decoded.add(1);
             // There is one for each route.
             counters[route].add(1);
-            if let Some(key) = key
-                && tally.send(TallyInput::Key(key)).await.is_err()
-            {
-                return;
+            if let Some(trace) = &trace {
+                trace.decoded(Ok(&message.namespace));
+                message.probe = Some(trace.follow(&message.namespace));
+            }
+            if let Some(key) = key {
+                let input = match trace {
+                    Some(trace) => TallyInput::Traced(key, trace),
+                    None => TallyInput::Key(key),
+                };
+                if tally.send(input).await.is_err() {
+                    return;
+                }
             }
             let sent = match acknowledgement {
                 Some(acknowledgement) => hub.send_acknowledged(message, acknowledgement).await,

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::broker::BrokerStatus;
 use super::{RawEvent, SourceEvent, SourceId, SourceStats};
 use crate::rate_limited_log::RateLimitedLog;
+use crate::trace::Tracer;
 
 /// Passes events from a source to the pipeline.
 ///
@@ -19,6 +20,7 @@ pub struct Emitter {
     inbox: inbox::Sender<SourceEvent>,
     source: SourceId,
     log: RateLimitedLog,
+    tracer: Tracer,
     pub(super) broker: BrokerStatus,
 }
 
@@ -41,7 +43,12 @@ pub struct PipelineClosed;
 
 impl Emitter {
     pub(super) fn new(inbox: inbox::Sender<SourceEvent>, source: SourceId, broker: BrokerStatus) -> Self {
-        Self { inbox, source, log: RateLimitedLog::new(), broker }
+        Self { inbox, source, log: RateLimitedLog::new(), tracer: Tracer::default(), broker }
+    }
+
+    /// Traces a sample of the events.
+    pub(super) fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// The event with its source, which is counted.
@@ -50,6 +57,7 @@ impl Emitter {
         self.broker.stats.count(&event);
         if let SourceEvent::Published(event) = &mut event {
             event.source = self.source;
+            self.tracer.sample(event, &self.broker.address);
         }
         event
     }

@@ -25,7 +25,7 @@ mod supervisor;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use tallycast_fanout::inbox::Weight;
 use tallycast_fanout::{
@@ -34,6 +34,7 @@ use tallycast_fanout::{
 use tokio::sync::watch;
 
 use crate::totals::TotalsSnapshot;
+use crate::trace::EventTrace;
 
 pub use broker::{BrokerState, SourceState, StateBoard};
 pub use emitter::{Emitter, PipelineClosed, SendOutcome};
@@ -187,6 +188,8 @@ pub struct RawEvent {
     pub received_at: Instant,
     /// What else the event has as the entry of a stream, if it is one.
     pub entry: Option<Box<Entry>>,
+    /// Set if the event is traced, or its sender wants it to be.
+    pub(crate) trace: Option<Box<EventTrace>>,
     /// Given when nothing more will become of the event, if the source waits for that.
     pub(crate) acknowledgement: Option<Acknowledgement>,
 }
@@ -212,6 +215,8 @@ pub struct Entry {
     pub has_payload: bool,
     /// It is for the history alone: readers have received it before, or it was published before the source started.
     pub is_backlog: bool,
+    /// When the broker took it, by its clock, if it says so.
+    pub published_at: Option<SystemTime>,
 }
 
 impl Entry {
@@ -227,6 +232,7 @@ impl Entry {
             is_private: false,
             has_payload: true,
             is_backlog: false,
+            published_at: None,
         }
     }
 }
@@ -241,6 +247,7 @@ impl RawEvent {
             payload,
             received_at: Instant::now(),
             entry: None,
+            trace: None,
             acknowledgement: None,
         }
     }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::broker::{BrokerStatus, StateBoard, StateSlot};
 use super::{BoxError, BrokerState, Emitter, SessionEnd, Source, SourceEvent, SourceId, SourceStats};
+use crate::trace::Tracer;
 
 /// The first pause after a lost or failed session. Short, because most are restarts that are soon over. Jitter adds up
 /// to as much again, so that many nodes do not return at the same moment.
@@ -31,6 +32,7 @@ pub struct Supervisor {
     state: StateSlot,
     stats: Arc<SourceStats>,
     require_broker: bool,
+    tracer: Tracer,
     shutdown: CancellationToken,
 }
 
@@ -62,6 +64,7 @@ impl Supervisor {
             state: StateBoard::default().slot(DEFAULT_NAME.into()),
             stats: Arc::default(),
             require_broker: false,
+            tracer: Tracer::default(),
             shutdown: CancellationToken::new(),
         }
     }
@@ -81,6 +84,11 @@ impl Supervisor {
     /// Counts in `stats`.
     pub fn stats(self, stats: Arc<SourceStats>) -> Self {
         Self { stats, ..self }
+    }
+
+    /// Traces a sample of the events. Default: none.
+    pub fn tracer(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Gives up when the first session cannot subscribe. Default: retries for ever.
@@ -103,9 +111,9 @@ impl Supervisor {
     /// # Errors
     /// The first session could not subscribe, and the broker is [required](Self::require_broker).
     pub async fn run(self, mut source: impl Source) -> Result<(), SourceError> {
-        let Self { inbox, source: id, state, stats, require_broker, shutdown } = self;
+        let Self { inbox, source: id, state, stats, require_broker, tracer, shutdown } = self;
         let broker = BrokerStatus::new(source.address(), source.capabilities(), state, stats);
-        let mut emitter = Emitter::new(inbox, id, broker);
+        let mut emitter = Emitter::new(inbox, id, broker).traced(tracer);
         let mut backoff = backoff();
         loop {
             let event = tokio::select! {

@@ -77,6 +77,7 @@ mod tokens;
 mod tokens_browser;
 mod topics;
 mod totals;
+mod traces;
 mod unifrost;
 mod websocket;
 mod ws_hub;

@@ -16,6 +16,7 @@ use super::seen::{Claim, ClaimGuard, EventKey};
 use crate::decode::{DecodeError, OWN_CHANNELS, Target};
 use crate::publishing::{Publication, Publisher, UpdateFields};
 use crate::source::{Entry, PushQueue, RawEvent, SourceId};
+use crate::trace::{EventTrace, TraceParent};
 
 /// What became of the events of a request.
 #[derive(Debug, Default)]
@@ -45,8 +46,14 @@ impl Delivered {
 }
 
 impl Endpoint {
-    /// Sends events on, and waits until all have been taken. `channel` is that of the path, which holds for all of them.
-    pub(super) async fn deliver(&self, channel: Option<&str>, events: Vec<Result<Event, Rejection>>) -> Delivered {
+    /// Sends events on, and waits until all have been taken. `channel` is that of the path, which holds for all of them, and so is the trace
+    /// of the sender.
+    pub(super) async fn deliver(
+        &self,
+        channel: Option<&str>,
+        events: Vec<Result<Event, Rejection>>,
+        trace: Option<TraceParent>,
+    ) -> Delivered {
         let mut delivered = Delivered::default();
         let mut outgoing = Vec::with_capacity(events.len());
         let mut keys = HashSet::new();
@@ -81,7 +88,7 @@ impl Endpoint {
         }
         match &self.destination {
             _ if outgoing.is_empty() => {}
-            Destination::Pipeline(queue) => emit(queue, outgoing, &mut delivered).await,
+            Destination::Pipeline(queue) => emit(queue, outgoing, trace, &mut delivered).await,
             Destination::Broker(publisher, target) => {
                 let is_stream = matches!(target, PublishTarget::Stream(_));
                 let has_keys = publisher.has_idempotency_keys(SourceId::DEFAULT, is_stream);
@@ -156,10 +163,11 @@ impl Endpoint {
 }
 
 /// Puts events into the pipeline, and waits until the hub has taken them.
-async fn emit(queue: &PushQueue, outgoing: Vec<Outgoing>, delivered: &mut Delivered) {
+async fn emit(queue: &PushQueue, outgoing: Vec<Outgoing>, trace: Option<TraceParent>, delivered: &mut Delivered) {
     let mut receipts = Vec::with_capacity(outgoing.len());
     for Outgoing { channel, payload, claim, .. } in outgoing {
-        match queue.emit(RawEvent::new(channel, payload)).await {
+        let trace = trace.map(|parent| Box::new(EventTrace::Continues(parent)));
+        match queue.emit(RawEvent { trace, ..RawEvent::new(channel, payload) }).await {
             Ok(receipt) => receipts.push((receipt, claim)),
             // The claim ends, and so do those after it.
             Err(error) => {

@@ -32,6 +32,7 @@ use crate::publishing::Publisher;
 use crate::rate_limited_log::RateLimitedLog;
 use crate::responses::line;
 use crate::source::{PushQueue, SourceId};
+use crate::trace::TraceParent;
 
 /// The requests of a source whose events are being delivered.
 const MAX_REQUESTS: usize = 64;
@@ -193,9 +194,10 @@ impl Endpoint {
         self.take(events.len())?;
         let channel = channel.map(std::borrow::Cow::into_owned);
         let endpoint = Arc::clone(self);
+        let trace = headers.get("traceparent").and_then(|parent| TraceParent::sampled(parent.as_bytes()));
         // A task of its own: what was sent on is known to be seen even if the sender does not wait for it.
         let delivery = tokio::spawn(async move {
-            let delivered = endpoint.deliver(channel.as_deref(), events).await;
+            let delivered = endpoint.deliver(channel.as_deref(), events, trace).await;
             endpoint.count(&delivered);
             drop(permit);
             delivered

@@ -18,6 +18,7 @@ use super::{BoxError, Capabilities, Emitter, RawEvent, Selector, SendOutcome, Se
 use crate::decode::channel_of_sender;
 use crate::nats_client::{Connection, MAX_WAITING, NatsError};
 use crate::rate_limited_log::RateLimitedLog;
+use crate::trace::EventTrace;
 use subjects::Subscriptions;
 
 pub use crate::nats_client::{NatsUrl, UrlError};
@@ -234,7 +235,9 @@ impl Session<'_> {
         }
         let sender = message.headers.as_ref().and_then(|headers| headers.get(SENDER));
         let channel = channel_of_sender(&message.subject, sender.map(async_nats::HeaderValue::as_str));
-        Ok(emitter.try_emit(RawEvent::new(channel, message.payload)))
+        let traceparent = message.headers.as_ref().and_then(|headers| headers.get("traceparent"));
+        let trace = EventTrace::continuing(traceparent.map(|value| value.as_str().as_bytes()));
+        Ok(emitter.try_emit(RawEvent { trace, ..RawEvent::new(channel, message.payload) }))
     }
 
     /// Counts messages that the library has dropped, where at least `received` of all are known to be either taken or

@@ -3,6 +3,7 @@
 mod control;
 mod history;
 mod inbound;
+mod probes;
 mod rates;
 mod relays;
 mod restricted;

@@ -6,6 +6,7 @@ use async_nats::{HeaderMap, HeaderValue, Message};
 use tallycast_fanout::{EntryId, Position};
 
 use crate::source::{Entry, RawEvent};
+use crate::trace::EventTrace;
 
 /// What a consumer sends.
 #[derive(Debug)]
@@ -96,7 +97,8 @@ pub(super) fn into_event(
     if entry.topics.is_empty() {
         entry.topics.extend(wildcard_part(subjects, &subject).map(String::into_bytes));
     }
-    RawEvent::from_entry(payload, entry)
+    let trace = EventTrace::continuing(headers.get("traceparent").map(|value| value.as_str().as_bytes()));
+    RawEvent { trace, ..RawEvent::from_entry(payload, entry) }
 }
 
 fn bytes(value: &HeaderValue) -> Vec<u8> {

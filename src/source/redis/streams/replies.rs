@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use redis::Value;
 use tallycast_fanout::{EntryId, Position};
 
 use super::progress::StreamInfo;
 use crate::source::{Entry, RawEvent};
+use crate::trace::EventTrace;
 
 /// A reply has another form than Redis documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +33,8 @@ impl StreamEntry {
     pub(super) fn into_event(mut self, sequence: Arc<str>, is_backlog: bool) -> RawEvent {
         let only = if self.fields.len() == 1 { self.fields.pop().map(|(_, value)| value) } else { None };
         let mut entry = Entry { is_backlog, ..Entry::new(Position { sequence, entry: self.id }) };
-        let mut data = None;
+        entry.published_at = UNIX_EPOCH.checked_add(Duration::from_millis(self.id.major));
+        let (mut data, mut trace) = (None, None);
         for (name, value) in self.fields {
             match &*name {
                 b"data" => drop(data.get_or_insert(value)),
@@ -41,12 +44,13 @@ impl StreamEntry {
                 b"retry" => drop(entry.retry.get_or_insert(value)),
                 b"sender" => drop(entry.sender.get_or_insert(value)),
                 b"private" => entry.is_private = true,
+                b"traceparent" => trace = EventTrace::continuing(Some(&value)),
                 _ => {}
             }
         }
         let payload = only.or(data);
         entry.has_payload = payload.is_some();
-        RawEvent::from_entry(payload.unwrap_or_default(), entry)
+        RawEvent { trace, ..RawEvent::from_entry(payload.unwrap_or_default(), entry) }
     }
 }
 
