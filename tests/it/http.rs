@@ -34,7 +34,9 @@ fn unknown_path_returns_404_with_available_paths() {
             format!(
                 "no such path: {path}; there are /subscribe/<namespace>, /ws/<namespace>, /, /admin/, /v1/rankings, /v1/details/<ID>, /v1/status, \
                  /publish/<namespace>, /publish, /count/<namespace>, /healthz, /readyz, /admin/status.json, \
-                 /admin/counters.json, /admin/cluster.json, /admin/history.json, /admin/events, /metrics"
+                 /admin/counters.json, /admin/cluster.json, /admin/history.json, /admin/events, /admin/namespaces.json, \
+                 /admin/tail, /admin/sessions.json, /admin/config.json, /admin/log.json, /admin/publish, /admin/disconnect, \
+                 /metrics"
             )
         );
     }
