@@ -8,6 +8,7 @@
 //! | `GET /web/chat`, `GET /web/notifications` | `chat.html` and `notifications.html` |
 //! | `GET /assets/operations.md` | `docs/operations.md`, with the runbook of the admin page |
 //! | `GET /assets/tallycast.js` | the client library, `clients/js/tallycast.js` |
+//! | `GET /demo/`, `GET /demo/<name>` | `demo.html` and `demo-<name>.html`, in `tallycast demo` |
 //! | `GET /assets/<name>` | the scripts, styles and pictures of all |
 
 use axum::Router;
@@ -24,6 +25,8 @@ use crate::site::Site;
 pub(crate) const BOARD: &str = "/";
 /// The path of the admin page.
 pub(crate) const ADMIN: &str = "/admin/";
+/// The path of the demo pages.
+pub(crate) const DEMO: &str = "/demo/";
 
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
@@ -45,8 +48,28 @@ const REALTIME_PAGES: [Asset; 2] = [
     (REALTIME[1], HTML, include_str!("../web/notifications.html")),
 ];
 
+/// The pages of the demo.
+const DEMO_PAGES: [Asset; 5] = [
+    (DEMO, HTML, include_str!("../web/demo.html")),
+    ("/demo/chat", HTML, include_str!("../web/demo-chat.html")),
+    ("/demo/counter", HTML, include_str!("../web/demo-counter.html")),
+    ("/demo/notifications", HTML, include_str!("../web/demo-notifications.html")),
+    ("/demo/prices", HTML, include_str!("../web/demo-prices.html")),
+];
+
+/// What they alone need.
+const DEMO_ASSETS: [Asset; 7] = [
+    ("/assets/demo-chat.js", SCRIPT, include_str!("../web/demo-chat.js")),
+    ("/assets/demo-counter.js", SCRIPT, include_str!("../web/demo-counter.js")),
+    ("/assets/demo-notifications.js", SCRIPT, include_str!("../web/demo-notifications.js")),
+    ("/assets/demo-overview.js", SCRIPT, include_str!("../web/demo-overview.js")),
+    ("/assets/demo-page.js", SCRIPT, include_str!("../web/demo-page.js")),
+    ("/assets/demo-prices.js", SCRIPT, include_str!("../web/demo-prices.js")),
+    ("/assets/demo.css", STYLE, include_str!("../web/demo.css")),
+];
+
 /// All assets but the pages that can be switched off.
-const ASSETS: [Asset; 44] = [
+const ASSETS: [Asset; 46] = [
     ("/assets/admin-alarms.js", SCRIPT, include_str!("../web/admin-alarms.js")),
     ("/assets/admin-api.js", SCRIPT, include_str!("../web/admin-api.js")),
     ("/assets/admin-chart.js", SCRIPT, include_str!("../web/admin-chart.js")),
@@ -83,6 +106,8 @@ const ASSETS: [Asset; 44] = [
     ("/assets/dom.js", SCRIPT, include_str!("../web/dom.js")),
     ("/assets/favicon.svg", PICTURE, include_str!("../web/favicon.svg")),
     ("/assets/keywords.txt", TEXT, include_str!("../web/vendor/keywords.txt")),
+    ("/assets/message-list.js", SCRIPT, include_str!("../web/message-list.js")),
+    ("/assets/messages.css", STYLE, include_str!("../web/messages.css")),
     ("/assets/notifications.js", SCRIPT, include_str!("../web/notifications.js")),
     ("/assets/operations.md", TEXT, include_str!("../docs/operations.md")),
     ("/assets/panel.js", SCRIPT, include_str!("../web/panel.js")),
@@ -105,10 +130,8 @@ const SECURITY_HEADERS: [(HeaderName, &str); 3] = [
 ];
 
 /// The routes of the board, which says what `site` has, and of all scripts, styles and pictures.
-pub(crate) fn router(site: Site) -> Router {
-    let (path, content_type, text) = BOARD_PAGE;
-    let board = Router::new().route(path, get(async move || TaggedBody::new(content_type, site.describe(text))));
-    serve(&ASSETS).merge(secure(board))
+pub(crate) fn router(site: &Site) -> Router {
+    serve(&ASSETS).merge(describe(&[BOARD_PAGE], site))
 }
 
 /// The routes of the admin page, without its scripts and styles, which hold nothing secret.
@@ -121,11 +144,28 @@ pub(crate) fn realtime_router() -> Router {
     serve(&REALTIME_PAGES)
 }
 
+/// The routes of the demo, whose pages say what `site` has.
+pub(crate) fn demo_router(site: &Site) -> Router {
+    serve(&DEMO_ASSETS)
+        .merge(describe(&DEMO_PAGES, site))
+        .route(DEMO.trim_end_matches('/'), get(async || Redirect::permanent(DEMO)))
+}
+
 fn serve(assets: &[Asset]) -> Router {
     let mut router = Router::new();
     for (path, content_type, text) in assets {
         let body = TaggedBody::new(content_type, *text);
         router = router.route(path, get(async || body));
+    }
+    secure(router)
+}
+
+/// The routes of pages that say what `site` has.
+fn describe(pages: &[Asset], site: &Site) -> Router {
+    let mut router = Router::new();
+    for &(path, content_type, text) in pages {
+        let site = site.clone();
+        router = router.route(path, get(async move || TaggedBody::new(content_type, site.describe(text))));
     }
     secure(router)
 }
@@ -143,21 +183,54 @@ mod tests {
 
     #[test]
     fn every_file_is_served_and_every_link_leads_to_one() {
+        let is_served = |path: &str| ASSETS.iter().chain(&DEMO_ASSETS).any(|(served, _, _)| *served == path);
         for directory in ["", "vendor/"] {
             let files = std::fs::read_dir(format!("{}/web/{directory}", env!("CARGO_MANIFEST_DIR"))).unwrap();
             for file in files.map(|file| file.unwrap().file_name().into_string().unwrap()) {
                 // Declarations of types and licences are not for browsers.
                 if [".js", ".css", ".svg"].iter().any(|end| file.ends_with(end)) {
-                    let path = format!("/assets/{directory}{file}");
-                    assert!(ASSETS.iter().any(|(served, _, _)| *served == path), "{path} is not served");
+                    assert!(is_served(&format!("/assets/{directory}{file}")), "{directory}{file} is not served");
                 }
             }
         }
-        for (page, _, text) in ASSETS.into_iter().chain([BOARD_PAGE, ADMIN_PAGE]).chain(REALTIME_PAGES) {
+        let pages = [BOARD_PAGE, ADMIN_PAGE].into_iter().chain(REALTIME_PAGES);
+        for (page, _, text) in ASSETS.into_iter().chain(pages).chain(DEMO_PAGES).chain(DEMO_ASSETS) {
+            let of_demo = DEMO_PAGES.iter().chain(&DEMO_ASSETS).any(|(path, _, _)| *path == page);
             for link in text.split(['"', '\'']).filter(|link| link.starts_with("/assets/") || link.starts_with("./")) {
                 let path = link.replace("./", "/assets/");
-                assert!(ASSETS.iter().any(|(served, _, _)| *served == path), "{page} links to {link}");
+                assert!(is_served(&path), "{page} links to {link}");
+                // The demo may be absent.
+                assert!(of_demo || ASSETS.iter().any(|(served, _, _)| *served == path), "{page} links to {link}");
             }
         }
+    }
+
+    /// What a page of the demo shows of a file is the text between two comments, or all of a configuration.
+    #[test]
+    fn demo_pages_show_what_they_run() {
+        const START: &str = "// Shown on the page, to the next line of this kind.\n";
+        const END: &str = "// The end of what is shown.\n";
+        let mut shown = Vec::new();
+        for (page, _, html) in DEMO_PAGES {
+            for block in html.split("<code data-shows=\"").skip(1) {
+                let (file, rest) = block.split_once("\">").unwrap();
+                let code = rest.split_once("</code>").unwrap().0;
+                let code = code.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+                let path = format!("{}/web/{file}", env!("CARGO_MANIFEST_DIR"));
+                let text = std::fs::read_to_string(path).unwrap();
+                let expected = match file.ends_with(".toml") {
+                    true => &*text,
+                    false => text.split_once(START).unwrap().1.split_once(END).unwrap().0,
+                };
+                assert_eq!(code, expected.trim_end(), "{page} shows something else of {file}");
+                if file.ends_with(".js") {
+                    assert!(html.contains(&format!("src=\"/assets/{file}\"")), "{page} does not run {file}");
+                }
+                shown.push(file);
+            }
+        }
+        let names = ["chat", "counter", "notifications", "prices"];
+        let both = names.iter().flat_map(|name| [format!("demo-{name}.toml"), format!("demo-{name}.js")]);
+        assert!(both.chain(["demo-overview.js".to_owned()]).all(|file| shown.contains(&&*file)), "{shown:?}");
     }
 }

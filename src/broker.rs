@@ -12,7 +12,7 @@ use tallycast::cluster::Medium;
 use tallycast::cluster::{Cluster, Via};
 use tallycast::config::{Broker, DemoOptions, SourceConfig, SourceKind};
 use tallycast::decode::Routes;
-use tallycast::demo::Demo;
+use tallycast::demo::{self, Demo};
 #[cfg(feature = "amqp")]
 use tallycast::publishing::AmqpPublisher;
 #[cfg(feature = "kafka")]
@@ -221,7 +221,8 @@ impl Sources {
     ) -> Backend {
         let (publisher, published) = MemoryPublisher::new(demo.memory());
         let totals = totals.iter().map(|totals| totals.namespace.clone()).collect();
-        let events = demo.events(options.rate, totals, inputs.streams.borrow().clone(), published);
+        let events = demo.events(options.rate, totals, &inputs, published);
+        tokio::spawn(demo::run_bots(publisher.clone(), options.seed, inputs));
         self.run(of, MemorySource::new(events));
         Backend::Memory(publisher)
     }

@@ -1,26 +1,48 @@
-//! The traffic of `tallycast demo`: the sandbox's generator in place of Redis, with the scores and posts that it generates.
+//! The traffic of `tallycast demo`: the sandbox's generators in place of Redis. Scores, posts and prices come on channels. What bots say and
+//! what users are notified of are published in streams, as by other programs.
 
 use std::num::NonZeroU32;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use sandbox::{Generator, Update};
+use sandbox::{Generator, Notice, Notices, Prices, Talk, Tick, Update, Utterance};
+use serde_json::json;
+use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 
 use crate::api::emojitracker::MemoryStore;
-use crate::publishing::PublishedEvents;
-use crate::source::{RawEvent, SourceEvent, StreamKey};
+use crate::api::realtime;
+use crate::decode::Target;
+use crate::publishing::{MemoryPublisher, Publication, PublishedEvents, UpdateFields};
+use crate::source::{RawEvent, Selector, SourceEvent, SourceId, SourceInputs};
 use crate::totals::TotalsSnapshot;
 use tallycast_fanout::{EntryId, Namespace, SequenceEvent, SequenceEventKind, Tally};
 
 /// The number of posts that each emoji has at start.
 const POSTS: u16 = 10;
+/// Prices per second, of all companies together.
+const PRICES: NonZeroU32 = NonZeroU32::new(400).unwrap();
+/// What the channels of prices start with; the symbol of the company follows.
+const PRICE_CHANNEL: &str = "prices.";
 
-/// A generator, and the store that it fills.
+/// The channel, and key of the stream, in which bots talk.
+const LOUNGE: &str = "lounge";
+/// Time between two messages of bots.
+const TALK_PERIOD: Duration = Duration::from_secs(4);
+/// The key of the stream with the notices of all users.
+const NOTICES: &str = "notices";
+/// Time between two notices.
+const NOTICE_PERIOD: Duration = Duration::from_secs(1);
+/// Messages of bots, and notices, that there are at start.
+const AT_START: usize = 8;
+
+/// Generators, and the store that they fill.
 #[derive(Debug)]
 pub struct Demo {
     generator: Generator,
+    prices: Prices,
     memory: Arc<MemoryStore>,
 }
 
@@ -35,7 +57,7 @@ impl Demo {
         for Update { id, tweet } in generator.backlog(POSTS) {
             memory.add_post(&id, &tweet);
         }
-        Self { generator, memory }
+        Self { generator, prices: Prices::new(seed), memory }
     }
 
     /// The scores and posts.
@@ -45,26 +67,27 @@ impl Demo {
 
     /// The events of an Emojitracker feeder at `rate` updates a second: the score of each update, then its post. They
     /// start with the scores as the totals of each of `namespaces`.
-    /// What is `published` comes among them. The streams with the keys `streams` are empty at the start.
+    /// Prices come among them, if a channel of theirs is among the `inputs`, and what is `published`. The streams of the `inputs` are empty
+    /// at the start.
     pub fn events(
         self,
         rate: NonZeroU32,
         namespaces: Vec<Namespace>,
-        streams: Vec<StreamKey>,
+        inputs: &SourceInputs,
         published: PublishedEvents,
-    ) -> impl Stream<Item = SourceEvent> {
-        let Self { generator, memory } = self;
-        let generated = async_stream::stream! {
-            let scores: Tally =
-                generator.standings().map(|(emoji, score)| (emoji.id.to_string(), score as i64)).collect();
-            for StreamKey { sequence, .. } in streams {
-                for kind in [SequenceEventKind::Start { after: EntryId::ZERO }, SequenceEventKind::Current] {
-                    yield SequenceEvent { sequence: Arc::clone(&sequence), kind }.into();
-                }
+    ) -> impl Stream<Item = SourceEvent> + use<> {
+        let Self { generator, prices, memory } = self;
+        let scores: Tally = generator.standings().map(|(emoji, score)| (emoji.id.to_string(), score as i64)).collect();
+        let mut start: Vec<SourceEvent> = Vec::new();
+        for stream in &*inputs.streams.borrow() {
+            for kind in [SequenceEventKind::Start { after: EntryId::ZERO }, SequenceEventKind::Current] {
+                start.push(SequenceEvent { sequence: Arc::clone(&stream.sequence), kind }.into());
             }
-            for namespace in namespaces {
-                yield TotalsSnapshot { namespace, totals: scores.clone() }.into();
-            }
+        }
+        for namespace in namespaces {
+            start.push(TotalsSnapshot { namespace, totals: scores.clone() }.into());
+        }
+        let updates = async_stream::stream! {
             let mut updates = pin!(sandbox::paced(generator, rate));
             while let Some(batch) = updates.next().await {
                 for Update { id, tweet } in batch {
@@ -75,6 +98,73 @@ impl Demo {
                 }
             }
         };
-        generated.merge(ReceiverStream::new(published))
+        let all_prices = Selector::Prefix(PRICE_CHANNEL.to_owned());
+        let has_prices = inputs.selectors.borrow().iter().any(|selector| selector.covers(&all_prices));
+        let ticks = async_stream::stream! {
+            let mut prices = prices;
+            let opening: Vec<Tick> = prices.by_ref().take(sandbox::SYMBOLS).collect();
+            let mut ticks = pin!(tokio_stream::once(opening).chain(sandbox::paced(prices, PRICES)));
+            while has_prices && let Some(batch) = ticks.next().await {
+                for Tick { symbol, json } in batch {
+                    yield RawEvent::new(format!("{PRICE_CHANNEL}{symbol}"), json).into();
+                }
+            }
+        };
+        tokio_stream::iter(start).chain(updates.merge(ticks).merge(ReceiverStream::new(published)))
+    }
+}
+
+/// Publishes what bots say and what users are notified of, where routes read these streams, until the source of `publisher` ends.
+pub async fn run_bots(publisher: MemoryPublisher, seed: u64, inputs: SourceInputs) {
+    let is_read = |key: &str| inputs.streams.borrow().iter().any(|stream| *stream.key == *key);
+    let (talks, notifies) = (is_read(LOUNGE), is_read(NOTICES));
+    let bots = async {
+        tokio::join!(
+            async {
+                if talks {
+                    talk(&publisher, Talk::new(seed)).await;
+                }
+            },
+            async {
+                if notifies {
+                    notify(&publisher, Notices::new(seed)).await;
+                }
+            },
+        )
+    };
+    tokio::select! {
+        () = publisher.closed() => {}
+        _ = bots => {}
+    }
+}
+
+async fn talk(publisher: &MemoryPublisher, talk: Talk) {
+    for (count, Utterance { speaker, text }) in talk.enumerate() {
+        if count >= AT_START {
+            sleep(TALK_PERIOD).await;
+        }
+        let (_, data) = realtime::message(LOUNGE, speaker, &text);
+        // A message that the pipeline does not take in time is left out.
+        let _ = publisher.add_entry(&LOUNGE.into(), &data).await;
+    }
+}
+
+async fn notify(publisher: &MemoryPublisher, notices: Notices) {
+    for (count, Notice { user, number, text }) in notices.enumerate() {
+        if count >= AT_START {
+            sleep(NOTICE_PERIOD).await;
+        }
+        let created_at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        let message = Publication {
+            source: SourceId::DEFAULT,
+            target: Target::Stream { key: NOTICES.into(), topic: Some(user.to_owned()) },
+            event: None,
+            data: json!({"number": number, "text": text, "createdAt": created_at}).to_string(),
+            sender: None,
+            update: UpdateFields::default(),
+            idempotency_key: None,
+        };
+        // As above. Its number is missing then.
+        let _ = publisher.publish(&[message]).await;
     }
 }

@@ -4,6 +4,7 @@
 
 mod broker;
 mod drain;
+mod greeting;
 mod handover;
 mod healthcheck;
 mod listening;
@@ -11,10 +12,12 @@ mod process;
 mod reload;
 mod systemd;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use greeting::Greeting;
 use listening::{Listening, Passed};
 use process::LogFilter;
 use systemd::Notifier;
@@ -79,6 +82,7 @@ async fn run(
     process::warn_of_exposed_admin(&config);
     let listening = Listening::open(passed, &systemd, &config.restart, config.address, config.send_buffer).await?;
     let address = listening.address();
+    let is_tls = config.server.tls.is_some();
     let steps = drain::Steps::default();
     let notifier = Notifier::new(&systemd);
     let stop_limit = config.drain.limit() + config.shutdown_limit;
@@ -214,6 +218,7 @@ async fn run(
         subscriptions,
         status: status.clone(),
         admin,
+        demo: is_demo,
         server: reloadable.server.clone(),
     };
     let mut server = Server::new(fanout.handle())
@@ -248,19 +253,8 @@ async fn run(
     notifier.ready();
     accepting.replace().await;
     if is_demo {
-        let url = format!("http://localhost:{}", address.port());
-        println!("tallycast demo: open {url} or curl {url}/subscribe/eps");
-        if let Some(key) = config.demo_key {
-            let key = key.expose();
-            if contracts.has_pages() {
-                println!("chat: open {url}/web/chat in two windows; notifications: open {url}/web/notifications, then");
-                println!(
-                    "notify: curl -H 'authorization: Bearer {key}' -d '{{\"payload\": \"hello\"}}' \
-                     {url}/api/v1/channels/notifications/messages"
-                );
-            }
-            println!("count: curl -H 'authorization: Bearer {key}' -d '{{\"1F602\": 3}}' {url}/count/eps");
-        }
+        let is_terminal = std::io::stdout().is_terminal();
+        print!("{}", Greeting { address, is_tls, has_admin: config.admin, key: config.demo_key, is_terminal });
     }
 
     // The shutdown. The source ends after a signal and the drain, or because the broker is required and unavailable. Each

@@ -74,6 +74,8 @@ pub struct Services {
     pub status: StatusSource,
     /// The admin routes, if there are any.
     pub admin: Option<Admin>,
+    /// Whether the pages of the demo are served.
+    pub demo: bool,
     /// The configuration of the server.
     pub server: watch::Receiver<tallycast_server::Config>,
 }
@@ -81,12 +83,13 @@ pub struct Services {
 /// The routes.
 pub fn router(services: Services) -> Router {
     let not_found = not_found(services.paths());
-    let Services { store, publishing, push, mercure, contracts, subscriptions, status, admin, server } = services;
+    let Services { store, publishing, push, mercure, contracts, subscriptions, status, admin, demo, server } = services;
     let publishing = Arc::new(publishing);
     let site = Site::new(&store, admin.as_ref().map(|admin| admin.token.clone()), Arc::clone(&publishing));
     let public = Router::new()
-        .merge(assets::router(site))
+        .merge(assets::router(&site))
         .merge(contracts.pages())
+        .merge(if demo { assets::demo_router(&site) } else { Router::new() })
         .merge(emojitracker::router(store))
         .merge(admin::probes(status.clone()))
         .merge(contracts.public_router())
@@ -215,8 +218,19 @@ impl Services {
         let subscriptions = if self.subscriptions.is_some() { &[native::SUBSCRIPTIONS_PATH][..] } else { &[] };
         let mercure = if self.mercure.is_some() { &[mercure::PATH][..] } else { &[] };
         let push = if self.push.is_empty() { &[] } else { &[push::PATH][..] };
-        let all: [&[&str]; 9] =
-            [pages, &emojitracker::PATHS, &native::PATHS, push, tickets, subscriptions, mercure, &admin::PROBES, admin];
+        let demo = if self.demo { &[assets::DEMO][..] } else { &[] };
+        let all: [&[&str]; 10] = [
+            pages,
+            demo,
+            &emojitracker::PATHS,
+            &native::PATHS,
+            push,
+            tickets,
+            subscriptions,
+            mercure,
+            &admin::PROBES,
+            admin,
+        ];
         paths.extend(all.concat().into_iter().map(str::to_owned));
         paths.extend(self.contracts.paths());
         paths.extend(self.admin.iter().flat_map(|_| self.contracts.admin_paths()));

@@ -1,16 +1,11 @@
 // The chat: a name, the messages of the others and one's own, and a line to write in.
 
-import { ChannelConnection, channelOf, explanation, stateIn, timeElement, unreadInTitle } from "./channel.js";
+import { ChannelConnection, channelOf, explanation, stateIn, unreadInTitle } from "./channel.js";
 import { byId, make } from "./dom.js";
+import { MessageList } from "./message-list.js";
 
-/** @typedef {import("./channel.js").Message} Message */
-
-/** Messages that stay on the page. */
-const MAX_SHOWN = 500;
 /** A message that was sent this shortly before the server ended the connection may be lost. */
 const IN_FLIGHT_MS = 5000;
-/** How near the end of the list counts as its end, in pixels. */
-const NEAR_END = 60;
 const NAME = "tallycast.chat.name";
 
 const join = byId("join", HTMLFormElement);
@@ -18,9 +13,7 @@ const name = byId("name", HTMLInputElement);
 const joinError = byId("join-error", HTMLElement);
 const room = byId("room", HTMLElement);
 const notice = byId("notice", HTMLElement);
-const messages = byId("messages", HTMLOListElement);
-const empty = byId("empty", HTMLElement);
-const newest = byId("newest", HTMLButtonElement);
+const messages = new MessageList();
 const composer = byId("composer", HTMLFormElement);
 const text = byId("text", HTMLTextAreaElement);
 const send = byId("send", HTMLButtonElement);
@@ -36,31 +29,6 @@ byId("channel", HTMLElement).textContent = `#${channel}`;
 let connection;
 /** Own messages that the server may not have, and when they were sent. @type {{ element: HTMLElement, at: number }[]} */
 let inFlight = [];
-
-function isAtEnd() {
-  return messages.scrollHeight - messages.scrollTop - messages.clientHeight < NEAR_END;
-}
-
-function toEnd() {
-  messages.scrollTop = messages.scrollHeight;
-  newest.hidden = true;
-}
-
-/** @param {Message} message @param {boolean} own */
-function show({ clientId, payload, createdAt }, own) {
-  const follow = own || isAtEnd();
-  const isServer = clientId === "server-message";
-  const item = make("li", own ? "message own" : isServer ? "message server" : "message");
-  const head = make("p", "head");
-  head.append(make("b", "", own ? "You" : isServer ? "Server" : clientId || "unknown"), timeElement(createdAt));
-  item.append(head, make("p", "text", payload));
-  messages.append(item);
-  while (messages.childElementCount > MAX_SHOWN) messages.firstElementChild?.remove();
-  empty.hidden = true;
-  if (follow) toEnd();
-  else newest.hidden = false;
-  return item;
-}
 
 /** Marks own messages of which it is not known that they arrived. */
 function markInFlight() {
@@ -85,7 +53,7 @@ function start(clientId) {
   let joined = false;
   connection = new ChannelConnection(channel, "WS", () => clientId, {
     onMessage(message) {
-      show(message, false);
+      messages.add(message, false);
       countUnread();
     },
     onState(state, reason) {
@@ -94,8 +62,7 @@ function start(clientId) {
       if (state === "live" && !joined) {
         joined = true;
         byId("me", HTMLElement).textContent = clientId;
-        messages.replaceChildren();
-        empty.hidden = false;
+        messages.clear();
         showRoom(true);
         text.focus();
       }
@@ -148,7 +115,7 @@ composer.addEventListener("submit", (event) => {
   const payload = text.value.trim();
   if (!payload || !connection?.send(payload)) return;
   const message = { id: "", channelId: channel, clientId: "", payload, createdAt: new Date().toISOString() };
-  const element = show(message, true);
+  const element = messages.add(message, true);
   inFlight = [...inFlight.filter(({ at }) => Date.now() - at < IN_FLIGHT_MS), { element, at: Date.now() }];
   text.value = "";
   text.focus();
@@ -161,13 +128,7 @@ text.addEventListener("keydown", (event) => {
   composer.requestSubmit();
 });
 
-newest.addEventListener("click", () => {
-  toEnd();
-  text.focus();
-});
-messages.addEventListener("scroll", () => {
-  if (isAtEnd()) newest.hidden = true;
-});
+byId("newest", HTMLButtonElement).addEventListener("click", () => text.focus());
 
 try {
   name.value = sessionStorage.getItem(NAME) ?? "";

@@ -6,7 +6,7 @@ import { byId, make } from "./dom.js";
 /** Notifications that stay on the page. */
 const MAX_SHOWN = 200;
 
-const list = byId("notifications", HTMLOListElement);
+const list = byId("notifications", HTMLElement);
 const empty = byId("empty", HTMLElement);
 const clear = byId("clear", HTMLButtonElement);
 const refused = byId("refused", HTMLElement);
@@ -29,7 +29,7 @@ function start() {
   // Each attempt is another client, because the server may not know yet that the one before is lost.
   new ChannelConnection(channel, "SSE", () => `page-${randomId()}`, {
     onMessage({ clientId, payload, createdAt }) {
-      const item = make("li", "notification");
+      const item = make("div", "notification");
       const head = make("p", "head");
       // Most are from the server, which need not be said.
       if (clientId !== "server-message") head.append(make("b", "", clientId || "unknown"));

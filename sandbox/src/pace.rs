@@ -1,4 +1,4 @@
-//! Rate-limited updates.
+//! Rate-limited items of a generator.
 
 use std::num::NonZeroU32;
 
@@ -6,27 +6,28 @@ use async_stream::stream;
 use governor::{Quota, RateLimiter};
 use tokio_stream::Stream;
 
-use crate::{Generator, Update};
-
-/// The highest rate of [`paced`], in updates per second.
+/// The highest rate of [`paced`], in items per second.
 pub const MAX_RATE: NonZeroU32 = NonZeroU32::new(1_000_000).unwrap();
 
-/// The largest batch of [`paced`], in updates.
+/// The largest batch of [`paced`], in items.
 pub const MAX_BATCH: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 
 /// The maximum number of timer waits per second: timers are not finer than a millisecond on every platform.
 const WAITS_PER_SECOND: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 
-/// The fraction of a second (1/10) that a slow consumer can catch up on. Older updates are skipped.
+/// The fraction of a second (1/10) that a slow consumer can catch up on. Older items are skipped.
 const CATCH_UP: u32 = 10;
 
-/// A stream of batches of updates from `generator`, `rate` updates per second.
+/// A stream of batches of items from `generator`, which never ends, `rate` items per second.
 ///
 /// The mean rate is never exceeded, except by up to 0.1 % from rounding to nanoseconds. A slow consumer gets larger
-/// batches, up to [`MAX_BATCH`], and catches up on a tenth of a second; updates of longer pauses are skipped. Rates above
+/// batches, up to [`MAX_BATCH`], and catches up on a tenth of a second; items of longer pauses are skipped. Rates above
 /// [`MAX_RATE`] are reduced to it. The stream never ends. It must be polled in a tokio runtime, to which it yields before
 /// each batch.
-pub fn paced(mut generator: Generator, rate: NonZeroU32) -> impl Stream<Item = Vec<Update>> + Send {
+pub fn paced<G>(mut generator: G, rate: NonZeroU32) -> impl Stream<Item = Vec<G::Item>> + Send
+where
+    G: Iterator<Item: Send> + Send,
+{
     let rate = rate.min(MAX_RATE);
     let step = step(rate);
     let burst = step.saturating_add(rate.get() / CATCH_UP);
@@ -49,7 +50,7 @@ pub fn paced(mut generator: Generator, rate: NonZeroU32) -> impl Stream<Item = V
     }
 }
 
-/// The number of updates per timer wait: one if the rate allows it.
+/// The number of items per timer wait: one if the rate allows it.
 fn step(rate: NonZeroU32) -> NonZeroU32 {
     rate.div_ceil(WAITS_PER_SECOND)
 }
@@ -63,6 +64,7 @@ mod tests {
     use tokio_stream::StreamExt;
 
     use super::*;
+    use crate::{Generator, Update};
 
     fn rate(rate: u32) -> NonZeroU32 {
         NonZeroU32::new(rate).unwrap()

@@ -131,7 +131,7 @@ impl Contracts {
     }
 
     /// Whether there are pages of contracts.
-    pub fn has_pages(&self) -> bool {
+    fn has_pages(&self) -> bool {
         self.realtime.as_ref().is_some_and(|realtime| realtime.config.pages)
     }
 

@@ -196,7 +196,6 @@ pub(super) fn compose(
         traces,
         ..
     } = pipeline;
-    let realtime = if matches!(source, SourceOptions::Demo(_)) { realtime.of_demo() } else { realtime };
     let realtime_config = realtime.config()?;
     let token_jwks_ca = tokens.token_jwks_ca.clone();
     let tokens = tokens::compose(tokens, publishing.publish_rate)?;

@@ -110,6 +110,16 @@ impl File {
         Ok(Self { path: path.to_owned(), entries })
     }
 
+    /// Adds the entries of another file. A key that both have is a list, which gets the values of both.
+    pub(super) fn add(&mut self, other: Self) {
+        for (key, entry) in other.entries {
+            match self.entries.get_mut(&key) {
+                Some(own) => own.values.extend(entry.values),
+                None => drop(self.entries.insert(key, entry)),
+            }
+        }
+    }
+
     /// The definition with the values of the file in the place of the flags' defaults.
     pub(super) fn apply(&self, definition: clap::Command) -> clap::Command {
         let definition = definition.mut_args(|argument| self.apply_to(argument));

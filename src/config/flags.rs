@@ -86,7 +86,13 @@ impl Cli {
 pub(super) enum Subcommands {
     /// Serve the events of a broker (the default)
     Serve(Box<ServeOptions>),
-    /// Serve generated traffic; needs no Redis
+    /// Serve generated traffic and the demo pages; needs no Redis
+    ///
+    /// Open http://localhost:8001/demo/ for a counter, prices, a chat and notifications, each with the configuration and the code that it
+    /// takes, http://localhost:8001/ for the board, and http://localhost:8001/admin/ for what the server does. Everything is in memory, and
+    /// gone at the end.
+    ///
+    /// The defaults below include the configuration of the demo pages. A page whose route or channel you replace has nothing to show.
     Demo(Box<DemoOptions>),
     /// Validate the configuration, print every value and its origin, and exit: 0 if valid, 64 if not
     Check(Box<CheckOptions>),
@@ -132,10 +138,10 @@ pub(super) struct CheckOptions {
 /// Options of `tallycast demo`.
 #[derive(Debug, Clone, Args)]
 pub struct DemoOptions {
-    /// Generated updates per second
+    /// Generated counts and posts per second. Prices, messages and notices have rates of their own
     #[arg(long, env = "TALLYCAST_DEMO_RATE", default_value = "250", value_name = "PER_SECOND", value_parser = rate)]
     pub rate: NonZeroU32,
-    /// Seed of the generator; the same seed generates the same updates
+    /// Seed of the generators; the same seed generates the same traffic, but for its times
     #[arg(long, env = "TALLYCAST_DEMO_SEED", default_value_t = 1, value_name = "NUMBER", value_parser = seed)]
     pub seed: u64,
     #[command(flatten)]

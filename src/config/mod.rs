@@ -7,6 +7,7 @@ mod clients;
 mod cluster;
 mod compose;
 mod connect;
+mod demo;
 #[cfg(test)]
 mod docs;
 mod effective;
@@ -73,7 +74,7 @@ pub enum Command {
 /// For a request for help, and for an invalid value.
 pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, ConfigError> {
     let (named, arguments) = arguments::command_first(arguments.into_iter().collect());
-    let definition = Cli::definition(named.as_deref());
+    let definition = definition_of(named.as_deref())?;
     let file = match file_named(&definition, &arguments) {
         Some(path) => File::read(&path, &definition).map_err(|error| ConfigError::Usage(error.to_string()))?,
         None => File::default(),
@@ -89,10 +90,20 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Co
 #[doc(hidden)]
 pub fn read_text(arguments: impl IntoIterator<Item = OsString>, text: &str) -> Result<Command, ConfigError> {
     let (named, arguments) = arguments::command_first(arguments.into_iter().collect());
-    let definition = Cli::definition(named.as_deref());
+    let definition = definition_of(named.as_deref())?;
     let file = File::parse(std::path::Path::new("tallycast.toml"), text, &definition);
     let file = file.map_err(|error| ConfigError::Usage(error.to_string()))?;
     resolve(named.as_deref(), &arguments, definition, &file)
+}
+
+/// The command line of the flags that follow `tallycast NAME`, with the defaults of that command.
+fn definition_of(named: Option<&str>) -> Result<clap::Command, ConfigError> {
+    let definition = Cli::definition(named);
+    if named != Some("demo") {
+        return Ok(definition);
+    }
+    let defaults = demo::defaults(&definition).map_err(|error| ConfigError::Usage(error.to_string()))?;
+    Ok(defaults.apply(definition))
 }
 
 /// Puts the command line, the environment and the file together.

@@ -13,8 +13,6 @@ use crate::decode::Route;
 const HISTORY: &str = "history=1000,history=4MiB,history=10m";
 /// The number of entries that each stream is trimmed to.
 const STREAM_LENGTH: usize = 100_000;
-/// The channels of `tallycast demo`: those of its pages.
-const DEMO: [&str; 2] = ["chat,type=WS", "notifications,type=SSE"];
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Realtime")]
@@ -43,15 +41,6 @@ pub(super) struct RealtimeOptions {
 }
 
 impl RealtimeOptions {
-    /// The options of `tallycast demo`: its channels, unless there are others, and everything switched on that shows them.
-    pub(super) fn of_demo(mut self) -> Self {
-        if !self.is_on() {
-            self.realtime_channels = DEMO.iter().filter_map(|channel| channel.parse().ok()).collect();
-        }
-        (self.realtime_push, self.realtime_pages) = (true, true);
-        self
-    }
-
     /// Whether the contract is served.
     fn is_on(&self) -> bool {
         self.realtime_create || !self.realtime_channels.is_empty()
@@ -144,8 +133,9 @@ mod tests {
         let demo = config_of(&["demo"]).unwrap();
         let contract = demo.contracts.realtime.as_ref().unwrap();
         assert!((contract.create, contract.push, contract.pages) == (false, true, true));
-        assert_eq!(streams(&demo), "notifications chat");
-        assert_eq!(streams(&config_of(&["demo", "--realtime-channel", "a,type=WS"]).unwrap()), "a");
+        assert_eq!(streams(&demo), "notifications notices lounge chat");
+        let others = ["demo", "--realtime-channel", "a,type=WS", "--route", "b=/b"];
+        assert_eq!(streams(&config_of(&others).unwrap()), "a");
     }
 
     #[test]

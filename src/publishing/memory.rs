@@ -73,7 +73,12 @@ impl MemoryPublisher {
         )
     }
 
-    pub(super) async fn publish(&self, messages: &[Publication]) -> Result<Vec<Option<String>>, Unavailable> {
+    /// Waits until nothing takes events any more.
+    pub(crate) async fn closed(&self) {
+        self.events.closed().await;
+    }
+
+    pub(crate) async fn publish(&self, messages: &[Publication]) -> Result<Vec<Option<String>>, Unavailable> {
         let mut ids = Vec::with_capacity(messages.len());
         for message in messages {
             if let Some(Known::Published(id)) = self.known_answer(message.idempotency_key.as_deref()) {
@@ -119,7 +124,7 @@ impl MemoryPublisher {
     }
 
     /// The name of the field is not kept: no other program could read it.
-    pub(super) async fn add_entry(&self, key: &Arc<str>, data: &str) -> Result<(), Unavailable> {
+    pub(crate) async fn add_entry(&self, key: &Arc<str>, data: &str) -> Result<(), Unavailable> {
         let target = Target::Stream { key: Arc::clone(key), topic: None };
         let (data, update) = (data.to_owned(), UpdateFields::default());
         let message = Publication {

@@ -309,7 +309,8 @@ fn empty_board_says_how_to_feed_it_and_links_say_what_they_need() {
         let browser = Browser::start();
         browser.open(&tallycast, "/");
         browser.wait_until("document.querySelector('#empty').checkVisibility()", true);
-        let shown = "(link => link.checkVisibility() ? link.innerText : '')(document.querySelector('[data-page=admin]'))";
+        let shown =
+            "(link => link.checkVisibility() ? link.innerText : '')(document.querySelector('[data-page=admin]'))";
         assert_eq!(browser.eval(shown), link);
         let text = browser.eval("document.querySelector('#empty').innerText").to_string();
         assert!(text.contains("ZINCRBY emojitrack_score 1 1F602") && text.contains(by_http), "{text}");

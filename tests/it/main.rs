@@ -12,8 +12,8 @@
 )]
 
 mod admin;
-mod admin_page;
 mod admin_api;
+mod admin_page;
 #[cfg(feature = "amqp")]
 mod amqp;
 mod autobahn;
@@ -32,6 +32,7 @@ mod contract_websockets;
 mod contracts;
 mod custom_source;
 mod dead_peers;
+mod demo_pages;
 mod embedding;
 mod envelope;
 mod history;

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod post;
+mod talk;
 mod words;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use rand_chacha::ChaCha8Rng;
 
 use self::catalogue::POPULAR_COUNT;
 pub use self::catalogue::{Emoji, catalogue, unified_id};
+pub use self::talk::{Notice, Notices, Talk, USERS, Utterance};
 
 /// The initial score of the most popular emoji.
 const TOP_SCORE: u64 = 3_000_000_000;

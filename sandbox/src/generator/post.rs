@@ -141,7 +141,7 @@ impl Text {
 }
 
 /// The template with a word for each placeholder.
-fn fill(rng: &mut ChaCha8Rng, template: &str) -> String {
+pub(super) fn fill(rng: &mut ChaCha8Rng, template: &str) -> String {
     let mut filled = String::with_capacity(MAX_TEXT_CHARS);
     let mut rest = template;
     while let Some((before, after)) = rest.split_once('{') {

@@ -27,14 +27,20 @@ struct Message<'a> {
     created_at: String,
 }
 
+/// A new message of now: its id, and its JSON.
+pub(crate) fn message(channel: &str, client: &str, payload: &str) -> (String, String) {
+    let id = Uuid::new_v4().to_string();
+    let created_at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    let message = Message { id: &id, channel_id: channel, client_id: client, payload, created_at };
+    // Texts always serialize.
+    let data = serde_json::to_string(&message).unwrap_or_default();
+    (id, data)
+}
+
 impl Realtime {
     /// Adds a message of a client to the stream of its channel. Returns its id.
     pub(super) async fn publish(&self, channel: &ChannelId, client: &str, payload: &str) -> Result<String, Refusal> {
-        let id = Uuid::new_v4().to_string();
-        let created_at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let message = Message { id: &id, channel_id: channel.as_str(), client_id: client, payload, created_at };
-        // Texts always serialize.
-        let data = serde_json::to_string(&message).unwrap_or_default();
+        let (id, data) = message(channel.as_str(), client, payload);
         if data.len() > MAX_PAYLOAD_BYTES {
             return Err(Refusal::TooLarge(format!("a message has at most {MAX_PAYLOAD_BYTES} bytes as JSON")));
         }

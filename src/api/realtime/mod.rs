@@ -43,6 +43,7 @@ use crate::assets;
 use crate::auth::Auth;
 use crate::responses;
 use message::SERVER;
+pub(crate) use message::message;
 
 /// The path of all channels.
 pub(crate) const CHANNELS: &str = "/api/v1/channels";
