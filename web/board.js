@@ -14,6 +14,8 @@ import { count, perSecond, Rate, RATES } from "./units.js";
 
 const RANK_INTERVAL_MS = 2000;
 const SPARKLINE_SECONDS = 60;
+/** The title of the page while no symbol is open. */
+const TITLE = document.title;
 /** The key of the choice in the browser's storage. */
 const RERANK = "tallycast.rerank";
 
@@ -28,7 +30,7 @@ const panel = new Panel((opened, closed) => {
   for (const id of [opened, closed]) cells.get(id ?? "")?.button.setAttribute("aria-expanded", String(id === opened));
   renderPanelTotal();
   if (opened === undefined) {
-    document.title = "tallycast: live totals";
+    document.title = TITLE;
     // The search may have hidden the cell.
     const button = cells.get(closed ?? "")?.button;
     (button && !button.hidden ? button : search).focus();
@@ -190,7 +192,7 @@ function applySearch() {
   byId("no-matches", HTMLElement).textContent = shown || !cells.size ? "" : `Nothing matches “${search.value}”.`;
 }
 
-/** Ranks the cells, and moves them if that is wished and disturbs nobody. */
+/** Ranks the cells, and moves them if the reader wants it and is not at one. */
 function rankCells() {
   if (document.hidden) return;
   cells.rank(rerank.checked && !cells.isHeld());
