@@ -69,7 +69,7 @@ const DEMO_ASSETS: [Asset; 7] = [
 ];
 
 /// All assets but the pages that can be switched off.
-const ASSETS: [Asset; 46] = [
+const ASSETS: [Asset; 47] = [
     ("/assets/admin-alarms.js", SCRIPT, include_str!("../web/admin-alarms.js")),
     ("/assets/admin-api.js", SCRIPT, include_str!("../web/admin-api.js")),
     ("/assets/admin-chart.js", SCRIPT, include_str!("../web/admin-chart.js")),
@@ -87,6 +87,7 @@ const ASSETS: [Asset; 46] = [
     ("/assets/admin-sources.js", SCRIPT, include_str!("../web/admin-sources.js")),
     ("/assets/admin-table.js", SCRIPT, include_str!("../web/admin-table.js")),
     ("/assets/admin-tail.js", SCRIPT, include_str!("../web/admin-tail.js")),
+    ("/assets/admin-time.js", SCRIPT, include_str!("../web/admin-time.js")),
     ("/assets/admin-views.js", SCRIPT, include_str!("../web/admin-views.js")),
     ("/assets/admin.css", STYLE, include_str!("../web/admin.css")),
     ("/assets/admin.js", SCRIPT, include_str!("../web/admin.js")),

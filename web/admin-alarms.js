@@ -1,7 +1,7 @@
 // What is wrong: the alarms of the server, and its silence.
 
-import { clock, serverTime } from "./admin-api.js";
 import { setText, showCode } from "./admin-table.js";
+import { clock, serverTime } from "./admin-time.js";
 import { byId, make } from "./dom.js";
 import { count, duration } from "./units.js";
 

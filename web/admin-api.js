@@ -1,4 +1,4 @@
-// Requests to the admin routes, and what the page knows of their answers.
+// Requests to the admin routes, once or repeatedly.
 
 /**
  * An answer: JSON, or the reason why there is none. The status is 0 if the server did not answer.
@@ -36,25 +36,28 @@ export function reportUnauthorized() {
   document.dispatchEvent(new Event("unauthorized"));
 }
 
-/** The difference between the clock of the server and that of the browser, in seconds. */
-let offset = 0;
+/** Calls `refresh` at the start and then every `milliseconds` while the page is visible, until it is stopped. */
+export class Refresh {
+  /** @type {ReturnType<typeof setInterval> | undefined} */
+  #timer;
+  #refresh;
+  #milliseconds;
 
-/** Sets the time of the server now. @param {number} seconds Since the Unix epoch. */
-export function setServerTime(seconds) {
-  offset = seconds - Date.now() / 1000;
-}
+  /** @param {() => void} refresh @param {number} milliseconds */
+  constructor(refresh, milliseconds) {
+    this.#refresh = refresh;
+    this.#milliseconds = milliseconds;
+  }
 
-/** The time of the server now, in seconds since the Unix epoch. */
-export function serverTime() {
-  return Date.now() / 1000 + offset;
-}
+  start() {
+    this.stop();
+    this.#refresh();
+    this.#timer = setInterval(() => {
+      if (!document.hidden) this.#refresh();
+    }, this.#milliseconds);
+  }
 
-const time = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
-const day = new Intl.DateTimeFormat("en", { day: "numeric", month: "short" });
-
-/** A time of day, with the date unless it is today. @param {number} seconds Since the Unix epoch. */
-export function clock(seconds) {
-  const date = new Date(seconds * 1000);
-  const text = time.format(date);
-  return date.toDateString() === new Date().toDateString() ? text : `${day.format(date)}, ${text}`;
+  stop() {
+    clearInterval(this.#timer);
+  }
 }

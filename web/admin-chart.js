@@ -1,7 +1,7 @@
 // A chart of one value over time: axes, grid, and the value under the pointer or chosen by keyboard.
 
-import { clock } from "./admin-api.js";
 import { setText } from "./admin-table.js";
+import { clock } from "./admin-time.js";
 import { colour, make } from "./dom.js";
 import uPlot from "./vendor/uplot.js";
 

@@ -1,8 +1,8 @@
 // The charts of the overview, which share their time range and the time that the user points at.
 
-import { clock } from "./admin-api.js";
 import { Chart } from "./admin-chart.js";
 import { History, RANGES, rates } from "./admin-history.js";
+import { clock } from "./admin-time.js";
 import { byId } from "./dom.js";
 import { bytes, count, perSecond } from "./units.js";
 

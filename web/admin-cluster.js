@@ -1,7 +1,7 @@
 // The table of all nodes that share the broker.
 
-import { clock } from "./admin-api.js";
 import { setText, Table } from "./admin-table.js";
+import { clock } from "./admin-time.js";
 import { byId, make } from "./dom.js";
 import { count, duration } from "./units.js";
 

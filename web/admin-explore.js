@@ -1,10 +1,9 @@
 // The view of a namespace: its children with their rates, and what can be done with it. `#explore/details` shows `/details`.
 
-import { request } from "./admin-api.js";
+import { Refresh, request } from "./admin-api.js";
 import { setText, Table } from "./admin-table.js";
 import { Tail } from "./admin-tail.js";
 import { Publish } from "./admin-publish.js";
-import { Refresh } from "./admin-views.js";
 import { byId, make } from "./dom.js";
 import { count, perSecond } from "./units.js";
 
@@ -22,9 +21,10 @@ import { count, perSecond } from "./units.js";
 /** Less than the time after which the server stops counting. */
 const REFRESH_MS = 2000;
 
-/** The fragment of a namespace. @param {string} namespace */
+/** The fragment of a namespace. Names such as `https://example.com/1` follow a `=`. @param {string} namespace */
 function fragment(namespace) {
-  return `#explore${namespace.split("/").map(encodeURIComponent).join("/")}`;
+  const path = namespace.split("/").map(encodeURIComponent).join("/");
+  return namespace.startsWith("/") ? `#explore${path}` : `#explore=${path}`;
 }
 
 export class Explore {
@@ -52,13 +52,13 @@ export class Explore {
     byId("explore-form", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
       const namespace = byId("explore-namespace", HTMLInputElement).value.trim();
-      location.hash = fragment(namespace.startsWith("/") ? namespace : `/${namespace}`);
+      location.hash = fragment(/^\/|:/.test(namespace) ? namespace : `/${namespace}`);
     });
   }
 
   /** @param {string} argument */
   show(argument) {
-    const namespace = argument === "" ? "/" : argument;
+    const namespace = argument === "" ? "/" : argument.replace(/^=/, "");
     if (namespace !== this.#namespace) this.#children.render([]);
     this.#namespace = namespace;
     byId("explore-namespace", HTMLInputElement).value = namespace;
@@ -80,11 +80,12 @@ export class Explore {
 
   /** Shows the namespaces above this one, and this one, as links. */
   #showPath() {
-    const segments = this.#namespace.split("/").filter((segment) => segment !== "");
+    const isPath = this.#namespace.startsWith("/");
+    const segments = isPath ? this.#namespace.split("/").filter((segment) => segment !== "") : [this.#namespace];
     const items = ["", ...segments].map((segment, index) => {
       const item = make("li");
       const link = make("a", "", index === 0 ? "/" : segment);
-      link.href = fragment(`/${segments.slice(0, index).join("/")}`);
+      link.href = fragment(isPath || index === 0 ? `/${segments.slice(0, index).join("/")}` : segment);
       if (index === 0) link.setAttribute("aria-label", "all namespaces");
       if (index === segments.length) link.setAttribute("aria-current", "page");
       item.append(link);

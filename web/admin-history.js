@@ -1,6 +1,7 @@
 // Samples for the charts: the past from the server, then those of its events.
 
-import { request, serverTime } from "./admin-api.js";
+import { request } from "./admin-api.js";
+import { serverTime } from "./admin-time.js";
 import { RATE_SECONDS } from "./units.js";
 
 /**

@@ -1,8 +1,8 @@
 // The list of recent warnings and errors of the log.
 
-import { clock, request } from "./admin-api.js";
+import { Refresh, request } from "./admin-api.js";
 import { setText } from "./admin-table.js";
-import { Refresh } from "./admin-views.js";
+import { clock } from "./admin-time.js";
 import { byId, make } from "./dom.js";
 import { count } from "./units.js";
 

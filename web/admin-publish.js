@@ -1,7 +1,8 @@
 // The form that publishes a message to a namespace.
 
-import { clock, request, serverTime } from "./admin-api.js";
+import { request } from "./admin-api.js";
 import { setText } from "./admin-table.js";
+import { clock, serverTime } from "./admin-time.js";
 import { byId } from "./dom.js";
 
 /** Characters of the data in the confirmation. */

@@ -1,7 +1,8 @@
 // The table of sessions.
 
-import { clock, request } from "./admin-api.js";
+import { request } from "./admin-api.js";
 import { setText, Table } from "./admin-table.js";
+import { clock } from "./admin-time.js";
 import { byId } from "./dom.js";
 import { count } from "./units.js";
 
@@ -10,7 +11,8 @@ import { count } from "./units.js";
  * @property {string} id
  * @property {string | null} subject
  * @property {string[]} topics
- * @property {string | null} connection
+ * @property {string | null} connection On this node, by its identifier in the table of streams.
+ * @property {{node: string}[]} connections On all nodes.
  * @property {number} created_at
  * @property {number} queued
  */
@@ -24,12 +26,19 @@ const table = new Table(
     { title: "Session", text: ({ id }) => id },
     { title: "Subject", text: ({ subject }) => subject ?? "none" },
     { title: "Topics", text: ({ topics }) => (topics.length === 0 ? "none" : topics.join(", ")), className: "wide" },
-    { title: "Stream", text: ({ connection }) => connection ?? "none" },
+    { title: "Streams", text: showConnections },
     { title: "Created", text: ({ created_at }) => clock(created_at) },
     { title: "Waiting", text: ({ queued }) => count(queued), className: "number" },
   ],
-  ({ id, connection }) => `${id} ${connection}`,
+  ({ id, created_at }) => `${id} ${created_at}`,
 );
+
+/** @param {Session} session */
+function showConnections({ connection, connections }) {
+  const nodes = connections.map(({ node }) => node).join(", ");
+  if (nodes === "") return "none";
+  return connection === null ? nodes : `${nodes} (${connection})`;
+}
 
 export class Sessions {
   #id = byId("session-id", HTMLInputElement);

@@ -1,7 +1,7 @@
 // The tables of sources and of feeds.
 
-import { clock, serverTime } from "./admin-api.js";
 import { setText, Table } from "./admin-table.js";
+import { clock, serverTime } from "./admin-time.js";
 import { byId, make } from "./dom.js";
 import { count, duration } from "./units.js";
 

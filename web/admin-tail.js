@@ -1,7 +1,8 @@
 // The live messages of a namespace, in a list that can be paused.
 
-import { clock, reportUnauthorized } from "./admin-api.js";
+import { reportUnauthorized } from "./admin-api.js";
 import { setText } from "./admin-table.js";
+import { clock } from "./admin-time.js";
 import { byId, make } from "./dom.js";
 import { subscribe } from "./tallycast.js";
 import { bytes, count } from "./units.js";

@@ -50,31 +50,3 @@ export function startViews(views) {
   addEventListener("hashchange", follow);
   follow();
 }
-
-/**
- * Calls `refresh` now and every `milliseconds` while the page is visible, until it is stopped.
- */
-export class Refresh {
-  /** @type {ReturnType<typeof setInterval> | undefined} */
-  #timer;
-  #refresh;
-  #milliseconds;
-
-  /** @param {() => void} refresh @param {number} milliseconds */
-  constructor(refresh, milliseconds) {
-    this.#refresh = refresh;
-    this.#milliseconds = milliseconds;
-  }
-
-  start() {
-    this.stop();
-    this.#refresh();
-    this.#timer = setInterval(() => {
-      if (!document.hidden) this.#refresh();
-    }, this.#milliseconds);
-  }
-
-  stop() {
-    clearInterval(this.#timer);
-  }
-}

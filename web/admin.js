@@ -1,7 +1,7 @@
 // The admin page: the live events, their age, and the views that show them.
 
 import { Alarms } from "./admin-alarms.js";
-import { clock, reportUnauthorized, serverTime, setServerTime } from "./admin-api.js";
+import { reportUnauthorized } from "./admin-api.js";
 import { Charts } from "./admin-charts.js";
 import { renderCluster } from "./admin-cluster.js";
 import { Config } from "./admin-config.js";
@@ -13,6 +13,7 @@ import { Runbook } from "./admin-runbook.js";
 import { Sessions } from "./admin-sessions.js";
 import { renderFeeds, renderSources } from "./admin-sources.js";
 import { setText } from "./admin-table.js";
+import { clock, serverTime, setServerTime } from "./admin-time.js";
 import { startViews } from "./admin-views.js";
 import { byId, CONNECTION } from "./dom.js";
 import { subscribe } from "./tallycast.js";
@@ -91,6 +92,8 @@ function renderAge() {
   const isSilent = age >= STALE_SECONDS;
   const isStale = isSilent || (last !== undefined && root.dataset.connection !== "live");
   root.dataset.stale = String(isStale);
+  const connection = root.dataset.connection ?? "";
+  setText(byId("state", HTMLElement), isSilent && connection === "live" ? "silent" : connection);
   setText(byId("age", HTMLElement), isStale && last ? `last update ${duration(age)} ago` : "");
   if (isStale !== wasStale || isStale) charts.setStale(isStale ? serverTime() - age : null);
   wasStale = isStale;
@@ -145,7 +148,6 @@ subscribe(
     message: ({ data }) => handleEvent(data),
     state({ state }) {
       root.dataset.connection = CONNECTION[state];
-      setText(byId("state", HTMLElement), CONNECTION[state]);
       if (state === "live") {
         setAuthorized(true);
         void charts.load();
