@@ -32,7 +32,8 @@ export class Log {
     }
     /** @type {LogRecord[]} */
     const records = answer.data.records;
-    setText(this.#status, records.length === 0 ? "No warnings since the start." : `${count(records.length)} records, newest first`);
+    const number = records.length === 1 ? "1 record" : `${count(records.length)} records`;
+    setText(this.#status, records.length === 0 ? "No warnings since the start." : `${number}, newest first`);
     // A list that has not changed keeps the selection of its reader.
     const text = JSON.stringify(records);
     if (text === this.#shown) return;

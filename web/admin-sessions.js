@@ -63,7 +63,7 @@ export class Sessions {
       return;
     }
     const { total, sessions } = answer.data;
-    setText(this.#range, sessions.length < total ? `${count(sessions.length)} of ${count(total)} sessions` : `${count(total)} sessions`);
+    setText(this.#range, `Sessions: ${count(sessions.length)} of ${count(total)}`);
     table.render(sessions);
   }
 }
