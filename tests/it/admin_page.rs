@@ -133,6 +133,8 @@ fn namespaces_can_be_explored_tailed_and_published_to() {
     assert_eq!(reader.next(), Event::message("<b>stop</b> press"));
     browser.wait_until(&includes("#tail", "<b>stop</b> press"), true);
     // A paused list shows nothing new, and everything after that.
+    let to_top = "scrollTo(0, 0)";
+    browser.run(to_top);
     browser.click("#tail-pause");
     redis.publish([("news.world", "later")]);
     browser.wait_until(&includes("#tail-counts", "1 waiting"), true);
@@ -147,7 +149,8 @@ fn namespaces_can_be_explored_tailed_and_published_to() {
     browser.run("const field = document.querySelector('#publish-namespace'); field.value = 'news'");
     browser.click("#publish-form button");
     browser.wait_until(&includes("#publish-result", "Not published: "), true);
-    // Back to the top by the path.
+    // Back to all namespaces by the path.
+    browser.run(to_top);
     browser.click("#explore-path a");
     browser.wait_until("location.hash", "#explore/");
     browser.screenshot("admin-explore-light-1280");
