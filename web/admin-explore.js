@@ -65,7 +65,13 @@ export class Explore {
     this.#showPath();
     this.#tail.setNamespace(namespace);
     this.#publish.setNamespace(namespace);
-    this.#refresh.start();
+    if (namespace.startsWith("/")) this.#refresh.start();
+    else {
+      this.#refresh.stop();
+      this.#error.hidden = true;
+      setText(this.#summary, "A name has no namespaces below it.");
+      setText(this.#more, "");
+    }
   }
 
   hide() {
@@ -107,6 +113,7 @@ export class Explore {
     this.#error.hidden = answer.ok;
     if (!answer.ok) {
       setText(this.#error, answer.reason);
+      setText(this.#summary, "");
       return;
     }
     const { readers, rate, measured_seconds, more, children } = answer.data;

@@ -3,7 +3,7 @@
 import { reportUnauthorized } from "./admin-api.js";
 import { setText } from "./admin-table.js";
 import { clock } from "./admin-time.js";
-import { byId, make } from "./dom.js";
+import { byId, CONNECTION, make } from "./dom.js";
 import { subscribe } from "./tallycast.js";
 import { bytes, count } from "./units.js";
 
@@ -72,10 +72,16 @@ export class Tail {
           this.#skipped += skipped ?? 0;
           this.#schedule();
         },
-        state: ({ state }) => setText(this.#status, state === "live" ? `tailing ${topic}` : state),
+        state: ({ state, reason }) => {
+          // What ended it is there already.
+          if (state === "closed") return;
+          const words = reason === undefined ? CONNECTION[state] : `${CONNECTION[state]}: ${reason}`;
+          setText(this.#status, state === "live" ? `tailing ${topic}` : words);
+        },
         refused: ({ status, reason, permanent }) => {
           if (status === 401) reportUnauthorized();
-          if (permanent) this.stop();
+          if (!permanent) return;
+          this.stop();
           setText(this.#status, `Not tailing: ${reason}`);
         },
       },
