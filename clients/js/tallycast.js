@@ -533,8 +533,8 @@ export class Subscription {
     /** @type {Record<string, string>} */
     const headers = { accept: "text/event-stream" };
     if (token) headers.authorization = `Bearer ${token}`;
-    // Ids can be too long for a URL.
-    if (this.#position) headers["last-event-id"] = this.#position;
+    // Ids can be too long for a URL. After an id, added topics would have no last values.
+    if (this.#position && !(this.#topicsChanged && this.#startsWithLast)) headers["last-event-id"] = this.#position;
     const response = await fetch(this.#address(this.topics), { headers, signal, credentials, cache: "no-store" });
     const { status } = response;
     const type = response.headers.get("content-type") ?? "";
@@ -616,8 +616,13 @@ export class Subscription {
     this.#set({ state: "live" });
   }
 
-  /** Sends what has changed of the topics. @param {string} [after] */
-  #sendTopics(after) {
+  /** Whether topics have last values, which those that are added start with, rather than totals. */
+  get #startsWithLast() {
+    return this.#options.snapshot && !this.#hasTotals;
+  }
+
+  /** Sends what has changed of the topics. */
+  #sendTopics(after = this.#startsWithLast ? "earliest" : undefined) {
     const topics = this.topics;
     const subscribe = topics.filter((topic) => !this.#requested.has(topic));
     const unsubscribe = [...this.#requested].filter((topic) => !topics.includes(topic));

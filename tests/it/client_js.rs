@@ -335,6 +335,31 @@ fn hidden_or_offline_page_disconnects_and_resumes() {
 }
 
 #[test]
+fn added_topics_start_with_their_last_values() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &["--route", "prices.*=/prices/*,history=last"]);
+    for (channel, price) in [("prices.a", "1"), ("prices.b", "2"), ("prices.c", "3")] {
+        redis.publish([(channel, price.as_bytes())]);
+    }
+    tallycast.until_counter("/hub/broadcast", 3);
+    let transports = ["sse", "websocket"];
+    let wanted = transports.map(|transport| {
+        let options = json!({"url": tallycast.url("/subscribe"), "transport": transport, "snapshot": true});
+        json!({"name": transport, "topics": ["/prices/a"], "options": options})
+    });
+    let mut readers = Readers::in_node(&wanted.to_vec().into());
+    let prices = |seen: &[Value]| seen.iter().map(|message| message[2].clone()).collect::<Vec<_>>();
+    for (number, name) in transports.into_iter().enumerate() {
+        readers.until(name, "message", |seen| prices(seen) == [1]);
+        for (topic, price) in [("/prices/b", 2), ("/prices/c", 3)] {
+            readers.call(number, "add", &json!(topic));
+            readers.until(name, "message", |seen| prices(seen).contains(&json!(price)));
+        }
+        assert!(readers.until(name, "gap", |_| true).is_empty(), "{name}");
+    }
+}
+
+#[test]
 fn plain_example_shows_totals_and_the_binary_serves_the_same_module() {
     let redis = RedisServer::start();
     let () = redis.connect().zadd_multiple(SCORES, &[(3, "1F602"), (2, "2764")]).unwrap();
