@@ -135,9 +135,9 @@ pub(crate) fn router(site: &Site) -> Router {
     serve(&ASSETS).merge(describe(&[BOARD_PAGE], site))
 }
 
-/// The routes of the admin page, without its scripts and styles, which hold nothing secret.
-pub(crate) fn admin_router() -> Router {
-    serve(&[ADMIN_PAGE]).route(ADMIN.trim_end_matches('/'), get(async || Redirect::permanent(ADMIN)))
+/// The routes of the admin page, which says what `site` has, without its scripts and styles, which hold nothing secret.
+pub(crate) fn admin_router(site: &Site) -> Router {
+    describe(&[ADMIN_PAGE], site).route(ADMIN.trim_end_matches('/'), get(async || Redirect::permanent(ADMIN)))
 }
 
 /// The routes of the pages of channels.

@@ -115,7 +115,7 @@ pub fn router(services: Services) -> Router {
         let token = admin.token.clone();
         let admin_routes = Router::new()
             .merge(admin::router(status, admin, publishing))
-            .merge(assets::admin_router())
+            .merge(assets::admin_router(&site))
             .merge(for_operators)
             // Unknown paths too are behind the token.
             .route("/admin/{*path}", any(not_found))

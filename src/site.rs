@@ -1,4 +1,4 @@
-//! What the board says of this server: attributes of its root element, so that links and instructions are true without a request.
+//! What the pages say of this server: attributes of its root element, so that links and instructions are true without a request.
 //!
 //! | attribute | values |
 //! |---|---|
