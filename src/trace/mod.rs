@@ -104,7 +104,7 @@ impl Trace {
 
     /// Notes that the event has become a message, or why it has not.
     pub(crate) fn decoded(&self, outcome: Result<&Namespace, String>) {
-        let outcome = outcome.map(Clone::clone);
+        let outcome = outcome.cloned();
         self.update(|record| {
             record.decoded_at = Some(Instant::now());
             record.outcome = Some(outcome);
