@@ -255,10 +255,40 @@ fn websocket_client_adds_topics_from_a_position() {
     for (command, error) in [
         (r#"{"subscribe": ["/x"], "after": 7}"#, "invalid type: integer"),
         (r#"{"subscribe": ["/x"], "after": "a", "after": "b"}"#, "duplicate field `after`"),
+        (r#"{"subscribe": ["/x"], "snapshot": 1}"#, "invalid type: integer"),
     ] {
         socket.send_text(command);
         let answer = socket.json();
         assert!(answer["error"].as_str().unwrap().contains(error), "{answer}");
+    }
+}
+
+#[test]
+fn websocket_client_adds_topics_with_their_last_values() {
+    let redis = RedisServer::start();
+    let tallycast = Tallycast::start(&redis, &ROUTES);
+    publish(&redis, &[("price:a", "1"), ("price:b", "2"), ("price:a", "3"), ("order:A", "4")]);
+    tallycast.until_counter("/hub/broadcast", 4);
+    let mut socket = WebSocket::open(&tallycast, "/ws/price/a?snapshot=1");
+    assert_eq!(data_of(&mut socket), "3");
+    // What it reads already does not come again, and a topic with history alone starts now.
+    socket.send_text(r#"{"subscribe": ["/price/*", "/orders/A"], "snapshot": true}"#);
+    assert_eq!(socket.json()["subscribed"], json!(["/orders/A", "/price/*", "/price/a"]));
+    assert_eq!(data_of(&mut socket), "2");
+    socket.send_text(r#"{"subscribe": ["/orders"], "snapshot": true}"#);
+    assert_eq!(socket.json()["subscribed"].as_array().unwrap().len(), 4);
+    publish(&redis, &[("price:b", "5"), ("order:A", "6")]);
+    assert_eq!([data_of(&mut socket), data_of(&mut socket)], ["5", "6"]);
+}
+
+/// The payload of the next message, after positions alone.
+fn data_of(socket: &mut WebSocket) -> Value {
+    loop {
+        let message = socket.json();
+        if let Some(data) = message.get("data") {
+            return data.clone();
+        }
+        assert!(message["id"].is_string(), "{message}");
     }
 }
 

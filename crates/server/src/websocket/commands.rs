@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde::{Deserialize, Serialize};
 
 use serde_json::value::RawValue;
-use tallycast_fanout::{Topic, TopicError, Topics};
+use tallycast_fanout::{Start, Topic, TopicError, Topics};
 
 use super::policy::Token;
 
@@ -50,8 +50,8 @@ pub(crate) struct Request {
     pub(crate) names_topics: bool,
     /// The token that it goes on with.
     pub(crate) token: Option<Token>,
-    /// The id after which it wants the messages of topics that it did not read before.
-    pub(crate) after: Option<Box<str>>,
+    /// What it wants first of topics that it did not read before.
+    pub(crate) start: Option<Start>,
 }
 
 /// Why a message is not understood, or cannot be followed.
@@ -86,12 +86,12 @@ pub(crate) fn apply_command(text: &str, topics: &Topics, max_topics: usize) -> R
     let command = json.deserialize_map(CommandVisitor { max_topics, invalid: &mut invalid });
     let command = command.and_then(|command| json.end().map(|()| command));
     // What stopped the parser is in the words of this program.
-    let Command { id, subscribe, unsubscribe, after, token } =
+    let Command { id, subscribe, unsubscribe, after, snapshot, token } =
         command.map_err(|error| invalid.unwrap_or(CommandError::Json(error)))?;
     let names_topics = subscribe.is_some() || unsubscribe.is_some();
     if !names_topics {
         let Some(token) = token else { return Err(CommandError::Nothing) };
-        return Ok(Request { id, topics: topics.clone(), names_topics, token: Some(token), after: None });
+        return Ok(Request { id, topics: topics.clone(), names_topics, token: Some(token), start: None });
     }
     let mut wanted: BTreeSet<Topic> = topics.iter().collect();
     for topic in unsubscribe.unwrap_or_default() {
@@ -101,13 +101,14 @@ pub(crate) fn apply_command(text: &str, topics: &Topics, max_topics: usize) -> R
     }
     wanted.extend(subscribe.unwrap_or_default());
     if wanted.is_empty() {
-        return Ok(Request { id, topics: Topics::none(), names_topics, token, after: None });
+        return Ok(Request { id, topics: Topics::none(), names_topics, token, start: None });
     }
     if wanted.len() > max_topics {
         return Err(CommandError::Count(TopicError::TooManyTopics(max_topics)));
     }
     let topics = Topics::new(wanted.into_iter().collect()).map_err(CommandError::Count)?;
-    Ok(Request { id, topics, names_topics, token, after })
+    let start = after.map(Start::After).or_else(|| snapshot.unwrap_or_default().then_some(Start::LastValues));
+    Ok(Request { id, topics, names_topics, token, start })
 }
 
 /// A message of a client.
@@ -116,6 +117,7 @@ struct Command {
     subscribe: Option<Vec<Topic>>,
     unsubscribe: Option<Vec<Topic>>,
     after: Option<Box<str>>,
+    snapshot: Option<bool>,
     token: Option<Token>,
 }
 
@@ -126,6 +128,7 @@ enum Field {
     Subscribe,
     Unsubscribe,
     After,
+    Snapshot,
     Token,
 }
 
@@ -145,7 +148,8 @@ impl<'de> Visitor<'de> for CommandVisitor<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Command, A::Error> {
         let Self { max_topics, invalid } = self;
-        let (mut id, mut subscribe, mut unsubscribe, mut after, mut token) = (None, None, None, None, None);
+        let (mut id, mut subscribe, mut unsubscribe) = (None, None, None);
+        let (mut after, mut snapshot, mut token) = (None, None, None);
         while let Some(field) = map.next_key()? {
             let (list, name) = match field {
                 Field::Id if id.is_some() => return Err(A::Error::duplicate_field("id")),
@@ -161,6 +165,11 @@ impl<'de> Visitor<'de> for CommandVisitor<'_> {
                     after = map.next_value()?;
                     continue;
                 }
+                Field::Snapshot if snapshot.is_some() => return Err(A::Error::duplicate_field("snapshot")),
+                Field::Snapshot => {
+                    snapshot = map.next_value()?;
+                    continue;
+                }
                 Field::Token if token.is_some() => return Err(A::Error::duplicate_field("token")),
                 Field::Token => {
                     token = map.next_value::<Option<Box<str>>>()?.map(Token::from);
@@ -174,7 +183,7 @@ impl<'de> Visitor<'de> for CommandVisitor<'_> {
             }
             *list = map.next_value_seed(TopicList { max_topics, invalid: &mut *invalid })?;
         }
-        Ok(Command { id, subscribe, unsubscribe, after, token })
+        Ok(Command { id, subscribe, unsubscribe, after, snapshot, token })
     }
 }
 
@@ -246,7 +255,7 @@ mod tests {
         assert_eq!(
             of(r#"{"publish": 1}"#, &["/"]),
             format!(
-                "{expected}: unknown field `publish`, expected one of `id`, `subscribe`, `unsubscribe`, `after`, `token` at line 1 column 10"
+                "{expected}: unknown field `publish`, expected one of `id`, `subscribe`, `unsubscribe`, `after`, `snapshot`, `token` at line 1 column 10"
             )
         );
         assert_eq!(of(r#"{"subscribe": ["raw"]}"#, &["/"]), "bad topic \"raw\": a namespace must start with '/'");

@@ -54,8 +54,8 @@ pub(crate) struct History {
 /// The place in the history where topics start that a client does not read yet.
 #[derive(Debug)]
 pub(crate) struct ChangeStart {
-    /// The id of the message before it.
-    pub(crate) after: Box<str>,
+    /// Last values are left out if no topic has any.
+    pub(crate) start: Start,
     /// The topics that the client reads.
     pub(crate) known: Topics,
     pub(crate) history: History,
@@ -63,8 +63,11 @@ pub(crate) struct ChangeStart {
 
 impl ChangeStart {
     async fn find(self, topics: &Topics, grant: Option<&Grant>) -> Result<Option<Resume>, String> {
-        let Self { after, known, history } = self;
-        let resume = history.handle.resume(topics, Some(&known), grant, &Start::After(after), history.limit).await;
+        let Self { start, known, history } = self;
+        if matches!(start, Start::LastValues) && !history.handle.has_last_values(topics) {
+            return Ok(None);
+        }
+        let resume = history.handle.resume(topics, Some(&known), grant, &start, history.limit).await;
         resume.map_err(|error| error.to_string())
     }
 }

@@ -184,14 +184,14 @@ impl Session {
                 return self.refuse(CloseCode::Policy, error.to_string(), id, replies);
             }
         };
-        let Request { id, topics: requested, names_topics, token, after } = request;
+        let Request { id, topics: requested, names_topics, token, start } = request;
         if requested == *topics && token.is_none() {
             self.confirm(topics, id, replies);
             return ClientAction::None;
         }
         let renewal = token.is_some().then(|| Renewal { topics: (!names_topics).then(|| topics.clone()) });
-        let start = after.zip(self.history.clone());
-        let start = start.map(|(after, history)| ChangeStart { after, known: topics.clone(), history });
+        let start = start.zip(self.history.clone());
+        let start = start.map(|(start, history)| ChangeStart { start, known: topics.clone(), history });
         let action = match self.policy.change(Change { topics: requested, token, start }) {
             TopicChange::Allowed(topics) => ClientAction::Subscribe(topics),
             TopicChange::Pending(decision) => ClientAction::Authorize(decision),
