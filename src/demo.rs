@@ -99,7 +99,11 @@ impl Demo {
             }
         };
         let all_prices = Selector::Prefix(PRICE_CHANNEL.to_owned());
-        let has_prices = inputs.selectors.borrow().iter().any(|selector| selector.covers(&all_prices));
+        let has_prices = inputs
+            .selectors
+            .borrow()
+            .iter()
+            .any(|selector| selector.covers(&all_prices) || all_prices.covers(selector));
         let ticks = async_stream::stream! {
             let mut prices = prices;
             let opening: Vec<Tick> = prices.by_ref().take(sandbox::SYMBOLS).collect();

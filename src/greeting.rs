@@ -15,7 +15,7 @@ pub(crate) struct Greeting {
     pub(crate) address: SocketAddr,
     pub(crate) is_tls: bool,
     pub(crate) has_admin: bool,
-    /// The publishing key that the demo has made, if none was given.
+    /// The publishing key that the demo has made, if none was given and its routes lead where the commands publish.
     pub(crate) key: Option<Secret>,
     /// Whether text may be bold.
     pub(crate) is_terminal: bool,

@@ -28,7 +28,9 @@ use tallycast::api::native::Publishing;
 use tallycast::api::presence_events;
 use tallycast::api::push;
 use tallycast::auth::Auth;
-use tallycast::config::{self, Command, Config, EXIT_UNAVAILABLE, SourceConfig, SourceKind, Supervisor as Systemd};
+use tallycast::config::{
+    self, Command, Config, EXIT_UNAVAILABLE, EffectiveOption, SourceConfig, SourceKind, Supervisor as Systemd,
+};
 use tallycast::presence::Presence;
 use tallycast::routes::{Services, Subscriptions};
 use tallycast::source::{StateBoard, Supervisor};
@@ -90,6 +92,7 @@ async fn run(
     process::cancel_at_signal(steps.terminating.clone()).context("cannot catch signals")?;
     let totals = config.broker.totals.clone();
     let (kinds, totals_interval) = (config.broker.kinds(), config.broker.totals_interval());
+    let shown_key = config.demo_key.filter(|_| config.options.iter().any(EffectiveOption::is_default_route));
     let initial = reload::Initial {
         // The configuration allows no more.
         sources: u8::try_from(config.broker.sources.len()).unwrap_or(u8::MAX),
@@ -254,7 +257,7 @@ async fn run(
     accepting.replace().await;
     if is_demo {
         let is_terminal = std::io::stdout().is_terminal();
-        print!("{}", Greeting { address, is_tls, has_admin: config.admin, key: config.demo_key, is_terminal });
+        print!("{}", Greeting { address, is_tls, has_admin: config.admin, key: shown_key, is_terminal });
     }
 
     // The shutdown. The source ends after a signal and the drain, or because the broker is required and unavailable. Each

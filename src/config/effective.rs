@@ -28,6 +28,11 @@ pub struct EffectiveOption {
 }
 
 impl EffectiveOption {
+    /// Whether these are the routes, and none are configured.
+    pub fn is_default_route(&self) -> bool {
+        self.name == "route" && self.origin == DEFAULT
+    }
+
     /// The option for the admin page, with what the text of `tallycast check` has.
     pub(crate) fn json(&self) -> Value {
         let Self { name, value, origin, .. } = self;
