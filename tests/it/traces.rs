@@ -232,3 +232,17 @@ fn events_flow_while_the_collector_is_away() {
     assert!(count("decode") >= 1 && count("tally") >= 1 && count("write") >= 1, "{metrics}");
     assert_eq!(count("broker"), 0);
 }
+
+#[test]
+fn traces_that_a_collector_does_not_take_by_the_end_are_counted_as_lost() {
+    let redis = RedisServer::start();
+    // The kernel accepts its connections; nothing answers.
+    let collector = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", collector.local_addr().unwrap());
+    let tallycast = Tallycast::start(&redis, &["--trace-sample", "1", "--otlp-endpoint", &endpoint]);
+    let reader = EventSource::open(&tallycast, "/subscribe/raw");
+    redis.publish_scores(["1F602"]);
+    assert_eq!(reader.next(), Event::message("1F602"));
+    let counters = tallycast.terminate().counters();
+    assert_eq!((&counters["trace"]["sampled"], &counters["trace"]["dropped"]), (&1.into(), &1.into()));
+}

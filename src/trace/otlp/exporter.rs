@@ -1,6 +1,8 @@
 //! The task that sends traces to the collector: in batches, with repetitions, from a bounded queue.
 
+use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +43,8 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 pub(in super::super) struct Exporter {
     queue: mpsc::Sender<Record>,
     task: JoinHandle<()>,
+    /// Traces that were handed over, and are neither exported nor lost.
+    pending: Arc<AtomicU64>,
     stats: Arc<TraceStats>,
 }
 
@@ -49,8 +53,8 @@ pub(in super::super) struct Exporter {
 enum ExportError {
     #[error("no answer within {ANSWER_LIMIT:?}")]
     Timeout,
-    #[error("cannot connect, or the connection ended")]
-    Connection,
+    #[error("cannot connect, or the connection ended: {0}")]
+    Connection(String),
     #[error("the collector answered {0}")]
     Status(StatusCode),
     #[error("the request cannot be built")]
@@ -58,10 +62,18 @@ enum ExportError {
 }
 
 impl ExportError {
+    /// The innermost error has the reason.
+    fn connection(mut error: &dyn Error) -> Self {
+        while let Some(source) = error.source() {
+            error = source;
+        }
+        Self::Connection(error.to_string())
+    }
+
     /// Whether another attempt may help, by the specification of OTLP.
     fn is_retryable(&self) -> bool {
         match self {
-            Self::Timeout | Self::Connection => true,
+            Self::Timeout | Self::Connection(_) => true,
             Self::Status(status) => matches!(status.as_u16(), 429 | 502 | 503 | 504),
             Self::Request => false,
         }
@@ -78,22 +90,38 @@ impl Exporter {
     ) -> Self {
         let (queue, records) = mpsc::channel(QUEUED);
         let resource = encode::resource(&config, node);
-        let client = Client { pool: pool(config.tls.clone()), config, resource, stats: Arc::clone(&stats), closing };
-        Self { queue, task: tokio::spawn(client.run(records)), stats }
+        let pending = Arc::<AtomicU64>::default();
+        let client = Client {
+            pool: pool(config.tls.clone()),
+            config,
+            resource,
+            pending: Arc::clone(&pending),
+            stats: Arc::clone(&stats),
+            closing,
+        };
+        Self { queue, task: tokio::spawn(client.run(records)), pending, stats }
     }
 
     /// Hands over a trace, or counts it as lost if too many wait.
     pub(in super::super) fn export(&self, record: Record) {
+        // Before the task can have it.
+        self.pending.fetch_add(1, Ordering::Relaxed);
         if self.queue.try_send(record).is_err() {
+            self.pending.fetch_sub(1, Ordering::Relaxed);
             self.stats.dropped.add(1);
         }
     }
 
-    /// Sends what waits, within two seconds.
+    /// Sends what waits, within two seconds. What the collector does not take in that time is lost.
     pub(in super::super) async fn close(self) {
-        let Self { queue, task, .. } = self;
+        let Self { queue, task, pending, stats } = self;
         drop(queue);
-        if timeout(CLOSE_LIMIT, AbortOnDropHandle::new(task)).await.is_err() {
+        let mut task = AbortOnDropHandle::new(task);
+        if timeout(CLOSE_LIMIT, &mut task).await.is_err() {
+            task.abort();
+            // Until then it may count.
+            let _ = task.await;
+            stats.dropped.add(pending.load(Ordering::Relaxed));
             tracing::warn!("the collector did not take the last traces in time");
         }
     }
@@ -103,6 +131,7 @@ struct Client {
     config: Config,
     pool: Pool,
     resource: Value,
+    pending: Arc<AtomicU64>,
     stats: Arc<TraceStats>,
     closing: CancellationToken,
 }
@@ -119,13 +148,14 @@ impl Client {
             {}
             let body = Bytes::from(encode::request(&self.resource, &batch));
             let count = batch.drain(..).count() as u64;
-            match self.send(body).await {
+            let outcome = self.send(body).await;
+            self.pending.fetch_sub(count, Ordering::Relaxed);
+            match outcome {
                 Ok(()) => self.stats.exported.add(count),
                 Err(error) => {
                     self.stats.dropped.add(count);
-                    let dropped = self.stats.dropped.get();
                     log.log(|suppressed| {
-                        tracing::warn!(%error, dropped, suppressed, "cannot export traces; events are not affected");
+                        tracing::warn!(%error, suppressed, "cannot export traces; events are not affected");
                     });
                 }
             }
@@ -165,7 +195,7 @@ impl Client {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tallycast/", env!("CARGO_PKG_VERSION"))));
         let exchange = async {
-            let response = self.pool.request(request).await.map_err(|_| ExportError::Connection)?;
+            let response = self.pool.request(request).await.map_err(|error| ExportError::connection(&error))?;
             let status = response.status();
             // What it says of spans that it has rejected is for its own log.
             let _ = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;

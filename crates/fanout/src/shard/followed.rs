@@ -1,5 +1,6 @@
 //! Messages with a probe on their way through a shard. Without one, none of this costs more than a look at an empty list.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ pub(super) struct Followed {
     /// Its number among the messages of the turns that are taken together.
     number: u32,
     /// The feeds with the message that have not been written yet.
-    feeds: Vec<FeedId>,
+    feeds: HashSet<FeedId>,
     passage: ShardPassage,
 }
 
@@ -23,7 +24,7 @@ impl Followed {
     /// Adds a feed if message `number`, which it has, is this one.
     pub(super) fn found(&mut self, number: u32, feed: FeedId) {
         if self.number == number {
-            self.feeds.push(feed);
+            self.feeds.insert(feed);
         }
     }
 }
@@ -37,7 +38,7 @@ impl Shard {
             self.followed.extend(turn.probes.iter().map(|(index, probe)| Followed {
                 probe: Arc::clone(probe),
                 number: place(first + index),
-                feeds: Vec::new(),
+                feeds: HashSet::new(),
                 passage: ShardPassage {
                     shard: self.number,
                     taken_at: Instant::now(),
@@ -61,8 +62,9 @@ impl Shard {
         }
         let now = Instant::now();
         for Followed { feeds, passage, .. } in &mut self.followed {
-            let Some(place) = feeds.iter().position(|feed| *feed == id) else { continue };
-            feeds.swap_remove(place);
+            if !feeds.remove(&id) {
+                continue;
+            }
             passage.first_write_at.get_or_insert(started_at);
             passage.last_write_at = Some(now);
             passage.readers += feed.readers.len();
