@@ -211,6 +211,7 @@ async fn run(
         sessions: contracts.session_list(),
         log: recent_log,
         token: reloadable.admin_token,
+        trusts_machine: is_demo || address.ip().to_canonical().is_loopback(),
     });
     let services = Services {
         store,
@@ -284,9 +285,10 @@ async fn run(
         if let Some(reports) = reports {
             reports.await.context("the status reports failed")?;
         }
+        let served = server.await.context("the server failed").and_then(|served| served.context("the server failed"));
         // Last, because nothing else may wait for a collector.
         tracing.close().await;
-        server.await.context("the server failed")?.context("the server failed")
+        served
     };
     match tokio::time::timeout(config.shutdown_limit, stages).await {
         Ok(ended) => ended?,

@@ -119,7 +119,13 @@ const SOURCE: &[Metric] = &[
     Metric {
         name: "source_cuts",
         values: Values::Counter(Reading::new("source", "cuts", |status| status.source.cuts.get())),
-        help: "Snapshots of totals read from the broker.",
+        help: "Snapshots of totals received, without those of sorted sets that have never existed.",
+        watch: "See `tallycast_source_readings_total`. Totals of a relay count here alone.",
+    },
+    Metric {
+        name: "source_readings",
+        values: Values::Counter(Reading::new("source", "readings", |status| status.source.readings.get())),
+        help: "Successful readings of totals at the broker.",
         watch: "No increase for longer than `--totals-interval`: the Redis user has no permission for `EVAL` or the \
                 channels `tallycast.cut.*`, or the sorted set is larger than `--max-totals` or `--max-totals-bytes`. The \
                 log has the reason.",
@@ -380,7 +386,7 @@ const DELIVERY: &[Metric] = &[
         ),
         help: "Readers refused because the totals are unknown.",
         watch: "The sorted set is larger than `--max-totals` or `--max-totals-bytes`, or cannot be read: see \
-                `tallycast_source_cuts_total`.",
+                `tallycast_source_readings_total`.",
     },
     Metric {
         name: "hub_feeds",

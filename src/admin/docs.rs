@@ -42,7 +42,6 @@ fn alarms() -> String {
 fn condition_text(condition: &Condition) -> String {
     match condition {
         Condition::Grew(by, of, _) => format!("{of} {IN_WINDOW}: {by} or more."),
-        Condition::Fell(of, _) => format!("{of}: fewer than at any time {IN_WINDOW}."),
         Condition::Stands(of, _) => format!("{of} {IN_WINDOW}: 0."),
         Condition::Share(percent, of, _) => format!("{of} {IN_WINDOW}: more than {percent} %, and {MIN_PART} or more."),
         Condition::Holds(after, state, _) => format!("{state}, for {after} s."),

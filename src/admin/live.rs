@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::alarms::{Look, RULES, WINDOW, Watcher};
+use super::alarms::{Look, Nodes, RULES, WINDOW, Watcher};
 use super::history::{History, Sample};
 use super::inspector::{Inspector, MAX_TAILS, TailObserver};
 use super::status::{StatusSource, unix_seconds};
@@ -133,6 +133,7 @@ impl LiveStats {
 
     async fn run(self, status: StatusSource, messages: Publisher, shutdown: CancellationToken) {
         let mut watcher = Watcher::new(RULES);
+        let mut known_nodes = Nodes::default();
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -150,6 +151,9 @@ impl LiveStats {
                 max_connections: self.server.borrow().max_connections,
                 has_totals: self.totals_interval.is_some_and(|interval| interval * 2 < WINDOW),
                 cluster: nodes.as_deref(),
+                missing_nodes: nodes
+                    .as_deref()
+                    .and_then(|view| known_nodes.look(view.as_of.unwrap_or_default(), &view.nodes, view.nodes_total)),
             };
             status.alarms.set(watcher.evaluate(&look, now()));
             if self.handle.stats().connections.get() == 0 {
@@ -190,6 +194,7 @@ impl LiveStats {
         feeds: Vec<FeedReport>,
         cluster: Option<&ClusterView>,
     ) -> Value {
+        let feeds_total = feeds.len();
         let feeds: Vec<Value> = feeds
         .into_iter()
         .take(MAX_FEEDS)
@@ -218,6 +223,7 @@ impl LiveStats {
             "sample": sample,
             "inboxes": inboxes(status),
             "feeds": feeds,
+            "feeds_total": feeds_total,
             "cluster": cluster,
         })
     }

@@ -23,6 +23,8 @@ const MAX_BYTES: usize = 64 * 1024;
 const MAX_TEXT_BYTES: usize = 1024;
 /// Fields of a record; further ones are left out.
 const MAX_FIELDS: usize = 16;
+/// The field with the number of records left out since the last one, by `RateLimitedLog`.
+const SUPPRESSED: &str = "suppressed";
 /// The memory of a record beside its texts, and of a field beside its own, about.
 const RECORD_OVERHEAD: usize = 128;
 const FIELD_OVERHEAD: usize = 64;
@@ -46,7 +48,7 @@ struct Record {
     target: &'static str,
     #[serde(flatten)]
     texts: Texts,
-    /// How often it was logged without another one in between.
+    /// How often it was logged, or left out of the log, without another one in between.
     count: u64,
 }
 
@@ -54,6 +56,9 @@ struct Record {
 struct Texts {
     message: String,
     fields: Map<String, Value>,
+    /// Records like it that were not logged. Part of the count, so that it is no difference.
+    #[serde(skip)]
+    suppressed: u64,
 }
 
 impl RecentLog {
@@ -78,7 +83,7 @@ impl Records {
         if let Some(last) = self.records.back_mut()
             && (last.level, last.target, &last.texts) == (record.level, record.target, &record.texts)
         {
-            (last.at, last.count) = (record.at, last.count + 1);
+            (last.at, last.count) = (record.at, last.count.saturating_add(record.count));
             return;
         }
         self.bytes += record.weight();
@@ -107,9 +112,10 @@ impl<S: Subscriber> Layer<S> for Recorder {
         let metadata = event.metadata();
         let mut texts = Texts::default();
         event.record(&mut texts);
+        let count = std::mem::take(&mut texts.suppressed).saturating_add(1);
         let level = if *metadata.level() == Level::ERROR { "ERROR" } else { "WARN" };
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        self.0.lock().add(Record { at, level, target: metadata.target(), texts, count: 1 });
+        self.0.lock().add(Record { at, level, target: metadata.target(), texts, count });
     }
 }
 
@@ -141,7 +147,11 @@ impl Visit for Texts {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.set(field, value);
+        if field.name() == SUPPRESSED {
+            self.suppressed = value;
+        } else {
+            self.set(field, value);
+        }
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
@@ -200,6 +210,12 @@ mod tests {
         });
         let counts: Vec<_> = records.iter().map(|record| record["count"].as_u64().unwrap()).collect();
         assert_eq!(counts, [1, 1, 3]);
+        let records = recorded(|| {
+            for suppressed in [0_u64, 7, 2] {
+                tracing::warn!(suppressed, "at a bounded rate");
+            }
+        });
+        assert_eq!((records.len(), &records[0]["count"], &records[0]["fields"]), (1, &12.into(), &json!({})));
     }
 
     #[test]

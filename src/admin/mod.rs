@@ -27,6 +27,7 @@ mod counters;
 mod definitions;
 #[cfg(test)]
 mod docs;
+mod guard;
 mod history;
 mod inspector;
 mod live;
@@ -44,6 +45,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{FromRef, RawQuery, State};
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Map, Value};
@@ -54,6 +56,7 @@ use crate::api::refusal::Refusal;
 use crate::config::EffectiveOption;
 use crate::responses::{json, line};
 use actions::Actions;
+use guard::Guard;
 
 pub use actions::ActionStats;
 pub use alarms::Alarms;
@@ -101,6 +104,9 @@ pub struct Admin {
     pub log: RecentLog,
     /// Required for every admin route, as it is now.
     pub token: watch::Receiver<Option<Token>>,
+    /// Whether clients on the same machine may do and see everything without a token. Not where others can reach the server: what comes
+    /// from this machine may then be theirs, by a proxy.
+    pub trusts_machine: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -137,12 +143,15 @@ pub(crate) fn probes(status: StatusSource) -> Router {
 
 /// The admin routes, not yet protected.
 pub(crate) fn router(status: StatusSource, admin: Admin, publishing: Arc<Publishing>) -> Router {
-    let actions = Actions {
-        status: status.clone(),
-        publishing,
-        token: admin.token.clone(),
-        is_read_only: admin.live.is_read_only(),
-    };
+    let guard = Guard { token: admin.token.clone(), trusts_machine: admin.trusts_machine };
+    let is_read_only = admin.live.is_read_only();
+    let actions = Actions { status: status.clone(), publishing, guard: guard.clone(), is_read_only };
+    let guarded = Router::new()
+        .route("/admin/tail", get(live::tail))
+        .route("/admin/sessions.json", get(sessions::listing))
+        .route("/admin/config.json", get(config))
+        .route("/admin/log.json", get(async |State(admin): State<Admin>| json(&admin.log.json())))
+        .route_layer(from_fn_with_state(guard, guard::guard));
     Router::new()
         .route("/admin/status.json", get(status_report))
         .route("/admin/counters.json", get(async |State(status): State<StatusSource>| json(&status.counters())))
@@ -150,11 +159,8 @@ pub(crate) fn router(status: StatusSource, admin: Admin, publishing: Arc<Publish
         .route("/admin/history.json", get(history))
         .route("/admin/events", get(live::events))
         .route("/admin/namespaces.json", get(namespaces::listing))
-        .route("/admin/tail", get(live::tail))
-        .route("/admin/sessions.json", get(sessions::listing))
-        .route("/admin/config.json", get(config))
-        .route("/admin/log.json", get(async |State(admin): State<Admin>| json(&admin.log.json())))
         .route("/metrics", get(metrics))
+        .merge(guarded)
         .with_state(AdminState { status, admin })
         .merge(actions::router(actions))
 }
@@ -169,13 +175,18 @@ async fn readiness(State(status): State<StatusSource>) -> Response {
     }
 }
 
-async fn status_report(State(status): State<StatusSource>, RawQuery(query): RawQuery) -> Response {
+async fn status_report(State(AdminState { status, admin }): State<AdminState>, RawQuery(query): RawQuery) -> Response {
     let query: StatusQuery = match query.unwrap_or_default().parse() {
         Ok(query) => query,
         Err(error) => return line(StatusCode::BAD_REQUEST, error),
     };
     match status.status(&query).await {
-        Ok(status) => json(&status),
+        Ok(mut status) => {
+            if admin.sessions.is_some_and(|list| list.has_secret_names) {
+                status.connections.iter_mut().for_each(ConnectionStatus::hide_session);
+            }
+            json(&status)
+        }
         Err(error) => line(StatusCode::SERVICE_UNAVAILABLE, error),
     }
 }

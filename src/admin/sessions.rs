@@ -110,7 +110,7 @@ impl SessionList {
 }
 
 /// As much of a secret as tells it from others.
-fn beginning(name: &str) -> String {
+pub(super) fn beginning(name: &str) -> String {
     let shown = (name.chars().count() / 2).min(SHOWN);
     name.chars().take(shown).chain(['…']).collect()
 }

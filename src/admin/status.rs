@@ -13,7 +13,9 @@ use super::actions::ActionStats;
 use super::alarms::Alarms;
 use super::counters;
 use super::query::StatusQuery;
+use super::sessions::beginning;
 use crate::api::emojitracker::StoreStats;
+use crate::api::native::SESSION_PATH;
 use crate::api::push::PushStats;
 use crate::api::ws_hub::WsHubStats;
 use crate::auth::AuthStats;
@@ -234,6 +236,8 @@ impl StatusSource {
 
 /// Bytes of a connection's topics in [`Status`]: more than a request target can name, but a WebSocket client can subscribe to more.
 const MAX_NAMESPACE_BYTES: usize = 4096;
+/// The beginning of the names of sessions of ws-hub.
+const WS_HUB: &str = "ws-hub:";
 
 impl ConnectionStatus {
     /// Cuts each text to `bytes` at most.
@@ -243,6 +247,15 @@ impl ConnectionStatus {
         {
             text.truncate(text.floor_char_boundary(bytes));
         }
+    }
+
+    /// Leaves only the beginning of the name of its session, by which anyone could open it.
+    pub(super) fn hide_session(&mut self) {
+        if let Some(name) = self.request_path.strip_prefix(SESSION_PATH).and_then(|rest| rest.strip_prefix('/')) {
+            self.request_path = format!("{SESSION_PATH}/{}", beginning(name));
+        }
+        // Those of ws-hub are on its pages as well.
+        self.subject = self.subject.take().map(|name| if name.starts_with(WS_HUB) { name } else { beginning(&name) });
     }
 }
 

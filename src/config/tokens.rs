@@ -9,7 +9,10 @@ use tallycast_fanout::Topic;
 use super::errors::ConfigError;
 use super::secret::Secret;
 use super::values::{cookie_name, duration_or_zero, duration_text, token_key};
-use crate::auth::{self, JwksConfig, JwksOption, KeyOption, KeyServers, Scope, Template};
+use crate::auth::{self, JwksConfig, JwksOption, JwksOptionError, KeyOption, KeyServers, Scope, Template};
+
+/// The options that may follow the URL of a JWK set.
+const JWKS_OPTIONS: [&str; 4] = ["iss", "aud", "for", "alg"];
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Tokens")]
@@ -31,8 +34,15 @@ pub(super) struct TokenOptions {
     /// JWK set of an issuer: https://, or http:// on this machine. It is fetched at start and again before it is stale,
     /// for unknown keys at most once in 10 s, and kept while the issuer is away. Options follow after commas: iss=,
     /// aud= and for= as for keys, and alg=ALGORITHM for the only ones that its keys may have. Repeatable [default: none]
-    #[arg(long = "token-jwks", env = "TALLYCAST_TOKEN_JWKS", value_delimiter = ';', value_name = "URL[,...]")]
-    pub(super) token_jwks: Vec<JwksOption>,
+    #[arg(
+        long = "token-jwks",
+        env = "TALLYCAST_TOKEN_JWKS",
+        value_delimiter = ';',
+        value_name = "URL[,...]",
+        hide_env_values = true,
+        value_parser = token_jwks
+    )]
+    pub(super) token_jwks: Vec<Secret>,
     /// Authorities whose certificates the servers of --token-jwks have, in PEM [default: those that the system trusts]
     #[arg(long, env = "TALLYCAST_TOKEN_JWKS_CA", value_name = "FILE")]
     pub(super) token_jwks_ca: Option<PathBuf>,
@@ -79,6 +89,21 @@ fn invalid(flag: &str, error: impl std::fmt::Display) -> ConfigError {
     ConfigError::Usage(format!("invalid value for {flag}: {error}"))
 }
 
+/// A JWK set, shown without the query of its URL.
+fn token_jwks(text: &str) -> Result<Secret, JwksOptionError> {
+    text.parse::<JwksOption>()?;
+    let is_option = |part: &str| part.split_once('=').is_some_and(|(name, _)| JWKS_OPTIONS.contains(&name));
+    let mut url = text;
+    while let Some((before, _)) = url.rsplit_once(',').filter(|(_, last)| is_option(last)) {
+        url = before;
+    }
+    let shown = match url.split_once('?') {
+        Some((base, _)) => format!("{base}?***{}", &text[url.len()..]),
+        None => text.to_owned(),
+    };
+    Ok(Secret::shown_as(text, &shown))
+}
+
 /// How the servers of JWK sets are known, with the file of their authorities if there is one.
 pub(super) fn key_servers(authorities: Option<&Path>) -> Result<KeyServers, ConfigError> {
     let authorities = authorities.map(std::fs::read).transpose();
@@ -94,8 +119,10 @@ pub(super) fn compose(options: TokenOptions, publish_rate: std::num::NonZeroU32)
     let mut jwks = Vec::new();
     if !options.token_jwks.is_empty() || options.token_jwks_ca.is_some() {
         let servers = key_servers(options.token_jwks_ca.as_deref())?;
-        let config = |option| JwksConfig::new(option, &defaults, servers.clone());
-        jwks.extend(options.token_jwks.into_iter().map(config));
+        for option in &options.token_jwks {
+            let option = option.expose().parse().map_err(|error| invalid("--token-jwks", error))?;
+            jwks.push(JwksConfig::new(option, &defaults, servers.clone()));
+        }
     }
     if options.public.len() > auth::MAX_PUBLIC_TOPICS {
         return Err(invalid("--public", format!("expected at most {} topics", auth::MAX_PUBLIC_TOPICS)));
@@ -124,4 +151,19 @@ pub(super) fn compose(options: TokenOptions, publish_rate: std::num::NonZeroU32)
         }
     }
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jwk_set_is_shown_without_its_query() {
+        let shown = |text: &str| token_jwks(text).unwrap().to_string();
+        assert_eq!(shown("https://a.example/keys,iss=b?c"), "https://a.example/keys,iss=b?c");
+        assert_eq!(
+            shown("https://a.example/keys?key=hunter2,iss=x,key=hunter2,iss=b,alg=RS256"),
+            "https://a.example/keys?***,iss=b,alg=RS256"
+        );
+    }
 }

@@ -340,8 +340,10 @@ pub struct SourceStats {
     pub gaps: Counter,
     /// The total length of all gaps, in milliseconds.
     pub gap_milliseconds: Counter,
-    /// Readings of the totals received.
+    /// Totals received, from the broker or from another engine.
     pub cuts: Counter,
+    /// Successful readings of the totals at the broker, of sorted sets that do not exist as well.
+    pub readings: Counter,
     /// Members of sorted sets left out of readings because they are not UTF-8.
     pub skipped_members: Counter,
 }

@@ -128,7 +128,8 @@ pub(crate) struct Reading {
     pub(crate) event: Option<SourceEvent>,
     /// Members that are left out because they are not UTF-8.
     pub(crate) skipped: u64,
-    unavailable: bool,
+    /// The totals could not be read.
+    pub(crate) unavailable: bool,
 }
 
 /// Why a reading failed.

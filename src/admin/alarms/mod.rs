@@ -1,6 +1,7 @@
 //! Alarms: rules about counters and states, evaluated once per second. The admin page, `/metrics` and `docs/operations.md` follow
 //! from the same table.
 
+mod nodes;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use super::process::Usage;
 use super::status::StatusSource;
 use crate::cluster::ClusterView;
 
+pub(super) use nodes::Nodes;
 pub(super) use rules::RULES;
 
 /// The window in which counters are compared.
@@ -57,8 +59,6 @@ pub(super) struct Rule {
 pub(super) enum Condition {
     /// A counter is higher by this number than at the start of the window.
     Grew(u64, &'static str, fn(&Look<'_>) -> u64),
-    /// A number is lower than it was within the window.
-    Fell(&'static str, fn(&Look<'_>) -> u64),
     /// A counter, if it has to grow, has not done so within the window.
     Stands(&'static str, fn(&Look<'_>) -> Option<u64>),
     /// Of what was counted within the window, more than this percentage is in the first of two counters.
@@ -81,6 +81,8 @@ pub(super) struct Look<'a> {
     /// Whether snapshots of totals are due within the window.
     pub(super) has_totals: bool,
     pub(super) cluster: Option<&'a ClusterView>,
+    /// The names of nodes that have vanished, if some have.
+    pub(super) missing_nodes: Option<String>,
 }
 
 /// An alarm that is raised.
@@ -178,12 +180,6 @@ impl Memory {
                 let grown = count.saturating_sub(self.oldest((count, 0)).0);
                 self.remember((count, 0), is_step);
                 (grown >= *by).then(|| format!("{of} {IN_WINDOW}: {grown}"))
-            }
-            Condition::Fell(of, count) => {
-                let count = count(look);
-                let most = self.samples.iter().map(|sample| sample.0).max().unwrap_or(count);
-                self.remember((count, 0), is_step);
-                (count < most).then(|| format!("{of}: {count}, and up to {most} {IN_WINDOW}"))
             }
             Condition::Stands(of, count) => {
                 let Some(count) = count(look) else {

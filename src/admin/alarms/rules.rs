@@ -1,9 +1,9 @@
 //! The rules, in the order of the data flow. After a change here, `UPDATE_DOCS=1 cargo test --lib docs` rewrites the table in
 //! `docs/operations.md`.
 
-use super::Condition::{Fell, Grew, Holds, Share, Stands};
+use super::Condition::{Grew, Holds, Share, Stands};
+use super::Rule;
 use super::Severity::{Critical, Warning};
-use super::{Look, Rule};
 
 /// The time from the receipt of a message until it is written above which a delivery is late, in seconds: a bound of the histogram.
 const LATE: f64 = 0.25;
@@ -77,8 +77,8 @@ pub(crate) static RULES: &[Rule] = &[
         id: "totals-stale",
         severity: Warning,
         title: "Totals are not read",
-        condition: Stands("Snapshots of totals read", |look| {
-            (look.has_totals && look.status.is_ready()).then(|| look.status.source.cuts.get())
+        condition: Stands("Successful readings of totals", |look| {
+            (look.has_totals && look.status.is_ready()).then(|| look.status.source.readings.get())
         }),
         action: "Give the Redis user `EVAL` and the channels `tallycast.cut.*`, and check `--max-totals` and \
                  `--max-totals-bytes`. The log has the reason.",
@@ -158,7 +158,8 @@ pub(crate) static RULES: &[Rule] = &[
         severity: Warning,
         title: "Resumed streams had lost messages",
         condition: Grew(10, "Streams reset", |look| look.status.handle.stats().resets.get()),
-        action: "Raise `history=` of the routes and `--history-bytes` to cover the time for which clients are away.",
+        action: "Raise `history=` of the routes and `--history-bytes` to cover the time for which clients are away. \
+                 Expected after a restart, except for streams with positions of the broker.",
     },
     Rule {
         id: "memory-full",
@@ -284,20 +285,9 @@ pub(crate) static RULES: &[Rule] = &[
         id: "node-missing",
         severity: Warning,
         title: "A node is missing",
-        condition: Fell("Nodes", |look| look.status.cluster.nodes.get()),
-        action: "Expected after a node was removed: it ends by itself. Otherwise look at the log of the missing node.",
-    },
-    Rule {
-        id: "node-draining",
-        severity: Warning,
-        title: "A node has been draining for long",
-        condition: Holds(120, "It has not ended", draining),
-        action: "Wait for `--drain` of this node, or look at its log.",
+        condition: Holds(60, "A node has vanished in the last 5 min without being told to stop", |look| {
+            look.missing_nodes.as_ref().map(|names| format!("Missing: {names}"))
+        }),
+        action: "Look at the log of the missing node. The alarm ends when it is back, or after 5 min.",
     },
 ];
-
-fn draining(look: &Look<'_>) -> Option<String> {
-    let nodes = look.cluster?.nodes.iter().filter(|node| node.report.draining);
-    let names: Vec<&str> = nodes.map(|node| &*node.report.node).collect();
-    (!names.is_empty()).then(|| format!("Draining: {}", names.join(", ")))
-}

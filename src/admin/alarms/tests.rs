@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::status::StageInboxes;
 use super::*;
+use crate::cluster::{ClusterNode, NodeReport};
 use crate::source::StateBoard;
 
 /// Evaluates rules about the counter of published messages, once per second.
@@ -33,7 +34,14 @@ impl Clock {
         let mut alarms = Vec::new();
         for _ in 0..seconds {
             let usage = Usage::default();
-            let look = Look { status: &self.status, usage, max_connections: 1, has_totals: false, cluster: None };
+            let look = Look {
+                status: &self.status,
+                usage,
+                max_connections: 1,
+                has_totals: false,
+                cluster: None,
+                missing_nodes: None,
+            };
             alarms = self.watcher.evaluate(&look, self.now);
             self.now += 1.0;
         }
@@ -89,19 +97,17 @@ async fn missing_growth_is_an_alarm_after_a_whole_window() {
 }
 
 #[tokio::test]
-async fn share_and_fall_are_alarms_and_the_most_urgent_comes_first() {
+async fn share_is_an_alarm_and_the_most_urgent_comes_first() {
     static RULES: [Rule; 2] = [
-        rule(Severity::Warning, Condition::Fell("Nodes", number)),
+        rule(Severity::Warning, Condition::Grew(0, "Messages", number)),
         rule(Severity::Critical, Condition::Share(9, "Late", |look| (20 - number(look), 10 * (20 - number(look))))),
     ];
     let mut clock = Clock::new(&RULES);
-    assert_eq!(clock.after(1, 20), []);
-    let alarms = clock.after(1, 19);
-    assert_eq!(alarms.len(), 1, "a share of too few is no alarm");
-    assert_eq!(alarms[0].detail, "Nodes: 19, and up to 20 in the last 5 min");
+    clock.after(1, 20);
+    assert_eq!(clock.after(1, 19).len(), 1, "a share of too few is no alarm");
     let alarms = clock.after(1, 10);
     let details: Vec<&str> = alarms.iter().map(|alarm| &*alarm.detail).collect();
-    assert_eq!(details, ["Late in the last 5 min: 10 of 100", "Nodes: 10, and up to 20 in the last 5 min"]);
+    assert_eq!(details, ["Late in the last 5 min: 10 of 100", "Messages in the last 5 min: 0"]);
 }
 
 #[tokio::test]
@@ -121,4 +127,22 @@ async fn ids_are_unique_and_gauges_are_those_of_all_rules() {
     ]);
     assert_eq!(alarms.gauges().len(), RULES.len());
     assert_eq!(alarms.gauges()[0], ("source-down", 1.0));
+}
+
+#[test]
+fn node_is_missing_unless_it_has_ended_by_itself_or_is_back() {
+    let node = |name: &str, id: &str, reported_at: u64, draining: bool| {
+        let (node, version, status) = (name.to_owned(), String::new(), "OK".to_owned());
+        let report = NodeReport { node, version, status, draining, startup_time: 0, connections: 0, msgs_broadcast: 0 };
+        ClusterNode { report, reported_at, id: id.to_owned() }
+    };
+    let mut nodes = Nodes::default();
+    let all = [("ends", 95, false), ("drains", 88, true), ("dies", 88, false), ("returns", 88, false)];
+    let all = || all.map(|(name, at, draining)| node(name, name, at, draining)).to_vec();
+    assert_eq!(nodes.look(100, &all(), 4), None);
+    assert_eq!(nodes.look(100, &[], 0).as_deref(), Some("dies, returns"));
+    let back = [node("returns", "another process", 100, false)];
+    let looks: Vec<_> = (0..WINDOW.as_secs()).map(|_| nodes.look(100, &back, 1)).collect();
+    assert_eq!((looks[0].as_deref(), looks.last().unwrap()), (Some("dies"), &None));
+    assert_eq!([nodes.look(100, &all(), 4), nodes.look(100, &[], 300)], [None, None], "a part of the nodes");
 }

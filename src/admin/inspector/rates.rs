@@ -41,6 +41,8 @@ struct Window {
 #[derive(Debug, Clone, Copy, Default)]
 struct Child {
     messages: u64,
+    /// The number of the message that was counted last.
+    last: u64,
     has_children: bool,
 }
 
@@ -143,9 +145,9 @@ impl Prefix {
             sum.messages += child.messages;
             sum.has_children |= child.has_children;
         }
-        let children = children
-            .into_iter()
-            .map(|(name, Child { messages, has_children })| (name, ChildRate { rate: rate(messages), has_children }));
+        let children = children.into_iter().map(|(name, Child { messages, has_children, .. })| {
+            (name, ChildRate { rate: rate(messages), has_children })
+        });
         PrefixRates {
             rate: rate(windows().map(|window| window.messages).sum()),
             seconds,
@@ -160,13 +162,16 @@ impl Window {
         Self { begun_at, messages: 0, children: HashMap::new(), bytes: 0, is_full: false }
     }
 
+    /// Counts the last message for a child, once if several of its topics are there.
     fn count(&mut self, name: &str, is_below: bool) {
+        let last = self.messages;
         if let Some(child) = self.children.get_mut(name) {
-            child.messages += 1;
+            child.messages += u64::from(child.last != last);
+            child.last = last;
             child.has_children |= is_below;
         } else if self.children.len() < MAX_CHILDREN && self.bytes + name.len() <= MAX_BYTES {
             self.bytes += name.len();
-            self.children.insert(name.into(), Child { messages: 1, has_children: is_below });
+            self.children.insert(name.into(), Child { messages: 1, last, has_children: is_below });
         } else {
             self.is_full = true;
         }
@@ -175,6 +180,8 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use tallycast_fanout::Update;
+
     use super::*;
 
     fn ns(text: &str) -> Namespace {
@@ -217,6 +224,18 @@ mod tests {
         assert!(!rates.is_empty());
         rates.tick(at(30));
         assert!(rates.is_empty());
+    }
+
+    #[test]
+    fn message_with_several_topics_counts_once_for_each_child() {
+        let start = Instant::now();
+        let mut rates = Rates::default();
+        rates.of(&ns("/a"), start);
+        let mut several = message("/a/b");
+        several.update = Some(Box::new(Update { alternates: ["/a/b/c", "/a/d"].map(ns).into(), ..Update::default() }));
+        rates.count(&several);
+        let found = rates.of(&ns("/a"), start + Duration::from_secs(1));
+        assert_eq!((found.rate, &*listed(&found)), (1.0, &[("/a/b", 1.0, true), ("/a/d", 1.0, false)][..]));
     }
 
     #[test]

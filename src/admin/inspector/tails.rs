@@ -110,7 +110,7 @@ impl Tails {
     pub(super) fn tick(&mut self) {
         for tail in &mut self.open {
             tail.permits = MAX_RATE;
-            if tail.skipped > 0 && tail.emit(Some(SKIPPED), json!({"count": tail.skipped}).to_string()) {
+            if tail.skipped > 0 && tail.emit(Some(SKIPPED), json!({"skipped": tail.skipped}).to_string()) {
                 tail.skipped = 0;
             }
         }
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!((1..MAX_RATE).filter(|_| next().is_some()).count(), 49);
         assert!(next().is_none());
         tails.tick();
-        assert_eq!(next(), Some((Some(SKIPPED.into()), json!({"count": 51}))));
+        assert_eq!(next(), Some((Some(SKIPPED.into()), json!({"skipped": 51}))));
         tails.tick();
         tails.send(&message("/a/b", "x"));
         assert_eq!(next().unwrap().1["data"], "x");
@@ -197,6 +197,6 @@ mod tests {
         tails.tick();
         assert!(sent.try_recv().is_some());
         tails.tick();
-        assert_eq!(sent.try_recv().unwrap().payload(), r#"{"count":2}"#);
+        assert_eq!(sent.try_recv().unwrap().payload(), r#"{"skipped":2}"#);
     }
 }

@@ -339,7 +339,10 @@ fn emit_totals(emitter: &mut Emitter, totals: &TotalsReader, payload: &[u8]) -> 
     emitter.broker.stats.skipped_members.add(reading.skipped);
     let outcome = reading.event.take().map_or(SendOutcome::Sent, |event| emitter.try_emit(event));
     match outcome {
-        SendOutcome::Sent => totals.settle(&reading, Outcome::Emitted),
+        SendOutcome::Sent => {
+            emitter.broker.stats.readings.add(u64::from(!reading.unavailable));
+            totals.settle(&reading, Outcome::Emitted);
+        }
         SendOutcome::Dropped => totals.settle(&reading, Outcome::Dropped),
         SendOutcome::Closed => {}
     }
