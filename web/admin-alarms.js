@@ -1,6 +1,6 @@
 // What is wrong: the alarms of the server, and its silence.
 
-import { setText, showCode } from "./admin-table.js";
+import { setChildren, setText, showCode } from "./admin-table.js";
 import { clock, serverTime } from "./admin-time.js";
 import { byId, make } from "./dom.js";
 import { count, duration } from "./units.js";
@@ -41,15 +41,14 @@ export class Alarms {
       return item;
     });
     this.#shown = shown;
-    if (items.length !== this.#list.children.length || items.some((item, index) => this.#list.children[index] !== item)) {
-      this.#list.replaceChildren(...items);
-    }
+    setChildren(this.#list, items);
     this.#well.hidden = alarms.length > 0;
     this.#well.classList.toggle("good", well !== null);
     setText(this.#well, well === null ? "Unknown: no values arrive." : `All is well. ${well}`);
     const worst = alarms[0]?.severity ?? "none";
     this.#summary.dataset.severity = worst;
-    setText(this.#summary, alarms.length === 0 ? "No alarms" : alarms.length === 1 ? "1 alarm" : `${count(alarms.length)} alarms`);
+    const none = well === null ? "Unknown" : "No alarms";
+    setText(this.#summary, alarms.length === 0 ? none : alarms.length === 1 ? "1 alarm" : `${count(alarms.length)} alarms`);
     const title = alarms.length === 0 ? TITLE : `(${alarms.length}) ${alarms[0]?.title} - ${TITLE}`;
     if (document.title !== title) document.title = title;
   }
@@ -73,7 +72,7 @@ function create() {
   const action = make("p", "alarm-action");
   action.append(make("b", "", "What to do: "), make("span"));
   const foot = make("p", "alarm-foot");
-  foot.append(make("span", "alarm-since"), " ", make("a", "", "Runbook"));
+  foot.append(make("span", "alarm-since"), make("a", "", "Runbook"));
   item.append(head, make("p", "alarm-detail"), action, foot);
   return item;
 }

@@ -9,25 +9,26 @@ import { bytes, count, perSecond } from "./units.js";
 /** @typedef {import("./admin-history.js").Sample} Sample */
 /** @typedef {import("./admin-chart.js").Description & {values: (samples: readonly Sample[]) => (number | null)[], zeros?: "hidden"}} ChartDescription */
 
-const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const messagesPerSecond = (/** @type {number} */ value) => `${perSecond(value)}/s`;
-const fraction = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
-const shortCount = (/** @type {number} */ value) => compact.format(value);
+const shortNumber = (/** @type {number} */ value) => compact.format(value);
+/** Of what is counted there are no fractions. */
+const shortCount = (/** @type {number} */ value) => (Number.isInteger(value) ? compact.format(value) : "");
 
 /** @type {readonly ChartDescription[]} */
 const CHARTS = [
-  { id: "lost", title: "Losses per second", line: "--bad", format: messagesPerSecond, short: shortCount, values: (all) => rates(all, "lost"), zeros: "hidden" },
-  { id: "received", title: "Events received per second", format: messagesPerSecond, short: shortCount, values: (all) => rates(all, "received") },
-  { id: "delivered", title: "Messages sent per second", format: messagesPerSecond, short: shortCount, values: (all) => rates(all, "delivered") },
+  { id: "lost", title: "Losses per second", line: "--bad", format: messagesPerSecond, short: shortNumber, values: (all) => rates(all, "lost"), zeros: "hidden" },
+  { id: "received", title: "Events received per second", format: messagesPerSecond, short: shortNumber, values: (all) => rates(all, "received") },
+  { id: "delivered", title: "Messages sent per second", format: messagesPerSecond, short: shortNumber, values: (all) => rates(all, "delivered") },
   { id: "bytes", title: "Data sent per second", format: (value) => `${bytes(value)}/s`, short: shortBytes, values: (all) => rates(all, "bytes") },
   { id: "connections", title: "Open streams", format: count, short: shortCount, values: (all) => all.map((one) => one.connections) },
-  { id: "cpu", title: "CPU cores in use", format: (value) => value.toFixed(2), short: (value) => fraction.format(value), values: (all) => rates(all, "cpu_seconds") },
+  { id: "cpu", title: "CPU cores in use", format: (value) => value.toFixed(2), short: shortNumber, values: (all) => rates(all, "cpu_seconds") },
   { id: "memory", title: "Memory", format: bytes, short: shortBytes, values: (all) => all.map((one) => one.memory_bytes) },
 ];
 
 /** @param {number} value */
 function shortBytes(value) {
-  return bytes(value).replace(".0 ", " ");
+  return value < 1000 && !Number.isInteger(value) ? "" : bytes(value).replace(".0 ", " ");
 }
 
 export class Charts {

@@ -1,8 +1,8 @@
 // The table of all nodes that share the broker.
 
-import { setText, Table } from "./admin-table.js";
+import { setText, showTagged, Table } from "./admin-table.js";
 import { clock } from "./admin-time.js";
-import { byId, make } from "./dom.js";
+import { byId } from "./dom.js";
 import { count, duration } from "./units.js";
 
 /**
@@ -77,12 +77,10 @@ function stateText({ as_of, stale, error, nodes_total }) {
 
 /** @param {HTMLElement} cell @param {Node} node */
 function showName(cell, { id, node }) {
-  cell.replaceChildren(node);
-  if (id === own) cell.append(" ", make("span", "tag", "this node"));
+  showTagged(cell, node, id === own ? "this node" : "");
 }
 
 /** @param {HTMLElement} cell @param {Node} node */
 function showStatus(cell, { status, draining }) {
-  cell.replaceChildren(make("span", status === "OK" ? "good" : "warn", status));
-  if (draining) cell.append(" ", make("span", "tag", "draining"));
+  showTagged(cell, status, draining ? "draining" : "", status === "OK" ? "good" : "warn");
 }

@@ -1,6 +1,6 @@
 // The paginated table of open streams, filtered by namespace, and the dialog that ends one.
 
-import { request } from "./admin-api.js";
+import { Refresh, request } from "./admin-api.js";
 import { setText, Table } from "./admin-table.js";
 import { byId, make } from "./dom.js";
 import { count, duration } from "./units.js";
@@ -17,8 +17,9 @@ import { count, duration } from "./units.js";
  */
 
 const PAGE_SIZE = 50;
-/** The minimum interval between refreshes. */
-const REFRESH_MS = 2000;
+/** The interval between refreshes, and the shorter time after which a stream that is opened or closed shows. */
+const REFRESH_MS = 5000;
+const CHANGE_MS = 2000;
 
 export class Connections {
   #filter = byId("filter", HTMLInputElement);
@@ -27,6 +28,7 @@ export class Connections {
   #next = byId("next", HTMLButtonElement);
   #range = byId("range", HTMLElement);
   #dialog = new DisconnectDialog(() => void this.#load());
+  #refresh = new Refresh(() => void this.#load(), REFRESH_MS);
   #offset = 0;
   #now = 0;
   #version = "";
@@ -57,11 +59,12 @@ export class Connections {
 
   show() {
     this.#isShown = true;
-    void this.#load();
+    this.#refresh.start();
   }
 
   hide() {
     this.#isShown = false;
+    this.#refresh.stop();
   }
 
   /**
@@ -79,7 +82,7 @@ export class Connections {
     this.#timer ??= setTimeout(() => {
       this.#timer = undefined;
       void this.#load();
-    }, REFRESH_MS);
+    }, CHANGE_MS);
   }
 
   /** @param {number} offset */
@@ -90,16 +93,18 @@ export class Connections {
 
   async #load() {
     const namespace = this.#filter.value.trim();
-    const offset = this.#offset;
-    const query = new URLSearchParams({ limit: String(PAGE_SIZE), offset: String(offset), sort: this.#sort.value, namespace });
+    const [offset, sort] = [this.#offset, this.#sort.value];
+    const query = new URLSearchParams({ limit: String(PAGE_SIZE), offset: String(offset), sort, namespace });
     const answer = await request(`/admin/status.json?${query}`);
-    if (offset !== this.#offset || namespace !== this.#filter.value.trim()) return;
+    if (offset !== this.#offset || sort !== this.#sort.value || namespace !== this.#filter.value.trim()) return;
     this.#filter.setAttribute("aria-invalid", String(!answer.ok && answer.status === 400));
     if (!answer.ok) {
       setText(this.#range, answer.reason);
       return;
     }
     const { connections, connections_matched: matched, reported_at } = answer.data;
+    // The last page may have become empty.
+    if (offset > 0 && offset >= matched) return this.#goTo(Math.floor(Math.max(0, matched - 1) / PAGE_SIZE) * PAGE_SIZE);
     this.#now = reported_at;
     this.#table.render(connections).forEach((row, index) => {
       row.dataset.connectionPath = connections[index].request_path;
@@ -159,7 +164,7 @@ class DisconnectDialog {
     const answer = await request("/admin/disconnect", { connection: connection.id });
     this.#confirm.disabled = false;
     if (!answer.ok && answer.status !== 404) {
-      this.#error.textContent = `Not disconnected: ${answer.reason}`;
+      this.#error.textContent = answer.status === 0 ? "No answer: the stream may have ended." : `Not disconnected: ${answer.reason}`;
       return;
     }
     this.#dialog.close();

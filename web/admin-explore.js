@@ -107,7 +107,7 @@ export class Explore {
     const answer = await request(`/admin/namespaces.json?prefix=${encodeURIComponent(namespace)}`);
     this.#isLoading = false;
     if (namespace !== this.#namespace) {
-      void this.#load();
+      if (this.#namespace.startsWith("/")) void this.#load();
       return;
     }
     this.#error.hidden = answer.ok;

@@ -1,7 +1,7 @@
 // The figures of the overview: numbers now, and the losses and errors that are not zero.
 
 import { make, byId } from "./dom.js";
-import { setText } from "./admin-table.js";
+import { setChildren, setText, showTagged } from "./admin-table.js";
 import { bytes, count, duration, perSecond, Rate, RATES } from "./units.js";
 
 /** @typedef {import("./admin.js").LiveEvent} LiveEvent */
@@ -53,6 +53,8 @@ export class Errors {
   #all = byId("errors-all", HTMLInputElement);
   /** The last growth of each count. @type {Map<string, {count: number, grewAt: number}>} */
   #growth = new Map();
+  /** The row of each count, which stays so that a selection in it survives. @type {Map<string, HTMLElement>} */
+  #rows = new Map();
   /** @type {LiveEvent | undefined} */
   #event;
 
@@ -73,13 +75,15 @@ export class Errors {
     // Counts that grow are what matters now.
     const isGrowing = (/** @type {string} */ title) => at - (this.#growth.get(title)?.grewAt ?? -Infinity) < RECENT_SECONDS;
     const rows = shown.map(({ title, count: value }) => {
-      const row = make("div", value > 0 ? "nonzero" : "");
-      const term = make("dt", "", title);
-      if (isGrowing(title)) term.append(" ", make("span", "tag growing", "growing"));
-      row.append(term, make("dd", "", count(value)));
+      const row = this.#rows.get(title) ?? make("div");
+      this.#rows.set(title, row);
+      if (!row.firstChild) row.append(make("dt"), make("dd"));
+      row.className = value > 0 ? "nonzero" : "";
+      showTagged(/** @type {HTMLElement} */ (row.firstChild), title, isGrowing(title) ? "growing" : "");
+      setText(/** @type {HTMLElement} */ (row.lastChild), count(value));
       return row;
     });
-    this.#list.replaceChildren(...rows);
+    setChildren(this.#list, rows);
     const zeros = errors.filter(({ count }) => count === 0).length;
     this.#none.hidden = shown.length > 0;
     setText(byId("errors-all-text", HTMLElement), `Show the ${count(zeros)} that are zero`);

@@ -21,6 +21,10 @@ import { RATE_SECONDS } from "./units.js";
 
 /** @type {Readonly<Record<Range, number>>} */
 export const RANGES = { "10m": 600, "1h": 3600, "6h": 21_600, "24h": 86_400 };
+/** Samples of a range at most, as the server keeps them. */
+const MAX_SAMPLES = 600;
+/** The pause before a range that could not be read is read again. */
+const RETRY_SECONDS = 5;
 /** The longest interval between samples that is filled by the events, which come every second. */
 const MAX_LIVE_INTERVAL = 1.5;
 
@@ -31,6 +35,7 @@ export class History {
   range = "10m";
   #interval = 1;
   #loadedAt = 0;
+  #hasFailed = false;
   #request = 0;
 
   /** Reads all samples of a range. @param {Range} range */
@@ -38,22 +43,25 @@ export class History {
     const request_ = ++this.#request;
     if (range !== this.range) this.samples = [];
     this.range = range;
+    this.#interval = RANGES[range] / MAX_SAMPLES;
     this.#loadedAt = serverTime();
+    this.#hasFailed = false;
     const answer = await request(`/admin/history.json?range=${range}`);
-    if (request_ !== this.#request || !answer.ok) return;
-    this.samples = answer.data.samples;
-    this.#interval = answer.data.interval ?? 1;
+    if (request_ !== this.#request) return;
+    this.#hasFailed = !answer.ok;
+    if (answer.ok) this.samples = answer.data.samples;
   }
 
-  /** Adds a sample to the shortest range; reads the others again when they have new ones. @param {Sample} sample */
+  /** Adds a sample to the shortest range; reads the others again when they have new ones, and each that could not be read. @param {Sample} sample */
   push(sample) {
-    if (this.#interval <= MAX_LIVE_INTERVAL) {
+    const isLive = this.#interval <= MAX_LIVE_INTERVAL;
+    if (isLive) {
       if (sample.at > (this.samples.at(-1)?.at ?? 0)) this.samples.push(sample);
       const oldest = sample.at - RANGES[this.range];
       while (this.samples[0] && this.samples[0].at < oldest) this.samples.shift();
-    } else if (serverTime() - this.#loadedAt >= this.#interval) {
-      void this.load(this.range);
     }
+    const pause = this.#hasFailed ? RETRY_SECONDS : isLive ? Infinity : this.#interval;
+    if (serverTime() - this.#loadedAt >= pause) void this.load(this.range);
   }
 
   /** The times between which the charts show values. @returns {[number, number]} */

@@ -14,6 +14,7 @@ export class Publish {
   #event = byId("publish-event", HTMLInputElement);
   #data = byId("publish-data", HTMLTextAreaElement);
   #result = byId("publish-result", HTMLElement);
+  #isBusy = false;
 
   constructor() {
     byId("publish-form", HTMLFormElement).addEventListener("submit", (event) => {
@@ -34,12 +35,22 @@ export class Publish {
   }
 
   async #publish() {
+    // A second click or Enter before the answer would publish twice.
+    if (this.#isBusy) return;
+    this.#isBusy = true;
     const [namespace, event, data] = [this.#namespace.value.trim(), this.#event.value, this.#data.value];
     const body = event === "" ? { namespace, data } : { namespace, data, event };
+    this.#result.className = "muted";
+    setText(this.#result, "Publishing…");
     const answer = await request("/admin/publish", body);
+    this.#isBusy = false;
     this.#result.className = answer.ok ? "notice good" : "notice bad";
+    if (!answer.ok) {
+      setText(this.#result, answer.status === 0 ? "No answer: the message may have been published." : `Not published: ${answer.reason}`);
+      return;
+    }
     const shown = data.length > MAX_SHOWN ? `${data.slice(0, MAX_SHOWN)}…` : data;
     const name = event === "" ? "" : ` as ${event}`;
-    setText(this.#result, answer.ok ? `Published to ${namespace}${name} at ${clock(serverTime())}: ${shown}` : `Not published: ${answer.reason}`);
+    setText(this.#result, `Published to ${namespace}${name} at ${clock(serverTime())}: ${shown}`);
   }
 }

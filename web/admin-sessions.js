@@ -1,6 +1,6 @@
 // The table of sessions.
 
-import { request } from "./admin-api.js";
+import { Refresh, request } from "./admin-api.js";
 import { setText, Table } from "./admin-table.js";
 import { clock } from "./admin-time.js";
 import { byId } from "./dom.js";
@@ -18,6 +18,7 @@ import { count } from "./units.js";
  */
 
 const LIMIT = 50;
+const REFRESH_MS = 5000;
 
 /** @type {Table<Session>} */
 const table = new Table(
@@ -44,25 +45,39 @@ export class Sessions {
   #id = byId("session-id", HTMLInputElement);
   #range = byId("session-range", HTMLElement);
   #list = byId("session-list", HTMLElement);
+  #refresh = new Refresh(() => void this.#load(), REFRESH_MS);
+  /** The session that is searched for; without a name all of them. */
+  #wanted = "";
 
   constructor() {
     byId("session-form", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
-      void this.show();
+      this.#wanted = this.#id.value.trim();
+      this.#list.hidden = true;
+      this.#refresh.start();
     });
   }
 
-  async show() {
+  show() {
+    this.#refresh.start();
+  }
+
+  hide() {
+    this.#refresh.stop();
+  }
+
+  async #load() {
     const query = new URLSearchParams({ limit: String(LIMIT) });
-    const id = this.#id.value.trim();
-    if (id !== "") query.set("id", id);
+    const wanted = this.#wanted;
+    if (wanted !== "") query.set("id", wanted);
     const answer = await request(`/admin/sessions.json?${query}`);
-    this.#list.hidden = !answer.ok || answer.data.sessions.length === 0;
+    if (wanted !== this.#wanted) return;
     if (!answer.ok) {
       setText(this.#range, answer.reason);
       return;
     }
     const { total, sessions } = answer.data;
+    this.#list.hidden = sessions.length === 0;
     setText(this.#range, `Sessions: ${count(sessions.length)} of ${count(total)}`);
     table.render(sessions);
   }

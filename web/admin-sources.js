@@ -2,7 +2,7 @@
 
 import { setText, Table } from "./admin-table.js";
 import { clock, serverTime } from "./admin-time.js";
-import { byId, make } from "./dom.js";
+import { byId } from "./dom.js";
 import { count, duration } from "./units.js";
 
 /** @typedef {import("./admin.js").LiveEvent} LiveEvent */
@@ -18,7 +18,7 @@ const sources = new Table(
   [
     { title: "Source", text: ({ name }) => name },
     { title: "Kind", text: ({ kind }) => kind ?? "" },
-    { title: "State", show: (cell, { state }) => cell.replaceChildren(make("span", CLASSES[state] ?? "", state)) },
+    { title: "State", show: showState },
     { title: "Since", text: ({ since }) => `${clock(since)} (${duration(serverTime() - since)})` },
   ],
   ({ name }) => name,
@@ -36,6 +36,12 @@ const feeds = new Table(
   ({ namespace, framing, policy }) => `${namespace} ${framing} ${policy}`,
 );
 
+/** @param {HTMLElement} cell @param {Source} source */
+function showState(cell, { state }) {
+  setText(cell, state);
+  cell.className = CLASSES[state] ?? "";
+}
+
 /** @param {LiveEvent} event */
 export function renderSources(event) {
   sources.render(event.sources);
@@ -44,8 +50,8 @@ export function renderSources(event) {
 }
 
 /** @param {LiveEvent} event */
-export function renderFeeds({ feeds: shown, counters }) {
+export function renderFeeds({ feeds: shown, feeds_total }) {
   feeds.render(shown);
-  const more = (counters.hub?.feeds ?? 0) - shown.length;
+  const more = feeds_total - shown.length;
   setText(byId("feeds-more", HTMLElement), shown.length === 0 ? "No open streams." : more > 0 ? `and ${count(more)} more` : "");
 }

@@ -61,9 +61,12 @@ export class Table {
       return one.row;
     });
     for (const [key, { row }] of this.#rows) if (!kept.has(key)) row.remove();
-    // Moves only the rows whose place has changed: a row that moves loses the focus.
+    // A row that moves loses the focus, so the others move around the one that has it.
+    const focused = rows.find((row) => row.contains(document.activeElement));
     rows.forEach((row, index) => {
-      if (this.#body.rows[index] !== row) this.#body.insertBefore(row, this.#body.rows[index] ?? null);
+      const there = () => /** @type {HTMLTableRowElement} */ (this.#body.rows[index]);
+      if (row === focused) while (there() !== row) this.#body.append(there());
+      else if (there() !== row) this.#body.insertBefore(row, there() ?? null);
     });
     this.#rows = kept;
     return rows;
@@ -98,6 +101,29 @@ function fill({ text, show }, cell, item) {
 /** Changes a text only if it differs, so that a selection in it survives. @param {Element} element @param {string} text */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
+}
+
+/** Replaces the children of an element only if they differ. @param {Element} element @param {readonly Element[]} children */
+export function setChildren(element, children) {
+  const { children: now } = element;
+  if (now.length !== children.length || children.some((child, index) => now[index] !== child)) element.replaceChildren(...children);
+}
+
+/**
+ * Shows a text and after it a tag, which is hidden if it is empty.
+ * @param {HTMLElement} element
+ * @param {string} text
+ * @param {string} tag
+ * @param {string} [className] Of the text.
+ */
+export function showTagged(element, text, tag, className = "") {
+  if (!element.firstChild) element.append(make("span"), " ", make("span", "tag"));
+  const [word, mark] = /** @type {HTMLCollectionOf<HTMLElement>} */ (element.children);
+  if (!word || !mark) return;
+  setText(word, text);
+  word.className = className;
+  setText(mark, tag);
+  mark.hidden = tag === "";
 }
 
 /** Shows a text in which `backticks` mark code. @param {HTMLElement} element @param {string} text */

@@ -143,7 +143,11 @@ function row({ at, namespace, event, id, data, bytes: size }) {
   const head = make("p", "tail-head");
   head.append(make("time", "muted", clock(at)), " ", make("span", "mono", namespace));
   if (event !== null) head.append(" ", make("span", "tag", event));
-  if (id !== null) head.append(" ", make("span", "muted mono", id));
+  if (id !== null) {
+    const shown = make("span", "muted mono tail-id", id);
+    shown.title = id;
+    head.append(" ", shown);
+  }
   const cut = new TextEncoder().encode(data).length < size ? ", cut" : "";
   head.append(" ", make("span", "muted", `${bytes(size)}${cut}`));
   row.append(head, make("p", "tail-data mono", data));

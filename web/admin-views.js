@@ -39,13 +39,14 @@ export function startViews(views) {
         link.scrollIntoView({ block: "nearest", inline: "nearest" });
       }
     }
-    views[shown]?.show?.(argument);
     // Screen readers and the keyboard continue at the heading of the new view.
     if (changed) {
       scrollTo(0, 0);
       const heading = sections.find((section) => !section.hidden)?.querySelector("h2");
       if (heading instanceof HTMLElement) heading.focus({ preventScroll: true });
     }
+    // Afterwards, because a view may scroll to what its argument names.
+    views[shown]?.show?.(argument);
   };
   addEventListener("hashchange", follow);
   follow();

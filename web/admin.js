@@ -40,7 +40,8 @@ import { count, duration } from "./units.js";
  * @property {{title: string, count: number}[]} errors
  * @property {{memory_bytes?: number, cpu_seconds?: number, open_files?: number, max_files?: number}} process
  * @property {{decode: number, tally: number, hub: number, capacity: number}} inboxes
- * @property {import("./admin-sources.js").Feed[]} feeds
+ * @property {import("./admin-sources.js").Feed[]} feeds Those with the most readers.
+ * @property {number} feeds_total
  * @property {import("./admin-cluster.js").Cluster | null} cluster
  */
 
@@ -61,6 +62,8 @@ const explore = new Explore();
 let last;
 let wasStale = false;
 let isAuthorized = true;
+/** Why the server refuses the events for good, or empty. */
+let refusal = "";
 /** The time of the last event, or of the start of the page, by the clock of the browser. */
 let lastSeen = Date.now() / 1000;
 
@@ -104,16 +107,21 @@ function renderAge() {
 
 /** The alarm that the server cannot send. @param {number} age @returns {import("./admin-alarms.js").Alarm} */
 function silence(age) {
-  const since = serverTime() - age;
-  return {
-    id: "silence",
-    severity: "critical",
-    title: "The server does not answer",
-    detail: last ? `All values are those of ${clock(last.at)}.` : "No values have arrived.",
-    action:
-      "Check that the process runs and that its host is reachable. It may be stopped or out of CPU. This page reconnects by itself.",
-    since,
-  };
+  const values = last ? `All values are those of ${clock(last.at)}.` : "No values have arrived.";
+  const words =
+    refusal === ""
+      ? {
+          title: "The server does not answer",
+          detail: values,
+          action:
+            "Check that the process runs and that its host is reachable. It may be stopped or out of CPU. This page reconnects by itself.",
+        }
+      : {
+          title: "The server refuses the live values",
+          detail: `${refusal}. ${values}`,
+          action: "Remove the reason, then reload this page: it does not reconnect by itself.",
+        };
+  return { id: "silence", severity: "critical", since: serverTime() - age, ...words };
 }
 
 /** @param {LiveEvent} event */
@@ -154,8 +162,9 @@ subscribe(
       }
       renderAge();
     },
-    refused({ status }) {
+    refused({ status, reason, permanent }) {
       if (status === 401) reportUnauthorized();
+      if (permanent) refusal = reason;
     },
   },
   { url: "/admin/events", envelope: false, watchdog: WATCHDOG_MS },

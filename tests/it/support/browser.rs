@@ -19,11 +19,22 @@ const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 /// How often a chromedriver is started that exits before it serves.
 const DRIVER_ATTEMPTS: usize = 5;
 
+/// A chromedriver, ended on drop: also if it starts no browser.
+struct Driver(Child);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Errors are ignored: the test has already reported its result.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A browser window, closed on drop.
 pub(crate) struct Browser {
     /// The session URL.
     session: String,
-    driver: Child,
+    _driver: Driver,
     _profile: TempDir,
 }
 
@@ -90,7 +101,7 @@ impl Browser {
         let sessions = format!("http://127.0.0.1:{port}/session");
         let answer = call(Method::POST, &sessions, &json!({"capabilities": {"alwaysMatch": capabilities}}));
         let session = format!("{sessions}/{}", answer["sessionId"].as_str().unwrap());
-        Self { session, driver, _profile: profile }
+        Self { session, _driver: driver, _profile: profile }
     }
 
     pub(crate) fn open(&self, tallycast: &Tallycast, path: &str) {
@@ -229,17 +240,15 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Ends the browser, which would outlive the driver. Errors are ignored: the test has already reported its result.
+        // Ends the browser, which would outlive the driver. Errors are ignored, as by the driver.
         let session = self.session.clone();
         let _ = std::thread::spawn(move || call(Method::DELETE, &session, &Value::Null)).join();
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
     }
 }
 
 /// Starts a chromedriver on a free port, and returns the port. A driver chooses a port before it binds it, so another process
 /// may take it first; the driver then exits, and the next attempt gets another port.
-fn start_driver() -> (Child, String) {
+fn start_driver() -> (Driver, String) {
     for _ in 0..DRIVER_ATTEMPTS {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
@@ -255,7 +264,7 @@ fn start_driver() -> (Child, String) {
         if let Some(port) = port {
             // Keep reading, so that a full pipe never blocks the driver.
             std::thread::spawn(move || lines.for_each(drop));
-            return (driver, port);
+            return (Driver(driver), port);
         }
         driver.wait().unwrap();
     }
