@@ -83,9 +83,8 @@ const BUFFER = 1000;
 const BUFFER_CHARACTERS = 1 << 24;
 /** Characters of an event, which is larger than any that a server sends by default. */
 const MAX_EVENT_CHARACTERS = 1 << 25;
-/** Refusals by status, of those from 400 to 499, and WebSocket close codes. */
-const TEMPORARY = [408, 409, 421, 425, 426, 429];
-const PERMANENT = [204, 1002, 1003, 1007, 1009];
+/** Permanent refusals: by status, of those from 400 to 499 all but 408, 409, 421, 425, 426 and 429, or by WebSocket close code. */
+const PERMANENT = /^(204|4(?!0[89]|2[1569])..|100[2379])$/;
 /** The reason for aborting what the subscription waits for, without a failure. */
 const WAKE = {};
 
@@ -166,21 +165,26 @@ export function createParser(onBlock, onRetry) {
 }
 
 /**
- * Rejects when the signal is aborted.
+ * The reason for which the signal is aborted, once it is.
  * @param {AbortSignal} signal
- * @returns {Promise<never>}
+ * @returns {Promise<any>}
  */
 function aborted(signal) {
-  return new Promise((_, reject) => {
-    const fail = () => reject(signal.reason);
-    if (signal.aborted) fail();
-    signal.addEventListener("abort", fail);
+  return new Promise((resolve) => {
+    const end = () => resolve(signal.reason);
+    if (signal.aborted) end();
+    signal.addEventListener("abort", end);
   });
 }
 
 /** @param {string | Iterable<string>} topics */
 function setOf(topics) {
   return new Set(typeof topics === "string" ? [topics] : topics);
+}
+
+/** What is in the first but not in the second. @param {Iterable<string>} topics @param {Set<string>} others */
+function without(topics, others) {
+  return [...topics].filter((topic) => !others.has(topic));
 }
 
 /** A running subscription: see `subscribe`. */
@@ -200,21 +204,20 @@ export class Subscription {
   /** @type {Refusal | undefined} */
   #refusal;
   #position;
-  /** Whether messages have had ids, and whether others had none, since the topics last changed. */
-  #hasIds = false;
-  #isLossy = false;
-  #topicsChanged = false;
-  #wasLive = false;
+  /** Since the topics last changed: true once there was an id, and false once there was a message without one. @type {boolean | undefined} */
+  #isResumable = true;
+  #topicsChanged = true;
   #offline = false;
   #hidden = false;
   #failures = 0;
   /** The pause that the server asks for, in milliseconds. */
   #retry = 0;
-  #heardAt = 0;
+  #receivedAt = 0;
   /** When the connection was opened, or NaN. */
   #openedAt = NaN;
   /** Why the authorization has ended, if it has. */
   #expired = "";
+  /** Whether this connection has had a snapshot of the totals. */
   #hasTotals = false;
 
   /** The open WebSocket. @type {any} */
@@ -225,6 +228,8 @@ export class Subscription {
   #requested = new Set();
   /** What these commands add and remove. @type {string[][][]} */
   #commands = [];
+  /** While last values may come, the namespaces whose next message is none. @type {Set<string> | undefined} */
+  #replayed;
 
   /** What waits for the iterator, with its size. @type {[Item, number][] | undefined} */
   #queue;
@@ -255,7 +260,7 @@ export class Subscription {
     this.#position = options.lastEventId ?? "";
     if (options.transport === "websocket") {
       this.#Socket = options.WebSocket ?? globalThis.WebSocket;
-      if (!this.#Socket) throw new TypeError("no WebSocket in this runtime; expected one as the option WebSocket");
+      if (!this.#Socket) throw new TypeError("no WebSocket; expected the option WebSocket");
     }
     void this.#run();
   }
@@ -277,9 +282,9 @@ export class Subscription {
 
   /** Reads these topics from now on. @param {string | Iterable<string>} topics */
   setTopics(topics) {
-    const before = this.#topics ?? new Set();
+    const before = new Set(this.#topics);
     this.#topics = setOf(topics);
-    if (before.size === this.#topics.size && this.topics.every((topic) => before.has(topic))) return;
+    if (before.size === this.#topics.size && !without(before, this.#topics).length) return;
     this.#topicsChanged = true;
     const { state } = this.#status;
     // Once for all changes of a turn. Without a connection, the next one has the new topics.
@@ -294,8 +299,7 @@ export class Subscription {
 
   /** Reads fewer topics. @param {string | Iterable<string>} topics */
   remove(topics) {
-    const removed = setOf(topics);
-    this.setTopics(this.topics.filter((topic) => !removed.has(topic)));
+    this.setTopics(without(this.topics, setOf(topics)));
   }
 
   /** Ends the subscription. No handler is called after that, but `state` with `closed`. */
@@ -330,7 +334,7 @@ export class Subscription {
         } else if (this.#status.state === "closed") {
           return;
         } else {
-          await new Promise((resolve) => (this.#notify = () => resolve(undefined)));
+          await new Promise((/** @type {any} */ resolve) => (this.#notify = resolve));
         }
       }
     } finally {
@@ -418,8 +422,7 @@ export class Subscription {
         if (this.#hidden !== hidden) this.#phase.abort(WAKE);
         this.#hidden = hidden;
       };
-      if (page.hidden) timer = setTimeout(set, pauseHidden, true);
-      else set(false);
+      timer = setTimeout(set, page.hidden ? pauseHidden : 0, page.hidden);
     };
     page.addEventListener("visibilitychange", look, { signal });
     look();
@@ -434,18 +437,18 @@ export class Subscription {
       const pause = this.#offline ? "offline" : this.#hidden ? "hidden" : this.#topics?.size === 0 ? "no topics" : "";
       if (pause) {
         this.#set({ state: "paused", reason: pause });
-        await aborted(phase.signal).catch(() => {});
+        await aborted(phase.signal);
         continue;
       }
       const error = await this.#connect(phase);
       if (error === WAKE) continue;
       const delay = this.#fail(error);
-      if (!delay) continue;
+      if (!delay || this.#life.signal.aborted) continue;
       const { signal } = (this.#phase = new AbortController());
       this.#set({ state: "waiting", reason: error.message, retryAt: Date.now() + delay });
       /** @type {ReturnType<typeof setTimeout> | undefined} */
       let timer;
-      await Promise.race([aborted(signal), new Promise((resolve) => (timer = setTimeout(resolve, delay)))]).catch(() => {});
+      await Promise.race([aborted(signal), new Promise((resolve) => (timer = setTimeout(resolve, delay)))]);
       clearTimeout(timer);
     }
   }
@@ -461,22 +464,21 @@ export class Subscription {
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let timer;
     const watch = () => {
-      const left = this.#heardAt + watchdog - Date.now();
+      const left = this.#receivedAt + watchdog - Date.now();
       if (left > 0) timer = setTimeout(watch, left);
       else phase.abort(new Error(`no data for ${watchdog / 1000} s`));
     };
-    this.#heardAt = Date.now();
+    this.#receivedAt = Date.now();
     this.#openedAt = NaN;
     this.#expired = "";
+    this.#hasTotals = false;
     this.#set({ state: "connecting" });
     if (watchdog) watch();
-    /** @type {any} */
-    let error;
-    try {
-      await Promise.race([aborted(signal), this.#Socket ? this.#readSocket(signal) : this.#readStream(signal)]);
-    } catch (caught) {
-      error = caught;
-    }
+    const read = this.#Socket ? this.#readSocket(signal) : this.#readStream(signal);
+    // The function of a token may reject with anything.
+    const error = await Promise.race([aborted(signal), read]).catch((reason) =>
+      reason instanceof Error ? reason : new Error(String(reason)),
+    );
     clearTimeout(timer);
     // Ends everything that belongs to it.
     phase.abort(WAKE);
@@ -511,15 +513,17 @@ export class Subscription {
     return typeof token === "function" ? token() : token;
   }
 
-  /** The URL of the next connection. @param {Iterable<string>} topics */
+  /** The URL of the next connection. @param {string[]} topics */
   #address(topics) {
     const { snapshot, envelope = true, params = {} } = this.#options;
+    const { namespace = topics[0] ?? "" } = this.totals;
     const url = new URL(this.#url);
     const query = url.searchParams;
     for (const topic of topics) query.append("topic", topic);
     query.set("notices", "1");
     if (envelope) query.set("envelope", "1");
-    if (snapshot) query.set("snapshot", "1");
+    // Over WebSocket, the namespace of the totals may have been removed. The other topics have none.
+    if (snapshot && !(this.#Socket && topics[0] && !topics.includes(namespace))) query.set("snapshot", "1");
     for (const [name, value] of Object.entries(params)) {
       // Where to start for the first time.
       if (!this.#position || !/^(last|since)$/.test(name)) query.set(name, value);
@@ -528,14 +532,14 @@ export class Subscription {
   }
 
   /** Requests the stream. @param {AbortSignal} signal @param {string | undefined} token */
-  async #request(signal, token) {
+  async #request(signal, token, topics = this.topics) {
     const { fetch = globalThis.fetch, credentials, token: given } = this.#options;
     /** @type {Record<string, string>} */
     const headers = { accept: "text/event-stream" };
     if (token) headers.authorization = `Bearer ${token}`;
-    // Ids can be too long for a URL. After an id, added topics would have no last values.
-    if (this.#position && !(this.#topicsChanged && this.#startsWithLast)) headers["last-event-id"] = this.#position;
-    const response = await fetch(this.#address(this.topics), { headers, signal, credentials, cache: "no-store" });
+    // Ids can be too long for a URL.
+    if (this.#position) headers["last-event-id"] = this.#position;
+    const response = await fetch(this.#address(topics), { headers, signal, credentials, cache: "no-store" });
     const { status } = response;
     const type = response.headers.get("content-type") ?? "";
     if (status === 200 && type.startsWith("text/event-stream")) return response;
@@ -544,8 +548,7 @@ export class Subscription {
     throw new Refusal(
       status,
       text || `status ${status}, ${type || "no content"}`,
-      PERMANENT.includes(status) ||
-        (status >= 400 && status < 500 && !TEMPORARY.includes(status) && !(status === 401 && typeof given === "function")),
+      PERMANENT.test(`${status}`) && !(status === 401 && typeof given === "function"),
       Number(after) * 1000 || Date.parse(after) - Date.now() || 0,
     );
   }
@@ -561,7 +564,7 @@ export class Subscription {
     for (;;) {
       const chunk = await reader?.read();
       if (!chunk || chunk.done) throw new Error(this.#expired || "the stream has ended");
-      this.#heardAt = Date.now();
+      this.#receivedAt = Date.now();
       feed(chunk.value);
     }
   }
@@ -582,15 +585,15 @@ export class Subscription {
     const { code, reason } = await new Promise((resolve, reject) => {
       socket.onopen = () => {
         this.#socket = socket;
-        this.#confirmed = new Set(topics);
-        this.#requested = new Set(topics);
+        this.#confirmed = this.#requested = new Set(topics);
         this.#commands = [];
+        this.#replayed = undefined;
         this.#opened();
         this.#sendTopics(this.#position || undefined);
       };
       socket.onmessage = (/** @type {{data: string}} */ { data }) => {
         if (signal.aborted) return;
-        this.#heardAt = Date.now();
+        this.#receivedAt = Date.now();
         try {
           this.#receive(JSON.parse(data), data.length);
         } catch (error) {
@@ -602,48 +605,52 @@ export class Subscription {
       socket.onclose = resolve;
     });
     // A WebSocket does not show why it was refused. A request for the same stream does.
-    if (!this.#openedAt) await this.#request(signal, token);
+    if (!this.#openedAt) await this.#request(signal, token, topics);
     if (code === 1008 && /expired/.test(reason)) this.#expired = reason;
     const text = reason || `the WebSocket was closed (${code})`;
-    throw PERMANENT.includes(code) ? new Refusal(code, text, true) : new Error(text);
+    throw PERMANENT.test(code) ? new Refusal(code, text, true) : new Error(text);
   }
 
   #opened() {
     this.#openedAt = Date.now();
-    if (this.#wasLive && (!this.#hasIds || this.#isLossy)) this.#gap({ reason: "disconnected" });
-    if (this.#topicsChanged) this.#hasIds = this.#isLossy = this.#topicsChanged = false;
-    this.#wasLive = true;
+    if (!this.#isResumable) this.#gap({ reason: "disconnected" });
+    if (this.#topicsChanged) this.#isResumable = undefined;
+    this.#topicsChanged = false;
     this.#set({ state: "live" });
   }
 
-  /** Whether topics have last values, which those that are added start with, rather than totals. */
-  get #startsWithLast() {
-    return this.#options.snapshot && !this.#hasTotals;
-  }
-
-  /** Sends what has changed of the topics. */
-  #sendTopics(after = this.#startsWithLast ? "earliest" : undefined) {
-    const topics = this.topics;
-    const subscribe = topics.filter((topic) => !this.#requested.has(topic));
-    const unsubscribe = [...this.#requested].filter((topic) => !topics.includes(topic));
-    if (!this.#socket || subscribe.length + unsubscribe.length === 0) return;
-    this.#requested = new Set(topics);
+  /** Sends what has changed of the topics. @param {string} [after] Where those that are added start. */
+  #sendTopics(after) {
+    const topics = new Set(this.#topics);
+    const subscribe = without(topics, this.#requested);
+    const unsubscribe = without(this.#requested, topics);
+    if (!this.#socket || !(subscribe.length + unsubscribe.length)) return;
+    this.#requested = topics;
     this.#commands.push([subscribe, unsubscribe]);
-    this.#socket.send(JSON.stringify({ subscribe, unsubscribe, after }));
+    const snapshot = subscribe[0] && this.#options.snapshot;
+    this.#socket.send(JSON.stringify({ subscribe, unsubscribe, after, snapshot }));
   }
 
   /** Takes the answer to the oldest command. @param {string | undefined} error */
   #answered(error) {
     const [added = [], removed = []] = this.#commands.shift() ?? [];
+    const confirmed = this.#confirmed;
     if (error) {
+      for (const topics of [this.#requested, this.#topics]) {
+        for (const topic of added) confirmed.has(topic) || topics?.delete(topic);
+        for (const topic of removed) confirmed.has(topic) && topics?.add(topic);
+      }
       this.#call("refused", new Refusal(0, error));
-    } else {
-      for (const topic of added) this.#confirmed.add(topic);
-      for (const topic of removed) this.#confirmed.delete(topic);
+      return;
     }
-    if (this.#commands.length || !error) return;
-    this.#requested = new Set(this.#confirmed);
-    this.#topics = new Set(this.#confirmed);
+    this.#confirmed = new Set(without([...confirmed, ...added], new Set(removed)));
+    // The topics that are left may have no history.
+    if (removed[0]) this.#isResumable &&= undefined;
+    const { namespace = "" } = this.totals;
+    if (added[0] && this.#options.snapshot && !namespace) this.#replayed = confirmed;
+    if (removed.includes(namespace)) this.#setTotals(false, "not subscribed");
+    // A snapshot comes only with a new connection.
+    if (added.includes(namespace)) this.#phase.abort(WAKE);
   }
 
   /** @param {Block} block */
@@ -652,8 +659,16 @@ export class Subscription {
     /** @type {any} */
     let value = { event: event || null, data };
     if (data === undefined) value = {};
-    else if (envelope || event === "skipped") value = JSON.parse(data);
-    else if (/^(heartbeat|expired|reset)$/.test(event)) value = { [event]: JSON.parse(data) };
+    else if (envelope) value = JSON.parse(data);
+    else if (/^(heartbeat|expired|reset|skipped)$/.test(event)) {
+      try {
+        const notice = JSON.parse(data);
+        const { time, reason, skipped } = notice;
+        if (time ?? reason ?? skipped) value = { [event]: skipped ?? notice };
+      } catch {
+        // A message of the application that has such a name.
+      }
+    }
     if (id !== undefined) value.id = id;
     this.#receive(value, data?.length ?? 0);
   }
@@ -661,17 +676,22 @@ export class Subscription {
   /** @param {any} value An object of an envelope or a WebSocket. @param {number} size */
   #receive(value, size) {
     const { id, namespace, event, data, reset, skipped, error } = value;
-    if (id != null) {
+    const isMessage = "data" in value;
+    // May throw, and a message that is not handled must come again.
+    const isForTotals = isMessage && this.#receiveTotals(value);
+    if (id != null) this.#isResumable ??= true;
+    else if (isMessage) this.#isResumable = false;
+    // Last values of added topics are older than the position. There is one of each namespace.
+    if (namespace && this.#replayed?.has(namespace) === false) this.#replayed.add(namespace);
+    else if (id) {
+      this.#replayed = undefined;
       this.#position = id;
-      this.#hasIds = true;
-    } else if ("data" in value) {
-      this.#isLossy = true;
     }
     if (reset) this.#gap(reset);
     else if (skipped) this.#gap({ reason: "skipped", skipped });
     else if (value.expired) this.#expired = value.expired.reason;
     else if (error || value.subscribed) this.#answered(error);
-    else if ("data" in value && !this.#receiveTotals(namespace, event, data)) {
+    else if (isMessage && !isForTotals) {
       const message = { namespace, event, data, id };
       this.#call("message", message);
       this.#enqueue(message, size);
@@ -680,32 +700,28 @@ export class Subscription {
 
   /**
    * Keeps the totals. Returns whether the message was only for them.
-   * @param {string | undefined} namespace
-   * @param {string | null} event
-   * @param {any} data
+   * @param {any} message
    */
-  #receiveTotals(namespace, event, data) {
+  #receiveTotals({ id, namespace, event, data }) {
     const { totals } = this;
-    if (!this.#options.snapshot) return false;
-    const read = () => (typeof data === "string" ? JSON.parse(data) : data);
-    if (event === "snapshot") {
-      this.#hasTotals = true;
-      totals.namespace = namespace;
-      totals.values.clear();
-      for (const [key, total] of Object.entries(read())) totals.values.set(key, total);
-      this.#setTotals(true, undefined, null);
-    } else if (event === "totals") {
-      const { known, reason } = read();
-      this.#setTotals(known, reason);
+    if (!this.#options.snapshot || (this.#hasTotals && namespace !== totals.namespace)) return false;
+    // Messages that are kept may have these names.
+    if (event ? !/^(snapshot|totals)$/.test(id == null && event) : !this.#hasTotals) return false;
+    const value = typeof data === "string" ? JSON.parse(data) : data;
+    if (event === "totals") {
+      this.#setTotals(value.known, value.reason);
     } else {
-      if (!event && namespace === totals.namespace && this.#hasTotals) {
-        const changes = read();
-        for (const [key, change] of Object.entries(changes)) totals.values.set(key, (totals.values.get(key) ?? 0) + change);
-        this.#call("totals", totals, changes);
+      const { values } = totals;
+      if (event) {
+        this.#hasTotals = true;
+        totals.namespace = namespace;
+        values.clear();
       }
-      return false;
+      for (const [key, change] of Object.entries(value)) values.set(key, (values.get(key) ?? 0) + change);
+      if (event) this.#setTotals(true, undefined, null);
+      else this.#call("totals", totals, value);
     }
-    return true;
+    return event;
   }
 
   /** @param {boolean} known @param {string} [reason] @param {Record<string, number> | null} [changes] */

@@ -1,4 +1,4 @@
-// Subscriptions over server-sent events to servers that refuse, break off, fall silent and ask for pauses.
+// Subscriptions to servers that refuse, break off, fall silent and ask for pauses, and over WebSocket to answers in a given order.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -102,6 +102,63 @@ function record(context, url, options, handlers = {}) {
         check();
       }),
   };
+}
+
+/** WebSockets that the test answers. Each opens at once, unless `refuses` is set. */
+function sockets() {
+  /** @type {any[]} */
+  const opened = [];
+  const control = { refuses: false, opened, Socket: /** @type {any} */ (undefined) };
+  control.Socket = class {
+    /** @type {any[]} */
+    sent = [];
+    /** @param {string} url */
+    constructor(url) {
+      this.query = new URL(url).searchParams;
+      const { refuses } = control;
+      if (!refuses) opened.push(this);
+      queueMicrotask(() => (refuses ? this.end() : this.onopen()));
+    }
+    onopen() {}
+    /** @param {{data: string}} _ */
+    onmessage(_) {}
+    /** @param {{code: number, reason: string}} _ */
+    onclose(_) {}
+    /** @param {string} text */
+    send(text) {
+      this.sent.push(JSON.parse(text));
+    }
+    close() {}
+    /** @param {unknown[]} values */
+    receive(...values) {
+      for (const value of values) this.onmessage({ data: JSON.stringify(value) });
+    }
+    end() {
+      this.onclose({ code: 1006, reason: "" });
+    }
+  };
+  return control;
+}
+
+/** The next turn, in which changes of topics have been sent. */
+const turn = () => new Promise(setImmediate);
+
+/**
+ * A subscription to `/a` over WebSockets that the test answers.
+ * @param {import("node:test").TestContext} context
+ * @param {import("tallycast").Options} [options]
+ * @param {import("tallycast").Handlers} [handlers]
+ */
+async function recordSockets(context, options, handlers) {
+  const control = sockets();
+  const url = "http://127.0.0.1/subscribe";
+  const recorded = record(context, url, { url, transport: "websocket", WebSocket: control.Socket, ...options }, handlers);
+  /** Waits for a connection, and returns its socket. @param {number} number */
+  const live = async (number) => {
+    await recorded.until(() => recorded.states().filter((state) => state === "live").length === number);
+    return control.opened[number - 1];
+  };
+  return { ...recorded, control, live, socket: await live(1) };
 }
 
 test("pauses are random below a bound that doubles up to the longest one", () => {
@@ -338,8 +395,134 @@ test("positions of the past are asked for once, and other parameters each time",
   ]);
 });
 
+test("events of the application may have the names of notices and totals", TEST, async (context) => {
+  const named = `event:reset\ndata:password reset\n\nevent:skipped\ndata:[]\n\nevent:expired\ndata:null\n\n`;
+  const plain = await serve(context, stream(named));
+  const unwrapped = record(context, plain.url, { envelope: false });
+  await unwrapped.until(() => unwrapped.of("message").length === 3);
+  assert.deepEqual(unwrapped.of("message"), ["password reset", "[]", "null"]);
+  assert.deepEqual(unwrapped.of("gap"), []);
+  const kept = (/** @type {string} */ event, /** @type {string} */ id) =>
+    `id:${id}\ndata:${JSON.stringify({ namespace: "/a", event, data: "text", id })}\n\n`;
+  const server = await serve(context, stream(kept("snapshot", "1") + kept("totals", "2")));
+  const { of, subscription, until } = record(context, server.url, { snapshot: true });
+  await until(() => of("message").length === 2);
+  assert.equal(subscription.lastEventId, "2");
+  assert.equal(subscription.totals.known, false);
+});
+
+test("a snapshot that is not understood does not move the position", TEST, async (context) => {
+  const broken = `id:5\ndata:${JSON.stringify({ namespace: "/a", event: null, data: "no JSON", id: "5" })}\n\n`;
+  const snapshot = `data:${JSON.stringify({ namespace: "/a", event: "snapshot", data: { x: 1 } })}\n\n`;
+  const server = await serve(context, stream(`id:4\n\n${snapshot}${broken}`), stream(message({ x: 1 }, "6")));
+  const { of, until } = record(context, server.url, { snapshot: true });
+  await until(() => of("message").length === 1);
+  assert.equal(server.requests[1]?.headers["last-event-id"], "4");
+});
+
+test("a subscription that is closed after a refusal leaves no timer", TEST, async (context) => {
+  const server = await serve(context, refused(503, "full", { "retry-after": LONG_S }));
+  const code = `
+    import { subscribe } from "tallycast";
+    const subscription = subscribe("/a", { refused: () => subscription.close() }, { url: ${JSON.stringify(server.url)} });`;
+  // Fails if the process does not end.
+  await promisify(execFile)(process.execPath, ["--input-type=module", "--eval", code], { cwd: import.meta.dirname, timeout: TEST.timeout / 2 });
+});
+
+test("a token that is rejected without a reason is requested again", TEST, async (context) => {
+  const server = await serve(context, stream(message("in")));
+  let tokens = 0;
+  const token = () => ((tokens += 1) === 1 ? Promise.reject() : "T");
+  const { of, states, until } = record(context, server.url, { token });
+  await until(() => of("message").length === 1);
+  assert.deepEqual(states(), ["connecting", "waiting", "connecting", "live"]);
+});
+
+test("totals over WebSocket are unknown without their topic, and start again with a connection", TEST, async (context) => {
+  const { control, live, socket, subscription } = await recordSockets(context, { snapshot: true });
+  const { totals } = subscription;
+  socket.receive({ namespace: "/a", event: "snapshot", data: { x: 3 } }, { namespace: "/a", event: null, data: { x: 1 } });
+  assert.deepEqual([totals.known, totals.values.get("x")], [true, 4]);
+  subscription.setTopics("/b");
+  await turn();
+  assert.deepEqual(socket.sent, [{ subscribe: ["/b"], unsubscribe: ["/a"], snapshot: true }]);
+  socket.receive({ subscribed: ["/b"] });
+  assert.deepEqual([totals.known, totals.reason], [false, "not subscribed"]);
+  socket.end();
+  const second = await live(2);
+  assert.deepEqual([second.query.getAll("topic"), second.query.get("snapshot")], [["/b"], null]);
+  subscription.setTopics("/a");
+  await turn();
+  second.receive({ subscribed: ["/a"] });
+  const third = await live(3);
+  assert.deepEqual([third.query.getAll("topic"), third.query.get("snapshot")], [["/a"], "1"]);
+  third.receive({ namespace: "/a", event: "snapshot", data: { x: 7 } });
+  assert.deepEqual([totals.known, totals.values.get("x"), control.opened.length], [true, 7, 3]);
+});
+
+test("a WebSocket with totals and other topics survives a temporary refusal", TEST, async (context) => {
+  const server = await serve(context, refused(503, "full"));
+  const { control, live, of, socket, subscription, until } = await recordSockets(context, { snapshot: true, url: server.url });
+  socket.receive({ namespace: "/a", event: "snapshot", data: {} });
+  subscription.add("/b");
+  await turn();
+  socket.receive({ subscribed: ["/a", "/b"] });
+  control.refuses = true;
+  socket.end();
+  await until(() => of("refused").length === 1);
+  control.refuses = false;
+  const second = await live(2);
+  // What the WebSocket requests as well: a snapshot is for one topic.
+  assert.deepEqual(new URL(server.requests[0]?.url ?? "", server.url).searchParams.getAll("topic"), ["/a"]);
+  assert.deepEqual(second.sent, [{ subscribe: ["/b"], unsubscribe: [], snapshot: true }]);
+});
+
+test("a refused change of topics leaves later changes alone", TEST, async (context) => {
+  const { socket, subscription } = await recordSockets(context, {}, { refused: () => subscription.add("/d") });
+  for (const topic of ["/b", "/c"]) {
+    subscription.add(topic);
+    await turn();
+  }
+  socket.receive({ error: "not allowed to read /b" });
+  await turn();
+  socket.receive({ subscribed: ["/a", "/c"] }, { subscribed: ["/a", "/c", "/d"] });
+  assert.deepEqual(subscription.topics, ["/a", "/c", "/d"]);
+  assert.deepEqual(socket.sent.map((/** @type {any} */ command) => command.subscribe), [["/b"], ["/c"], ["/d"]]);
+  subscription.remove("/a");
+  await turn();
+  socket.receive({ error: "not now" });
+  assert.deepEqual(subscription.topics, ["/c", "/d", "/a"]);
+});
+
+test("topics that take the place of others have a gap after a loss", TEST, async (context) => {
+  const { live, of, socket, subscription } = await recordSockets(context);
+  socket.receive({ id: "0" }, { namespace: "/a", event: null, data: 1, id: "1" });
+  subscription.setTopics("/b");
+  await turn();
+  socket.receive({ subscribed: ["/b"] });
+  socket.end();
+  await live(2);
+  assert.deepEqual(of("gap"), [{ reason: "disconnected" }]);
+});
+
+test("last values of added topics do not move the position back", TEST, async (context) => {
+  const { live, socket, subscription } = await recordSockets(context, { snapshot: true });
+  socket.receive({ id: "" }, { namespace: "/a", event: null, data: 1, id: "8" }, { id: "9" });
+  subscription.add("/b/*");
+  await turn();
+  assert.deepEqual(socket.sent, [{ subscribe: ["/b/*"], unsubscribe: [], snapshot: true }]);
+  const last = ["x", "y"].map((name, number) => ({ namespace: `/b/${name}`, event: null, data: number, id: `${number}` }));
+  socket.receive({ subscribed: ["/a", "/b/*"] }, ...last);
+  assert.equal(subscription.lastEventId, "9");
+  socket.receive({ namespace: "/a", event: null, data: 2, id: "10" });
+  assert.equal(subscription.lastEventId, "10");
+  socket.receive({ namespace: "/b/y", event: null, data: 2, id: "11" });
+  socket.end();
+  assert.equal((await live(2)).query.get("lastEventID"), "11");
+});
+
 test("invalid options are errors at once", () => {
   assert.throws(() => subscribe("/a"), /Invalid URL/);
   const url = "http://127.0.0.1/subscribe";
-  if (!globalThis.WebSocket) assert.throws(() => subscribe("/a", {}, { url, transport: "websocket" }), /expected one as the option WebSocket/);
+  if (!globalThis.WebSocket) assert.throws(() => subscribe("/a", {}, { url, transport: "websocket" }), /expected the option WebSocket/);
 });
