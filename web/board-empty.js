@@ -35,7 +35,8 @@ function recipes() {
     const command = `curl -H "authorization: Bearer $TALLYCAST_PUBLISH_KEY" \\\n  -d '{"1F602": 1}' ${location.origin}/count/eps`;
     found.push({ title: "With HTTP", text: "Raise totals by POST /count, with a publishing key of this server.", command });
   } else if (store === "redis") {
-    found.push({ title: "With HTTP", text: "POST /count is off. Start tallycast with --publish-key to switch it on." });
+    const needs = routes === "default" ? "with --publish-key" : "with --publish-key, and with a tally route and totals for /eps,";
+    found.push({ title: "With HTTP", text: `POST /count is off. Start tallycast ${needs} to switch it on.` });
   }
   found.push({
     title: "With generated traffic",

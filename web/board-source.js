@@ -1,8 +1,8 @@
-// Whether the source of the board is available. The stream stays open while it is not, so the server is asked when it is silent.
+// Whether the source of the board is available. The stream stays open while it is not, so the page requests the state when the stream is silent.
 
 import { get } from "./dom.js";
 
-/** Silence after which the server is asked, and the interval of further questions. */
+/** Silence after which the page requests the state, and the interval of further requests. */
 const QUIET_MS = 1000;
 const TICK_MS = 250;
 /** An answer that takes longer makes the state unknown, */
@@ -17,7 +17,7 @@ export class SourceMonitor {
   /** When the last event arrived, as in `Date.now()`; 0 before the first. */
   lastEventAt = 0;
   #answeredAt = 0;
-  #isAsking = false;
+  #isRequesting = false;
   #onChange;
 
   /** @param {() => void} onChange Called for each change of the state, which is `data-source` of the page. */
@@ -27,7 +27,7 @@ export class SourceMonitor {
   }
 
   /** Takes an event as proof of a source. */
-  heard() {
+  received() {
     this.lastEventAt = Date.now();
     this.#set("available");
   }
@@ -41,24 +41,24 @@ export class SourceMonitor {
   async #check() {
     const { connection } = document.documentElement.dataset;
     const silence = Date.now() - Math.max(this.lastEventAt, this.#answeredAt);
-    if (connection !== "live" || document.hidden || this.#isAsking || silence < QUIET_MS) return;
-    this.#isAsking = true;
-    const asked = Date.now();
+    if (connection !== "live" || document.hidden || this.#isRequesting || silence < QUIET_MS) return;
+    this.#isRequesting = true;
+    const requestedAt = Date.now();
     const slow = setTimeout(() => {
-      if (document.documentElement.dataset.source === "available") this.#answer(asked, "unknown");
+      if (document.documentElement.dataset.source === "available") this.#answer(requestedAt, "unknown");
     }, SLOW_MS);
     const response = await get(PATH, AbortSignal.timeout(LIMIT_MS));
     clearTimeout(slow);
-    this.#isAsking = false;
-    const hangs = Date.now() - asked >= LIMIT_MS;
-    if (response || hangs) this.#answer(asked, response?.ok ? "available" : "unavailable");
-    else this.#answer(asked, "unknown");
+    this.#isRequesting = false;
+    const hangs = Date.now() - requestedAt >= LIMIT_MS;
+    if (response || hangs) this.#answer(requestedAt, response?.ok ? "available" : "unavailable");
+    else this.#answer(requestedAt, "unknown");
     this.#answeredAt = Date.now();
   }
 
-  /** Takes an answer, unless an event has arrived since the question. @param {number} asked @param {string} state */
-  #answer(asked, state) {
-    if (document.documentElement.dataset.connection === "live" && this.lastEventAt < asked) this.#set(state);
+  /** Takes an answer, unless an event has arrived since the request. @param {number} requestedAt @param {string} state */
+  #answer(requestedAt, state) {
+    if (document.documentElement.dataset.connection === "live" && this.lastEventAt < requestedAt) this.#set(state);
   }
 
   /** @param {string} state */

@@ -104,7 +104,7 @@ function render() {
 
 /** @param {Record<string, number>} added */
 function applyChange(added) {
-  source.heard();
+  source.received();
   for (const [id, change] of Object.entries(added)) {
     changes.set(id, (changes.get(id) ?? 0) + change);
     totals.counted += Math.max(0, change);

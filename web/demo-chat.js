@@ -1,4 +1,4 @@
-// The chat: everyone reads, and who joins with a name writes.
+// The chat: everyone reads, and those who join with a name also write.
 
 import { explanation, unreadInTitle } from "./channel.js";
 import { explain, showState } from "./demo-page.js";
@@ -15,7 +15,7 @@ subscribe(topic, { message: show, state: showState }, {
   params: { last: "50" },
 });
 
-// Who joins with a name writes, by `connection.send(text)`.
+// Writers join with a name. `connection.send(text)` sends a message.
 const join = () =>
   new ChannelConnection("lounge", "WS", () => me, handlers);
 

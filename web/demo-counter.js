@@ -21,7 +21,7 @@ const ROWS = 12;
 const body = byId("counts", HTMLTableSectionElement);
 const rate = byId("rate", HTMLSelectElement);
 
-let askedAt = 0;
+let requestedAt = 0;
 /** Counts, and the messages that brought them. */
 let counted = 0;
 let messages = 0;
@@ -34,7 +34,7 @@ const rows = new Map();
 function show({ values }, changes) {
   totals = values;
   if (changes === null) {
-    byId("first", HTMLElement).textContent = `${count(performance.now() - askedAt)} ms`;
+    byId("first", HTMLElement).textContent = `${count(performance.now() - requestedAt)} ms`;
   } else if (Object.keys(changes).length > 0) {
     messages += 1;
     for (const change of Object.values(changes)) counted += change;
@@ -90,7 +90,7 @@ setInterval(() => {
 }, 1000);
 
 function start() {
-  askedAt = performance.now();
+  requestedAt = performance.now();
   counts.clear();
   received.clear();
   return read();

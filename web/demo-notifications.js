@@ -14,7 +14,7 @@ const read = () =>
     lastEventId: inbox().lastId,
   });
 
-// What comes meanwhile waits for whoever keeps the id.
+// Later notices are read after this id, which the user keeps.
 function leave() {
   inbox().lastId = subscription.lastEventId;
   subscription.close();

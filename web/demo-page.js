@@ -23,7 +23,7 @@ export function flash(element) {
   if (!calm.matches && !element.getAnimations().length) element.animate([{ backgroundColor: "var(--flash)" }, {}], FLASH_MS);
 }
 
-/** Calls a function in the next frame, once however often it was asked to. @param {() => void} render */
+/** Calls a function in the next frame, once however often it is requested. @param {() => void} render */
 export function eachFrame(render) {
   let frame = 0;
   return () => {

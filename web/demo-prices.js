@@ -44,7 +44,7 @@ const topics = byId("topics", HTMLElement);
 
 /** @type {Map<string, Row>} */
 const rows = new Map();
-let askedAt = performance.now();
+let requestedAt = performance.now();
 let isFirst = true;
 /** Whether there are rows that are not shown yet. */
 let waits = false;
@@ -88,7 +88,7 @@ function show({ namespace = "", data }) {
   if (typeof data?.price !== "number" || typeof data.open !== "number") return;
   const quote = /** @type {Quote} */ (data);
   const known = rows.get(symbol);
-  if (isFirst) byId("first", HTMLElement).textContent = `${count(performance.now() - askedAt)} ms`;
+  if (isFirst) byId("first", HTMLElement).textContent = `${count(performance.now() - requestedAt)} ms`;
   isFirst = false;
   if (known) {
     received += 1;
@@ -166,7 +166,7 @@ setInterval(() => {
 }, 1000);
 
 function start() {
-  askedAt = performance.now();
+  requestedAt = performance.now();
   isFirst = true;
   rates.produced.clear();
   rates.received.clear();

@@ -35,6 +35,8 @@ export class Panel {
   #connection = "connecting";
   /** Whether Back leads to the page without the panel. */
   #isPushed = false;
+  /** Whether Back has been called and has not led there yet. */
+  #isClosing = false;
 
   /** @param {(opened: string | undefined, closed: string | undefined) => void} onChange Called after each opening and closing. */
   constructor(onChange) {
@@ -45,6 +47,7 @@ export class Panel {
       if (event.key === "Escape" && this.id !== undefined) this.close();
     });
     addEventListener("popstate", () => {
+      this.#isClosing = false;
       this.#isPushed = Boolean(history.state?.isPanel);
       this.#follow();
     });
@@ -71,7 +74,10 @@ export class Panel {
   }
 
   close() {
+    // A second call of Back would leave the board.
+    if (this.#isClosing) return;
     if (this.#isPushed) {
+      this.#isClosing = true;
       history.back();
       return;
     }

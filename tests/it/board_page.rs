@@ -1,9 +1,11 @@
 //! The board in Chromium, and the headers of all pages.
 
+use std::process::Command;
+
 use redis::Commands;
 use serde_json::Value;
 
-use crate::support::{Browser, RedisServer, Tallycast, command, eventually, get};
+use crate::support::{Browser, RedisServer, Tallycast, command, eventually, get, run};
 
 const SCORES: &str = "emojitrack_score";
 const STATE: &str = "document.documentElement.dataset.connection";
@@ -198,7 +200,7 @@ fn panel_shows_posts_as_text() {
     browser.click("#pause");
     redis.publish_post("1F602", &post("a third"));
     tallycast.until_counter("/hub/broadcast", 2);
-    browser.wait_until("document.querySelector('#panel').textContent.includes('1')", true);
+    browser.wait_until("document.querySelector('#selection').textContent", ", 1 new");
     assert_eq!(browser.eval("document.querySelectorAll('#panel .post').length"), 2);
     browser.click("#pause");
     browser.wait_until("document.querySelectorAll('#panel .post').length", 3);
@@ -254,6 +256,11 @@ fn board_addresses_name_the_symbol_that_is_open() {
     browser.run("history.back()");
     browser.wait_until(title, Value::Null);
     assert_eq!(browser.eval("document.activeElement.dataset.id"), "2764");
+    // So does the button, and a second click does not leave the board.
+    browser.click("[data-id='2764']");
+    browser.wait_until(title, "Posts with red heart");
+    browser.run("for (const _ of [1, 2]) document.querySelector('#close').click()");
+    browser.wait_until(title, Value::Null);
     // The arrow keys move the focus, Enter opens.
     browser.type_text("[data-id='2764']", "\u{e014}");
     assert_ne!(browser.eval("document.activeElement.dataset.id"), "2764");
@@ -299,10 +306,11 @@ fn board_moves_cells_to_their_ranks_only_if_the_reader_wants_it() {
 #[test]
 fn empty_board_says_how_to_feed_it_and_links_say_what_they_need() {
     let redis = RedisServer::start();
-    let key = ["--publish-key", "0123456789abcdef0123456789abcdef"];
+    let key = "0123456789abcdef0123456789abcdef";
+    let with_key = ["--admin-token", "secret", "--publish-key", key];
     for (arguments, link, by_http) in [
         (&[][..], "Admin", "POST /count is off."),
-        (&[&["--admin-token", "secret"], &key[..]].concat(), "Admin sign-in", "/count/eps"),
+        (&with_key[..], "Admin sign-in", "/count/eps"),
         (&["--no-admin"], "", "POST /count is off."),
     ] {
         let tallycast = Tallycast::start(&redis, arguments);
@@ -316,9 +324,17 @@ fn empty_board_says_how_to_feed_it_and_links_say_what_they_need() {
         assert!(text.contains("ZINCRBY emojitrack_score 1 1F602") && text.contains(by_http), "{text}");
         assert_eq!(browser.accessibility_violations(), [""; 0]);
         if by_http == "/count/eps" {
-            // The commands are true.
-            update(&redis, &["1F602"]);
-            browser.wait_until("document.querySelector('#empty').checkVisibility()", false);
+            // Both commands count.
+            let commands =
+                browser.eval("[...document.querySelectorAll('#empty pre')].slice(0, 2).map(pre => pre.textContent)");
+            let redis_cli = format!("redis-cli -p {}", redis.port());
+            for (command, total) in commands.as_array().unwrap().iter().zip(1..) {
+                let script = command.as_str().unwrap().replace("redis-cli", &redis_cli);
+                let ended = run(Command::new("sh").args(["-c", &script]).env("TALLYCAST_PUBLISH_KEY", key));
+                assert!(ended.status.success(), "{ended:?}");
+                browser.wait_until(SHOWN, format!("1F602={total}"));
+                assert_eq!(browser.eval("document.querySelector('#empty').checkVisibility()"), false);
+            }
             browser.wait_until(SHOWN, scores(&redis));
             let () = redis.connect().del(SCORES).unwrap();
         }
@@ -413,12 +429,28 @@ fn board_has_no_long_tasks_at_2000_events_per_second() {
     browser.open(&demo, "/");
     browser.wait_until(STATE, "live");
     browser.wait_until("document.querySelectorAll('.updated').length > 50", true);
-    browser.run("performance.mark('start'); window.before = document.querySelector('#sum').textContent");
+    browser.run(
+        "performance.mark('start');
+         const sum = document.querySelector('#sum');
+         window.before = sum.textContent;
+         window.mostRenders = 0;
+         let renders = 0;
+         new MutationObserver((records) => (renders += records.length)).observe(sum, { childList: true });
+         requestAnimationFrame(function next() {
+             mostRenders = Math.max(mostRenders, renders);
+             renders = 0;
+             requestAnimationFrame(next);
+         });",
+    );
     let counted =
         "Number(document.querySelector('#sum').textContent.replaceAll(',', '')) - Number(before.replaceAll(',', ''))";
     eventually("some seconds have been counted", || browser.eval(counted).as_u64() > Some(6000));
+    // What keeps tasks short on any machine: the page renders once in a frame, whatever the rate.
+    assert_eq!(browser.eval("mostRenders"), 1);
     let (longest, tasks) = browser.longest_task();
-    assert!(longest < 50.0, "a task takes {longest} ms of CPU");
+    eprintln!("the longest of {tasks} tasks takes {longest} ms of CPU");
+    // The aim is 50 ms. CPU time depends on the machine as well, so the bound is one that only a defect reaches.
+    assert!(longest < 200.0, "a task takes {longest} ms of CPU");
     assert!(tasks > 100, "{tasks} tasks");
 }
 
