@@ -199,7 +199,8 @@ fn admin_page_shows_all_nodes() {
         browser.wait_until(shown, "rust-development-web.1 rust-development-web.2 rust-development-web.3");
         browser.wait_until("document.querySelector('#cluster-state').textContent", "3 nodes");
         browser.wait_until("document.querySelector('#nodes tbody tr .number').textContent", "3");
-        browser.wait_until("document.querySelector('#nodes tbody tr:last-child .tag')?.textContent ?? ''", "draining");
+        browser
+            .wait_until("document.querySelector('#nodes tbody tr:last-child td .tag')?.textContent ?? ''", "draining");
     }
     assert_eq!(desktop.eval(own), "rust-development-web.1 this node");
     assert_eq!(phone.eval(own), "rust-development-web.2 this node");
