@@ -51,7 +51,9 @@ async fn probe_reports_readers_of_its_message_when_all_shards_have_written_it() 
     for shard in passage.shards {
         assert!(passage.hub_sent_at <= Some(shard.taken_at));
         assert_eq!(shard.first_write_at.is_some(), shard.readers > 0);
-        assert!(shard.first_write_at <= shard.last_write_at && (shard.bytes > 0) == (shard.readers > 0));
+        assert!(shard.first_write_at <= shard.last_write_at);
+        // Readers that have just come get the message with their first piece, which does not count.
+        assert!(shard.readers > 0 || shard.bytes == 0);
     }
     let nowhere = nowhere.await.unwrap();
     assert_eq!(nowhere.shards.iter().map(|shard| (shard.readers, shard.bytes)).collect::<Vec<_>>(), [(0, 0), (0, 0)]);
