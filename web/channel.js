@@ -81,7 +81,7 @@ export class ChannelConnection {
   #failures = 0;
   #closed = false;
   /** When the server was last heard, in milliseconds, or 0. */
-  #heardAt = 0;
+  #receivedAt = 0;
   #position = "";
   /** @type {Set<string>} */
   #known = new Set();
@@ -136,7 +136,7 @@ export class ChannelConnection {
     if (signal.aborted) return;
     if (!answer || TEMPORARY.includes(answer.status)) return this.#retry(reason || "the server does not answer");
     // The server may not know yet that the connection before is lost.
-    if (this.#heardAt && [409, 422].includes(answer.status)) return this.#retry("waiting for a place");
+    if (this.#receivedAt && [409, 422].includes(answer.status)) return this.#retry("waiting for a place");
     if (!answer.ok) return this.#refuse(answer.status, reason);
     this.#open(query);
   }
@@ -146,16 +146,16 @@ export class ChannelConnection {
     if (this.#kind === "SSE") {
       if (this.#position) query.set("lastEventId", this.#position);
       else query.set("last", "20");
-    } else if (this.#heardAt) {
+    } else if (this.#receivedAt) {
       // The clock may have been set back.
-      query.set("since", `${Math.max(0, Math.ceil((Date.now() - this.#heardAt) / 1000)) + MARGIN_S}s`);
+      query.set("since", `${Math.max(0, Math.ceil((Date.now() - this.#receivedAt) / 1000)) + MARGIN_S}s`);
     }
     query.set("upgrade", "1");
     const url = `${location.protocol}//${location.host}${this.#path}?${query}`;
     const socket = this.#kind === "SSE" ? new EventSource(url) : new WebSocket(url.replace(/^http/, "ws"));
     this.#socket = socket;
     socket.onopen = () => {
-      this.#heardAt = Date.now();
+      this.#receivedAt = Date.now();
       this.#handlers.onState("live", "");
     };
     socket.onmessage = (/** @type {MessageEvent<string>} */ event) => this.#receive(event);
@@ -172,7 +172,7 @@ export class ChannelConnection {
   /** @param {MessageEvent<string>} event */
   #receive({ data, lastEventId }) {
     this.#failures = 0;
-    this.#heardAt = Date.now();
+    this.#receivedAt = Date.now();
     this.#position = lastEventId || this.#position;
     const message = messageOf(data);
     if (this.#known.has(message.id)) return;

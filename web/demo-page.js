@@ -1,5 +1,6 @@
 // What the demo pages share: the state of a subscription in the header, and the flash of a value that has changed.
 
+import { characterOf } from "./board-symbols.js";
 import { byId, CONNECTION } from "./dom.js";
 
 /** These pages close subscriptions themselves. */
@@ -36,10 +37,8 @@ export function eachFrame(render) {
 
 /** The character of an Emojitracker ID, in colour; other texts as they are. @param {string} id */
 export function glyph(id) {
-  const points = id.split("-").map((point) => (/^[0-9A-F]{2,6}$/.test(point) ? parseInt(point, 16) : Infinity));
-  if (points.some((point) => point > 0x10ffff)) return id;
-  const text = String.fromCodePoint(...points);
-  return points.length === 1 ? `${text}\ufe0f` : text;
+  const text = characterOf(id);
+  return text !== id && [...text].length === 1 ? `${text}\ufe0f` : text;
 }
 
 /** Names this server in the commands for a shell, and copies what is shown of the code. */

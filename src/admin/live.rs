@@ -2,7 +2,7 @@
 //! streams never receive them.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use axum::extract::{RawQuery, Request, State};
 use axum::http::StatusCode;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::alarms::{Look, Nodes, RULES, WINDOW, Watcher};
 use super::history::{History, Sample};
 use super::inspector::{Inspector, MAX_TAILS, TailObserver};
-use super::status::{StatusSource, unix_seconds};
+use super::status::{StatusSource, unix_seconds, unix_seconds_f64};
 use super::{counters, parameter, process};
 use crate::api::refusal::Refusal;
 use crate::cluster::{Cluster, ClusterView};
@@ -250,7 +250,7 @@ fn inboxes(status: &StatusSource) -> Value {
 }
 
 fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+    unix_seconds_f64(SystemTime::now())
 }
 
 /// `GET /admin/events`: the stream of the live engine, as Server-Sent Events.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -14,6 +14,8 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
+
+use super::status::unix_seconds_f64;
 
 /// Records that are kept.
 const MAX_RECORDS: usize = 200;
@@ -114,7 +116,7 @@ impl<S: Subscriber> Layer<S> for Recorder {
         event.record(&mut texts);
         let count = std::mem::take(&mut texts.suppressed).saturating_add(1);
         let level = if *metadata.level() == Level::ERROR { "ERROR" } else { "WARN" };
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let at = unix_seconds_f64(SystemTime::now());
         self.0.lock().add(Record { at, level, target: metadata.target(), texts, count });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -278,6 +278,15 @@ impl From<ConnectionReport> for ConnectionStatus {
 }
 
 pub(super) fn unix_seconds(time: SystemTime) -> u64 {
+    since_epoch(time).as_secs()
+}
+
+/// As [`unix_seconds`], with fractions.
+pub(super) fn unix_seconds_f64(time: SystemTime) -> f64 {
+    since_epoch(time).as_secs_f64()
+}
+
+fn since_epoch(time: SystemTime) -> Duration {
     // A clock before 1970 counts as 1970.
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }

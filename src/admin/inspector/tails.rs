@@ -1,13 +1,14 @@
 //! Tails: streams that show an operator some of the messages of a topic, at a bounded rate.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use tallycast_fanout::{ConnectionInfo, Grant, Message, Namespace, NamespaceError, Publisher, Topic};
 use tallycast_server::{StreamObserver, StreamWatch};
 
 use super::Inspector;
+use crate::admin::status::unix_seconds_f64;
 
 /// Tails that are open.
 pub(in crate::admin) const MAX_TAILS: usize = 16;
@@ -128,7 +129,7 @@ impl Tail {
         let shown = &data[..data.floor_char_boundary(MAX_DATA_BYTES)];
         let at = SystemTime::now().checked_sub(message.received_at.elapsed()).unwrap_or(UNIX_EPOCH);
         let event = json!({
-            "at": at.duration_since(UNIX_EPOCH).map_or(0.0, |since: Duration| since.as_secs_f64()),
+            "at": unix_seconds_f64(at),
             "namespace": message.namespace.as_str(),
             "event": message.event.as_deref(),
             "id": message.id(),
